@@ -1,0 +1,226 @@
+//! A lane: all objects of one config (C) or of the membership (M), in 256 buckets with a digest each.
+//!
+//! A bucket is shared between lanes until it changes, so a lane of many thousand objects is copied, compared and
+//! digested by its buckets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::object::{Digest, Object};
+
+/// Number of buckets: one for each first byte of SHA-256("kind/name").
+pub const BUCKETS: usize = 256;
+
+/// The bucket of `kind/name`.
+pub fn bucket_of(path: &str) -> u8 {
+    Sha256::digest(path.as_bytes()).first().copied().unwrap_or_default()
+}
+
+/// The objects of one bucket by `kind/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    objects: BTreeMap<Box<str>, Arc<Object>>,
+    digest: Digest,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), digest: Digest::of(b"") }
+    }
+}
+
+impl Bucket {
+    /// Its objects, sorted by `kind/name`.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    fn digest_again(&mut self) {
+        let lines: String = self.objects.values().map(|object| format!("{} {}\n", object.path(), object.digest())).collect();
+        self.digest = Digest::of(lines.as_bytes());
+    }
+}
+
+/// An immutable set of objects. Cloning shares everything.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    buckets: Arc<Vec<Arc<Bucket>>>,
+    digest: Digest,
+    length: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self::from_buckets(vec![Arc::new(Bucket::default()); BUCKETS], 0)
+    }
+}
+
+impl PartialEq for Lane {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Lane {
+    fn from_buckets(buckets: Vec<Arc<Bucket>>, length: usize) -> Self {
+        let digest = Digest::of_all(buckets.iter().map(|bucket| bucket.digest.bytes().as_slice()));
+        Self { buckets: Arc::new(buckets), digest, length }
+    }
+
+    /// SHA-256 over the 256 bucket digests.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many objects there are.
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are no objects.
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The 256 bucket digests.
+    pub fn bucket_digests(&self) -> Vec<Digest> {
+        self.buckets.iter().map(|bucket| bucket.digest).collect()
+    }
+
+    /// The bucket of that number.
+    pub fn bucket(&self, number: u8) -> Option<&Arc<Bucket>> {
+        self.buckets.get(usize::from(number))
+    }
+
+    /// The object at `kind/name`.
+    pub fn get(&self, path: &str) -> Option<&Arc<Object>> {
+        self.bucket(bucket_of(path))?.objects.get(path)
+    }
+
+    /// All objects, in no particular order.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.buckets.iter().flat_map(|bucket| bucket.objects())
+    }
+
+    /// All objects of one kind.
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
+        self.objects().filter(move |object| object.kind() == kind)
+    }
+
+    /// This lane with `changes` applied: an object to put, or the path of one to take away.
+    pub fn with(&self, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut buckets = self.buckets.as_ref().clone();
+        let mut touched = [false; BUCKETS];
+        let mut length = self.length;
+        for change in changes {
+            let number = usize::from(bucket_of(change.path()));
+            let (Some(bucket), Some(touched)) = (buckets.get_mut(number), touched.get_mut(number)) else { continue };
+            let bucket = Arc::make_mut(bucket);
+            *touched = true;
+            match change {
+                Change::Put(object) => length += usize::from(bucket.objects.insert(object.path().into(), object).is_none()),
+                Change::Delete(path) => length -= usize::from(bucket.objects.remove(path.as_str()).is_some()),
+            }
+        }
+        for (bucket, _) in buckets.iter_mut().zip(touched).filter(|(_, touched)| *touched) {
+            Arc::make_mut(bucket).digest_again();
+        }
+        Self::from_buckets(buckets, length)
+    }
+
+    /// This lane without the objects of `numbers`.
+    pub fn without_buckets(&self, numbers: impl IntoIterator<Item = u8>) -> Self {
+        let mut buckets = self.buckets.as_ref().clone();
+        for number in numbers {
+            if let Some(bucket) = buckets.get_mut(usize::from(number)) {
+                *bucket = Arc::new(Bucket::default());
+            }
+        }
+        let length = buckets.iter().map(|bucket| bucket.objects.len()).sum();
+        Self::from_buckets(buckets, length)
+    }
+
+    /// What has to be done to `self` to make it `newer`.
+    pub fn changes_to(&self, newer: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (old, new) in self.buckets.iter().zip(newer.buckets.iter()).filter(|(old, new)| old.digest != new.digest) {
+            let gone = old.objects.keys().filter(|path| !new.objects.contains_key(*path));
+            changes.extend(gone.map(|path| Change::Delete(path.to_string())));
+            let fresh = new.objects.values().filter(|object| old.objects.get(object.path()).is_none_or(|was| was.digest() != object.digest()));
+            changes.extend(fresh.cloned().map(Change::Put));
+        }
+        changes
+    }
+
+    /// The numbers of the buckets whose digests differ from `digests`; all if there are not 256.
+    pub fn differing(&self, digests: &[Digest]) -> Vec<u8> {
+        let whole = digests.len() == BUCKETS;
+        let differs = |number: usize, bucket: &Bucket| !whole || digests.get(number) != Some(&bucket.digest);
+        let found = self.buckets.iter().enumerate().filter(|(number, bucket)| differs(*number, bucket));
+        found.filter_map(|(number, _)| u8::try_from(number).ok()).collect()
+    }
+}
+
+/// One step from a lane to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Put this object.
+    Put(Arc<Object>),
+    /// Take away the object at this `kind/name`.
+    Delete(String),
+}
+
+impl Change {
+    /// `kind/name`.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Put(object) => object.path(),
+            Self::Delete(path) => path,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn object(name: &str, value: u8) -> Arc<Object> {
+        Object::read(&format!(r#"{{"kind":"route","name":"{name}","spec":{value}}}"#)).unwrap()
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_documented_lines() {
+        let lane = Lane::default().with([Change::Put(object("a", 1)), Change::Put(object("a-b", 1))]);
+        let lines = |name: &str| format!("route/{name} {}\n", object(name, 1).digest());
+        let mut all = vec![String::new(); BUCKETS];
+        all[usize::from(bucket_of("route/a"))].push_str(&lines("a"));
+        all[usize::from(bucket_of("route/a-b"))].push_str(&lines("a-b"));
+        let digests: Vec<Digest> = all.iter().map(|lines| Digest::of(lines.as_bytes())).collect();
+        assert_eq!(lane.bucket_digests(), digests);
+        assert_eq!(lane.digest(), Digest::of_all(digests.iter().map(|d| d.bytes().as_slice())));
+    }
+
+    proptest! {
+        #[test]
+        fn a_delta_leads_to_the_same_lane_as_building_it_anew(steps in prop::collection::vec((0u8..40, prop::option::of(0u8..4)), 0..120), cut in 0usize..120) {
+            let change = |(name, value): &(u8, Option<u8>)| match value {
+                Some(value) => Change::Put(object(&name.to_string(), *value)),
+                None => Change::Delete(format!("route/{name}")),
+            };
+            let cut = cut.min(steps.len());
+            let before = Lane::default().with(steps[..cut].iter().map(change));
+            let after = before.with(steps[cut..].iter().map(change));
+            let fresh = Lane::default().with(after.objects().cloned().map(Change::Put));
+            prop_assert_eq!(&after, &fresh);
+            prop_assert_eq!(after.len(), after.objects().count());
+            prop_assert_eq!(&before.with(before.changes_to(&after)), &after);
+            let differing = after.differing(&before.bucket_digests());
+            let filled = before.without_buckets(differing.iter().copied()).with(
+                differing.iter().filter_map(|n| after.bucket(*n)).flat_map(|b| b.objects()).cloned().map(Change::Put));
+            prop_assert_eq!(&filled, &after);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Compiled objects: the digested, opaque form in which a resource travels and is stored.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::resource::Resource;
+
+/// A SHA-256 digest, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of several pieces, one after the other.
+    pub fn of_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        pieces.into_iter().for_each(|piece| hash.update(piece));
+        Self(hash.finalize().into())
+    }
+
+    /// The 32 bytes.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first eight hexadecimal digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(8).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let mut bytes = [0u8; 32];
+        let ok = text.len() == 64
+            && bytes.iter_mut().zip(text.as_bytes().chunks(2)).all(|(byte, pair)| match pair {
+                [high, low] => digit(*high).zip(digit(*low)).map(|(high, low)| *byte = high * 16 + low).is_some(),
+                _ => false,
+            });
+        if ok { Ok(Self(bytes)) } else { Err(format!("{text:?} is not a SHA-256 digest of 64 hexadecimal digits")) }
+    }
+}
+
+/// The level of features that this release's proxies understand. An object with a higher `minLevel` keeps its
+/// previous form on this proxy.
+pub const LEVEL: u32 = 1;
+
+/// What an object holds; only building a routing table looks into it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Body<T> {
+    /// The resource's kind, in the singular.
+    pub kind: String,
+    /// The resource's name.
+    pub name: String,
+    /// The lowest level of proxies that understand it.
+    pub min_level: u32,
+    /// The store it comes from, counted from 0: earlier stores win conflicts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub order: usize,
+    /// The resource itself.
+    pub spec: T,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// What is read of an object whose kind may be unknown.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    min_level: u32,
+}
+
+/// One compiled resource: RFC 8785 JSON and its digest. Unknown kinds and fields pass through unchanged.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Object {
+    /// `kind/name`.
+    path: Box<str>,
+    kind_length: usize,
+    min_level: u32,
+    bytes: Box<str>,
+    digest: Digest,
+}
+
+impl Object {
+    /// Compiles a resource of the store number `order`.
+    pub fn compile(name: &str, order: usize, resource: &Resource) -> Arc<Self> {
+        fn canonical<T: Serialize>(kind: &str, name: &str, order: usize, spec: T) -> String {
+            let body = Body { kind: kind.to_owned(), name: name.to_owned(), min_level: 1, order, spec };
+            serde_json_canonicalizer::to_string(&body).unwrap_or_default()
+        }
+        let (kind, bytes) = match resource {
+            Resource::Listener(it) => ("listener", canonical("listener", name, order, it)),
+            Resource::Route(it) => ("route", canonical("route", name, order, it)),
+            Resource::Backend(it) => ("backend", canonical("backend", name, order, it)),
+            Resource::Endpoint(it) => ("endpoint", canonical("endpoint", name, order, it)),
+        };
+        Arc::new(Self::new(kind, name, 1, bytes))
+    }
+
+    /// Takes in the bytes of an object as they came over the wire or from disk.
+    ///
+    /// # Errors
+    /// The bytes are not an object with kind and name, or a name does not fit on its line of the digest.
+    pub fn read(bytes: &str) -> Result<Arc<Self>, String> {
+        let head: Head = serde_json::from_str(bytes).map_err(|error| error.to_string())?;
+        let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_control() || c == ' ');
+        if !plain(&head.kind) || head.kind.contains('/') || !plain(&head.name) {
+            return Err(format!("{:?}/{:?} is not a kind and a name", head.kind, head.name));
+        }
+        Ok(Arc::new(Self::new(&head.kind, &head.name, head.min_level, bytes.to_owned())))
+    }
+
+    fn new(kind: &str, name: &str, min_level: u32, bytes: String) -> Self {
+        let digest = Digest::of(bytes.as_bytes());
+        Self { path: format!("{kind}/{name}").into(), kind_length: kind.len(), min_level, bytes: bytes.into(), digest }
+    }
+
+    /// `kind/name`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The kind, in the singular.
+    pub fn kind(&self) -> &str {
+        self.path.get(..self.kind_length).unwrap_or_default()
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.path.get(self.kind_length + 1..).unwrap_or_default()
+    }
+
+    /// The lowest level of proxies that understand it.
+    pub const fn min_level(&self) -> u32 {
+        self.min_level
+    }
+
+    /// The canonical bytes.
+    pub fn bytes(&self) -> &str {
+        &self.bytes
+    }
+
+    /// The digest of the bytes.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Interprets the object.
+    ///
+    /// # Errors
+    /// What is wrong with its content, for a person.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<Body<T>, String> {
+        serde_json::from_str(&self.bytes).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{Endpoint, Route};
+    use crate::value::Address;
+
+    #[test]
+    fn an_object_is_canonical_json_and_survives_the_wire() {
+        let endpoint = Endpoint::at(Address::try_from("10.0.0.5:80".to_owned()).unwrap());
+        let object = Object::compile("shop/a", 0, &Resource::Endpoint(endpoint.clone()));
+        assert_eq!(object.bytes(), r#"{"kind":"endpoint","minLevel":1,"name":"shop/a","spec":{"address":"10.0.0.5:80"}}"#);
+        let again = Object::read(object.bytes()).unwrap();
+        assert_eq!(again, object);
+        assert_eq!(again.decode::<Endpoint>().unwrap().spec, endpoint);
+    }
+
+    #[test]
+    fn unknown_kinds_and_fields_pass_and_known_ones_are_still_read() {
+        let future = r#"{"extra":1,"kind":"route","minLevel":1,"name":"a","spec":{"new":true,"rules":[]}}"#;
+        let object = Object::read(future).unwrap();
+        assert_eq!(object.bytes(), future);
+        assert!(object.decode::<Route>().unwrap().spec.rules.is_empty());
+        assert_eq!(Object::read(r#"{"kind":"tap","name":"x"}"#).unwrap().kind(), "tap");
+        assert!(Object::read(r#"{"kind":"a/b","name":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn digests_are_read_back_from_their_text() {
+        let digest = Digest::of(b"x");
+        assert_eq!(Digest::try_from(digest.to_string()).unwrap(), digest);
+        assert!(Digest::try_from("zz".to_owned()).is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! From the bytes of one value to a resource, or to what is wrong with it.
+//!
+//! A value is JSON if it begins with `{`, otherwise YAML with an object at its top. An endpoint may also be the
+//! bare or quoted address, or empty below a key that is the address.
+
+mod position;
+
+use serde::de::DeserializeOwned;
+
+use crate::key::{Kind, ResourceKey};
+use crate::limits::{DEPTH, Limits};
+use crate::problem::{Problem, nearest};
+use crate::resource::{Endpoint, Listener, Resource, Route};
+use crate::schema::known_fields;
+use crate::value::Address;
+
+/// Reads the value of the entry that `key` names.
+///
+/// # Errors
+/// The first thing that is wrong with it, in the order of the text.
+pub fn parse(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resource, Problem> {
+    if value.len() > limits.value_bytes {
+        return Err(Problem::whole(format!("the value has {} bytes; at most {} are accepted (setting valueBytes)", value.len(), limits.value_bytes)));
+    }
+    let text = std::str::from_utf8(value).map_err(|error| {
+        let (line, column) = position::of_offset(value, error.valid_up_to());
+        Problem { line, column, ..Problem::whole("the value is not UTF-8 text") }
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match key.kind {
+        Kind::Listener => typed::<Listener>(text, key.kind).map(Resource::Listener),
+        Kind::Route => typed::<Route>(text, key.kind).and_then(|route| within(route, limits)).map(Resource::Route),
+        Kind::Backend => typed(text, key.kind).map(Resource::Backend),
+        Kind::Endpoint => endpoint(key, text).map(Resource::Endpoint),
+    }
+}
+
+fn endpoint(key: &ResourceKey, text: &str) -> Result<Endpoint, Problem> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        let id = key.endpoint_parts().map_or("", |(_, id)| id);
+        return bare(id).map_err(|message| Problem::whole(format!("the value is empty and the id is no address: {message}")));
+    }
+    if let Some(quoted) = trimmed.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        return bare(quoted).map_err(Problem::whole);
+    }
+    let one_word = !trimmed.contains(char::is_whitespace) && !trimmed.starts_with(['{', '[']);
+    if one_word {
+        return bare(trimmed).map_err(Problem::whole);
+    }
+    typed(text, Kind::Endpoint)
+}
+
+fn bare(address: &str) -> Result<Endpoint, String> {
+    Address::try_from(address.to_owned()).map(Endpoint::at)
+}
+
+fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
+    let over = |what: String, found: usize, limit: usize, setting: &str| {
+        Err(Problem::whole(format!("{what} has {found} entries; at most {limit} are accepted (setting {setting})")))
+    };
+    if route.rules.len() > limits.rules_per_route {
+        return over("rules".to_owned(), route.rules.len(), limits.rules_per_route, "rulesPerRoute");
+    }
+    if route.hostnames.len() > limits.hostnames_per_route {
+        return over("hostnames".to_owned(), route.hostnames.len(), limits.hostnames_per_route, "hostnamesPerRoute");
+    }
+    for (at, rule) in route.rules.iter().enumerate() {
+        if rule.matches.len() > limits.matches_per_rule {
+            return over(format!("rules[{at}].matches"), rule.matches.len(), limits.matches_per_rule, "matchesPerRule");
+        }
+        let big = crate::order::patterns(rule).find(|pattern| !pattern.fits(limits.regex_bytes));
+        if let Some(pattern) = big {
+            let message = format!(
+                "the regular expression {:?} compiles to more than {} bytes (setting regexBytes); make it smaller, repetition counts are what grows",
+                pattern.as_str(),
+                limits.regex_bytes
+            );
+            return Err(Problem { field: format!("rules[{at}].matches"), ..Problem::whole(message) });
+        }
+    }
+    Ok(route)
+}
+
+/// Reads an object and refuses every field that nobody reads.
+fn typed<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
+    if text.trim().is_empty() {
+        return Err(Problem::whole(format!("the value is empty; write {}", example(kind))));
+    }
+    if text.trim_start().starts_with('{') { json(text, kind) } else { yaml(text, kind) }
+}
+
+fn example(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Listener => r#"{"address":"0.0.0.0:80","protocol":"HTTP"}"#,
+        Kind::Route => r#"{"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#,
+        Kind::Backend => r#"{"balancing":"LeastRequest"}"#,
+        Kind::Endpoint => r#""10.0.0.5:8080""#,
+    }
+}
+
+fn json<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
+    if let Some(offset) = position::too_deep(text, DEPTH) {
+        let (line, column) = position::of_offset(text.as_bytes(), offset);
+        return Err(Problem { line, column, ..Problem::whole(format!("brackets are nested more than {DEPTH} deep")) });
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut ignored = Vec::new();
+    let result = read(&mut reader, &mut ignored);
+    let syntax = |error: &serde_json::Error| Problem { line: error.line(), column: error.column().max(1), ..Problem::whole(reason(error)) };
+    match result {
+        Err(error) if !error.inner().is_data() => Err(syntax(error.inner())),
+        result => {
+            reader.end().map_err(|error| syntax(&error)).or_else(|error| if result.is_ok() { Err(error) } else { Ok(()) })?;
+            verdict(result, &ignored, kind, |path, key| position::in_json(text, path, key))
+        }
+    }
+}
+
+fn yaml<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| {
+        let at = error.location().map_or((1, 1), |at| (at.line() as usize, at.column() as usize));
+        let message = error.to_string();
+        let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML").trim_start_matches("error: ");
+        Problem { line: at.0, column: at.1, ..Problem::whole(format!("not valid YAML: {first}")) }
+    })?;
+    if !value.is_object() {
+        return Err(Problem::whole(format!("expected an object, found {}; write {}", describe(&value), example(kind))));
+    }
+    let mut ignored = Vec::new();
+    let result = read(value, &mut ignored);
+    verdict(result, &ignored, kind, |path, key| position::in_yaml(text, path, key))
+}
+
+fn describe(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "null".to_owned(),
+        serde_json::Value::Array(_) => "a list".to_owned(),
+        serde_json::Value::String(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+        other => format!("`{other}`"),
+    }
+}
+
+fn read<'de, D, T>(reader: D, ignored: &mut Vec<Vec<String>>) -> Result<T, serde_path_to_error::Error<D::Error>>
+where
+    D: serde::Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(reader, &mut track);
+    let result = serde_ignored::deserialize(tracked, |path| ignored.push(ignored_path(&path)));
+    result.map_err(|error| serde_path_to_error::Error::new(track.path(), error))
+}
+
+/// The keys and indices of a path, outermost first.
+fn ignored_path(path: &serde_ignored::Path<'_>) -> Vec<String> {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => Vec::new(),
+        Path::Seq { parent, index } => [ignored_path(parent), vec![index.to_string()]].concat(),
+        Path::Map { parent, key } => [ignored_path(parent), vec![key.clone()]].concat(),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => ignored_path(parent),
+    }
+}
+
+fn error_path(path: &serde_path_to_error::Path) -> Vec<String> {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// `rules[0].matches` of the segments.
+fn dotted(path: &[String]) -> String {
+    path.iter().fold(String::new(), |text, segment| match segment.parse::<usize>() {
+        Ok(index) => format!("{text}[{index}]"),
+        Err(_) if text.is_empty() => segment.clone(),
+        Err(_) => format!("{text}.{segment}"),
+    })
+}
+
+/// The message without serde's own position, which is that of the end of a token.
+fn reason(error: &impl ToString) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}
+
+/// Decides which of the findings is told: an unknown field explains a missing one, so it comes first.
+fn verdict<T, E: ToString>(
+    result: Result<T, serde_path_to_error::Error<E>>,
+    ignored: &[Vec<String>],
+    kind: Kind,
+    find: impl Fn(&[String], bool) -> (usize, usize),
+) -> Result<T, Problem> {
+    if let Some(path) = ignored.first() {
+        let (line, column) = find(path, true);
+        let (name, parent) = path.split_last().map_or(("", [].as_slice()), |(name, parent)| (name.as_str(), parent));
+        let known = known_fields(kind, parent);
+        let place = if parent.is_empty() { String::new() } else { format!(" in {}", dotted(parent)) };
+        let suggestion = nearest(name, known.iter().map(String::as_str));
+        let hint = if suggestion.is_some() || known.is_empty() { String::new() } else { format!("; known are {}", known.join(", ")) };
+        let message = format!("unknown field {name:?}{place}{hint}");
+        return Err(Problem { line, column, field: String::new(), message, suggestion });
+    }
+    result.map_err(|error| {
+        let path = error_path(error.path());
+        let (line, column) = find(&path, false);
+        Problem { line, column, field: dotted(&path), message: reason(error.inner()), suggestion: None }
+    })
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: Kind, value: &str) -> String {
+        let name = if kind == Kind::Endpoint { "shop/a" } else { "shop" };
+        parse(&ResourceKey::new(kind, name), value.as_bytes(), &Limits::default()).map_or_else(|problem| problem.to_string(), |ok| format!("accepted: {ok:?}"))
+    }
+
+    #[test]
+    fn an_unknown_field_is_answered_with_its_place_and_the_nearest_name() {
+        for (value, message) in [
+            (r#"{"hostname":["a"],"rules":[]}"#, r#"1:2 unknown field "hostname"; did you mean "hostnames"?"#),
+            ("{\n  \"rules\": [{\"backendRefs\": [{\"nam\": \"shop\"}]}]}", r#"2:31 unknown field "nam" in rules[0].backendRefs[0]; did you mean "name"?"#),
+            (r#"{"rules":[{"matches":[{"path":{"vlaue":"/"}}]}]}"#, r#"1:32 unknown field "vlaue" in rules[0].matches[0].path; did you mean "value"?"#),
+            (r#"{"rules":[],"zzz":1}"#, r#"1:13 unknown field "zzz"; known are hostnames, listeners, rules"#),
+            ("rules: []\nhostname: [a]", r#"2:1 unknown field "hostname"; did you mean "hostnames"?"#),
+        ] {
+            assert_eq!(problem(Kind::Route, value), message, "{value}");
+        }
+    }
+
+    #[test]
+    fn every_broken_value_is_told_where_and_why() {
+        for (kind, value, message) in [
+            (Kind::Route, "{\"rules\":[", "1:10 EOF while parsing a list"),
+            (Kind::Route, "", "1:1 the value is empty; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),
+            (Kind::Route, "null", "1:1 expected an object, found null; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),
+            (Kind::Route, r#"{"hostnames":null,"rules":[]}"#, "1:14 hostnames: invalid type: null, expected a sequence"),
+            (Kind::Route, r#"{"hostnames":["a/b"],"rules":[]}"#, "1:15 hostnames[0]: hostname \"a/b\" has a path; write \"a\" here and the path under rules[].matches[].path"),
+            (Kind::Route, r#"{"rules":5}"#, "1:10 rules: invalid type: integer `5`, expected a sequence"),
+            (Kind::Route, r#"{"rules":[],"rules":[]}"#, "1:1 duplicate field `rules`"),
+            (Kind::Route, r#"{"rules":[]} x"#, "1:14 trailing characters"),
+            (Kind::Route, r#"{"rules":[{}]}"#, "1:11 rules[0]: the rule goes nowhere; write backendRefs, or a filter of type RequestRedirect or FixedResponse"),
+            (Kind::Listener, r#"{"address":"0.0.0.0:0"}"#, "1:12 address: address \"0.0.0.0:0\" has the port 0; ports are 1 to 65535"),
+            (Kind::Listener, r#"{"address":"0.0.0.0:80","protocol":"HTTQ"}"#, "1:36 protocol: unknown variant `HTTQ`, expected `HTTP`"),
+            (Kind::Endpoint, "http://10.0.0.5:80", "1:1 address \"http://10.0.0.5:80\" has the scheme \"http\"; write \"10.0.0.5:80\""),
+            (Kind::Endpoint, r#"{"address":"10.0.0.5:80","weight":-1}"#, "1:35 weight: invalid value: integer `-1`, expected u64"),
+            (Kind::Endpoint, "", "1:1 the value is empty and the id is no address: address \"a\" has no port; write \"a:PORT\""),
+        ] {
+            assert_eq!(problem(kind, value), message, "{value}");
+        }
+    }
+
+    #[test]
+    fn five_thousand_brackets_are_refused_before_they_are_parsed() {
+        let value = format!("{{\"rules\":{}", "[".repeat(5_000));
+        assert_eq!(problem(Kind::Route, &value), "1:73 brackets are nested more than 64 deep");
+        let yaml = format!("rules: {}", "[".repeat(5_000));
+        assert!(problem(Kind::Route, &yaml).contains("not valid YAML"), "{}", problem(Kind::Route, &yaml));
+    }
+
+    #[test]
+    fn an_invalid_regular_expression_is_refused() {
+        let value = r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"/a("}}]}]}"#;
+        assert!(problem(Kind::Route, value).contains("the regular expression \"/a(\" is not valid: unclosed group"), "{}", problem(Kind::Route, value));
+    }
+
+    #[test]
+    fn a_value_over_the_limit_is_refused_at_the_limit_and_not_before() {
+        let limits = Limits { value_bytes: 30, ..Limits::default() };
+        let key = ResourceKey::new(Kind::Endpoint, "shop/a");
+        for (bytes, ok) in [(30, true), (31, false), (300, false)] {
+            let value = format!("{:<bytes$}", "10.0.0.5:80");
+            assert_eq!(parse(&key, value.as_bytes(), &limits).is_ok(), ok, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_written_bare_quoted_empty_or_in_full() {
+        let limits = Limits::default();
+        for (name, value) in [("shop/a", "10.0.0.5:80\n"), ("shop/a", "\"10.0.0.5:80\""), ("shop/10.0.0.5:80", ""), ("shop/a", "{\"address\":\"10.0.0.5:80\"}"), ("shop/a", "address: 10.0.0.5:80")] {
+            let found = parse(&ResourceKey::new(Kind::Endpoint, name), value.as_bytes(), &limits);
+            let Ok(Resource::Endpoint(endpoint)) = found else { panic!("{value}: {found:?}") };
+            assert_eq!(endpoint.address.as_str(), "10.0.0.5:80", "{value}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What is wrong with a value, where, and what to write instead.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One reason why a value was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Line of the value, counted from 1.
+    pub line: usize,
+    /// Column in characters, counted from 1.
+    pub column: usize,
+    /// Path of the field, such as `rules[0].matches[0].path`; empty for the value as a whole.
+    pub field: String,
+    /// What is wrong and what to write instead, in one sentence.
+    pub message: String,
+    /// The nearest known name, if a name was not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<String>,
+}
+
+impl Problem {
+    /// A problem of the value as a whole, at its first character.
+    pub fn whole(message: impl Into<String>) -> Self {
+        Self { line: 1, column: 1, field: String::new(), message: message.into(), suggestion: None }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} ", self.line, self.column)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.suggestion {
+            Some(name) => write!(f, "; did you mean {name:?}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The known name that is nearest to `unknown`, if one is near enough to be meant.
+pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&unknown.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(unknown.len()) / 3).max(1))
+        .min()
+        .map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_offered_only_when_it_is_near() {
+        let known = ["hostnames", "rules", "listeners"];
+        assert_eq!(nearest("hostname", known), Some("hostnames".to_owned()));
+        assert_eq!(nearest("Rules", known), Some("rules".to_owned()));
+        assert_eq!(nearest("backend", known), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! What may be written under each kind of key. Every type is valid by construction.
+//!
+//! Reading is lenient about fields that are not known: an object of a newer controller must pass. The strictness
+//! that people want for what they write is in [`crate::parse`].
+
+mod backend;
+mod endpoint;
+mod filter;
+mod listener;
+mod matching;
+mod route;
+
+use serde::{Deserialize, Deserializer};
+
+pub use backend::{Backend, BackendTimeouts, Balancing};
+pub use endpoint::{Endpoint, Weight};
+pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
+pub use listener::{Listener, Protocol, TrustedNetwork};
+pub use matching::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
+pub use route::{BackendRef, Route, RouteTimeouts, Rule};
+
+/// A parsed value of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// An address that proxies bind.
+    Listener(Listener),
+    /// Hostnames and rules.
+    Route(Route),
+    /// The policy of a set of endpoints.
+    Backend(Backend),
+    /// One address of a backend.
+    Endpoint(Endpoint),
+}
+
+/// Reads an optional field that may be absent but not `null`.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}

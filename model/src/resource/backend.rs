@@ -1,0 +1,48 @@
+//! Backends: the policy of a named set of endpoints. Optional; the defaults are good.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Duration;
+
+/// How requests reach the endpoints of one backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a backend, such as {\"balancing\":\"LeastRequest\"}")]
+pub struct Backend {
+    /// Which endpoint takes a request.
+    #[serde(default)]
+    pub balancing: Balancing,
+    /// Time-outs towards the endpoints; a route's own come first.
+    #[serde(default)]
+    pub timeouts: BackendTimeouts,
+}
+
+/// Which endpoint takes a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Balancing {
+    /// The one with the fewest requests in flight on this proxy, in proportion to its weight.
+    #[default]
+    LeastRequest,
+    /// In turn, in proportion to the weights, spread evenly.
+    WeightedRoundRobin,
+    /// At random, in proportion to the weights.
+    Random,
+}
+
+/// Time-outs of a backend; `0s` switches one off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, expecting = "time-outs, such as {\"connect\":\"2s\"}")]
+pub struct BackendTimeouts {
+    /// To open a connection; after it the next endpoint is tried. Default 2s.
+    pub connect: Duration,
+    /// From the end of the request to the first byte of the response. Default 1m.
+    pub first_byte: Duration,
+    /// Between two pieces of a body, in either direction. Default 5m.
+    pub idle: Duration,
+}
+
+impl Default for BackendTimeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_millis(2_000), first_byte: Duration::from_millis(60_000), idle: Duration::from_millis(300_000) }
+    }
+}

@@ -1,0 +1,315 @@
+//! Filters: what a rule does to a request or response on its way.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::value::{HeaderName, HeaderValue, Hostname};
+
+/// One step between match and backend, in the form of the Gateway API: a type, and the field of that name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Written", into = "Written")]
+#[schemars(with = "Written")]
+pub enum Filter {
+    /// Changes the headers that the endpoint gets.
+    RequestHeaderModifier(HeaderModifier),
+    /// Changes the headers that the client gets.
+    ResponseHeaderModifier(HeaderModifier),
+    /// Answers with a redirect.
+    RequestRedirect(Redirect),
+    /// Changes host and path of what the endpoint gets.
+    UrlRewrite(UrlRewrite),
+    /// Answers with a fixed response.
+    FixedResponse(FixedResponse),
+}
+
+impl Filter {
+    /// Whether the filter answers by itself, so that no backend is asked.
+    pub const fn answers(&self) -> bool {
+        matches!(self, Self::RequestRedirect(_) | Self::FixedResponse(_))
+    }
+}
+
+/// The written form of a filter.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a filter, such as {\"type\":\"RequestRedirect\",\"requestRedirect\":{\"scheme\":\"https\"}}")]
+struct Written {
+    /// Which of the fields below counts: the type is its name with a capital.
+    r#type: FilterType,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<HeaderModifier>")]
+    request_header_modifier: Option<HeaderModifier>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<HeaderModifier>")]
+    response_header_modifier: Option<HeaderModifier>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<Redirect>")]
+    request_redirect: Option<Redirect>,
+    #[serde(default, rename = "urlRewrite", skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<UrlRewrite>")]
+    url_rewrite: Option<UrlRewrite>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<FixedResponse>")]
+    fixed_response: Option<FixedResponse>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+enum FilterType {
+    #[default]
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+    FixedResponse,
+}
+
+impl TryFrom<Written> for Filter {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let given = [
+            (written.request_header_modifier.is_some(), FilterType::RequestHeaderModifier, "requestHeaderModifier"),
+            (written.response_header_modifier.is_some(), FilterType::ResponseHeaderModifier, "responseHeaderModifier"),
+            (written.request_redirect.is_some(), FilterType::RequestRedirect, "requestRedirect"),
+            (written.url_rewrite.is_some(), FilterType::UrlRewrite, "urlRewrite"),
+            (written.fixed_response.is_some(), FilterType::FixedResponse, "fixedResponse"),
+        ];
+        if let Some((_, _, field)) = given.iter().find(|(given, kind, _)| *given && *kind != written.r#type) {
+            return Err(format!("the filter has the type {:?} and the field {field}, which belongs to another type; write two filters", written.r#type));
+        }
+        let field = given.iter().find(|(_, kind, _)| *kind == written.r#type).map_or("", |(_, _, field)| field);
+        let filter = match written.r#type {
+            FilterType::RequestHeaderModifier => written.request_header_modifier.map(Self::RequestHeaderModifier),
+            FilterType::ResponseHeaderModifier => written.response_header_modifier.map(Self::ResponseHeaderModifier),
+            FilterType::RequestRedirect => written.request_redirect.map(Self::RequestRedirect),
+            FilterType::UrlRewrite => written.url_rewrite.map(Self::UrlRewrite),
+            FilterType::FixedResponse => written.fixed_response.map(Self::FixedResponse),
+        };
+        filter.ok_or_else(|| format!("the filter has no field {field:?}, which its type needs"))
+    }
+}
+
+impl From<Filter> for Written {
+    fn from(filter: Filter) -> Self {
+        let none = Self::default();
+        match filter {
+            Filter::RequestHeaderModifier(it) => Self { r#type: FilterType::RequestHeaderModifier, request_header_modifier: Some(it), ..none },
+            Filter::ResponseHeaderModifier(it) => Self { r#type: FilterType::ResponseHeaderModifier, response_header_modifier: Some(it), ..none },
+            Filter::RequestRedirect(it) => Self { r#type: FilterType::RequestRedirect, request_redirect: Some(it), ..none },
+            Filter::UrlRewrite(it) => Self { r#type: FilterType::UrlRewrite, url_rewrite: Some(it), ..none },
+            Filter::FixedResponse(it) => Self { r#type: FilterType::FixedResponse, fixed_response: Some(it), ..none },
+        }
+    }
+}
+
+/// Headers to set (replace), add and remove, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, expecting = "header changes, such as {\"set\":[{\"name\":\"x-tier\",\"value\":\"edge\"}]}")]
+pub struct HeaderModifier {
+    /// Headers that replace what is there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<HeaderPair>,
+    /// Headers that come in addition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<HeaderPair>,
+    /// Headers that are taken away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<HeaderName>,
+}
+
+/// A header and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(expecting = "a header, such as {\"name\":\"x-tier\",\"value\":\"edge\"}")]
+pub struct HeaderPair {
+    /// The header's name.
+    pub name: HeaderName,
+    /// The header's value.
+    pub value: HeaderValue,
+}
+
+/// A redirect; what is absent stays as in the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a redirect, such as {\"scheme\":\"https\",\"statusCode\":301}")]
+pub struct Redirect {
+    /// `http` or `https`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<Scheme>")]
+    pub scheme: Option<Scheme>,
+    /// The host to go to.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<Hostname>")]
+    pub hostname: Option<Hostname>,
+    /// The path to go to; the query stays.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<PathRewrite>")]
+    pub path: Option<PathRewrite>,
+    /// The port to go to; without it, the scheme's own if a scheme is given.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<u16>")]
+    pub port: Option<std::num::NonZeroU16>,
+    /// 301, 302, 303, 307 or 308. Default 302.
+    #[serde(default)]
+    pub status_code: RedirectStatus,
+}
+
+/// The scheme of a redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Clear text.
+    Http,
+    /// TLS.
+    Https,
+}
+
+/// The status of a redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "u64", into = "u16")]
+pub struct RedirectStatus(u16);
+
+impl RedirectStatus {
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for RedirectStatus {
+    fn default() -> Self {
+        Self(302)
+    }
+}
+
+impl TryFrom<u64> for RedirectStatus {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        match u16::try_from(number) {
+            Ok(code @ (301 | 302 | 303 | 307 | 308)) => Ok(Self(code)),
+            _ => Err(format!("{number} is not the status of a redirect; write 301, 302, 303, 307 or 308")),
+        }
+    }
+}
+
+impl From<RedirectStatus> for u16 {
+    fn from(status: RedirectStatus) -> Self {
+        status.0
+    }
+}
+
+/// Changes host and path of what the endpoint gets; what is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a rewrite, such as {\"path\":{\"type\":\"ReplacePrefixMatch\",\"replacePrefixMatch\":\"/\"}}")]
+pub struct UrlRewrite {
+    /// The host that the endpoint sees.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<Hostname>")]
+    pub hostname: Option<Hostname>,
+    /// The path that the endpoint sees; the query stays.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<PathRewrite>")]
+    pub path: Option<PathRewrite>,
+}
+
+/// Replaces the whole path, or the prefix that the rule matched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPath", into = "WrittenPath")]
+#[schemars(with = "WrittenPath")]
+pub enum PathRewrite {
+    /// The whole path becomes this.
+    Full(String),
+    /// The matched prefix becomes this.
+    Prefix(String),
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a path change, such as {\"type\":\"ReplaceFullPath\",\"replaceFullPath\":\"/\"}")]
+struct WrittenPath {
+    r#type: PathRewriteType,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<String>")]
+    replace_full_path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<String>")]
+    replace_prefix_match: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+enum PathRewriteType {
+    #[default]
+    ReplaceFullPath,
+    ReplacePrefixMatch,
+}
+
+impl TryFrom<WrittenPath> for PathRewrite {
+    type Error = String;
+
+    fn try_from(written: WrittenPath) -> Result<Self, String> {
+        let (path, make): (_, fn(String) -> Self) = match (written.r#type, written.replace_full_path, written.replace_prefix_match) {
+            (PathRewriteType::ReplaceFullPath, Some(path), None) => (path, Self::Full),
+            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => (path, Self::Prefix),
+            (PathRewriteType::ReplaceFullPath, ..) => return Err("the type ReplaceFullPath needs the field \"replaceFullPath\" and no other".to_owned()),
+            (PathRewriteType::ReplacePrefixMatch, ..) => {
+                return Err("the type ReplacePrefixMatch needs the field \"replacePrefixMatch\" and no other".to_owned());
+            }
+        };
+        let bad = |c: char| matches!(c, '?' | '#') || c.is_control() || c.is_whitespace() || !c.is_ascii();
+        if !path.starts_with('/') || path.contains(bad) {
+            return Err(format!("{path:?} is not a path; it begins with '/' and has no '?', '#' or blanks"));
+        }
+        Ok(make(path))
+    }
+}
+
+impl From<PathRewrite> for WrittenPath {
+    fn from(rewrite: PathRewrite) -> Self {
+        match rewrite {
+            PathRewrite::Full(path) => Self { r#type: PathRewriteType::ReplaceFullPath, replace_full_path: Some(path), replace_prefix_match: None },
+            PathRewrite::Prefix(path) => Self { r#type: PathRewriteType::ReplacePrefixMatch, replace_full_path: None, replace_prefix_match: Some(path) },
+        }
+    }
+}
+
+/// A response that the proxy makes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a response, such as {\"statusCode\":503,\"body\":\"back soon\"}")]
+pub struct FixedResponse {
+    /// 200 to 599.
+    pub status_code: ResponseStatus,
+    /// The body; empty if absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body: String,
+    /// The body's type. Default `text/plain; charset=utf-8`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<HeaderValue>")]
+    pub content_type: Option<HeaderValue>,
+}
+
+/// The status of a fixed response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "u64", into = "u16")]
+pub struct ResponseStatus(u16);
+
+impl ResponseStatus {
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for ResponseStatus {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        match u16::try_from(number) {
+            Ok(code @ 200..=599) => Ok(Self(code)),
+            _ => Err(format!("{number} is not the status of a response; write 200 to 599")),
+        }
+    }
+}
+
+impl From<ResponseStatus> for u16 {
+    fn from(status: ResponseStatus) -> Self {
+        status.0
+    }
+}

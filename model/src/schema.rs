@@ -1,0 +1,73 @@
+//! JSON Schema of every kind, generated from the types; `waypost lint`, the docs and error messages read it.
+
+use serde_json::Value;
+
+use crate::key::Kind;
+use crate::resource::{Backend, Endpoint, Listener, Route};
+
+/// The schema of what is written under keys of this kind (JSON Schema 2020-12).
+pub fn of(kind: Kind) -> Value {
+    let schema = match kind {
+        Kind::Listener => schemars::schema_for!(Listener),
+        Kind::Route => schemars::schema_for!(Route),
+        Kind::Backend => schemars::schema_for!(Backend),
+        Kind::Endpoint => schemars::schema_for!(Endpoint),
+    };
+    let mut value = schema.to_value();
+    close(&mut value);
+    value
+}
+
+/// Says of every object that it has no further properties, which is what the parser enforces.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("properties").is_some_and(Value::is_object) {
+                map.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+            map.values_mut().for_each(close);
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+/// The names of the fields at `path` of a value of this kind, sorted; empty where anything may stand.
+pub fn known_fields(kind: Kind, path: &[String]) -> Vec<String> {
+    let root = of(kind);
+    let mut at = resolve(&root, &root);
+    for segment in path {
+        let next = if segment.parse::<usize>().is_ok() { at.get("items") } else { at.get("properties").and_then(|all| all.get(segment)) };
+        let Some(next) = next else { return Vec::new() };
+        at = resolve(&root, next);
+    }
+    let mut names: Vec<String> = at.get("properties").and_then(Value::as_object).map(|all| all.keys().cloned().collect()).unwrap_or_default();
+    names.sort();
+    names
+}
+
+/// Follows `$ref` and the alternatives of an optional value.
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#/$defs/")) {
+        return root.get("$defs").and_then(|defs| defs.get(name)).map_or(schema, |found| resolve(root, found));
+    }
+    let alternatives = schema.get("anyOf").and_then(Value::as_array);
+    match alternatives.and_then(|all| all.iter().find(|one| one.get("type").and_then(Value::as_str) != Some("null"))) {
+        Some(one) => resolve(root, one),
+        None => schema,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_known_at_every_depth() {
+        let path = |text: &str| text.split('.').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(known_fields(Kind::Route, &path("")), ["hostnames", "listeners", "rules"]);
+        assert_eq!(known_fields(Kind::Route, &path("rules.0.matches.1.path")), ["type", "value"]);
+        assert_eq!(known_fields(Kind::Route, &path("rules.0.filters.0.requestRedirect")), ["hostname", "path", "port", "scheme", "statusCode"]);
+        assert_eq!(known_fields(Kind::Backend, &path("timeouts")), ["connect", "firstByte", "idle"]);
+    }
+}

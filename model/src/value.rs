@@ -1,0 +1,324 @@
+//! Small values that are valid by construction: each refuses what it cannot mean, and says what to write.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Gives a checked text its serde, display and schema forms.
+macro_rules! text_value {
+    ($name:ident, $check:path, $example:literal) => {
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                $check(&text).map($name)
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0.to_string()
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "examples": [$example] })
+            }
+        }
+    };
+}
+pub(crate) use text_value;
+
+impl schemars::JsonSchema for crate::duration::Duration {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$", "examples": ["10s"] })
+    }
+}
+
+/// The address of an endpoint: `IPv4:port`, `[IPv6]:port` or `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(String);
+
+text_value!(Address, check_address, "10.0.0.5:8080");
+
+impl Address {
+    /// The text as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The socket address, unless the host is a name.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        self.0.parse().ok()
+    }
+}
+
+fn check_address(text: &str) -> Result<String, String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let plain = rest.split('/').next().unwrap_or_default();
+        return Err(format!("address {text:?} has the scheme {scheme:?}; write {plain:?}"));
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if !text.starts_with('[') && text.matches(':').count() > 1 {
+        return Err(match text.rsplit_once(':') {
+            Some((host, port)) if text.parse::<IpAddr>().is_err() || !host.ends_with(':') && port.len() == 4 && port.chars().all(|c| c.is_ascii_digit()) => {
+                format!("address {text:?} needs brackets around the IPv6 address; write \"[{host}]:{port}\"")
+            }
+            _ => format!("address {text:?} needs brackets around the IPv6 address and a port; write \"[{text}]:PORT\""),
+        });
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && !port.ends_with(']') => (host, port),
+        _ if bare.is_empty() => return Err("the address is empty; write HOST:PORT, such as \"10.0.0.5:8080\"".to_owned()),
+        _ => return Err(format!("address {text:?} has no port; write \"{}:PORT\"", text.trim_end_matches(':'))),
+    };
+    check_port(text, port)?;
+    check_host(text, host)?;
+    Ok(text.to_owned())
+}
+
+fn check_port(text: &str, port: &str) -> Result<u16, String> {
+    match port.parse::<u64>() {
+        Ok(number @ 1..=65_535) if port.len() <= 5 => u16::try_from(number).map_err(|e| e.to_string()),
+        Ok(_) => Err(format!("address {text:?} has the port {port}; ports are 1 to 65535")),
+        Err(_) => Err(format!("address {text:?} has the port {port:?}, which is not a number from 1 to 65535")),
+    }
+}
+
+fn check_host(text: &str, host: &str) -> Result<(), String> {
+    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return match inner.parse::<std::net::Ipv6Addr>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("address {text:?}: {inner:?} is not an IPv6 address")),
+        };
+    }
+    let numeric = !host.is_empty() && host.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if numeric && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err(format!("address {text:?}: {host:?} is not an IPv4 address"));
+    }
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label) {
+        return Ok(());
+    }
+    Err(format!("address {text:?}: {host:?} is not a host name or IP address"))
+}
+
+/// The address that proxies bind: `IPv4:port` or `[IPv6]:port`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BindAddress(SocketAddr);
+
+text_value!(BindAddress, check_bind, "0.0.0.0:80");
+
+impl BindAddress {
+    /// The socket address.
+    pub const fn get(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl From<SocketAddr> for BindAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self(address)
+    }
+}
+
+fn check_bind(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
+        return Err(format!("address {text:?} has no host; write \"0.0.0.0:{port}\" for every IPv4 address of the machine"));
+    }
+    check_address(text)?;
+    text.parse().map_err(|_| format!("address {text:?} is not an IP address and port; a listener binds addresses, such as \"0.0.0.0:80\", not names"))
+}
+
+/// A host that a route serves: `shop.example.com`, or `*.example.com` for every name below it. Lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hostname(String);
+
+text_value!(Hostname, check_hostname, "shop.example.com");
+
+impl Hostname {
+    /// The text, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands behind `*.`, for a wildcard.
+    pub fn wildcard_suffix(&self) -> Option<&str> {
+        self.0.strip_prefix("*.")
+    }
+}
+
+fn check_hostname(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let plain = host.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.len() != text.len() {
+        return Err(format!("hostname {text:?} has a scheme; write {plain:?}"));
+    }
+    if plain.len() != host.len() {
+        return Err(format!("hostname {text:?} has a path; write {plain:?} here and the path under rules[].matches[].path"));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    if let Some((name, _port)) = text.rsplit_once(':') {
+        return Err(format!("hostname {text:?} has a port; write {name:?}, a route serves every port of its listeners"));
+    }
+    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let labels = lower.strip_prefix("*.").unwrap_or(&lower);
+    if labels.contains('*') {
+        return Err(format!("hostname {text:?} has a '*' that is not its whole first label; write \"*.example.com\", or no hostnames for every host"));
+    }
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if labels.len() <= 253 && labels.split('.').all(label) {
+        return Ok(lower);
+    }
+    Err(format!("hostname {text:?} is not a host name; write it as in \"shop.example.com\""))
+}
+
+/// The name of an HTTP header, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HeaderName(String);
+
+text_value!(HeaderName, check_header_name, "x-tier");
+
+impl HeaderName {
+    /// The text, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_header_name(text: &str) -> Result<String, String> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if !text.is_empty() && text.len() <= 256 && text.chars().all(token) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(format!("{text:?} is not the name of a header; write a token (RFC 9110, 5.6.2), such as \"x-tier\""))
+}
+
+/// The value of an HTTP header: visible characters, spaces and tabs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HeaderValue(String);
+
+text_value!(HeaderValue, check_header_value, "edge");
+
+impl HeaderValue {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_header_value(text: &str) -> Result<String, String> {
+    match text.chars().find(|c| c.is_control() && *c != '\t') {
+        Some(c) => Err(format!("the header value {text:?} has the control character {c:?}; take it out")),
+        None if text.len() > 8_192 => Err(format!("the header value has {} bytes; at most 8192 are accepted", text.len())),
+        None => Ok(text.trim().to_owned()),
+    }
+}
+
+/// An HTTP method, in upper case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Method(String);
+
+text_value!(Method, check_method, "GET");
+
+impl Method {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_method(text: &str) -> Result<String, String> {
+    let upper = text.to_ascii_uppercase();
+    if text == upper && !text.is_empty() && text.len() <= 32 && text.chars().all(|c| c.is_ascii_uppercase() || matches!(c, '-' | '_')) {
+        return Ok(upper);
+    }
+    Err(format!("{text:?} is not a method; methods are written in upper case, such as {:?}", if upper.is_empty() { "GET" } else { &upper }))
+}
+
+/// The name of a resource, as a reference.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+text_value!(Name, check_reference, "shop");
+
+impl Name {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_reference(text: &str) -> Result<String, String> {
+    crate::key::check_name("resource", text).map(|()| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_cannot_be_meant_are_refused_with_the_remedy() {
+        for (text, message) in [
+            ("http://10.0.0.5:8080", "address \"http://10.0.0.5:8080\" has the scheme \"http\"; write \"10.0.0.5:8080\""),
+            ("10.0.0.5:0", "address \"10.0.0.5:0\" has the port 0; ports are 1 to 65535"),
+            ("10.0.0.5:70000", "address \"10.0.0.5:70000\" has the port 70000; ports are 1 to 65535"),
+            ("10.0.0.5", "address \"10.0.0.5\" has no port; write \"10.0.0.5:PORT\""),
+            ("2001:db8::1:8080", "address \"2001:db8::1:8080\" needs brackets around the IPv6 address; write \"[2001:db8::1]:8080\""),
+            ("::1", "address \"::1\" needs brackets around the IPv6 address and a port; write \"[::1]:PORT\""),
+            ("10.0.0.500:80", "address \"10.0.0.500:80\": \"10.0.0.500\" is not an IPv4 address"),
+            ("", "the address is empty; write HOST:PORT, such as \"10.0.0.5:8080\""),
+        ] {
+            assert_eq!(Address::try_from(text.to_owned()).unwrap_err(), message, "{text}");
+        }
+        for text in ["10.0.0.5:8080", "[::1]:80", "shop.internal:1", "a:65535"] {
+            assert_eq!(Address::try_from(text.to_owned()).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn hostnames_are_hosts_only() {
+        for (text, message) in [
+            ("shop.example.com/api", "has a path; write \"shop.example.com\" here"),
+            ("https://shop.example.com", "has a scheme; write \"shop.example.com\""),
+            ("shop.example.com:443", "has a port; write \"shop.example.com\""),
+            ("a.*.com", "has a '*' that is not its whole first label"),
+            ("", "is not a host name"),
+        ] {
+            let error = Hostname::try_from(text.to_owned()).unwrap_err();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+        assert_eq!(Hostname::try_from("*.Example.COM".to_owned()).unwrap().wildcard_suffix(), Some("example.com"));
+    }
+
+    #[test]
+    fn a_listener_binds_addresses_and_not_names() {
+        assert!(BindAddress::try_from(":80".to_owned()).unwrap_err().contains("\"0.0.0.0:80\""));
+        assert!(BindAddress::try_from("localhost:80".to_owned()).unwrap_err().contains("not names"));
+    }
+}
