@@ -37,7 +37,7 @@ macro_rules! text_value {
         }
     };
 }
-pub(crate) use text_value;
+
 
 impl schemars::JsonSchema for crate::duration::Duration {
     fn schema_name() -> std::borrow::Cow<'static, str> {

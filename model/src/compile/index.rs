@@ -1,0 +1,258 @@
+//! What refers to what, and who claims what: the part of verdicts that depends on other entries.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::backend_of;
+use crate::key::{Kind, ResourceKey};
+use crate::limits::Limits;
+use crate::object::Object;
+use crate::order::{MatchRank, claim};
+use crate::resource::{Resource, Route, RouteMatch};
+use crate::verdict::{Condition, ConditionType};
+
+#[derive(Debug)]
+struct Installed {
+    object: Arc<Object>,
+    /// Backends and listeners that a route refers to.
+    refers: Vec<ResourceKey>,
+    /// What a route claims: (claims on one hostname and listener, rank, where in the route).
+    claims: Vec<Claim>,
+    hostnames: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    text: String,
+    /// The same claim on every listener, for a claim on one.
+    everywhere: Option<String>,
+    rank: MatchRank,
+    place: String,
+}
+
+/// The installed resources and the relations between them.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    installed: BTreeMap<ResourceKey, Installed>,
+    /// Who refers to a resource.
+    referrers: HashMap<ResourceKey, BTreeSet<String>>,
+    /// Endpoints per backend.
+    endpoints: HashMap<String, usize>,
+    /// Routes per hostname.
+    hosts: HashMap<String, usize>,
+    /// Claimants in the order of their ranks.
+    claims: HashMap<String, BTreeMap<MatchRank, String>>,
+    /// Resources that found no room.
+    waiting: BTreeSet<ResourceKey>,
+    /// Resources whose verdict may have changed since the last look.
+    affected: BTreeSet<ResourceKey>,
+}
+
+impl Index {
+    /// Whether the resource is part of the snapshot.
+    pub(super) fn has(&self, resource: &ResourceKey) -> bool {
+        self.installed.contains_key(resource)
+    }
+
+    /// All installed listeners, routes and backends.
+    pub(super) fn config_resources(&self) -> Vec<ResourceKey> {
+        self.installed.keys().filter(|resource| !resource.kind.is_membership()).cloned().collect()
+    }
+
+    /// Resources that found no room and may find it now.
+    pub(super) fn waiting_for_room(&mut self) -> BTreeSet<ResourceKey> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Resources whose verdict may have changed.
+    pub(super) fn take_affected(&mut self) -> BTreeSet<ResourceKey> {
+        std::mem::take(&mut self.affected)
+    }
+
+    /// Whether one more resource of this name fits; if not, it waits.
+    pub(super) fn has_room(&mut self, resource: &ResourceKey, parsed: &Resource, limits: &Limits) -> bool {
+        let full = !self.has(resource)
+            && match parsed {
+                Resource::Endpoint(_) => backend_of(resource).and_then(|name| self.endpoints.get(name)).is_some_and(|n| *n >= limits.endpoints_per_backend),
+                Resource::Route(route) => hostnames(route).iter().filter_map(|host| self.hosts.get(host)).any(|n| *n >= limits.routes_per_host),
+                Resource::Listener(_) | Resource::Backend(_) => false,
+            };
+        if full {
+            self.waiting.insert(resource.clone());
+        }
+        !full
+    }
+
+    /// Why a resource found no room.
+    pub(super) fn room_message(resource: &ResourceKey, limits: &Limits) -> String {
+        match backend_of(resource) {
+            Some(backend) => format!(
+                "backend {backend} has {} endpoints already, the most that are accepted (setting endpointsPerBackend)",
+                limits.endpoints_per_backend
+            ),
+            None => format!("{} routes name one of these hostnames already, the most that are accepted (setting routesPerHost)", limits.routes_per_host),
+        }
+    }
+
+    /// Installs a resource; returns whether it differs from what was there.
+    pub(super) fn put(&mut self, resource: &ResourceKey, object: &Arc<Object>, parsed: &Resource) -> bool {
+        if self.installed.get(resource).is_some_and(|installed| installed.object.digest() == object.digest()) {
+            return false;
+        }
+        self.remove(resource);
+        let route = match parsed {
+            Resource::Route(route) => Some(route),
+            _ => None,
+        };
+        let installed = Installed {
+            object: object.clone(),
+            refers: route.map(references).unwrap_or_default(),
+            claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
+            hostnames: route.map(hostnames).unwrap_or_default(),
+        };
+        self.link(resource, &installed);
+        self.installed.insert(resource.clone(), installed);
+        true
+    }
+
+    fn link(&mut self, resource: &ResourceKey, installed: &Installed) {
+        for target in &installed.refers {
+            self.referrers.entry(target.clone()).or_default().insert(resource.name.clone());
+        }
+        for claim in &installed.claims {
+            let claimants = self.claims.entry(claim.text.clone()).or_default();
+            let others: Vec<String> = claimants.values().filter(|name| **name != resource.name).cloned().collect();
+            claimants.insert(claim.rank.clone(), resource.name.clone());
+            self.affected.extend(others.into_iter().map(|name| ResourceKey::new(Kind::Route, name)));
+        }
+        for host in &installed.hostnames {
+            *self.hosts.entry(host.clone()).or_default() += 1;
+        }
+        if let (Kind::Endpoint, Some(backend)) = (resource.kind, backend_of(resource)) {
+            *self.endpoints.entry(backend.to_owned()).or_default() += 1;
+        }
+        self.touch_referrers(resource);
+    }
+
+    /// Takes a resource out; returns what was there.
+    pub(super) fn remove(&mut self, resource: &ResourceKey) -> Option<Arc<Object>> {
+        let installed = self.installed.remove(resource)?;
+        for target in &installed.refers {
+            if let Some(names) = self.referrers.get_mut(target) {
+                names.remove(&resource.name);
+            }
+        }
+        for claim in &installed.claims {
+            if let Some(claimants) = self.claims.get_mut(&claim.text) {
+                claimants.remove(&claim.rank);
+                self.affected.extend(claimants.values().map(|name| ResourceKey::new(Kind::Route, name.clone())));
+                if claimants.is_empty() {
+                    self.claims.remove(&claim.text);
+                }
+            }
+        }
+        for host in &installed.hostnames {
+            decrease(&mut self.hosts, host);
+        }
+        if let (Kind::Endpoint, Some(backend)) = (resource.kind, backend_of(resource)) {
+            decrease(&mut self.endpoints, backend);
+        }
+        self.touch_referrers(resource);
+        Some(installed.object)
+    }
+
+    /// Whoever refers to a resource, or to an endpoint's backend, may have a new verdict.
+    fn touch_referrers(&mut self, resource: &ResourceKey) {
+        let target = match (resource.kind, backend_of(resource)) {
+            (Kind::Endpoint, Some(backend)) => ResourceKey::new(Kind::Backend, backend),
+            _ => resource.clone(),
+        };
+        let names = self.referrers.get(&target).into_iter().flatten();
+        self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, name.clone())));
+    }
+
+    /// Whether something of that name exists: a backend does with its first endpoint.
+    fn resolves(&self, target: &ResourceKey) -> bool {
+        self.has(target) || (target.kind == Kind::Backend && self.endpoints.contains_key(&target.name))
+    }
+
+    /// The conditions of an installed resource.
+    pub(super) fn conditions(&self, resource: &ResourceKey, conditions: &mut Vec<Condition>) {
+        use ConditionType::{Accepted, Programmed, ResolvedRefs};
+        let Some(installed) = self.installed.get(resource) else { return };
+        let shadows: Vec<(&Claim, &str)> = installed.claims.iter().filter_map(|claim| self.shadow(resource, claim).map(|by| (claim, by))).collect();
+        let told: Vec<String> = shadows.iter().take(3).map(|(claim, by)| format!("{} is shadowed by routes/{by}", claim.place)).collect();
+        let all = !shadows.is_empty() && shadows.len() == installed.claims.len();
+        if shadows.is_empty() || all {
+            conditions.push(Condition::yes(Accepted, "Accepted", "the value is valid"));
+        } else {
+            conditions.push(Condition::yes(Accepted, "PartiallyShadowed", told.join("; ")));
+        }
+        if resource.kind == Kind::Route {
+            let missing: Vec<String> = installed.refers.iter().filter(|target| !self.resolves(target)).map(missing).collect();
+            conditions.push(match missing.is_empty() {
+                true => Condition::yes(ResolvedRefs, "ResolvedRefs", "every reference is resolved"),
+                false => Condition::no(ResolvedRefs, "BackendNotFound", missing.join("; ")),
+            });
+        }
+        if let (true, Some((_, by))) = (all, shadows.first()) {
+            conditions.push(Condition::no(Programmed, "Shadowed", format!("shadowed by routes/{by}, which claims the same match")));
+        }
+    }
+
+    /// The route that takes every request of this claim before `resource` does.
+    fn shadow(&self, resource: &ResourceKey, claim: &Claim) -> Option<&str> {
+        let texts = std::iter::once(&claim.text).chain(&claim.everywhere);
+        texts.filter_map(|text| self.claims.get(text)?.iter().next()).find(|(rank, name)| **rank < claim.rank && **name != resource.name).map(|(_, name)| name.as_str())
+    }
+}
+
+fn missing(target: &ResourceKey) -> String {
+    match target.kind {
+        Kind::Listener => format!("there is no listener {}; write listeners/{}", target.name, target.name),
+        _ => format!("there is no backend {name}; register an endpoint under endpoints/{name}/, until then it answers 503", name = target.name),
+    }
+}
+
+fn decrease(counts: &mut HashMap<String, usize>, key: &str) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+fn hostnames(route: &Route) -> Vec<String> {
+    route.hostnames.iter().map(|host| host.as_str().to_owned()).collect()
+}
+
+fn references(route: &Route) -> Vec<ResourceKey> {
+    let listeners = route.listeners.iter().map(|name| ResourceKey::new(Kind::Listener, name.as_str()));
+    let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(|target| ResourceKey::new(Kind::Backend, target.name.as_str()));
+    let unique: BTreeSet<ResourceKey> = listeners.chain(backends).collect();
+    unique.into_iter().collect()
+}
+
+fn claims(name: &str, object: &Object, route: &Route) -> Vec<Claim> {
+    let order = object.decode::<serde::de::IgnoredAny>().map(|body| body.order).unwrap_or_default();
+    let any = [RouteMatch::default()];
+    let mut claims = Vec::new();
+    for (rule_at, rule) in route.rules.iter().enumerate() {
+        let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
+        for (match_at, found) in matches.iter().enumerate() {
+            let rank = MatchRank::of(found, order, name, (rule_at, match_at));
+            let hosts: Vec<_> = if route.hostnames.is_empty() { vec![None] } else { route.hostnames.iter().map(Some).collect() };
+            let listeners: Vec<_> = if route.listeners.is_empty() { vec!["*"] } else { route.listeners.iter().map(|name| name.as_str()).collect() };
+            for (host, listener) in hosts.into_iter().flat_map(|host| listeners.iter().map(move |listener| (host, *listener))) {
+                claims.push(Claim {
+                    text: claim(listener, host, found),
+                    everywhere: (listener != "*").then(|| claim("*", host, found)),
+                    rank: rank.clone(),
+                    place: format!("rules[{rule_at}].matches[{match_at}]"),
+                });
+            }
+        }
+    }
+    claims
+}

@@ -1,0 +1,209 @@
+use super::*;
+use crate::verdict::Status;
+
+fn input(key: &str, value: &str, revision: u64) -> EntryInput {
+    EntryInput { key: key.to_owned(), written: Written { value: value.as_bytes().into(), revision }, unreadable: None }
+}
+
+fn put(key: &str, value: &str, revision: u64) -> EntryChange {
+    EntryChange::Put(input(key, value, revision))
+}
+
+fn delete(key: &str) -> EntryChange {
+    EntryChange::Delete(key.to_owned())
+}
+
+struct World(Compiler);
+
+impl World {
+    fn new() -> Self {
+        let mut compiler = Compiler::new(1, Limits::default());
+        compiler.reset(0, Vec::new());
+        Self(compiler)
+    }
+
+    fn apply(&mut self, changes: Vec<EntryChange>) -> Vec<String> {
+        self.0.change(0, changes);
+        self.0.commit().touched.into_iter().map(|id| id.key).collect()
+    }
+
+    fn verdict(&self, key: &str) -> String {
+        let view = self.0.view(&EntryId { source: 0, key: key.to_owned() }).unwrap();
+        let told = view.verdict.problem().map_or_else(|| format!("ok {}", view.verdict.conditions[0].reason), |c| format!("{}: {}", c.reason, c.message));
+        view.last_good.map_or(told.clone(), |revision| format!("{told} (revision {revision} serves)"))
+    }
+
+    fn config(&self) -> Vec<String> {
+        let mut paths: Vec<String> = self.0.config().objects().map(|object| object.path().to_owned()).collect();
+        paths.sort();
+        paths
+    }
+}
+
+const ROUTE: &str = r#"{"hostnames":["a.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+
+#[test]
+fn a_route_may_come_before_its_backend_and_is_told_when_it_arrives() {
+    let mut world = World::new();
+    world.apply(vec![put("routes/shop", ROUTE, 1)]);
+    assert_eq!(world.verdict("routes/shop"), "BackendNotFound: there is no backend shop; register an endpoint under endpoints/shop/, until then it answers 503");
+    assert_eq!(world.config(), ["route/shop"]);
+    let touched = world.apply(vec![put("endpoints/shop/a", "10.0.0.1:80", 2)]);
+    assert_eq!(touched, ["endpoints/shop/a", "routes/shop"]);
+    assert_eq!(world.verdict("routes/shop"), "ok Accepted");
+    world.apply(vec![delete("endpoints/shop/a")]);
+    assert!(world.verdict("routes/shop").starts_with("BackendNotFound"));
+}
+
+#[test]
+fn a_rejected_entry_keeps_its_last_good_value_also_over_a_restart() {
+    let mut world = World::new();
+    world.apply(vec![put("routes/shop", ROUTE, 1)]);
+    let digest = world.0.config().digest();
+    world.apply(vec![put("routes/shop", r#"{"hostname":["a.com"]}"#, 2)]);
+    let told = "Invalid: 1:2 unknown field \"hostname\"; did you mean \"hostnames\"? (revision 1 serves)";
+    assert_eq!(world.verdict("routes/shop"), told);
+    assert_eq!(world.0.config().digest(), digest);
+
+    let mut again = World(Compiler::new(1, Limits::default()));
+    again.0.restore(0, world.0.save(0));
+    again.0.commit();
+    assert!(again.0.complete());
+    again.0.reset(0, vec![input("routes/shop", r#"{"hostname":["a.com"]}"#, 2)]);
+    again.0.commit();
+    assert_eq!(again.verdict("routes/shop"), told);
+    assert_eq!(again.0.config().digest(), digest);
+    again.apply(vec![delete("routes/shop")]);
+    assert!(again.0.config().is_empty());
+}
+
+#[test]
+fn of_two_routes_that_claim_the_same_match_the_loser_is_told_by_whom_it_is_shadowed() {
+    let mut world = World::new();
+    world.apply(vec![put("endpoints/shop/a", "10.0.0.1:80", 1), put("routes/b", ROUTE, 2)]);
+    assert_eq!(world.verdict("routes/b"), "ok Accepted");
+    let touched = world.apply(vec![put("routes/a", ROUTE, 3)]);
+    assert_eq!(touched, ["routes/a", "routes/b"]);
+    assert_eq!(world.verdict("routes/b"), "Shadowed: shadowed by routes/a, which claims the same match");
+    assert_eq!(world.verdict("routes/a"), "ok Accepted");
+    world.apply(vec![delete("routes/a")]);
+    assert_eq!(world.verdict("routes/b"), "ok Accepted");
+    let two = r#"{"hostnames":["a.com"],"rules":[{"matches":[{"path":{"value":"/x"}},{"path":{"value":"/y"}}],"backendRefs":[{"name":"shop"}]}]}"#;
+    let one = r#"{"hostnames":["a.com"],"rules":[{"matches":[{"path":{"value":"/x"}}],"backendRefs":[{"name":"shop"}]}]}"#;
+    world.apply(vec![put("routes/b", two, 5), put("routes/a", one, 6)]);
+    assert_eq!(world.verdict("routes/b"), "ok PartiallyShadowed");
+}
+
+#[test]
+fn current_switches_the_whole_config_at_once_and_refuses_an_empty_tree() {
+    let mut world = World::new();
+    world.apply(vec![put("routes/old", ROUTE, 1), put("trees/v2/routes/new", ROUTE, 2), put("endpoints/shop/a", "10.0.0.1:80", 3)]);
+    assert_eq!(world.config(), ["route/old"]);
+    assert!(world.verdict("trees/v2/routes/new").starts_with("NotInActiveTree"));
+    world.apply(vec![put("current", "v2\n", 4)]);
+    assert_eq!(world.config(), ["route/new"]);
+    assert_eq!(world.verdict("routes/old"), "NotInActiveTree: the active config is trees/v2/; write current to switch");
+    world.apply(vec![put("current", "v3", 5)]);
+    assert_eq!(world.config(), ["route/new"]);
+    assert_eq!(world.verdict("current"), "Invalid: 1:1 there is no key under trees/v3/; write the tree first, then current");
+    world.apply(vec![put("trees/v3/routes/third", ROUTE, 6)]);
+    assert_eq!(world.config(), ["route/third"]);
+    world.apply(vec![delete("current")]);
+    assert_eq!(world.config(), ["route/old"]);
+    assert_eq!(world.0.membership().len(), 1);
+}
+
+#[test]
+fn the_first_store_wins_and_the_second_takes_over_when_it_is_gone() {
+    let mut compiler = Compiler::new(2, Limits::default());
+    compiler.reset(0, vec![input("endpoints/shop/a", "10.0.0.1:80", 1)]);
+    assert!(!compiler.complete());
+    compiler.reset(1, vec![input("endpoints/shop/a", "10.0.0.2:80", 1)]);
+    compiler.commit();
+    assert!(compiler.complete());
+    let address = |compiler: &Compiler| compiler.membership().get("endpoint/shop/a").unwrap().bytes().to_owned();
+    assert!(address(&compiler).contains("10.0.0.1"));
+    let loser = compiler.view(&EntryId { source: 1, key: "endpoints/shop/a".to_owned() }).unwrap();
+    assert_eq!(loser.verdict.problem().unwrap().reason, "Shadowed");
+    compiler.change(0, vec![delete("endpoints/shop/a")]);
+    assert!(compiler.commit().membership);
+    assert!(address(&compiler).contains("10.0.0.2"));
+}
+
+#[test]
+fn endpoints_over_the_limit_are_refused_and_move_up_when_there_is_room() {
+    let limit = 3usize;
+    for extra in [0usize, 1, 9 * limit] {
+        let mut compiler = Compiler::new(1, Limits { endpoints_per_backend: limit, ..Limits::default() });
+        compiler.reset(0, (0..limit + extra).map(|n| input(&format!("endpoints/shop/{n:02}"), "10.0.0.1:80", 1)).collect());
+        compiler.commit();
+        assert_eq!(compiler.membership().len(), limit);
+        let refused = compiler.views().filter(|view| !view.verdict.accepted()).count();
+        assert_eq!(refused, extra);
+        compiler.change(0, vec![delete("endpoints/shop/00")]);
+        compiler.commit();
+        assert_eq!(compiler.membership().len(), (limit + extra - 1).min(limit));
+    }
+}
+
+#[test]
+fn entries_over_the_limit_are_refused() {
+    for (entries, refused) in [(5usize, 0usize), (6, 1), (50, 45)] {
+        let mut compiler = Compiler::new(1, Limits { entries: 5, ..Limits::default() });
+        compiler.reset(0, (0..entries).map(|n| input(&format!("endpoints/shop/{n:02}"), "10.0.0.1:80", 1)).collect());
+        compiler.commit();
+        assert_eq!(compiler.views().filter(|view| view.verdict.conditions[0].status == Status::False).count(), refused);
+    }
+}
+
+#[test]
+fn unknown_keys_and_unreadable_values_hurt_only_themselves() {
+    let mut world = World::new();
+    let unreadable = EntryInput { unreadable: Some("permission denied".to_owned()), ..input("routes/b", "", 1) };
+    world.apply(vec![put("rotues/a", "x", 1), EntryChange::Put(unreadable), put("routes/c", ROUTE, 1), put("", "", 1), put("routes/", "", 1)]);
+    assert_eq!(world.verdict("rotues/a"), "UnknownKey: unknown kind \"rotues\"; did you mean \"routes\"?");
+    assert_eq!(world.verdict("routes/b"), "Invalid: 1:1 permission denied");
+    assert_eq!(world.config(), ["route/c"]);
+    assert_eq!(world.0.views().count(), 3);
+}
+
+#[test]
+fn nothing_is_compiled_anew_when_nothing_changed() {
+    let mut world = World::new();
+    world.apply(vec![put("routes/a", ROUTE, 1)]);
+    world.0.change(0, vec![put("routes/a", ROUTE, 2)]);
+    let outcome = world.0.commit();
+    assert!(!outcome.config && !outcome.membership);
+    assert_eq!(world.0.reset(0, vec![input("routes/a", ROUTE, 2)]), 0);
+}
+
+mod incremental {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn step() -> impl Strategy<Value = EntryChange> {
+        let keys = prop::sample::select(vec!["routes/a", "routes/b", "endpoints/shop/a", "endpoints/shop/b", "current", "trees/t/routes/a", "backends/shop", "junk/x"]);
+        let values = prop::sample::select(vec![ROUTE, "10.0.0.1:80", "t", "{}", "{\"hostname\":1}", ""]);
+        (keys, prop::option::of(values), 0u64..3).prop_map(|(key, value, revision)| value.map_or_else(|| delete(key), |value| put(key, value, revision)))
+    }
+
+    proptest! {
+        #[test]
+        fn compiling_step_by_step_serves_what_compiling_at_once_serves(steps in prop::collection::vec(step(), 0..60)) {
+            let mut world = World::new();
+            for step in &steps {
+                world.apply(vec![step.clone()]);
+            }
+            // The same entries with their last good values, restored into a fresh compiler.
+            let mut fresh = Compiler::new(1, Limits::default());
+            fresh.restore(0, world.0.save(0));
+            fresh.commit();
+            if world.0.active_tree() == fresh.active_tree() {
+                prop_assert_eq!(world.0.config(), fresh.config());
+                prop_assert_eq!(world.0.membership(), fresh.membership());
+                let verdicts = |compiler: &Compiler| compiler.views().map(|view| (view.id, view.verdict)).collect::<Vec<_>>();
+                prop_assert_eq!(verdicts(&world.0), verdicts(&fresh));
+            }
+        }
+    }
+}
