@@ -1,0 +1,147 @@
+//! The receiver's side: from frames to the next snapshot, or to the reason why there is none.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+use waypost_model::lane::{Change, Lane as Objects};
+use waypost_model::object::Digest;
+use waypost_model::snapshot::{Snapshot, Version};
+
+use crate::frame::{Begin, Commit, Frame, Lane};
+
+/// Why a publication was refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ApplyError {
+    /// It is older than one that was seen before.
+    #[error("version {offered} is below {highest}, the highest that was seen; a deposed leader published it")]
+    Fenced {
+        /// The version that came.
+        offered: Version,
+        /// The highest version so far.
+        highest: Version,
+    },
+    /// It has the version of another one with other content.
+    #[error("version {0} came a second time with other content; two leaders published it")]
+    Conflict(Version),
+    /// It is from another cluster.
+    #[error("the controller belongs to cluster {offered}, this proxy to {own}; run `waypost adopt` to move it")]
+    ForeignCluster {
+        /// The cluster that came.
+        offered: String,
+        /// The proxy's own.
+        own: String,
+    },
+    /// The result does not have the digests that were announced.
+    #[error("version {0} does not have the digest that was announced; asking for the buckets that differ")]
+    Digest(Version),
+    /// A line that cannot stand where it stands, or an object that is not one.
+    #[error("the stream is broken: {0}")]
+    Protocol(String),
+}
+
+/// What a receiver holds.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// The cluster it belongs to; empty before the first publication.
+    pub cluster: String,
+    /// The highest version it has seen.
+    pub highest: Version,
+    /// The version of what it holds.
+    pub version: Version,
+    /// All lanes of that version.
+    pub lanes: BTreeMap<Lane, Objects>,
+    /// Which config it follows.
+    pub track: Option<Lane>,
+}
+
+impl Held {
+    /// What it serves: the config it follows and the membership.
+    pub fn snapshot(&self) -> Snapshot {
+        let lane = |lane: Lane| self.lanes.get(&lane).cloned().unwrap_or_default();
+        let track = self.track.filter(|track| self.lanes.contains_key(track)).unwrap_or(Lane::Stable);
+        Snapshot { cluster: self.cluster.clone(), version: self.version, config: lane(track), membership: lane(Lane::Membership) }
+    }
+
+    /// Bucket digests of all lanes, for the next request.
+    pub fn bucket_digests(&self) -> BTreeMap<Lane, Vec<Digest>> {
+        self.lanes.iter().map(|(lane, objects)| (*lane, objects.bucket_digests())).collect()
+    }
+
+    fn digests(&self) -> BTreeMap<Lane, Digest> {
+        self.lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect()
+    }
+}
+
+/// A publication on its way in.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    begin: Option<Begin>,
+    changes: BTreeMap<Lane, Vec<Change>>,
+    track: Option<Lane>,
+}
+
+impl Incoming {
+    /// Takes the next frame. Returns what is held after a commit; `held` itself is not touched.
+    ///
+    /// # Errors
+    /// The publication is refused; the stream must be opened again.
+    pub fn take(&mut self, held: &Held, frame: Frame) -> Result<Option<Held>, ApplyError> {
+        match frame {
+            Frame::Begin(begin) => self.begin(held, begin).map(|()| None),
+            Frame::Put(put) => {
+                let object = put.object().map_err(ApplyError::Protocol)?;
+                self.add(put.lane, Change::Put(object)).map(|()| None)
+            }
+            Frame::Delete(delete) => self.add(delete.lane, Change::Delete(format!("{}/{}", delete.kind, delete.name))).map(|()| None),
+            Frame::Track(track) => {
+                self.track = Some(track.lane);
+                Ok(None)
+            }
+            Frame::Commit(commit) => self.commit(held, &commit).map(Some),
+            Frame::Heartbeat | Frame::Unknown => Ok(None),
+        }
+    }
+
+    fn begin(&mut self, held: &Held, begin: Begin) -> Result<(), ApplyError> {
+        if !held.cluster.is_empty() && held.cluster != begin.cluster {
+            return Err(ApplyError::ForeignCluster { offered: begin.cluster, own: held.cluster.clone() });
+        }
+        if begin.version < held.highest {
+            return Err(ApplyError::Fenced { offered: begin.version, highest: held.highest });
+        }
+        *self = Self { begin: Some(begin), changes: BTreeMap::new(), track: self.track };
+        Ok(())
+    }
+
+    fn add(&mut self, lane: Lane, change: Change) -> Result<(), ApplyError> {
+        if self.begin.is_none() {
+            return Err(ApplyError::Protocol(format!("{} came before begin", change.path())));
+        }
+        self.changes.entry(lane).or_default().push(change);
+        Ok(())
+    }
+
+    fn commit(&mut self, held: &Held, commit: &Commit) -> Result<Held, ApplyError> {
+        let begin = self.begin.take().ok_or_else(|| ApplyError::Protocol("commit came before begin".to_owned()))?;
+        if begin.version != commit.version {
+            return Err(ApplyError::Protocol(format!("begin has version {}, commit {}", begin.version, commit.version)));
+        }
+        let mut lanes = BTreeMap::new();
+        for lane in commit.digests.keys() {
+            let base = begin.base.get(lane).unwrap_or(lane);
+            let mut objects = held.lanes.get(base).cloned().unwrap_or_default();
+            if let Some(buckets) = begin.replace.get(lane) {
+                objects = objects.without_buckets(buckets.iter().copied());
+            }
+            lanes.insert(*lane, objects.with(self.changes.remove(lane).unwrap_or_default()));
+        }
+        let next = Held { cluster: begin.cluster, highest: commit.version, version: commit.version, lanes, track: self.track.or(held.track) };
+        if next.digests() != commit.digests {
+            return Err(ApplyError::Digest(commit.version));
+        }
+        if held.version == next.version && !held.lanes.is_empty() && held.digests() != next.digests() {
+            return Err(ApplyError::Conflict(commit.version));
+        }
+        Ok(next)
+    }
+}

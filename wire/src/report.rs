@@ -1,0 +1,80 @@
+//! What a proxy tells the controller: what it applied, what it could not, and how it fares.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use waypost_model::snapshot::Version;
+
+/// One report, sent after every change and at least with every heartbeat.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// One run of one process.
+    pub run_id: String,
+    /// The proxy's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The address of its admin surface, for people.
+    pub admin: String,
+    /// Its release.
+    pub release: String,
+    /// The version that it serves.
+    pub applied: Option<Version>,
+    /// The highest version that it has seen.
+    pub highest: Option<Version>,
+    /// Why the last publication was refused as a whole, if it was.
+    pub refused: Option<String>,
+    /// Objects that it could not put to use; it keeps their last good form.
+    pub problems: Vec<ObjectProblem>,
+    /// What became of its listeners.
+    pub listeners: Vec<ListenerState>,
+    /// How busy it is.
+    pub load: Load,
+    /// Endpoints that drain and still have requests.
+    pub draining: Vec<DrainingEndpoint>,
+}
+
+/// An object that a proxy could not put to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectProblem {
+    /// Its kind, in the singular.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// One word for programs.
+    pub reason: String,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// What became of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerState {
+    /// Its name.
+    pub name: String,
+    /// Where it is bound.
+    pub address: String,
+    /// Whether it is.
+    pub bound: bool,
+}
+
+/// How busy a proxy is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Load {
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Requests under way.
+    pub in_flight: u64,
+    /// Requests answered since the start.
+    pub requests: u64,
+}
+
+/// An endpoint that drains and still has requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainingEndpoint {
+    /// `<backend>/<id>`.
+    pub name: String,
+    /// Requests under way.
+    pub in_flight: u64,
+}

@@ -1,0 +1,139 @@
+//! The watch stream from both sides, and the forms of past releases.
+
+use std::collections::BTreeMap;
+
+use waypost_model::lane::{Change, Lane as Objects};
+use waypost_model::object::Object;
+use waypost_model::snapshot::Version;
+use waypost_wire::{ApplyError, Begin, Commit, Delete, Frame, Held, Incoming, Lane, Put, Track, decode, encode};
+
+fn object(name: &str, value: u8) -> std::sync::Arc<Object> {
+    Object::read(&format!(r#"{{"kind":"route","minLevel":1,"name":"{name}","spec":{value}}}"#)).unwrap()
+}
+
+fn version(epoch: u64, sequence: u64) -> Version {
+    Version { epoch, sequence }
+}
+
+/// The frames that lead from nothing to one route.
+fn first(at: Version, cluster: &str, value: u8) -> Vec<Frame> {
+    let lane = Objects::default().with([Change::Put(object("a", value))]);
+    vec![
+        Frame::Begin(Begin { version: at, cluster: cluster.to_owned(), replace: BTreeMap::from([(Lane::Stable, (0..=255).collect())]), base: BTreeMap::new() }),
+        Frame::Put(Put::of(Lane::Stable, &object("a", value)).unwrap()),
+        Frame::Track(Track { lane: Lane::Stable }),
+        Frame::Commit(Commit { version: at, digests: BTreeMap::from([(Lane::Stable, lane.digest()), (Lane::Membership, Objects::default().digest())]) }),
+    ]
+}
+
+/// Sends frames over the codec into a receiver.
+fn receive(held: &Held, frames: Vec<Frame>) -> Result<Held, ApplyError> {
+    let mut incoming = Incoming::default();
+    let mut now = held.clone();
+    for frame in frames {
+        let line = encode(&frame).unwrap();
+        let frame = decode(&line).unwrap();
+        if let Some(next) = incoming.take(&now, frame)? {
+            now = next;
+        }
+    }
+    Ok(now)
+}
+
+#[test]
+fn a_publication_is_applied_on_commit_and_a_delta_builds_on_it() {
+    let held = receive(&Held::default(), first(version(1, 1), "c", 1)).unwrap();
+    assert_eq!(held.snapshot().config.len(), 1);
+    let after = Objects::default().with([Change::Put(object("b", 2))]);
+    let delta = vec![
+        Frame::Begin(Begin { version: version(1, 2), cluster: "c".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new() }),
+        Frame::Delete(Delete { lane: Lane::Stable, kind: "route".to_owned(), name: "a".to_owned() }),
+        Frame::Put(Put::of(Lane::Stable, &object("b", 2)).unwrap()),
+        Frame::Heartbeat,
+        Frame::Commit(Commit { version: version(1, 2), digests: BTreeMap::from([(Lane::Stable, after.digest()), (Lane::Membership, Objects::default().digest())]) }),
+    ];
+    let held = receive(&held, delta).unwrap();
+    assert_eq!(held.snapshot().config, after);
+    assert_eq!(held.version, version(1, 2));
+}
+
+#[test]
+fn an_older_version_a_second_content_and_a_foreign_cluster_are_refused() {
+    let held = receive(&Held::default(), first(version(2, 5), "c", 1)).unwrap();
+    let refusal = |frames| receive(&held, frames).unwrap_err();
+    assert_eq!(refusal(first(version(1, 9), "c", 1)), ApplyError::Fenced { offered: version(1, 9), highest: version(2, 5) });
+    assert_eq!(refusal(first(version(2, 5), "c", 9)), ApplyError::Conflict(version(2, 5)));
+    assert_eq!(refusal(first(version(3, 1), "d", 1)), ApplyError::ForeignCluster { offered: "d".to_owned(), own: "c".to_owned() });
+    assert!(receive(&held, first(version(2, 5), "c", 1)).is_ok(), "the same again is harmless");
+}
+
+#[test]
+fn a_result_without_the_announced_digest_is_refused() {
+    let mut frames = first(version(1, 1), "c", 1);
+    frames.remove(1);
+    assert_eq!(receive(&Held::default(), frames).unwrap_err(), ApplyError::Digest(version(1, 1)));
+}
+
+#[test]
+fn lines_out_of_place_and_objects_that_are_none_are_refused() {
+    let frames = first(version(1, 1), "c", 1);
+    assert!(matches!(receive(&Held::default(), frames[1..].to_vec()), Err(ApplyError::Protocol(_))));
+    let forged = Put { digest: object("a", 9).digest(), ..Put::of(Lane::Stable, &object("a", 1)).unwrap() };
+    assert!(matches!(receive(&Held::default(), vec![frames[0].clone(), Frame::Put(forged)]), Err(ApplyError::Protocol(_))));
+}
+
+#[test]
+fn frames_and_fields_of_a_newer_release_are_passed_over() {
+    let frame = decode(br#"{"type":"shiny","x":1}"#).unwrap();
+    assert!(matches!(frame, Frame::Unknown));
+    let frame = decode(br#"{"type":"begin","version":"1.1","cluster":"c","new":true}"#).unwrap();
+    assert!(matches!(frame, Frame::Begin(_)));
+}
+
+#[test]
+fn the_stream_of_the_first_release_is_still_understood() {
+    let golden = include_str!("golden/stream-1.jsonl");
+    let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
+    assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
+    let held = receive(&Held::default(), frames).unwrap();
+    let snapshot = held.snapshot();
+    assert_eq!((held.cluster.as_str(), held.version), ("c1", version(1, 2)));
+    let mut paths: Vec<&str> = snapshot.config.objects().chain(snapshot.membership.objects()).map(|object| object.path()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["endpoint/shop/a", "listener/web", "route/shop"]);
+}
+
+/// Prints a stream in the present form; its output was kept as the golden file of the first release.
+#[test]
+fn the_present_form_is_the_golden_one() {
+    use waypost_model::key::ResourceKey;
+    use waypost_model::limits::Limits;
+    let make = |kind, name: &str, value: &str| {
+        let key = ResourceKey::new(kind, name);
+        Object::compile(name, 0, &waypost_model::parse::parse(&key, value.as_bytes(), &Limits::default()).unwrap())
+    };
+    let listener = make(waypost_model::key::Kind::Listener, "web", r#"{"address":"127.0.0.1:8080"}"#);
+    let route = make(waypost_model::key::Kind::Route, "shop", r#"{"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    let endpoint = make(waypost_model::key::Kind::Endpoint, "shop/a", "10.0.0.5:8080");
+    let config = Objects::default().with([Change::Put(listener.clone()), Change::Put(route.clone())]);
+    let before = Objects::default();
+    let after = before.with([Change::Put(endpoint.clone())]);
+    let commit = |at, membership: &Objects| Frame::Commit(Commit { version: at, digests: BTreeMap::from([(Lane::Stable, config.digest()), (Lane::Membership, membership.digest())]) });
+    let all: Vec<u8> = (0..=255).collect();
+    let frames = vec![
+        Frame::Begin(Begin { version: version(1, 1), cluster: "c1".to_owned(), replace: BTreeMap::from([(Lane::Membership, all.clone()), (Lane::Stable, all)]), base: BTreeMap::new() }),
+        Frame::Put(Put::of(Lane::Stable, &listener).unwrap()),
+        Frame::Put(Put::of(Lane::Stable, &route).unwrap()),
+        Frame::Track(Track { lane: Lane::Stable }),
+        commit(version(1, 1), &before),
+        Frame::Heartbeat,
+        Frame::Begin(Begin { version: version(1, 2), cluster: "c1".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new() }),
+        Frame::Put(Put::of(Lane::Membership, &endpoint).unwrap()),
+        commit(version(1, 2), &after),
+    ];
+    let text: String = frames.iter().map(|frame| String::from_utf8(encode(frame).unwrap()).unwrap()).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stream-1.jsonl"), &text).unwrap();
+    }
+    assert_eq!(text, include_str!("golden/stream-1.jsonl"), "the wire form changed: keep the old file, add a new one");
+}
