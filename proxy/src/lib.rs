@@ -1,1 +1,35 @@
-//! stub
+//! The thin proxy: it follows a controller, keeps what it last heard on disk, and serves.
+//!
+//! ```text
+//! subscribe ─▶ apply: check ▶ disk marker ▶ build table ─▶ active (the one ArcSwap) ─▶ http on every core
+//!     ▲                                   └▶ listener: bind, accept, hand to a core
+//!     └──────────── report ◀── what was applied, what could not be
+//! ```
+//!
+//! Parsing and building never run on a serving thread; a request takes one table and keeps it for its life.
+
+pub mod active;
+pub mod admin;
+pub mod apply;
+pub mod balance;
+pub mod cli;
+pub mod config;
+pub mod endpoint;
+pub mod flags;
+mod http;
+pub mod listener;
+pub mod metrics;
+mod pool;
+mod report;
+mod run;
+mod state;
+mod subscribe;
+pub mod table;
+mod tail;
+mod worker;
+
+pub use config::Config;
+pub use run::{RunError, Running, start};
+
+/// The release, as it is shown.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -52,6 +52,8 @@ pub struct Held {
     pub lanes: BTreeMap<Lane, Objects>,
     /// Which config it follows.
     pub track: Option<Lane>,
+    /// It comes from disk, where the lanes may be of different versions.
+    pub restored: bool,
 }
 
 impl Held {
@@ -135,11 +137,11 @@ impl Incoming {
             }
             lanes.insert(*lane, objects.with(self.changes.remove(lane).unwrap_or_default()));
         }
-        let next = Held { cluster: begin.cluster, highest: commit.version, version: commit.version, lanes, track: self.track.or(held.track) };
+        let next = Held { cluster: begin.cluster, highest: commit.version, version: commit.version, lanes, track: self.track.or(held.track), restored: false };
         if next.digests() != commit.digests {
             return Err(ApplyError::Digest(commit.version));
         }
-        if held.version == next.version && !held.lanes.is_empty() && held.digests() != next.digests() {
+        if held.version == next.version && !held.restored && !held.lanes.is_empty() && held.digests() != next.digests() {
             return Err(ApplyError::Conflict(commit.version));
         }
         Ok(next)

@@ -1,1 +1,222 @@
-//! stub
+//! What a store must be able to do for Waypost: one trait to watch and write, no I/O of its own.
+//!
+//! Keys are whole: root included, `/` between parts, no leading slash (`waypost/routes/shop`). `adapters/testkit`
+//! holds every implementation to this contract against its real server.
+
+mod error;
+mod settings;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use error::{AdapterError, ErrorKind};
+pub use settings::{Auth, Settings, Tls};
+
+/// A key as the store has it, which need not be text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Bytes);
+
+impl Key {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key below `root`, if it lies there: `routes/shop` of `waypost/routes/shop`. Bytes that are not UTF-8
+    /// become `\xNN`, which no name may contain.
+    pub fn below(&self, root: &str) -> Option<String> {
+        let rest = self.0.strip_prefix(root.as_bytes())?;
+        match rest.split_first() {
+            None => Some(String::new()),
+            Some((b'/', rest)) => Some(escape(rest)),
+            Some(_) => None,
+        }
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
+    bytes.utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+        text
+    })
+}
+
+impl<T: Into<Bytes>> From<T> for Key {
+    fn from(bytes: T) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A point in a store's history. Grows with changes; only comparable within one store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One key of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The whole key.
+    pub key: Key,
+    /// The value; empty if it could not be read.
+    pub value: Bytes,
+    /// The revision at which this value was written.
+    pub revision: Revision,
+    /// Why the value could not be read, where the rest of the store could.
+    pub unreadable: Option<String>,
+}
+
+impl Entry {
+    /// An entry that could be read.
+    pub fn new(key: impl Into<Key>, value: impl Into<Bytes>, revision: u64) -> Self {
+        Self { key: key.into(), value: value.into(), revision: Revision(revision), unreadable: None }
+    }
+}
+
+/// One change of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The entry is now this.
+    Put(Entry),
+    /// The key is gone.
+    Delete(Key),
+}
+
+/// What a source has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// These are all entries; whatever else was known is gone.
+    Reset {
+        /// All entries below the root.
+        entries: Vec<Entry>,
+        /// The store's revision of the listing.
+        at: Revision,
+        /// Entries in which the listing differs from what the watch had said, if it had said anything: a watch that
+        /// lost something.
+        drift: usize,
+    },
+    /// Everything that changed in one revision or answer of the store, in order.
+    Changes {
+        /// What changed.
+        changes: Vec<Change>,
+        /// The store's revision after them.
+        at: Revision,
+    },
+    /// Nothing new: what is known was confirmed to be current just now.
+    Idle {
+        /// The store's revision.
+        at: Revision,
+    },
+}
+
+/// A live view of every key below one root.
+///
+/// The first event, and the first after any error, is a complete [`Event::Reset`]; a partial listing is never sent;
+/// `at` never goes down between two resets; [`Event::Idle`] comes at least every ten seconds.
+#[async_trait]
+pub trait Source: fmt::Debug + Send {
+    /// Waits for the next event. After an error the caller backs off and calls again; the source then tries the next
+    /// endpoint.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no event.
+    ///
+    /// # Errors
+    /// The store could not be read; the error names the endpoint and the remedy.
+    async fn next(&mut self) -> Result<Event, AdapterError>;
+}
+
+/// What [`Adapter::put_if`] expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// No entry.
+    Absent,
+    /// The entry at this revision.
+    At(Revision),
+}
+
+/// What became of a [`Adapter::put_if`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutIf {
+    /// It was written, at this revision.
+    Written(Revision),
+    /// Something else was there.
+    Conflict,
+}
+
+/// A store. Reads are consistent (linearizable); writes are never repeated blindly: after an unknown outcome the
+/// entry is read back.
+#[async_trait]
+pub trait Adapter: fmt::Debug + Send + Sync {
+    /// A live view of every key below `root`.
+    fn source(&self, root: &str) -> Box<dyn Source>;
+
+    /// Reads one entry.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError>;
+
+    /// Writes one entry, whatever was there.
+    ///
+    /// # Errors
+    /// The store refused, or whether it was written could not be found out.
+    async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError>;
+
+    /// Writes one entry if it is as expected: of any number of callers exactly one succeeds.
+    ///
+    /// # Errors
+    /// The store refused, or whether it was written could not be found out.
+    async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError>;
+
+    /// Deletes one entry, if it is there; never what is below it.
+    ///
+    /// # Errors
+    /// The store refused, or could not be reached.
+    async fn delete(&self, key: &Key) -> Result<(), AdapterError>;
+}
+
+/// Decides after a write of unknown outcome: if the entry now has the written value at another revision than
+/// before, it was written.
+pub fn settled(found: Option<&Entry>, value: &Bytes, expected: Expected) -> PutIf {
+    match (found, expected) {
+        (Some(entry), Expected::Absent) if entry.value == *value => PutIf::Written(entry.revision),
+        (Some(entry), Expected::At(before)) if entry.value == *value && entry.revision != before => PutIf::Written(entry.revision),
+        _ => PutIf::Conflict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_lies_below_its_root_only_behind_a_slash() {
+        let below = |key: &'static [u8]| Key::from(key).below("waypost");
+        assert_eq!(below(b"waypost/routes/a"), Some("routes/a".to_owned()));
+        assert_eq!(below(b"waypost"), Some(String::new()));
+        assert_eq!(below(b"waypost2/routes/a"), None);
+        assert_eq!(below(b"waypost/routes/\xff"), Some("routes/\\xff".to_owned()));
+    }
+}

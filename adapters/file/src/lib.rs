@@ -1,1 +1,129 @@
-//! stub
+//! A directory of JSON or YAML files as a store: the embedded default.
+//!
+//! `routes/shop`, `routes/shop.json` and `routes/shop.yaml` are the key `routes/shop`. Hidden files and editors'
+//! leftovers are not seen. Writing is by a temporary file and a rename, under a lock.
+
+mod source;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Source};
+
+use crate::source::FileSource;
+use crate::tree::{EXTENSIONS, read_file, revision_of};
+
+/// A directory whose subdirectories are roots.
+#[derive(Debug, Clone)]
+pub struct FileAdapter {
+    base: PathBuf,
+}
+
+impl FileAdapter {
+    /// `base` is the parent of the roots.
+    pub fn new(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into() }
+    }
+
+    /// The path of a key without an extension, refusing what would leave the directory.
+    fn path(&self, key: &Key) -> Result<PathBuf, AdapterError> {
+        let text = std::str::from_utf8(key.bytes()).ok().filter(|text| text.split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
+        text.map(|text| self.base.join(text)).ok_or_else(|| {
+            AdapterError::new(ErrorKind::Refused, self.base.display().to_string(), format!("{key} is not a file name"), "use letters, digits, '.', '_' and '-'")
+        })
+    }
+
+    /// The file that holds a key now, if any.
+    fn existing(&self, key: &Key) -> Result<Option<PathBuf>, AdapterError> {
+        let path = self.path(key)?;
+        let with = |extension: &str| PathBuf::from(format!("{}{extension}", path.display()));
+        Ok(EXTENSIONS.iter().map(|extension| with(extension)).find(|path| path.is_file()))
+    }
+
+    fn read(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
+        let Some(path) = self.existing(key)? else { return Ok(None) };
+        Ok(read_file(&path).map_err(|error| failed(&path, &error))?.map(|(value, revision)| Entry { key: key.clone(), value, revision, unreadable: None }))
+    }
+
+    fn write(&self, key: &Key, value: &Bytes) -> Result<Revision, AdapterError> {
+        use std::io::Write as _;
+        let path = self.existing(key)?.map_or_else(|| self.path(key), Ok)?;
+        let folder = path.parent().unwrap_or(&self.base).to_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+        let write = || {
+            std::fs::create_dir_all(&folder)?;
+            let mut file = std::fs::File::create(&temporary)?;
+            file.write_all(value)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            std::fs::metadata(&path)
+        };
+        write().map(|meta| revision_of(&meta)).map_err(|error| failed(&path, &error))
+    }
+
+    /// Runs `work` while no other process writes through an adapter below the same root.
+    async fn locked<T: Send + 'static>(&self, key: &Key, work: impl FnOnce(&Self) -> Result<T, AdapterError> + Send + 'static) -> Result<T, AdapterError> {
+        let this = self.clone();
+        let folder = self.path(key)?.parent().unwrap_or(&self.base).to_owned();
+        let task = tokio::task::spawn_blocking(move || {
+            let lock = folder.join(".lock");
+            let taken = std::fs::create_dir_all(&folder).and_then(|()| std::fs::File::create(&lock)).and_then(|file| file.lock().map(|()| file));
+            let _guard = taken.map_err(|error| failed(&lock, &error))?;
+            work(&this)
+        });
+        task.await.unwrap_or_else(|error| Err(failed(&self.base, &std::io::Error::other(error))))
+    }
+}
+
+/// The error of a file operation, with its remedy.
+fn failed(path: &Path, error: &std::io::Error) -> AdapterError {
+    use std::io::ErrorKind as Io;
+    let (kind, remedy) = match error.kind() {
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => (ErrorKind::Denied, "let this user read the directory, and write it where it is written"),
+        Io::NotFound => (ErrorKind::Unreachable, "create the directory, or correct the path of --store"),
+        Io::StorageFull => (ErrorKind::Refused, "free some space on the disk"),
+        _ => (ErrorKind::Unreachable, "look at the disk"),
+    };
+    AdapterError::new(kind, path.display().to_string(), error.to_string(), remedy)
+}
+
+#[async_trait]
+impl Adapter for FileAdapter {
+    fn source(&self, root: &str) -> Box<dyn Source> {
+        Box::new(FileSource::new(self.base.join(root), root.to_owned()))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
+        self.read(key)
+    }
+
+    async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
+        let own = key.clone();
+        self.locked(key, move |this| this.write(&own, &value)).await
+    }
+
+    async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError> {
+        let own = key.clone();
+        let write = move |this: &Self| {
+            let fits = match (this.read(&own)?, expected) {
+                (None, Expected::Absent) => true,
+                (Some(entry), Expected::At(revision)) => entry.revision == revision,
+                _ => false,
+            };
+            if fits { this.write(&own, &value).map(PutIf::Written) } else { Ok(PutIf::Conflict) }
+        };
+        self.locked(key, write).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
+        let own = key.clone();
+        let remove = move |this: &Self| match this.existing(&own)? {
+            Some(path) => std::fs::remove_file(&path).map_err(|error| failed(&path, &error)),
+            None => Ok(()),
+        };
+        self.locked(key, remove).await
+    }
+}

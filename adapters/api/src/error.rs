@@ -1,0 +1,39 @@
+//! Errors of stores: which endpoint, what happened, what to do about it.
+
+use thiserror::Error;
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The store does not answer, or cannot at the moment: try again.
+    Unreachable,
+    /// The credential is wrong or may not do this: a person must act.
+    Denied,
+    /// The store cannot take this key or value: another try will not help.
+    Refused,
+    /// A write may or may not have happened, and reading it back failed too.
+    UnknownOutcome,
+    /// The settings are wrong: a person must act.
+    Settings,
+}
+
+/// An error of one store.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{endpoint}: {message}; {remedy}")]
+pub struct AdapterError {
+    /// What a caller can do.
+    pub kind: ErrorKind,
+    /// The endpoint that was asked.
+    pub endpoint: String,
+    /// What happened.
+    pub message: String,
+    /// What a person can do.
+    pub remedy: String,
+}
+
+impl AdapterError {
+    /// An error of `endpoint`. Never put a secret into the message.
+    pub fn new(kind: ErrorKind, endpoint: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { kind, endpoint: endpoint.into(), message: message.into(), remedy: remedy.into() }
+    }
+}

@@ -1,0 +1,156 @@
+//! Files that survive a crash: written whole or not at all, with a checksum, keeping the generation before.
+//!
+//! The first line is `waypost 1 sha256 <hex>`, the digest of everything behind it. A file that is torn or was
+//! changed is not used; the one before it (`<name>.previous`) is.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+const MAGIC: &str = "waypost 1 sha256 ";
+
+/// Why a file could not be used.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The disk said so.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// The content is not what was written.
+    #[error("{path}: the checksum does not fit; the file is torn or was changed by hand")]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Content {
+    /// What was written.
+    pub bytes: Vec<u8>,
+    /// Why it is not the newest generation, if it is not.
+    pub fallback: Option<String>,
+}
+
+fn beside(path: &Path, prefix: &str, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{prefix}{name}{suffix}"))
+}
+
+fn seal(bytes: &[u8]) -> Vec<u8> {
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    [MAGIC.as_bytes(), digest.as_bytes(), b"\n", bytes].concat()
+}
+
+/// Writes `bytes` so that after a crash either they or what was there before is found. Makes missing folders.
+///
+/// # Errors
+/// The disk refused; what was there before stays.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_one(path, bytes, true)
+}
+
+/// The same without keeping the generation before, for files that are generations themselves.
+///
+/// # Errors
+/// The disk refused; what was there before stays.
+pub fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_one(path, bytes, false)
+}
+
+fn write_one(path: &Path, bytes: &[u8], keep: bool) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(folder)?;
+    let temporary = beside(path, ".", ".new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&seal(bytes))?;
+    file.sync_all()?;
+    if keep && path.exists() {
+        fs::rename(path, beside(path, "", ".previous"))?;
+    }
+    fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Reads the newest generation that is whole; `None` if there is none at all.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn read(path: &Path) -> Result<Option<Content>, ReadError> {
+    let newest = read_exact(path);
+    if let Ok(Some(bytes)) = newest {
+        return Ok(Some(Content { bytes, fallback: None }));
+    }
+    match (read_exact(&beside(path, "", ".previous")), newest) {
+        (Ok(Some(bytes)), Err(error)) => Ok(Some(Content { bytes, fallback: Some(format!("{error}; the generation before it is used")) })),
+        (Ok(Some(bytes)), Ok(_)) => Ok(Some(Content { bytes, fallback: Some(format!("{} is missing; the generation before it is used", path.display())) })),
+        (_, Err(error)) => Err(error),
+        (Err(error), Ok(_)) => Err(error),
+        (Ok(None), Ok(_)) => Ok(None),
+    }
+}
+
+/// Reads one file; `None` if it is not there.
+///
+/// # Errors
+/// It is there and cannot be used.
+pub fn read_exact(path: &Path) -> Result<Option<Vec<u8>>, ReadError> {
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ReadError::Io { path: path.to_owned(), source }),
+    };
+    let head_length = seal(b"").len().min(bytes.len());
+    let body = bytes.split_off(head_length);
+    let sealed = seal(&body);
+    if sealed.get(..sealed.len() - body.len()) == Some(bytes.as_slice()) { Ok(Some(body)) } else { Err(ReadError::Corrupt { path: path.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_corrupt_file_costs_at_most_the_last_generation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a").join("state.json");
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap(), Some(Content { bytes: b"two".to_vec(), fallback: None }));
+        for damage in [&b""[..], b"garbage", b"waypost 1 sha256 00\ntwo"] {
+            fs::write(&path, damage).unwrap();
+            let found = read(&path).unwrap().unwrap();
+            assert_eq!(found.bytes, b"one");
+            assert!(found.fallback.unwrap().contains("checksum"));
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().bytes, b"one");
+        fs::write(folder.path().join("a").join("state.json.previous"), b"garbage").unwrap();
+        assert!(matches!(read(&path), Err(ReadError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn every_cut_and_every_flipped_byte_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        write_once(&path, b"content").unwrap();
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(read_exact(&path).is_err(), "cut at {at}");
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            fs::write(&path, &flipped).unwrap();
+            assert!(read_exact(&path).is_err(), "flipped at {at}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! From what a controller published to what is served: mark, build, swap, bind, and tell. One thread does this;
+//! what comes while it works is merged into the next table.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use waypost_model::object::Digest;
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::{Held, ObjectProblem};
+
+use crate::active::Active;
+use crate::listener::Listeners;
+use crate::metrics::Metrics;
+use crate::state::StateDir;
+use crate::table::Builder;
+
+/// How often a listener that could not be bound is tried again.
+const REBIND: Duration = Duration::from_millis(250);
+/// Configs are written at most this often, and always the last.
+const CONFIG_EVERY: Duration = Duration::from_secs(1);
+/// Memberships are written at most this often, and always the last.
+const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
+
+/// What the rest of the proxy knows of the work here.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    inner: Mutex<Applied>,
+    /// Wakes the reporter.
+    pub(crate) changed: Notify,
+}
+
+/// What is served.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    /// The version; `None` before the first snapshot.
+    pub(crate) version: Option<Version>,
+    /// The highest version seen.
+    pub(crate) highest: Version,
+    /// Objects and listeners that could not be put to use.
+    pub(crate) problems: Vec<ObjectProblem>,
+    /// Why the last publication was refused, if it was.
+    pub(crate) refused: Option<String>,
+}
+
+impl Progress {
+    /// What is served now.
+    pub(crate) fn get(&self) -> Applied {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it and wakes the reporter.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Applied)) {
+        change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+}
+
+/// What arrived, and when.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrived {
+    /// What the controller published.
+    pub(crate) held: Held,
+    /// When it was whole.
+    pub(crate) at: Instant,
+}
+
+/// Everything that applying needs.
+pub(crate) struct Applier {
+    pub(crate) active: Arc<Active>,
+    pub(crate) builder: Builder,
+    pub(crate) listeners: Arc<Listeners>,
+    pub(crate) state: StateDir,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) saved: Saved,
+}
+
+/// What is on disk already.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    config: Option<Digest>,
+    membership: Option<Digest>,
+    config_at: Option<Instant>,
+    membership_at: Option<Instant>,
+}
+
+impl Saved {
+    /// What was just read from disk need not be written again.
+    pub(crate) fn from(held: &Held) -> Self {
+        let snapshot = held.snapshot();
+        let known = !held.lanes.is_empty();
+        Self { config: known.then(|| snapshot.config.digest()), membership: known.then(|| snapshot.membership.digest()), ..Self::default() }
+    }
+}
+
+impl Applier {
+    /// Works until the sender of snapshots is gone, then writes what is not on disk yet.
+    pub(crate) async fn run(mut self, mut arrivals: watch::Receiver<Option<Arrived>>) {
+        let mut last = None;
+        let mut unbound = false;
+        loop {
+            let pause = if unbound { REBIND } else { CONFIG_EVERY };
+            match tokio::time::timeout(pause, arrivals.changed()).await {
+                Ok(Ok(())) => {
+                    let arrived = arrivals.borrow_and_update().clone();
+                    if let Some(arrived) = arrived {
+                        unbound = self.apply(&arrived);
+                        last = Some(arrived.held);
+                    }
+                }
+                Ok(Err(_)) => break,
+                Err(_) if unbound => unbound = self.bind(),
+                Err(_) => {}
+            }
+            if let Some(held) = &last {
+                self.save(held, false);
+            }
+        }
+        if let Some(held) = &last {
+            self.save(held, true);
+        }
+    }
+
+    /// Serves a snapshot. Returns whether a listener could not be bound.
+    pub(crate) fn apply(&mut self, arrived: &Arrived) -> bool {
+        let held = &arrived.held;
+        let snapshot = held.snapshot();
+        let config = snapshot.config.digest();
+        if self.state.is_quarantined(config) {
+            let reason = format!("config {} crashed this proxy twice and is quarantined; write another config", config.short());
+            tracing::error!(version = %held.version, "{reason}");
+            self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), held.highest));
+            return false;
+        }
+        let changed = self.saved.config != Some(config);
+        if changed && let Err(error) = self.state.begin(config) {
+            tracing::warn!(%error, "the state directory cannot be written; this proxy will not start alone from this config");
+        }
+        let unbound = self.serve(&snapshot);
+        if changed && let Err(error) = self.state.end() {
+            tracing::warn!(%error, "the state directory cannot be written");
+        }
+        self.metrics.swap_seconds.observe(arrived.at.elapsed().as_secs_f64());
+        unbound
+    }
+
+    fn serve(&mut self, snapshot: &Snapshot) -> bool {
+        let table = Arc::new(self.builder.build(snapshot));
+        let old = self.active.store(table);
+        self.metrics.swaps.inc();
+        self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
+        self.metrics.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
+        let unbound = self.bind();
+        self.progress.update(|applied| {
+            (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
+        });
+        drop(old);
+        unbound
+    }
+
+    /// Binds what is wanted. Returns whether something could not be bound.
+    fn bind(&mut self) -> bool {
+        let failed = self.listeners.reconcile(&self.active.load().listeners);
+        let mut problems = self.builder.problems();
+        problems.extend(failed.iter().map(|(name, reason)| ObjectProblem {
+            kind: "listener".to_owned(),
+            name: name.to_string(),
+            reason: "AddressNotAvailable".to_owned(),
+            message: reason.clone(),
+        }));
+        self.metrics.object_problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        if self.progress.get().problems != problems {
+            for problem in &problems {
+                tracing::warn!(kind = problem.kind, name = problem.name, "{}", problem.message);
+            }
+            self.progress.update(|applied| applied.problems = problems);
+        }
+        !failed.is_empty()
+    }
+
+    /// Writes what is due, or everything that is not on disk.
+    fn save(&mut self, held: &Held, all: bool) {
+        let snapshot = held.snapshot();
+        let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
+        let mut wrote = false;
+        if self.saved.config != Some(snapshot.config.digest()) && due(self.saved.config_at, CONFIG_EVERY) {
+            let result = self.state.save_config(held);
+            wrote |= self.note(result, "config");
+            (self.saved.config, self.saved.config_at) = (Some(snapshot.config.digest()), Some(Instant::now()));
+        }
+        if self.saved.membership != Some(snapshot.membership.digest()) && due(self.saved.membership_at, MEMBERSHIP_EVERY) {
+            let result = self.state.save_membership(held);
+            wrote |= self.note(result, "membership");
+            (self.saved.membership, self.saved.membership_at) = (Some(snapshot.membership.digest()), Some(Instant::now()));
+        }
+        if wrote {
+            let result = self.state.save_seen(held);
+            self.note(result, "highest version");
+        }
+    }
+
+    fn note(&self, result: std::io::Result<()>, what: &str) -> bool {
+        if let Err(error) = &result {
+            tracing::error!(%error, "the {what} could not be written to the state directory; serving goes on");
+        }
+        result.is_ok()
+    }
+}

@@ -1,0 +1,200 @@
+//! Which endpoint of a backend takes a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use waypost_model::resource::Balancing;
+
+use crate::endpoint::EndpointState;
+
+/// An endpoint as requests see it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its id within the backend.
+    pub id: Arc<str>,
+    /// Where to connect: `host:port`.
+    pub address: Arc<str>,
+    /// The socket address, unless the host is a name.
+    pub socket: Option<std::net::SocketAddr>,
+    /// Its share.
+    pub weight: u32,
+    /// Its zone, for the access log.
+    pub zone: Option<Arc<str>>,
+    /// Takes no new requests.
+    pub drain: bool,
+    /// What is known of it.
+    pub state: Arc<EndpointState>,
+}
+
+/// Above this many endpoints least-request looks at a sample instead of all.
+const LOOK_AT_ALL: usize = 64;
+const SAMPLE: usize = 8;
+/// The longest schedule of a weighted round robin.
+const SCHEDULE: u64 = 4_096;
+
+/// The endpoints of a backend that may take requests, ready to be chosen from.
+#[derive(Debug, Default)]
+pub struct Balancer {
+    endpoints: Vec<Endpoint>,
+    total_weight: u64,
+    policy: Policy,
+}
+
+#[derive(Debug, Default)]
+enum Policy {
+    #[default]
+    LeastRequest,
+    Random,
+    RoundRobin { schedule: Vec<usize>, turn: Arc<AtomicU64> },
+}
+
+impl Balancer {
+    /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after.
+    pub fn new(all: &[Endpoint], balancing: Balancing, turn: Arc<AtomicU64>) -> Self {
+        let endpoints: Vec<Endpoint> = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned().collect();
+        let total_weight = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        let policy = match balancing {
+            Balancing::LeastRequest => Policy::LeastRequest,
+            Balancing::Random => Policy::Random,
+            Balancing::WeightedRoundRobin => {
+                let weights: Vec<u64> = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).collect();
+                Policy::RoundRobin { schedule: schedule(&weights), turn }
+            }
+        };
+        Self { endpoints, total_weight, policy }
+    }
+
+    /// Whether nothing can take a request.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// Chooses an endpoint that is not in `tried`. Endpoints that just refused a connection come last.
+    pub fn pick(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
+        let usable = |endpoint: &&Endpoint| !tried.contains(&endpoint.id);
+        let first = self.choose().filter(usable).filter(|endpoint| !endpoint.state.avoided());
+        first.or_else(|| self.least(|endpoint| usable(&endpoint) && !endpoint.state.avoided())).or_else(|| self.least(|endpoint| usable(&endpoint)))
+    }
+
+    fn choose(&self) -> Option<&Endpoint> {
+        match &self.policy {
+            Policy::LeastRequest => self.least(|endpoint| !endpoint.state.avoided()),
+            Policy::Random => self.random(),
+            Policy::RoundRobin { schedule, turn } => {
+                let length = u64::try_from(schedule.len()).ok().filter(|length| *length > 0)?;
+                let at = usize::try_from(turn.fetch_add(1, Ordering::Relaxed) % length).ok()?;
+                self.endpoints.get(*schedule.get(at)?)
+            }
+        }
+    }
+
+    fn random(&self) -> Option<&Endpoint> {
+        if self.total_weight == 0 {
+            return None;
+        }
+        let mut ticket = fastrand::u64(0..self.total_weight);
+        self.endpoints.iter().find(|endpoint| {
+            let weight = u64::from(endpoint.weight);
+            let hit = ticket < weight;
+            ticket = ticket.saturating_sub(weight);
+            hit
+        })
+    }
+
+    /// The endpoint with the fewest requests in proportion to its weight, of all or of a sample; ties are broken by
+    /// where the look begins.
+    fn least(&self, usable: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
+        let count = self.endpoints.len();
+        if count == 0 {
+            return None;
+        }
+        let start = fastrand::usize(0..count);
+        let cost = |endpoint: &Endpoint| (endpoint.state.in_flight() + 1) * 1_000_000 / u64::from(endpoint.weight.max(1));
+        let ring = self.endpoints.iter().cycle().skip(start).take(count);
+        let candidates = ring.filter(|endpoint| usable(endpoint));
+        if count > LOOK_AT_ALL { candidates.take(SAMPLE).min_by_key(|endpoint| cost(endpoint)) } else { candidates.min_by_key(|endpoint| cost(endpoint)) }
+    }
+}
+
+/// The order of a smooth weighted round robin: each turn the one that is furthest behind its share.
+fn schedule(weights: &[u64]) -> Vec<usize> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let sum: u64 = weights.iter().map(|weight| weight / divisor).sum();
+    let scale = sum.div_ceil(SCHEDULE).max(1);
+    let shares: Vec<i64> = weights.iter().map(|weight| i64::try_from((weight / divisor).div_ceil(scale)).unwrap_or(1)).collect();
+    let total: i64 = shares.iter().sum();
+    let mut behind = vec![0i64; shares.len()];
+    let mut order = Vec::new();
+    for _ in 0..total {
+        behind.iter_mut().zip(&shares).for_each(|(behind, share)| *behind += share);
+        let next = behind.iter().enumerate().max_by_key(|(at, behind)| (**behind, std::cmp::Reverse(*at))).map(|(at, _)| at);
+        if let Some(at) = next {
+            order.push(at);
+            if let Some(behind) = behind.get_mut(at) {
+                *behind -= total;
+            }
+        }
+    }
+    order
+}
+
+const fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(id: &str, weight: u32) -> Endpoint {
+        Endpoint { id: id.into(), address: "10.0.0.1:80".into(), socket: None, weight, zone: None, drain: false, state: Arc::new(EndpointState::default()) }
+    }
+
+    fn share(balancer: &Balancer, id: &str) -> usize {
+        (0..1_000).filter(|_| balancer.pick(&[]).is_some_and(|endpoint| &*endpoint.id == id)).count()
+    }
+
+    #[test]
+    fn round_robin_keeps_the_weights_exactly_and_spreads_them() {
+        assert_eq!(schedule(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(schedule(&[200, 100]).len(), 3);
+        assert!(schedule(&[1_000_000, 999_999]).len() <= 4_097);
+        let balancer = Balancer::new(&[endpoint("a", 3), endpoint("b", 1)], Balancing::WeightedRoundRobin, Arc::default());
+        assert_eq!(share(&balancer, "a"), 750);
+    }
+
+    #[test]
+    fn least_request_prefers_the_idle_one_in_proportion_to_the_weight() {
+        let all = [endpoint("a", 1), endpoint("b", 1), endpoint("heavy", 4)];
+        let balancer = Balancer::new(&all, Balancing::LeastRequest, Arc::default());
+        let guards: Vec<_> = (0..2).map(|_| all[2].state.begin()).collect();
+        assert_eq!(share(&balancer, "heavy"), 1_000, "2 of weight 4 is less than 0 of weight 1 would become");
+        drop(guards);
+        let _busy = (all[0].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin());
+        assert_eq!(share(&balancer, "b"), 1_000);
+    }
+
+    #[test]
+    fn random_follows_the_weights() {
+        let balancer = Balancer::new(&[endpoint("a", 9), endpoint("b", 1)], Balancing::Random, Arc::default());
+        let hits = share(&balancer, "a");
+        assert!((800..=990).contains(&hits), "{hits}");
+    }
+
+    #[test]
+    fn draining_weightless_and_tried_endpoints_are_not_chosen_and_refusing_ones_come_last() {
+        let mut drained = endpoint("d", 1);
+        drained.drain = true;
+        let all = [endpoint("a", 1), endpoint("zero", 0), drained, endpoint("b", 1)];
+        for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
+            let balancer = Balancer::new(&all, balancing, Arc::default());
+            let tried: Vec<Arc<str>> = vec!["a".into()];
+            assert!((0..100).all(|_| &*balancer.pick(&tried).unwrap().id == "b"));
+            all[0].state.refused();
+            assert_eq!(share(&balancer, "b"), 1_000, "{balancing:?}");
+            assert_eq!(&*balancer.pick(&["b".into()]).unwrap().id, "a", "better than nothing");
+            all[0].state.connected();
+            assert!(balancer.pick(&["a".into(), "b".into()]).is_none());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The flags of a proxy: those of `waypost-proxy`, and the ones that `waypost run` shares.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+
+use crate::config::{AccessLog, Config};
+use crate::run::Running;
+
+/// A thin proxy that follows a Waypost controller and serves on without it.
+#[derive(Debug, Parser)]
+#[command(name = "waypost-proxy", version, about)]
+pub struct Flags {
+    /// Controller to follow; repeat for more
+    #[arg(long, value_name = "URL", required = true, env = "WAYPOST_CONTROLLER", value_delimiter = ',')]
+    pub controller: Vec<url::Url>,
+    /// Directory for the last good config and membership; created
+    #[arg(long, value_name = "DIR", env = "WAYPOST_STATE")]
+    pub state: PathBuf,
+    /// What serving needs.
+    #[command(flatten)]
+    pub serving: ServingFlags,
+    /// Talk to controllers in clear text beyond loopback
+    #[arg(long, env = "WAYPOST_INSECURE")]
+    pub insecure: bool,
+    /// Read flags from a TOML file
+    #[arg(long, value_name = "FILE", env = "WAYPOST_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// The flags that every form of the proxy has.
+#[derive(Debug, Clone, Args)]
+pub struct ServingFlags {
+    /// Address of the admin surface: probes, metrics, tail
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7410", env = "WAYPOST_ADMIN")]
+    pub admin: SocketAddr,
+    /// Name of this proxy, unique in its cluster [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "WAYPOST_NAME")]
+    pub name: Option<String>,
+    /// Label k=v that chooses listeners; repeat for more
+    #[arg(long, value_name = "K=V", value_parser = label, env = "WAYPOST_LABEL", value_delimiter = ',')]
+    pub label: Vec<(String, String)>,
+    /// Serving threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), env = "WAYPOST_THREADS")]
+    pub threads: Option<u16>,
+    /// Bind every listener on this address, with its own port
+    #[arg(long, value_name = "IP", env = "WAYPOST_BIND")]
+    pub bind: Option<IpAddr>,
+    /// Serve this address while no listener is written
+    #[arg(long, value_name = "ADDR", env = "WAYPOST_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Add waypost-version: EPOCH.SEQUENCE to every response
+    #[arg(long, env = "WAYPOST_VERSION_HEADER")]
+    pub version_header: bool,
+    /// Write the access log (JSON lines) to this file, or - for standard output
+    #[arg(long, value_name = "FILE", env = "WAYPOST_ACCESS_LOG")]
+    pub access_log: Option<String>,
+    /// After SIGTERM, go on accepting for this long while the readiness probe fails
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "WAYPOST_DRAIN_DELAY")]
+    pub drain_delay: Duration,
+    /// After that, let requests under way take this long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, env = "WAYPOST_DRAIN_DEADLINE")]
+    pub drain_deadline: Duration,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=').filter(|(key, _)| !key.is_empty()).map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "write it as KEY=VALUE, such as tier=edge".to_owned())
+}
+
+/// Reads a duration as in the keys: `10s`, `250ms`.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    waypost_model::duration::Duration::try_from(text.to_owned()).map(waypost_model::duration::Duration::get)
+}
+
+/// The host's name, as a name for what runs on it.
+pub fn host_name() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = text.trim().chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect();
+    if name.is_empty() { "proxy".to_owned() } else { name }
+}
+
+impl ServingFlags {
+    /// The settings of a proxy that follows `controllers`.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    pub fn into_config(self, controllers: Vec<url::Url>, state: PathBuf) -> Result<Config, String> {
+        let name = self.name.unwrap_or_else(host_name);
+        waypost_model::key::check_name("proxy", &name)?;
+        let defaults = Config::new(name, controllers, state);
+        Ok(Config {
+            admin: self.admin,
+            labels: self.label.into_iter().collect::<BTreeMap<_, _>>(),
+            threads: self.threads.map_or(defaults.threads, usize::from),
+            bind: self.bind,
+            listen: self.listen,
+            version_header: self.version_header,
+            access_log: self.access_log.map(|path| if path == "-" { AccessLog::Stdout } else { AccessLog::File(path.into()) }),
+            drain_delay: self.drain_delay,
+            drain_deadline: self.drain_deadline,
+            ..defaults
+        })
+    }
+}
+
+impl Flags {
+    /// The settings that the flags stand for.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    pub fn into_config(self) -> Result<Config, String> {
+        let insecure = self.insecure;
+        self.serving.into_config(self.controller, self.state).map(|config| Config { insecure, ..config })
+    }
+}
+
+/// Leaves in peace on SIGTERM or SIGINT, and at once on the second one.
+pub fn stop_on_signal(running: &Running) {
+    let stop = running.stopper();
+    let spawned = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(async {
+                signal().await;
+                stop.cancel();
+                signal().await;
+                std::process::exit(1);
+            }),
+            Err(error) => tracing::error!(%error, "signals cannot be heard"),
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, "signals cannot be heard");
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}

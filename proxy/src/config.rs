@@ -1,0 +1,78 @@
+//! Everything that a proxy is told at its start.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A proxy's settings, checked before anything is bound.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The controllers to follow, in the order of preference.
+    pub controllers: Vec<url::Url>,
+    /// Where the last good config and membership are kept.
+    pub state: PathBuf,
+    /// The admin surface: probes, metrics, tail.
+    pub admin: SocketAddr,
+    /// The proxy's name; unique in its cluster.
+    pub name: String,
+    /// Labels, which choose the listeners that it binds.
+    pub labels: BTreeMap<String, String>,
+    /// Serving threads.
+    pub threads: usize,
+    /// Binds every listener on this address instead of its own.
+    pub bind: Option<IpAddr>,
+    /// The listener to serve while none is written.
+    pub listen: Option<SocketAddr>,
+    /// Adds `waypost-version` to every response.
+    pub version_header: bool,
+    /// Where to write the access log, if anywhere.
+    pub access_log: Option<AccessLog>,
+    /// How long to go on accepting after the readiness probe fails.
+    pub drain_delay: Duration,
+    /// How long requests under way may take after that.
+    pub drain_deadline: Duration,
+    /// Talks to controllers in clear text beyond loopback.
+    pub insecure: bool,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// A file, opened again after SIGHUP or a rename.
+    File(PathBuf),
+}
+
+impl Config {
+    /// A proxy of this name that follows `controllers`, with the defaults of production.
+    pub fn new(name: impl Into<String>, controllers: Vec<url::Url>, state: PathBuf) -> Self {
+        Self {
+            controllers,
+            state,
+            admin: SocketAddr::from(([127, 0, 0, 1], 7410)),
+            name: name.into(),
+            labels: BTreeMap::new(),
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            bind: None,
+            listen: None,
+            version_header: false,
+            access_log: None,
+            drain_delay: Duration::from_secs(5),
+            drain_deadline: Duration::from_secs(30),
+            insecure: false,
+        }
+    }
+
+    /// Every controller that would be talked to in clear text over a network, which needs `--insecure`.
+    pub fn clear_text_controllers(&self) -> Vec<String> {
+        let loopback = |url: &url::Url| match url.host() {
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        self.controllers.iter().filter(|url| url.scheme() == "http" && !loopback(url)).map(ToString::to_string).collect()
+    }
+}

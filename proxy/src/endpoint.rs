@@ -1,0 +1,124 @@
+//! What is known of an endpoint on this proxy, across snapshots and cores.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use waypost_model::value::Address;
+
+/// How long an endpoint that refused a connection is left alone while there are others.
+const AVOID: Duration = Duration::from_secs(1);
+
+/// Live state of one address of one backend; shared by all cores, kept over swaps.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct EndpointState {
+    in_flight: AtomicU64,
+    /// Milliseconds since `born` until which it is left alone.
+    avoid_until: AtomicU64,
+    born: Instant,
+}
+
+impl Default for EndpointState {
+    fn default() -> Self {
+        Self { in_flight: AtomicU64::new(0), avoid_until: AtomicU64::new(0), born: Instant::now() }
+    }
+}
+
+impl EndpointState {
+    /// Requests under way on this proxy.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request until the guard is dropped, however it ends.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// A connection could not be made.
+    pub fn refused(&self) {
+        self.avoid_until.store(self.age() + u64::try_from(AVOID.as_millis()).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// A connection was made.
+    pub fn connected(&self) {
+        self.avoid_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it refused a connection a moment ago.
+    pub fn avoided(&self) -> bool {
+        let until = self.avoid_until.load(Ordering::Relaxed);
+        until != 0 && self.age() < until
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A request under way; counted until dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<EndpointState>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All states by (backend, address), so that a new table finds what the old one counted.
+#[derive(Debug, Default)]
+pub struct States {
+    known: HashMap<(String, Address), Weak<EndpointState>>,
+    turns: HashMap<String, Weak<AtomicU64>>,
+}
+
+impl States {
+    /// The state of an address of a backend.
+    pub fn of(&mut self, backend: &str, address: &Address) -> Arc<EndpointState> {
+        let slot = self.known.entry((backend.to_owned(), address.clone())).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let state = Arc::new(EndpointState::default());
+            *slot = Arc::downgrade(&state);
+            state
+        })
+    }
+
+    /// The counter of a backend whose endpoints take turns.
+    pub fn turn(&mut self, backend: &str) -> Arc<AtomicU64> {
+        let slot = self.turns.entry(backend.to_owned()).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let turn = Arc::new(AtomicU64::new(0));
+            *slot = Arc::downgrade(&turn);
+            turn
+        })
+    }
+
+    /// Forgets what nobody holds any more.
+    pub fn sweep(&mut self) {
+        self.known.retain(|_, state| state.strong_count() > 0);
+        self.turns.retain(|_, turn| turn.strong_count() > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_request_is_not_counted_however_it_ended() {
+        let mut states = States::default();
+        let address = Address::try_from("10.0.0.1:80".to_owned()).unwrap();
+        let state = states.of("shop", &address);
+        let guard = state.begin();
+        assert_eq!(states.of("shop", &address).in_flight(), 1, "the same state is found again");
+        drop(guard);
+        assert_eq!(state.in_flight(), 0);
+        drop(state);
+        states.sweep();
+        assert!(states.known.is_empty());
+    }
+}

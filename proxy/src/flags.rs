@@ -1,0 +1,125 @@
+//! Flags from a file: every flag of a program may also stand in a TOML file, below the environment and the command
+//! line in rank.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{Arg, Command};
+
+/// The arguments with those of the file that `--config` names put in where neither the command line nor the
+/// environment has them. `keep` names keys of the file that are no flags and are read elsewhere.
+///
+/// # Errors
+/// The file cannot be read, or has a key that is no flag; the message names the nearest one.
+pub fn with_file(arguments: Vec<OsString>, command: &Command, keep: &[&str]) -> Result<Vec<OsString>, String> {
+    let Some(path) = config_path(&arguments) else { return Ok(arguments) };
+    let table = read(Path::new(&path))?;
+    let command = chosen(command, &arguments);
+    let mut extra = Vec::new();
+    for (key, value) in table.iter().filter(|(key, _)| !keep.contains(&key.as_str())) {
+        let flag = kebab(key);
+        let argument = find(command, &flag).ok_or_else(|| unknown(command, &path, key))?;
+        let given = arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(&format!("--{flag}")));
+        let in_environment = argument.get_env().is_some_and(|name| std::env::var_os(name).is_some());
+        if !given && !in_environment {
+            extra.extend(as_arguments(&flag, value, argument, &path)?);
+        }
+    }
+    Ok(arguments.into_iter().chain(extra).collect())
+}
+
+/// The file that `--config` or `WAYPOST_CONFIG` names, as a table.
+///
+/// # Errors
+/// The file cannot be read or is not TOML.
+pub fn read(path: &Path) -> Result<toml::Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    text.parse().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Where the file is, if one is named.
+pub fn config_path(arguments: &[OsString]) -> Option<String> {
+    let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
+    while let Some(argument) = rest.next() {
+        if argument == "--config" {
+            return rest.next().map(|path| path.to_string());
+        }
+        if let Some(path) = argument.strip_prefix("--config=") {
+            return Some(path.to_owned());
+        }
+    }
+    std::env::var("WAYPOST_CONFIG").ok()
+}
+
+fn chosen<'a>(command: &'a Command, arguments: &[OsString]) -> &'a Command {
+    arguments.iter().skip(1).find_map(|argument| command.find_subcommand(argument)).unwrap_or(command)
+}
+
+fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|argument| argument.get_long() == Some(flag))
+}
+
+fn unknown(command: &Command, path: &str, key: &str) -> String {
+    let known: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
+    match waypost_model::problem::nearest(&kebab(key), known) {
+        Some(name) => format!("{path}: unknown key {key:?}; did you mean {name:?}?"),
+        None => format!("{path}: unknown key {key:?}; the keys are the flags of --help"),
+    }
+}
+
+/// `drainDelay` and `drain_delay` are `drain-delay`.
+fn kebab(key: &str) -> String {
+    key.chars().fold(String::new(), |mut text, c| {
+        match c {
+            '_' => text.push('-'),
+            c if c.is_ascii_uppercase() => {
+                text.push('-');
+                text.push(c.to_ascii_lowercase());
+            }
+            c => text.push(c),
+        }
+        text
+    })
+}
+
+fn as_arguments(flag: &str, value: &toml::Value, argument: &Arg, path: &str) -> Result<Vec<OsString>, String> {
+    let switch = !argument.get_action().takes_values();
+    let one = |text: String| vec![OsString::from(format!("--{flag}={text}"))];
+    match value {
+        toml::Value::Boolean(on) if switch => Ok(if *on { vec![format!("--{flag}").into()] } else { Vec::new() }),
+        toml::Value::String(text) => Ok(one(text.clone())),
+        toml::Value::Integer(number) => Ok(one(number.to_string())),
+        toml::Value::Boolean(on) => Ok(one(on.to_string())),
+        toml::Value::Array(values) => values.iter().map(|value| as_arguments(flag, value, argument, path)).collect::<Result<Vec<_>, _>>().map(|all| all.concat()),
+        toml::Value::Table(pairs) => Ok(pairs.iter().flat_map(|(key, value)| one(format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))).collect()),
+        other => Err(format!("{path}: {flag} cannot be {}", other.type_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        Command::new("x").arg(Arg::new("name").long("name")).arg(Arg::new("label").long("label").action(clap::ArgAction::Append)).arg(Arg::new("drain-delay").long("drain-delay")).arg(Arg::new("insecure").long("insecure").action(clap::ArgAction::SetTrue)).arg(Arg::new("config").long("config"))
+    }
+
+    fn merged(file: &str, given: &[&str]) -> Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, file).unwrap();
+        let arguments = ["x".into(), "--config".into(), path.into_os_string()].into_iter().chain(given.iter().map(OsString::from)).collect();
+        with_file(arguments, &command(), &["store"]).map(|all| all.into_iter().skip(3).map(|it| it.to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn the_file_gives_what_the_command_line_does_not() {
+        let file = "name = \"a\"\ndrainDelay = \"1s\"\ninsecure = true\nlabel = { tier = \"edge\" }\nstore = []";
+        assert_eq!(merged(file, &["--name", "b"]).unwrap(), ["--name", "b", "--drain-delay=1s", "--insecure", "--label=tier=edge"]);
+    }
+
+    #[test]
+    fn a_key_that_is_no_flag_is_answered_with_the_nearest() {
+        assert!(merged("nmae = 1", &[]).unwrap_err().contains("unknown key \"nmae\"; did you mean \"name\"?"));
+    }
+}

@@ -1,0 +1,213 @@
+//! What a proxy must do to headers: hop-by-hop fields end here (RFC 9110, 7.6.1), and the endpoint learns for whom
+//! the request is.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Version, uri};
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Takes the fields away that are meant for this connection only. Returns the protocol that both sides want to
+/// switch to, if the client asks for that.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let found = headers.keys().any(|name| {
+        *name == header::CONNECTION
+            || *name == header::UPGRADE
+            || *name == header::TE
+            || *name == header::TRANSFER_ENCODING
+            || *name == header::PROXY_AUTHENTICATE
+            || *name == header::PROXY_AUTHORIZATION
+            || *name == KEEP_ALIVE
+            || *name == PROXY_CONNECTION
+    });
+    if !found {
+        return None;
+    }
+    let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| HeaderName::try_from(option).ok()).collect();
+    let upgrade = named.contains(&header::UPGRADE).then(|| headers.get(header::UPGRADE).cloned()).flatten();
+    let trailers = headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));
+    for name in named.iter().filter(|name| !is_end_to_end(name)) {
+        headers.remove(name);
+    }
+    for name in [&header::CONNECTION, &header::UPGRADE, &header::TE, &header::TRANSFER_ENCODING, &header::PROXY_AUTHENTICATE, &header::PROXY_AUTHORIZATION, &KEEP_ALIVE, &PROXY_CONNECTION] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    upgrade
+}
+
+/// Fields that a Connection header may not take away, because what they mean is decided here.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    [&header::HOST, &header::CONTENT_LENGTH, &header::FORWARDED, &X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &X_FORWARDED_PORT].contains(&name)
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// What is known of a client's connection, as header values.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The peer's address.
+    pub(crate) address: IpAddr,
+    address_text: HeaderValue,
+    port: HeaderValue,
+}
+
+impl Client {
+    /// The client behind a connection that was accepted on `local`.
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        let address = peer.ip().to_canonical();
+        let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { address, address_text: value(address.to_string()), port: value(local.port().to_string()) }
+    }
+
+    fn forwarded(&self, host: &str) -> String {
+        let node = match self.address {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        let quoted = if host.contains(':') { format!("\"{host}\"") } else { host.to_owned() };
+        format!("for={node};host={quoted};proto=http")
+    }
+}
+
+/// Tells the endpoint for whom the request is. What a peer that is not trusted said about that is replaced.
+pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: Option<&HeaderValue>, trusted: bool) {
+    let host_text = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let own = client.forwarded(host_text);
+    if trusted {
+        append(headers, &X_FORWARDED_FOR, &client.address_text);
+        if let Some(value) = HeaderValue::try_from(own).ok().filter(|_| headers.contains_key(header::FORWARDED)) {
+            append(headers, &header::FORWARDED, &value);
+        }
+        or_insert(headers, &X_FORWARDED_PROTO, || Some(HeaderValue::from_static("http")));
+        or_insert(headers, &X_FORWARDED_HOST, || host.cloned());
+        or_insert(headers, &X_FORWARDED_PORT, || Some(client.port.clone()));
+        return;
+    }
+    headers.insert(&X_FORWARDED_FOR, client.address_text.clone());
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(&X_FORWARDED_PORT, client.port.clone());
+    match host {
+        Some(host) => drop(headers.insert(&X_FORWARDED_HOST, host.clone())),
+        None => drop(headers.remove(&X_FORWARDED_HOST)),
+    }
+    headers.remove(&X_REAL_IP);
+    match HeaderValue::try_from(own) {
+        Ok(value) => drop(headers.insert(header::FORWARDED, value)),
+        Err(_) => drop(headers.remove(header::FORWARDED)),
+    }
+}
+
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    let before: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let joined = if before.is_empty() { value.as_bytes().to_vec() } else { [before.join(&b", "[..]).as_slice(), b", ", value.as_bytes()].concat() };
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, joined);
+    }
+}
+
+fn or_insert(headers: &mut HeaderMap, name: &HeaderName, value: impl FnOnce() -> Option<HeaderValue>) {
+    if !headers.contains_key(name)
+        && let Some(value) = value()
+    {
+        headers.insert(name, value);
+    }
+}
+
+/// Says that the message passed here (RFC 9110, 7.6.3); `received` is the version it came in.
+pub(crate) fn via(headers: &mut HeaderMap, received: Version) {
+    let value = HeaderValue::from_static(if received == Version::HTTP_10 { "1.0 waypost" } else { "1.1 waypost" });
+    headers.append(header::VIA, value);
+}
+
+/// The host that a request is for, as it came: that of an absolute URI, else the one Host field.
+///
+/// # Errors
+/// Why the request cannot be understood.
+pub(crate) fn host(uri: &uri::Uri, headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>, &'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err("more than one Host header");
+    }
+    if first.is_none() && version == Version::HTTP_11 {
+        return Err("no Host header");
+    }
+    match uri.authority() {
+        Some(authority) => Ok(HeaderValue::try_from(authority.as_str()).ok()),
+        None => Ok(first.cloned()),
+    }
+}
+
+/// A host without its port, in lower case if it is not already.
+pub(crate) fn host_name(host: &str) -> std::borrow::Cow<'_, str> {
+    let name = match host.rfind(':') {
+        Some(at) if !host.ends_with(']') => host.get(..at).unwrap_or(host),
+        _ => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let name = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::try_from(*value).unwrap())).fold(HeaderMap::new(), |mut map, (name, value)| {
+            map.append(name, value);
+            map
+        })
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
+        let mut headers = map(&[("connection", "close, X-Private, Host"), ("x-private", "1"), ("keep-alive", "5"), ("te", "trailers, deflate"), ("host", "a"), ("x-kept", "1"), ("proxy-connection", "x")]);
+        assert_eq!(strip_hop_by_hop(&mut headers), None);
+        assert_eq!(headers, map(&[("host", "a"), ("x-kept", "1"), ("te", "trailers")]));
+        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(strip_hop_by_hop(&mut headers).unwrap(), "websocket");
+        assert!(headers.is_empty());
+        assert_eq!(strip_hop_by_hop(&mut map(&[("upgrade", "h2c")])), None, "an upgrade that Connection does not name is none");
+    }
+
+    #[test]
+    fn what_a_stranger_says_about_the_client_is_replaced_and_a_trusted_peer_is_continued() {
+        let client = Client::new("[::ffff:10.0.0.9]:5000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        let host = HeaderValue::from_static("shop.example.com:80");
+        let said = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1"), ("x-real-ip", "1.1.1.1")];
+        let mut headers = map(&said);
+        forward(&mut headers, &client, Some(&host), false);
+        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http"), ("x-forwarded-port", "80"), ("x-forwarded-host", "shop.example.com:80"), ("forwarded", "for=10.0.0.9;host=\"shop.example.com:80\";proto=http")]));
+        let mut headers = map(&said);
+        forward(&mut headers, &client, Some(&host), true);
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["forwarded"], "for=1.1.1.1, for=10.0.0.9;host=\"shop.example.com:80\";proto=http");
+    }
+
+    #[test]
+    fn a_request_has_exactly_one_host() {
+        let uri: uri::Uri = "/x".parse().unwrap();
+        assert!(host(&uri, &map(&[("host", "a"), ("host", "a")]), Version::HTTP_11).is_err());
+        assert!(host(&uri, &map(&[]), Version::HTTP_11).is_err());
+        assert_eq!(host(&uri, &map(&[]), Version::HTTP_10).unwrap(), None);
+        let absolute: uri::Uri = "http://b:81/x".parse().unwrap();
+        assert_eq!(host(&absolute, &map(&[("host", "a")]), Version::HTTP_11).unwrap().unwrap(), "b:81");
+        for (text, name) in [("Shop.example.com:80", "shop.example.com"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.", "a")] {
+            assert_eq!(host_name(text), name);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What a request gets: a rule's answer, an endpoint's, or the reason why there is none.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use waypost_model::resource::Scheme;
+
+use crate::http::body::{Counted, ResponseBody};
+use crate::http::serve::Connection;
+use crate::http::{answer, forward, headers};
+use crate::table::{self, Action, CompiledRule, RedirectTo, Table};
+use crate::tail::Record;
+
+/// Answers one request.
+pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let shared = &connection.core.shared;
+    let counted = Counted::begin(&shared.metrics);
+    let table = shared.active.load();
+    let mut record = shared.tail.wanted().then(|| {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        Record::begin(&shared.tail, request.method(), host, request.uri().path(), connection.client.address)
+    });
+    let mut upgraded = None;
+    let mut response = match routed(connection, &table, request, &mut record, &mut upgraded).await {
+        Ok(response) | Err(response) => response,
+    };
+    let status = response.status();
+    shared.metrics.response(status.as_u16());
+    if let Some(record) = &mut record {
+        record.status(status.as_u16());
+    }
+    if shared.version_header
+        && let Ok(version) = HeaderValue::try_from(&*table.version_text)
+    {
+        response.headers_mut().insert("waypost-version", version);
+    }
+    if connection.ending() && status != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    match upgraded {
+        Some(start) => start(counted),
+        None => response.body_mut().accompany(counted, record),
+    }
+    response
+}
+
+/// Begins an agreed tunnel once the response is on its way.
+pub(crate) type StartTunnel = Box<dyn FnOnce(Counted) + Send>;
+
+async fn routed(
+    connection: &Arc<Connection>,
+    table: &Arc<Table>,
+    mut request: Request<Incoming>,
+    record: &mut Option<Box<Record>>,
+    upgraded: &mut Option<StartTunnel>,
+) -> Result<Response<ResponseBody>, Response<ResponseBody>> {
+    if request.method() == Method::CONNECT {
+        return Err(answer::plain(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
+    }
+    let host = headers::host(request.uri(), request.headers(), request.version()).map_err(|reason| answer::plain(StatusCode::BAD_REQUEST, reason))?;
+    let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = headers::host_name(host_text);
+    let listener = table.listeners.get(&connection.listener.name).unwrap_or(&connection.listener);
+    let wanted = table::Request {
+        listener: &listener.name,
+        explicit_only: listener.explicit_only,
+        host: &name,
+        path: request.uri().path(),
+        query: request.uri().query(),
+        method: request.method(),
+        headers: request.headers(),
+    };
+    let rule = table.find(&wanted).ok_or_else(|| answer::plain(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?.clone();
+    if let Some(record) = record {
+        record.routed(&listener.name, &rule.route, &table.version_text);
+    }
+    match &rule.action {
+        Action::Redirect(to) => Ok(finish(&rule, redirect(to, host_text, request.uri()))),
+        Action::Fixed { status, body, content_type } => Ok(finish(&rule, answer::with_body(*status, content_type.clone(), body.clone()))),
+        Action::Forward { .. } => {
+            let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
+            let upgrade = prepare(&mut request, &rule, connection, host.as_ref(), trusted)?;
+            let job = forward::Job { connection, table, rule: &rule, upgrade };
+            job.run(request, record, upgraded).await
+        }
+    }
+}
+
+fn no_route(host: &str, path: &str) -> String {
+    let host = if host.is_empty() { "a request without a host".to_owned() } else { format!("host {host}") };
+    format!("no route for {host} and path {path}")
+}
+
+fn finish(rule: &CompiledRule, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    rule.response_headers.apply(response.headers_mut());
+    response
+}
+
+/// Makes the client's request the endpoint's. Returns the protocol that the client wants to switch to.
+fn prepare(
+    request: &mut Request<Incoming>,
+    rule: &CompiledRule,
+    connection: &Connection,
+    host: Option<&HeaderValue>,
+    trusted: bool,
+) -> Result<Option<HeaderValue>, Response<ResponseBody>> {
+    let received = request.version();
+    let bad_path = || answer::plain(StatusCode::BAD_REQUEST, "the path cannot be rewritten");
+    let path = target(request.uri(), rule).ok_or_else(bad_path)?;
+    *request.uri_mut() = http::Uri::from(path);
+    *request.version_mut() = http::Version::HTTP_11;
+    let map = request.headers_mut();
+    let upgrade = headers::strip_hop_by_hop(map);
+    headers::forward(map, &connection.client, host, trusted);
+    headers::via(map, received);
+    if let Some(host) = rule.rewrite_host.as_ref().or(host) {
+        map.insert(header::HOST, host.clone());
+    }
+    rule.request_headers.apply(map);
+    if let Some(protocol) = &upgrade {
+        map.insert(header::UPGRADE, protocol.clone());
+        map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    Ok(upgrade)
+}
+
+/// The path and query that the endpoint sees.
+fn target(uri: &http::Uri, rule: &CompiledRule) -> Option<PathAndQuery> {
+    let Some(change) = &rule.rewrite_path else {
+        return Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    };
+    let path = change.apply(uri.path());
+    PathAndQuery::try_from(with_query(path, uri.query())).ok()
+}
+
+fn with_query(path: String, query: Option<&str>) -> String {
+    query.map_or(path.clone(), |query| format!("{path}?{query}"))
+}
+
+fn redirect(to: &RedirectTo, host: &str, uri: &http::Uri) -> Response<ResponseBody> {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') && !port.is_empty() => (name, port.parse::<u16>().ok()),
+        _ => (host, None),
+    };
+    let scheme = match to.scheme {
+        Some(Scheme::Https) => "https",
+        Some(Scheme::Http) | None => "http",
+    };
+    let own = if scheme == "https" { 443 } else { 80 };
+    let port = to.port.or(if to.scheme.is_some() { None } else { port }).filter(|port| *port != own);
+    let authority: Cow<'_, str> = to.host.as_deref().unwrap_or(name).into();
+    let path = to.path.as_ref().map_or_else(|| uri.path().to_owned(), |change| change.apply(uri.path()));
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let location = format!("{scheme}://{authority}{port}{}", with_query(path, uri.query()));
+    let mut response = answer::plain(to.status, format!("see {location}"));
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::PathChange;
+
+    fn location(to: &RedirectTo, host: &str, uri: &str) -> String {
+        let response = redirect(to, host, &uri.parse().unwrap());
+        response.headers()["location"].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_does_not_name() {
+        let to = |scheme, host: Option<&str>, port, path| RedirectTo { status: StatusCode::FOUND, scheme, host: host.map(str::to_owned), port, path };
+        assert_eq!(location(&to(Some(Scheme::Https), None, None, None), "a.com:8080", "/x?y=1"), "https://a.com/x?y=1");
+        assert_eq!(location(&to(None, Some("b.com"), None, None), "a.com:8080", "/x"), "http://b.com:8080/x");
+        assert_eq!(location(&to(None, None, Some(80), None), "a.com:8080", "/x"), "http://a.com/x");
+        assert_eq!(location(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), "[::1]:81", "/x?q"), "http://[::1]:81/z?q");
+    }
+}

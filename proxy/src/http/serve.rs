@@ -1,0 +1,87 @@
+//! A client's connection, from accept to its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::headers::Client;
+use crate::http::route;
+use crate::table::ListenerConfig;
+use crate::worker::Core;
+
+/// A head, and the wait for the next one, may take this long.
+const HEAD: Duration = Duration::from_secs(60);
+/// After this long without another request a connection that is to end is closed: until then the answer to the next
+/// request says so, and no request is lost on its way.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// What a connection's requests have in common.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The core that serves it.
+    pub(crate) core: Arc<Core>,
+    /// The listener as it was when the connection came.
+    pub(crate) listener: Arc<ListenerConfig>,
+    /// Who is at the other end.
+    pub(crate) client: Client,
+    end: CancellationToken,
+}
+
+impl Connection {
+    /// Whether the next response is to be the last.
+    pub(crate) fn ending(&self) -> bool {
+        self.end.is_cancelled()
+    }
+}
+
+/// Serves a connection until it ends, or until `end` and a grace.
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerConfig>, end: CancellationToken) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let metrics = core.shared.metrics.clone();
+    metrics.connections.inc();
+    let abort = core.shared.abort.clone();
+    let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end });
+    let shared = connection.clone();
+    let service = service_fn(move |request| {
+        let connection = shared.clone();
+        async move { Ok::<_, Infallible>(route::answer(&connection, request).await) }
+    });
+    let serving = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024).serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = run(serving.with_upgrades(), &connection.end) => {}
+        () = abort.cancelled() => {}
+    }
+    metrics.connections.dec();
+}
+
+async fn run<I, S>(serving: http1::UpgradeableConnection<I, S>, end: &CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = crate::http::body::ResponseBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = end.cancelled() => match timeout(LINGER, &mut serving).await {
+            Ok(result) => result,
+            Err(_) => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        },
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection broke off");
+    }
+}

@@ -1,0 +1,41 @@
+//! `waypost-proxy`: the proxy as a program of its own.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use tracing_subscriber::EnvFilter;
+use waypost_proxy::cli::Flags;
+use waypost_proxy::{flags, start};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = match flags::with_file(std::env::args_os().collect(), &Flags::command(), &[]) {
+        Ok(arguments) => arguments,
+        Err(message) => return fail(2, &message),
+    };
+    let config = match Flags::try_parse_from(arguments) {
+        Ok(flags) => flags.into_config(),
+        Err(error) => error.exit(),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(message) => return fail(2, &message),
+    };
+    let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match start(config) {
+        Ok(running) => {
+            waypost_proxy::cli::stop_on_signal(&running);
+            running.join();
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("waypost-proxy: {message}");
+    ExitCode::from(code)
+}

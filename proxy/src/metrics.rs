@@ -1,0 +1,179 @@
+//! What a proxy counts. Labels are bounded: no series grows with routes or endpoints.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Class {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Core {
+    core: u32,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// All metrics of a proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    responses: Vec<Counter>,
+    core_connections: Family<Core, Gauge<i64, AtomicI64>>,
+    /// Client connections that are open.
+    pub connections: Gauge<i64, AtomicI64>,
+    /// Requests under way.
+    pub in_flight: Gauge<i64, AtomicI64>,
+    /// Retries under way, which the budget bounds.
+    pub retrying: AtomicU64,
+    /// Requests that were tried again.
+    pub retries: Counter,
+    /// Retries that the budget did not allow.
+    pub retries_denied: Counter,
+    /// Connections to endpoints that could not be made.
+    pub connect_errors: Counter,
+    /// Connections to endpoints that were made.
+    pub connects: Counter,
+    /// Tables that were swapped in.
+    pub swaps: Counter,
+    /// Seconds from the arrival of a snapshot to its swap.
+    pub swap_seconds: Histogram,
+    /// Publications that were refused as a whole.
+    pub refused: Counter,
+    /// Objects that could not be put to use.
+    pub object_problems: Gauge<i64, AtomicI64>,
+    /// Epoch of the version that is served.
+    pub epoch: Gauge<i64, AtomicI64>,
+    /// Sequence of the version that is served.
+    pub sequence: Gauge<i64, AtomicI64>,
+    /// 1 while the watch stream to a controller is alive.
+    pub controller_connected: Gauge<i64, AtomicI64>,
+    /// When a controller last confirmed that what is served is current, as a UNIX time.
+    pub confirmed: Gauge<i64, AtomicI64>,
+    /// Lines of the access log that were dropped because the disk was slower.
+    pub log_dropped: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("waypost_proxy");
+        let family = Family::<Class, Counter>::default();
+        let responses = CLASSES.iter().map(|code| family.get_or_create(&Class { code }).clone()).collect();
+        registry.register("responses", "Responses by class of status", family);
+        let metrics = Self {
+            responses,
+            core_connections: Family::default(),
+            connections: Gauge::default(),
+            in_flight: Gauge::default(),
+            retrying: AtomicU64::new(0),
+            retries: Counter::default(),
+            retries_denied: Counter::default(),
+            connect_errors: Counter::default(),
+            connects: Counter::default(),
+            swaps: Counter::default(),
+            swap_seconds: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0]),
+            refused: Counter::default(),
+            object_problems: Gauge::default(),
+            epoch: Gauge::default(),
+            sequence: Gauge::default(),
+            controller_connected: Gauge::default(),
+            confirmed: Gauge::default(),
+            log_dropped: Counter::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("connections", "Client connections that are open", m.connections.clone());
+        registry.register("core_connections", "Client connections by serving thread", m.core_connections.clone());
+        registry.register("requests_in_flight", "Requests under way", m.in_flight.clone());
+        registry.register("retries", "Requests that were tried again", m.retries.clone());
+        registry.register("retries_denied", "Retries that the budget did not allow", m.retries_denied.clone());
+        registry.register("endpoint_connects", "Connections to endpoints that were made", m.connects.clone());
+        registry.register("endpoint_connect_errors", "Connections to endpoints that could not be made", m.connect_errors.clone());
+        registry.register("snapshot_swaps", "Routing tables that were swapped in", m.swaps.clone());
+        registry.register("snapshot_swap_seconds", "From the arrival of a snapshot to its swap", m.swap_seconds.clone());
+        registry.register("snapshots_refused", "Publications that were refused as a whole", m.refused.clone());
+        registry.register("object_problems", "Objects that could not be put to use", m.object_problems.clone());
+        registry.register("snapshot_epoch", "Epoch of the version that is served", m.epoch.clone());
+        registry.register("snapshot_sequence", "Sequence of the version that is served", m.sequence.clone());
+        registry.register("controller_connected", "1 while the watch stream to a controller is alive", m.controller_connected.clone());
+        registry.register("confirmed_timestamp_seconds", "When a controller last confirmed what is served", m.confirmed.clone());
+        registry.register("access_log_dropped", "Lines of the access log that were dropped", m.log_dropped.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Counts a response.
+    pub fn response(&self, status: u16) {
+        let class = usize::from(status / 100).saturating_sub(1);
+        if let Some(counter) = self.responses.get(class) {
+            counter.inc();
+        }
+    }
+
+    /// Responses since the start.
+    pub fn responses(&self) -> u64 {
+        self.responses.iter().map(Counter::get).sum()
+    }
+
+    /// Takes a place in the retry budget: a fifth of the requests under way, at least three.
+    pub fn retry(&self) -> Option<RetryGuard<'_>> {
+        let under_way = u64::try_from(self.in_flight.get()).unwrap_or_default();
+        let allowed = (under_way / 5).max(3);
+        if self.retrying.fetch_add(1, Ordering::Relaxed) < allowed {
+            self.retries.inc();
+            return Some(RetryGuard(self));
+        }
+        self.retrying.fetch_sub(1, Ordering::Relaxed);
+        self.retries_denied.inc();
+        None
+    }
+
+    /// Everything in the text format of Prometheus; `loads` are the client connections of each core.
+    pub fn render(&self, loads: &[usize]) -> String {
+        for (core, load) in loads.iter().enumerate() {
+            let label = Core { core: u32::try_from(core).unwrap_or(u32::MAX) };
+            self.core_connections.get_or_create(&label).set(i64::try_from(*load).unwrap_or(i64::MAX));
+        }
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}
+
+/// A place in the retry budget, until dropped.
+#[derive(Debug)]
+pub struct RetryGuard<'a>(&'a Metrics);
+
+impl Drop for RetryGuard<'_> {
+    fn drop(&mut self) {
+        self.0.retrying.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_a_fifth_of_the_requests_under_way_and_at_least_three() {
+        let metrics = Metrics::default();
+        let three: Vec<_> = (0..3).map(|_| metrics.retry().unwrap()).collect();
+        assert!(metrics.retry().is_none());
+        metrics.in_flight.set(100);
+        let more: Vec<_> = (0..17).map(|_| metrics.retry().unwrap()).collect();
+        assert!(metrics.retry().is_none());
+        drop((three, more));
+        assert!(metrics.retry().is_some());
+        assert!(metrics.render(&[3]).contains("waypost_proxy_retries_denied_total 2"));
+    }
+}

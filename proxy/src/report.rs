@@ -1,0 +1,81 @@
+//! Telling the controller what became of its publications: at once after every change, and with every heartbeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use waypost_wire::{DrainingEndpoint, HEARTBEAT_SECONDS, Load, Report};
+
+use crate::active::Active;
+use crate::apply::Progress;
+use crate::config::Config;
+use crate::listener::Listeners;
+use crate::metrics::Metrics;
+use crate::subscribe::{Link, post};
+
+/// Sends reports over whatever link there is.
+pub(crate) struct Reporter {
+    pub(crate) config: Arc<Config>,
+    pub(crate) run_id: String,
+    pub(crate) admin: String,
+    pub(crate) link: watch::Receiver<Option<Link>>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) listeners: Arc<Listeners>,
+    pub(crate) active: Arc<Active>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Reporter {
+    /// Reports until dropped. A report that is lost is made good by the next.
+    pub(crate) async fn run(self) {
+        let path = format!("/v1/proxies/{}/report", self.config.name);
+        // While an endpoint drains, its last request is worth a closer look.
+        loop {
+            let report = self.report();
+            let pause = if report.draining.is_empty() { Duration::from_secs(HEARTBEAT_SECONDS) } else { Duration::from_millis(250) };
+            if let Err(error) = self.send(&path, &report).await {
+                tracing::debug!(error, "a report was not taken");
+            }
+            tokio::select! {
+                () = self.progress.changed.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn send(&self, path: &str, report: &Report) -> Result<(), String> {
+        let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
+        let Some(url) = self.config.controllers.first() else { return Ok(()) };
+        let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
+        let request = post(url, path, body).map_err(|error| error.to_string())?;
+        let sending = async { link.send_request(request).await?.into_body().collect().await };
+        let sent = tokio::time::timeout(Duration::from_secs(HEARTBEAT_SECONDS), sending).await.map_err(|error| error.to_string())?;
+        sent.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn report(&self) -> Report {
+        let applied = self.progress.get();
+        let count = |gauge: i64| u64::try_from(gauge).unwrap_or_default();
+        Report {
+            run_id: self.run_id.clone(),
+            labels: self.config.labels.clone(),
+            admin: self.admin.clone(),
+            release: crate::RELEASE.to_owned(),
+            applied: applied.version,
+            highest: Some(applied.highest),
+            refused: applied.refused,
+            problems: applied.problems,
+            listeners: self.listeners.states(),
+            load: Load { connections: count(self.metrics.connections.get()), in_flight: count(self.metrics.in_flight.get()), requests: self.metrics.responses() },
+            draining: self.draining(),
+        }
+    }
+
+    fn draining(&self) -> Vec<DrainingEndpoint> {
+        let table = self.active.load();
+        let all = table.backends.iter().flat_map(|(name, backend)| backend.endpoints.iter().map(move |endpoint| (name, endpoint)));
+        let draining = all.filter(|(_, endpoint)| endpoint.drain && endpoint.state.in_flight() > 0);
+        draining.map(|(name, endpoint)| DrainingEndpoint { name: format!("{name}/{}", endpoint.id), in_flight: endpoint.state.in_flight() }).collect()
+    }
+}

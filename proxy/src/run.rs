@@ -1,0 +1,211 @@
+//! Putting the proxy together, and taking it apart in peace.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::active::Active;
+use crate::admin::Admin;
+use crate::apply::{Applier, Arrived, Progress, Saved};
+use crate::config::Config;
+use crate::listener::Listeners;
+use crate::metrics::Metrics;
+use crate::report::Reporter;
+use crate::state::StateDir;
+use crate::subscribe::Subscriber;
+use crate::table::{Builder, Table};
+use crate::tail::Tail;
+use crate::worker::{Shared, Workers};
+
+/// Why a proxy could not start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The state directory cannot be used.
+    #[error("the state directory {path} cannot be used: {source}; make it writable for this user, or name another with --state")]
+    State {
+        /// Which directory.
+        path: std::path::PathBuf,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// The admin address cannot be bound.
+    #[error("the admin address {address} cannot be bound: {source}; end what has it, or name another with --admin")]
+    Admin {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error("the access log cannot be opened: {0}; correct --access-log")]
+    AccessLog(std::io::Error),
+    /// A controller would be talked to in clear text over a network.
+    #[error("{0} would be talked to in clear text; use loopback, or say --insecure if the network is trusted")]
+    ClearText(String),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A proxy that runs on threads of its own.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the admin surface listens.
+    pub admin: SocketAddr,
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Asks the proxy to leave: not ready, then no new connections, then none at all.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// What [`Running::stop`] cancels, for others.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Waits until it has left.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the proxy's control thread panicked");
+        }
+    }
+}
+
+/// Starts a proxy. It serves what is on disk at once, and what the controllers say as soon as they do.
+///
+/// # Errors
+/// A setting that cannot be used. Controllers that cannot be reached are none.
+pub fn start(config: Config) -> Result<Running, RunError> {
+    if let (false, Some(url)) = (config.insecure, config.clear_text_controllers().first()) {
+        return Err(RunError::ClearText(url.clone()));
+    }
+    let (state, found) = StateDir::open(&config.state).map_err(|source| RunError::State { path: config.state.clone(), source })?;
+    found.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    let metrics = Arc::new(Metrics::default());
+    let tail = Arc::new(Tail::new(config.access_log.clone(), metrics.clone()).map_err(RunError::AccessLog)?);
+    let address = config.admin;
+    let admin_failed = |source| RunError::Admin { address, source };
+    let admin = std::net::TcpListener::bind(address).map_err(admin_failed)?;
+    admin.set_nonblocking(true).map_err(admin_failed)?;
+    let admin_address = admin.local_addr().map_err(admin_failed)?;
+    let active = Active::new(Table::default());
+    let abort = CancellationToken::new();
+    let shared = Arc::new(Shared { active: active.clone(), metrics: metrics.clone(), tail: tail.clone(), version_header: config.version_header, abort: abort.clone() });
+    let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
+    let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
+    let listeners = Arc::new(Listeners::new(workers.clone(), accept));
+    let progress = Arc::new(Progress::default());
+    let builder = Builder::new(config.labels.clone(), config.bind, config.listen);
+    let applier = Applier { active: active.clone(), builder, listeners: listeners.clone(), saved: Saved::from(&found.held), state, progress: progress.clone(), metrics: metrics.clone() };
+    let surface = Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
+    let parts = Parts { config: Arc::new(config), held: found.held, applier, surface, listeners, progress, metrics, active, abort, admin, admin_address };
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let asked = stop.clone();
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(parts.run(asked))).map_err(RunError::Thread)?;
+    Ok(Running { admin: admin_address, stop, thread })
+}
+
+/// A thread with a runtime that lives until `end`.
+fn start_runtime(name: &str, end: CancellationToken) -> std::io::Result<tokio::runtime::Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(end.cancelled()))?;
+    Ok(handle)
+}
+
+struct Parts {
+    config: Arc<Config>,
+    held: waypost_wire::Held,
+    applier: Applier,
+    surface: Arc<Admin>,
+    listeners: Arc<Listeners>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    active: Arc<Active>,
+    abort: CancellationToken,
+    admin: std::net::TcpListener,
+    admin_address: SocketAddr,
+}
+
+impl Parts {
+    async fn run(mut self, stop: CancellationToken) {
+        let (arrivals, arrived) = watch::channel(None);
+        let (link, links) = watch::channel(None);
+        let run_id = uuid::Uuid::new_v4().to_string();
+        self.progress.update(|applied| applied.highest = self.held.highest);
+        if !self.held.lanes.is_empty() {
+            tracing::info!(version = %self.held.version, "serving from disk until a controller is heard");
+            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now() });
+        } else if self.config.listen.is_some() {
+            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now() });
+            self.progress.update(|applied| applied.version = None);
+        }
+        match tokio::net::TcpListener::from_std(self.admin) {
+            Ok(listener) => drop(tokio::spawn(self.surface.clone().run(listener))),
+            Err(error) => tracing::error!(%error, "the admin surface could not start"),
+        }
+        let applying = spawn_applier(self.applier, arrived);
+        let subscriber =
+            Subscriber { config: self.config.clone(), run_id: run_id.clone(), held: self.held, arrivals, link, progress: self.progress.clone(), metrics: self.metrics.clone() };
+        let subscribing = tokio::spawn(subscriber.run());
+        let reporter = Reporter {
+            config: self.config.clone(),
+            run_id,
+            admin: format!("http://{}", self.admin_address),
+            link: links,
+            progress: self.progress.clone(),
+            listeners: self.listeners.clone(),
+            active: self.active,
+            metrics: self.metrics.clone(),
+        };
+        let reporting = tokio::spawn(reporter.run());
+        stop.cancelled().await;
+        self.surface.leaving.store(true, Ordering::Relaxed);
+        tracing::info!(delay = ?self.config.drain_delay, "leaving: not ready any more, still accepting");
+        tokio::time::sleep(self.config.drain_delay).await;
+        self.listeners.close_all();
+        drain(&self.metrics, self.config.drain_deadline).await;
+        self.abort.cancel();
+        subscribing.abort();
+        reporting.abort();
+        // The subscriber held the sender of snapshots; without it the applier writes what is left and ends.
+        drop(subscribing.await);
+        if let Some(applying) = applying
+            && applying.join().is_err()
+        {
+            tracing::error!("the thread that applies snapshots panicked");
+        }
+        tracing::info!("left");
+    }
+}
+
+/// Building tables has a thread of its own, so that neither requests nor the watch stream wait for it.
+fn spawn_applier(applier: Applier, arrived: watch::Receiver<Option<Arrived>>) -> Option<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let spawned = runtime.and_then(|runtime| std::thread::Builder::new().name("apply".to_owned()).spawn(move || runtime.block_on(applier.run(arrived))));
+    spawned.inspect_err(|error| tracing::error!(%error, "the thread that applies snapshots could not start")).ok()
+}
+
+async fn drain(metrics: &Metrics, deadline: Duration) {
+    let end = Instant::now() + deadline;
+    // A listener ends its connections a moment after it stopped accepting.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    while metrics.connections.get() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let left = metrics.connections.get();
+    if left > 0 {
+        tracing::warn!(left, "connections are cut at the drain deadline");
+    }
+}

@@ -1,0 +1,292 @@
+//! What a proxy keeps on disk, so that it serves without any controller: a ring of configs, the membership, the
+//! highest version, and the mark of a config that is being applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use waypost_model::lane::{Change, Lane as Objects};
+use waypost_model::object::{Digest, Object};
+use waypost_model::snapshot::Version;
+use waypost_wire::{Held, Lane};
+
+/// Configs that are kept.
+const RING: usize = 5;
+/// So many crashes while the same config was being applied, and it is not tried again.
+const CRASHES: u32 = 2;
+const FORMAT: u32 = 1;
+
+/// The first line of a file of objects.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    format: u32,
+    cluster: String,
+    version: Version,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    track: Option<Lane>,
+}
+
+/// Every further line.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    lane: Lane,
+    object: Box<RawValue>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Seen {
+    cluster: String,
+    highest: Version,
+    quarantined: BTreeSet<Digest>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Mark {
+    config: Digest,
+    crashes: u32,
+}
+
+/// The state directory of a proxy.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    folder: PathBuf,
+    next: u64,
+    quarantined: BTreeSet<Digest>,
+    /// Crashes so far while this config was being applied.
+    crashes: Option<Mark>,
+}
+
+/// What was found at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What to serve until a controller says otherwise.
+    pub(crate) held: Held,
+    /// What a person should know about the files.
+    pub(crate) notes: Vec<String>,
+}
+
+impl StateDir {
+    /// Opens or makes the directory, and reads the newest config that is whole and not quarantined.
+    pub(crate) fn open(folder: &Path) -> io::Result<(Self, Found)> {
+        std::fs::create_dir_all(folder)?;
+        // Whether it can be written is found out now, not with the first snapshot.
+        let probe = folder.join(".probe");
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(&probe)?;
+        let mut found = Found::default();
+        let seen: Seen = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
+        let mut state = Self { folder: folder.to_owned(), next: 0, quarantined: seen.quarantined, crashes: None };
+        state.judge_mark(&mut found.notes);
+        found.held = state.restore(&mut found.notes);
+        found.held.highest = found.held.highest.max(seen.highest);
+        if found.held.cluster.is_empty() {
+            found.held.cluster = seen.cluster;
+        }
+        Ok((state, found))
+    }
+
+    /// A mark that is still there means that the last run ended while it applied that config.
+    fn judge_mark(&mut self, notes: &mut Vec<String>) {
+        let Ok(text) = std::fs::read(self.folder.join("applying")) else { return };
+        let Ok(mut mark) = serde_json::from_slice::<Mark>(&text) else { return };
+        mark.crashes += 1;
+        if mark.crashes >= CRASHES && self.quarantined.insert(mark.config) {
+            notes.push(format!("config {} was being applied in {} crashes and is quarantined", mark.config.short(), mark.crashes));
+        }
+        self.crashes = Some(mark);
+    }
+
+    fn ring(&self) -> Vec<(u64, PathBuf)> {
+        let items = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("config-")?.strip_suffix(".jsonl")?.parse().ok();
+        let mut ring: Vec<(u64, PathBuf)> = items.map(|item| item.path()).filter_map(|path| Some((number(&path)?, path))).collect();
+        ring.sort();
+        ring
+    }
+
+    fn restore(&mut self, notes: &mut Vec<String>) -> Held {
+        let ring = self.ring();
+        self.next = ring.last().map_or(0, |(number, _)| number + 1);
+        let mut held = Held { restored: true, ..Held::default() };
+        for (_, path) in ring.into_iter().rev() {
+            match waypost_disk::read_exact(&path).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes.unwrap_or_default())) {
+                Ok((head, lanes)) if self.config_digest(head.track, &lanes).is_none_or(|digest| !self.quarantined.contains(&digest)) => {
+                    held.lanes = lanes;
+                    (held.cluster, held.version, held.highest, held.track) = (head.cluster, head.version, head.version, head.track);
+                    break;
+                }
+                Ok(_) => notes.push(format!("{} is quarantined; the config before it is used", path.display())),
+                Err(error) => notes.push(format!("{error}; the config before it is used")),
+            }
+        }
+        let path = self.folder.join("membership.jsonl");
+        match waypost_disk::read(&path).map_err(|error| error.to_string()) {
+            Ok(None) => {}
+            Ok(Some(content)) => {
+                notes.extend(content.fallback);
+                match parse(&content.bytes) {
+                    Ok((head, lanes)) => {
+                        held.highest = held.highest.max(head.version);
+                        held.lanes.extend(lanes);
+                    }
+                    Err(error) => notes.push(format!("{}: {error}", path.display())),
+                }
+            }
+            Err(error) => notes.push(error),
+        }
+        held
+    }
+
+    fn config_digest(&self, track: Option<Lane>, lanes: &BTreeMap<Lane, Objects>) -> Option<Digest> {
+        lanes.get(&track.unwrap_or(Lane::Stable)).map(Objects::digest)
+    }
+
+    /// Whether this config crashed the proxy too often.
+    pub(crate) fn is_quarantined(&self, config: Digest) -> bool {
+        self.quarantined.contains(&config)
+    }
+
+    /// Marks that a config is about to be applied.
+    pub(crate) fn begin(&self, config: Digest) -> io::Result<()> {
+        let crashes = self.crashes.as_ref().filter(|mark| mark.config == config).map_or(0, |mark| mark.crashes);
+        let mark = serde_json::to_vec(&Mark { config, crashes })?;
+        std::fs::write(self.folder.join("applying"), mark)
+    }
+
+    /// Takes the mark away: the config is served.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.folder.join("applying")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a config to the ring.
+    pub(crate) fn save_config(&mut self, held: &Held) -> io::Result<()> {
+        let configs = held.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
+        let bytes = render(held, configs)?;
+        waypost_disk::write_once(&self.folder.join(format!("config-{:010}.jsonl", self.next)), &bytes)?;
+        self.next += 1;
+        let ring = self.ring();
+        for (_, path) in ring.iter().take(ring.len().saturating_sub(RING)) {
+            std::fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the membership.
+    pub(crate) fn save_membership(&self, held: &Held) -> io::Result<()> {
+        let membership = held.lanes.iter().filter(|(lane, _)| **lane == Lane::Membership);
+        waypost_disk::write(&self.folder.join("membership.jsonl"), &render(held, membership)?)
+    }
+
+    /// Writes the highest version and the cluster.
+    pub(crate) fn save_seen(&self, held: &Held) -> io::Result<()> {
+        let seen = Seen { cluster: held.cluster.clone(), highest: held.highest, quarantined: self.quarantined.clone() };
+        waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&seen)?)
+    }
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, notes: &mut Vec<String>) -> Option<T> {
+    let content = waypost_disk::read(path).map_err(|error| notes.push(error.to_string())).ok()??;
+    notes.extend(content.fallback);
+    serde_json::from_slice(&content.bytes).map_err(|error| notes.push(format!("{}: {error}", path.display()))).ok()
+}
+
+fn render<'a>(held: &Held, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&Head { format: FORMAT, cluster: held.cluster.clone(), version: held.version, track: held.track })?;
+    bytes.push(b'\n');
+    for (lane, objects) in lanes {
+        for object in objects.objects() {
+            serde_json::to_writer(&mut bytes, &Line { lane: *lane, object: RawValue::from_string(object.bytes().to_owned())? })?;
+            bytes.push(b'\n');
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse(bytes: &[u8]) -> Result<(Head, BTreeMap<Lane, Objects>), String> {
+    let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let head: Head = serde_json::from_slice(lines.next().unwrap_or_default()).map_err(|error| format!("no head: {error}"))?;
+    if head.format != FORMAT {
+        return Err(format!("format {} is of a newer release", head.format));
+    }
+    let mut changes: BTreeMap<Lane, Vec<Change>> = BTreeMap::new();
+    for line in lines {
+        let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        changes.entry(line.lane).or_default().push(Change::Put(Object::read(line.object.get())?));
+    }
+    Ok((head, changes.into_iter().map(|(lane, changes)| (lane, Objects::default().with(changes))).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(sequence: u64, name: &str) -> Held {
+        let object = |kind: &str| Object::read(&format!(r#"{{"kind":"{kind}","minLevel":1,"name":"{name}","spec":{{}}}}"#)).unwrap();
+        let lane = |kind: &str| Objects::default().with([Change::Put(object(kind))]);
+        let version = Version { epoch: 1, sequence };
+        Held { cluster: "c".to_owned(), highest: version, version, lanes: BTreeMap::from([(Lane::Stable, lane("route")), (Lane::Membership, lane("endpoint"))]), track: Some(Lane::Stable), restored: false }
+    }
+
+    fn route(folder: &Path) -> (String, Held) {
+        let (_, found) = StateDir::open(folder).unwrap();
+        let name = found.held.lanes.get(&Lane::Stable).and_then(|lane| lane.objects().next()).map(|object| object.name().to_owned());
+        (name.unwrap_or_default(), found.held)
+    }
+
+    #[test]
+    fn a_proxy_starts_from_the_newest_config_that_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut state, found) = StateDir::open(folder.path()).unwrap();
+        assert!(found.held.lanes.is_empty());
+        for n in 1..=7 {
+            let held = held(n, &format!("r{n}"));
+            state.save_config(&held).unwrap();
+            state.save_membership(&held).unwrap();
+            state.save_seen(&held).unwrap();
+        }
+        assert_eq!(state.ring().len(), RING);
+        let (name, restored) = route(folder.path());
+        assert_eq!(name, "r7");
+        assert!(restored.restored && restored.lanes.len() == 2);
+        assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 });
+        let newest = state.ring().pop().unwrap().1;
+        std::fs::write(&newest, b"garbage").unwrap();
+        std::fs::write(folder.path().join("seen.json"), b"garbage").unwrap();
+        let (name, restored) = route(folder.path());
+        assert_eq!(name, "r6");
+        assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 }, "the membership and the older file still tell");
+    }
+
+    #[test]
+    fn a_config_that_crashes_the_proxy_twice_is_quarantined() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut state, _) = StateDir::open(folder.path()).unwrap();
+        state.save_config(&held(1, "good")).unwrap();
+        let bad = held(2, "bad");
+        state.save_config(&bad).unwrap();
+        let digest = bad.lanes[&Lane::Stable].digest();
+        state.begin(digest).unwrap();
+        let (state, _) = StateDir::open(folder.path()).unwrap();
+        assert!(!state.is_quarantined(digest), "once may be chance");
+        state.begin(digest).unwrap();
+        let (state, found) = StateDir::open(folder.path()).unwrap();
+        assert!(state.is_quarantined(digest));
+        assert!(found.notes.iter().any(|note| note.contains("quarantined")));
+        assert_eq!(route(folder.path()).0, "good");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_refused_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        assert!(StateDir::open(&file.join("x")).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! The routing table: what a request needs, and nothing that it would have to parse.
+
+mod build;
+mod host;
+mod rule;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use waypost_model::resource::{BackendTimeouts, TrustedNetwork};
+use waypost_model::snapshot::Version;
+
+pub use build::Builder;
+pub use host::{Candidate, Host, Request};
+pub use rule::{Action, CompiledRule, HeaderChanges, PathChange, RedirectTo, Target};
+
+use crate::balance::{Balancer, Endpoint};
+
+/// Everything that is served, of one version.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// The version it was built from.
+    pub version: Version,
+    /// The version as a header value's text.
+    pub version_text: Arc<str>,
+    /// The listeners that this proxy binds, by name.
+    pub listeners: HashMap<Arc<str>, Arc<ListenerConfig>>,
+    /// Backends by name.
+    pub backends: HashMap<Arc<str>, Arc<Backend>>,
+    hosts: Hosts,
+}
+
+/// Hosts by name, by wildcard suffix, and the one for every host.
+#[derive(Debug, Default, Clone)]
+struct Hosts {
+    exact: HashMap<Arc<str>, Arc<Host>>,
+    wildcards: HashMap<Arc<str>, Arc<Host>>,
+    any: Arc<Host>,
+}
+
+/// A listener as it is bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// Only routes that name it are served.
+    pub explicit_only: bool,
+    /// Proxies in front whose forwarding headers are believed.
+    pub trusted: Vec<TrustedNetwork>,
+}
+
+/// A backend with what may take requests.
+#[derive(Debug, Default)]
+pub struct Backend {
+    /// All its endpoints, the draining ones included.
+    pub endpoints: Vec<Endpoint>,
+    /// Those that take requests.
+    pub balancer: Balancer,
+    /// Time-outs towards them.
+    pub timeouts: BackendTimeouts,
+}
+
+impl Table {
+    /// The rule for a request: the most specific hostname that has a match, then the first match in order.
+    pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+        let host = request.host;
+        self.hosts.exact.get(host).and_then(|found| found.find(request)).or_else(|| self.find_wildcard(request)).or_else(|| self.hosts.any.find(request))
+    }
+
+    fn find_wildcard(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+        if self.hosts.wildcards.is_empty() {
+            return None;
+        }
+        let suffixes = request.host.match_indices('.').filter_map(|(at, _)| request.host.get(at + 1..));
+        suffixes.filter_map(|suffix| self.hosts.wildcards.get(suffix)).find_map(|found| found.find(request))
+    }
+}

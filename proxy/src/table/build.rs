@@ -1,0 +1,268 @@
+//! Building the next table from what changed. A bad object keeps its last good form and hurts nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::{LEVEL, Object};
+use waypost_model::resource::{self, Route, RouteMatch};
+use waypost_model::snapshot::Snapshot;
+use waypost_wire::ObjectProblem;
+
+use super::{Backend, Candidate, Host, Hosts, ListenerConfig, Table, rule};
+use crate::balance::{Balancer, Endpoint};
+use crate::endpoint::States;
+
+/// The name of the listener that `--listen` gives while none is written.
+pub const DEFAULT_LISTENER: &str = "default";
+
+/// Where a match goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum HostKey {
+    Exact(Arc<str>),
+    Wildcard(Arc<str>),
+    Any,
+}
+
+/// The state from which the next table is built.
+#[derive(Debug)]
+pub struct Builder {
+    labels: BTreeMap<String, String>,
+    bind: Option<IpAddr>,
+    listen: Option<std::net::SocketAddr>,
+    config: Lane,
+    membership: Lane,
+    states: States,
+    listeners: BTreeMap<String, resource::Listener>,
+    /// Each route's matches, by the hosts they belong to.
+    routes: HashMap<String, Vec<(HostKey, Vec<Candidate>)>>,
+    policies: HashMap<String, resource::Backend>,
+    endpoints: HashMap<String, BTreeMap<String, resource::Endpoint>>,
+    /// Routes per host, so that only hosts that changed are sorted again.
+    by_host: HashMap<HostKey, BTreeSet<String>>,
+    hosts: Hosts,
+    backends: HashMap<Arc<str>, Arc<Backend>>,
+    problems: BTreeMap<String, ObjectProblem>,
+}
+
+impl Builder {
+    /// A builder for a proxy with these labels, which binds on `bind` if given, and `listen` while no listener is
+    /// written.
+    pub fn new(labels: BTreeMap<String, String>, bind: Option<IpAddr>, listen: Option<std::net::SocketAddr>) -> Self {
+        Self {
+            labels,
+            bind,
+            listen,
+            config: Lane::default(),
+            membership: Lane::default(),
+            states: States::default(),
+            listeners: BTreeMap::new(),
+            routes: HashMap::new(),
+            policies: HashMap::new(),
+            endpoints: HashMap::new(),
+            by_host: HashMap::new(),
+            hosts: Hosts::default(),
+            backends: HashMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// Objects that could not be put to use, as of the last build.
+    pub fn problems(&self) -> Vec<ObjectProblem> {
+        self.problems.values().cloned().collect()
+    }
+
+    /// The table of a snapshot; only what differs from the last one is looked at.
+    pub fn build(&mut self, snapshot: &Snapshot) -> Table {
+        let mut dirty_hosts = HashSet::new();
+        let mut dirty_backends = BTreeSet::new();
+        let changes = self.config.changes_to(&snapshot.config).into_iter().chain(self.membership.changes_to(&snapshot.membership));
+        for change in changes.collect::<Vec<_>>() {
+            self.take(change, &mut dirty_hosts, &mut dirty_backends);
+        }
+        self.config = snapshot.config.clone();
+        self.membership = snapshot.membership.clone();
+        dirty_hosts.iter().for_each(|host| self.rebuild_host(host));
+        dirty_backends.iter().for_each(|name| self.rebuild_backend(name));
+        if !dirty_backends.is_empty() {
+            self.states.sweep();
+        }
+        Table {
+            version: snapshot.version,
+            version_text: snapshot.version.to_string().into(),
+            listeners: self.chosen_listeners(),
+            backends: self.backends.clone(),
+            hosts: self.hosts.clone(),
+        }
+    }
+
+    fn take(&mut self, change: Change, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) {
+        self.problems.remove(change.path());
+        match change {
+            Change::Put(object) => {
+                if let Err((reason, message)) = self.put(&object, hosts, backends) {
+                    let problem = ObjectProblem { kind: object.kind().to_owned(), name: object.name().to_owned(), reason: reason.to_owned(), message };
+                    self.problems.insert(object.path().to_owned(), problem);
+                }
+            }
+            Change::Delete(path) => self.delete(&path, hosts, backends),
+        }
+    }
+
+    fn put(&mut self, object: &Object, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) -> Result<(), (&'static str, String)> {
+        if object.min_level() > LEVEL {
+            return Err(("UnsupportedLevel", format!("this proxy has level {LEVEL}, the object needs {}; upgrade the proxy", object.min_level())));
+        }
+        let name = object.name().to_owned();
+        let invalid = |message: String| ("Invalid", message);
+        match object.kind() {
+            "listener" => {
+                let listener = object.decode::<resource::Listener>().map_err(invalid)?.spec;
+                self.listeners.insert(name, listener);
+            }
+            "route" => {
+                let body = object.decode::<Route>().map_err(invalid)?;
+                let matches = candidates(&name, body.order, &body.spec).map_err(invalid)?;
+                self.forget_route(&name, hosts);
+                for (host, _) in &matches {
+                    hosts.insert(host.clone());
+                    self.by_host.entry(host.clone()).or_default().insert(name.clone());
+                }
+                self.routes.insert(name, matches);
+            }
+            "backend" => {
+                self.policies.insert(name.clone(), object.decode::<resource::Backend>().map_err(invalid)?.spec);
+                backends.insert(name);
+            }
+            "endpoint" => {
+                let endpoint = object.decode::<resource::Endpoint>().map_err(invalid)?.spec;
+                let (backend, id) = name.split_once('/').ok_or_else(|| invalid("an endpoint's name is BACKEND/ID".to_owned()))?;
+                self.endpoints.entry(backend.to_owned()).or_default().insert(id.to_owned(), endpoint);
+                backends.insert(backend.to_owned());
+            }
+            // A kind of a newer release: nothing that this proxy serves depends on it.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, path: &str, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) {
+        let Some((kind, name)) = path.split_once('/') else { return };
+        match kind {
+            "listener" => {
+                self.listeners.remove(name);
+            }
+            "route" => self.forget_route(name, hosts),
+            "backend" => {
+                self.policies.remove(name);
+                backends.insert(name.to_owned());
+            }
+            "endpoint" => {
+                let Some((backend, id)) = name.split_once('/') else { return };
+                if let Some(known) = self.endpoints.get_mut(backend) {
+                    known.remove(id);
+                    if known.is_empty() {
+                        self.endpoints.remove(backend);
+                    }
+                }
+                backends.insert(backend.to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_route(&mut self, name: &str, hosts: &mut HashSet<HostKey>) {
+        for (host, _) in self.routes.remove(name).into_iter().flatten() {
+            if let Some(names) = self.by_host.get_mut(&host) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_host.remove(&host);
+                }
+            }
+            hosts.insert(host);
+        }
+    }
+
+    fn rebuild_host(&mut self, host: &HostKey) {
+        let names = self.by_host.get(host).into_iter().flatten();
+        let matches = names.filter_map(|name| self.routes.get(name)).flatten().filter(|(key, _)| key == host).flat_map(|(_, candidates)| candidates);
+        let built = Arc::new(Host::new(matches.cloned().collect()));
+        let empty = built.candidates().is_empty();
+        let map = match host {
+            HostKey::Exact(name) => Some((&mut self.hosts.exact, name)),
+            HostKey::Wildcard(suffix) => Some((&mut self.hosts.wildcards, suffix)),
+            HostKey::Any => None,
+        };
+        match map {
+            None => self.hosts.any = built,
+            Some((map, name)) if empty => drop(map.remove(name)),
+            Some((map, name)) => drop(map.insert(name.clone(), built)),
+        }
+    }
+
+    fn rebuild_backend(&mut self, name: &str) {
+        let policy = self.policies.get(name).cloned();
+        let members = self.endpoints.get(name);
+        if policy.is_none() && members.is_none() {
+            self.backends.remove(name);
+            return;
+        }
+        let policy = policy.unwrap_or_default();
+        let states = &mut self.states;
+        let endpoint = |(id, spec): (&String, &resource::Endpoint)| Endpoint {
+            id: id.as_str().into(),
+            address: spec.address.as_str().into(),
+            socket: spec.address.socket(),
+            weight: spec.weight.get(),
+            zone: spec.zone.as_deref().map(Into::into),
+            drain: spec.drain,
+            state: states.of(name, &spec.address),
+        };
+        let endpoints: Vec<Endpoint> = members.into_iter().flatten().map(endpoint).collect();
+        let balancer = Balancer::new(&endpoints, policy.balancing, self.states.turn(name));
+        self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts }));
+    }
+
+    /// The listeners whose labels this proxy has; `--listen` while none is written at all.
+    fn chosen_listeners(&self) -> HashMap<Arc<str>, Arc<ListenerConfig>> {
+        let config = |name: &str, address: std::net::SocketAddr, explicit_only, trusted| {
+            let name: Arc<str> = name.into();
+            let address = self.bind.map_or(address, |ip| std::net::SocketAddr::new(ip, address.port()));
+            (name.clone(), Arc::new(ListenerConfig { name, address, explicit_only, trusted }))
+        };
+        if let (true, Some(address)) = (self.listeners.is_empty(), self.listen) {
+            return HashMap::from([config(DEFAULT_LISTENER, address, false, Vec::new())]);
+        }
+        let mine = |listener: &resource::Listener| listener.proxies.iter().all(|(key, value)| self.labels.get(key) == Some(value));
+        let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener));
+        chosen.map(|(name, listener)| config(name, listener.address.get(), listener.explicit_only, listener.trusted_proxies.clone())).collect()
+    }
+}
+
+/// A route's matches, compiled, by the hosts they belong to.
+fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, Vec<Candidate>)>, String> {
+    let route_name: Arc<str> = name.into();
+    let listeners: Vec<Arc<str>> = route.listeners.iter().map(|name| name.as_str().into()).collect();
+    let mut all = Vec::new();
+    for (rule_at, rule) in route.rules.iter().enumerate() {
+        let any = [RouteMatch::default()];
+        let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
+        for (match_at, found) in matches.iter().enumerate() {
+            let compiled = Arc::new(rule::compile(&route_name, &listeners, rule, &found.path)?);
+            all.push(Candidate { rank: waypost_model::order::MatchRank::of(found, order, name, (rule_at, match_at)), found: Arc::new(found.clone()), rule: compiled });
+        }
+    }
+    let key = |host: &waypost_model::value::Hostname| match host.wildcard_suffix() {
+        Some(suffix) => HostKey::Wildcard(suffix.into()),
+        None => HostKey::Exact(host.as_str().into()),
+    };
+    let hosts: BTreeMap<String, HostKey> = route.hostnames.iter().map(|host| (host.as_str().to_owned(), key(host))).collect();
+    if hosts.is_empty() {
+        return Ok(vec![(HostKey::Any, all)]);
+    }
+    Ok(hosts.into_values().map(|host| (host, all.clone())).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use super::*;
+use crate::table::Request;
+use http::{HeaderMap, Method};
+use waypost_model::compile::{Compiler, EntryChange, EntryInput, Written};
+use waypost_model::limits::Limits;
+use waypost_model::snapshot::Version;
+
+struct World {
+    compiler: Compiler,
+    builder: Builder,
+    table: Table,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut compiler = Compiler::new(1, Limits::default());
+        compiler.reset(0, Vec::new());
+        let listen = Some("127.0.0.1:1".parse().unwrap());
+        Self { compiler, builder: Builder::new(BTreeMap::from([("tier".to_owned(), "edge".to_owned())]), None, listen), table: Table::default() }
+    }
+
+    fn put(&mut self, key: &str, value: &str) -> &mut Self {
+        let written = Written { value: value.as_bytes().into(), revision: 1 };
+        self.change(EntryChange::Put(EntryInput { key: key.to_owned(), written, unreadable: None }))
+    }
+
+    fn delete(&mut self, key: &str) -> &mut Self {
+        self.change(EntryChange::Delete(key.to_owned()))
+    }
+
+    fn change(&mut self, change: EntryChange) -> &mut Self {
+        self.compiler.change(0, vec![change]);
+        self.compiler.commit();
+        self.table = self.builder.build(&self.snapshot());
+        self
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot { cluster: "c".to_owned(), version: Version::default(), config: self.compiler.config().clone(), membership: self.compiler.membership().clone() }
+    }
+
+    fn route(&self, host: &str, path: &str) -> Option<String> {
+        self.route_with(host, path, &Method::GET, &HeaderMap::new(), "web", false)
+    }
+
+    fn route_with(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap, listener: &str, explicit_only: bool) -> Option<String> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        self.table.find(&Request { listener, explicit_only, host, path, query, method, headers }).map(|rule| rule.route.to_string())
+    }
+}
+
+fn to(backend: &str, hosts: &str, matches: &str) -> String {
+    format!(r#"{{"hostnames":{hosts},"rules":[{{"matches":{matches},"backendRefs":[{{"name":"{backend}"}}]}}]}}"#)
+}
+
+#[test]
+fn the_most_specific_host_then_the_longest_path_then_the_most_conditions_win() {
+    let mut world = World::new();
+    world
+        .put("routes/any", &to("b", "[]", "[]"))
+        .put("routes/wild", &to("b", r#"["*.example.com"]"#, "[]"))
+        .put("routes/deep", &to("b", r#"["*.a.example.com"]"#, "[]"))
+        .put("routes/host", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"value":"/api"}}]"#))
+        .put("routes/long", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"value":"/api/v2"}}]"#))
+        .put("routes/exact", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"type":"Exact","value":"/api/v2"}}]"#))
+        .put("routes/post", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"value":"/api"},"method":"POST"}]"#))
+        .put("routes/regex", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"type":"RegularExpression","value":"/x[0-9]+"}}]"#));
+    for (host, path, wanted) in [
+        ("other.org", "/", "any"),
+        ("b.example.com", "/", "wild"),
+        ("b.a.example.com", "/", "deep"),
+        ("example.com", "/", "any"),
+        ("shop.example.com", "/api/x", "host"),
+        ("shop.example.com", "/api/v2/x", "long"),
+        ("shop.example.com", "/api/v2", "exact"),
+        ("shop.example.com", "/x12", "regex"),
+        ("shop.example.com", "/apix", "wild"),
+    ] {
+        assert_eq!(world.route(host, path).as_deref(), Some(wanted), "{host}{path}");
+    }
+    assert_eq!(world.route_with("shop.example.com", "/api/x", &Method::POST, &HeaderMap::new(), "web", false).as_deref(), Some("post"));
+}
+
+#[test]
+fn headers_and_query_parameters_must_all_hold() {
+    let mut world = World::new();
+    world.put("routes/a", &to("b", "[]", r#"[{"headers":[{"name":"X-Tier","value":"gold"}],"queryParams":[{"name":"v","type":"RegularExpression","value":"[0-9]+"}]}]"#));
+    let mut headers = HeaderMap::new();
+    let find = |world: &World, headers: &HeaderMap, path: &str| world.route_with("h", path, &Method::GET, headers, "web", false);
+    assert_eq!(find(&world, &headers, "/?v=1"), None);
+    headers.insert("x-tier", "gold".parse().unwrap());
+    assert_eq!(find(&world, &headers, "/?v=1").as_deref(), Some("a"));
+    assert_eq!(find(&world, &headers, "/?v=x"), None);
+    headers.append("x-tier", "silver".parse().unwrap());
+    assert_eq!(find(&world, &headers, "/?v=1"), None, "two values are one list");
+}
+
+#[test]
+fn many_paths_of_one_host_are_found_as_few_are() {
+    let mut world = World::new();
+    for n in 0..100 {
+        world.put(&format!("routes/p{n}"), &to("b", r#"["h.com"]"#, &format!(r#"[{{"path":{{"value":"/p/{n}"}}}},{{"path":{{"type":"Exact","value":"/e/{n}"}}}}]"#)));
+    }
+    world.put("routes/root", &to("b", r#"["h.com"]"#, "[]"));
+    assert_eq!(world.route("h.com", "/p/42/x").as_deref(), Some("p42"));
+    assert_eq!(world.route("h.com", "/e/42").as_deref(), Some("p42"));
+    assert_eq!(world.route("h.com", "/e/42/x").as_deref(), Some("root"));
+    world.delete("routes/p42");
+    assert_eq!(world.route("h.com", "/p/42/x").as_deref(), Some("root"));
+}
+
+#[test]
+fn listeners_are_chosen_by_labels_and_routes_by_listeners() {
+    let mut world = World::new();
+    assert!(world.builder.build(&world.snapshot()).listeners.contains_key(DEFAULT_LISTENER));
+    world
+        .put("listeners/web", r#"{"address":"127.0.0.1:80","proxies":{"tier":"edge"}}"#)
+        .put("listeners/admin", r#"{"address":"127.0.0.1:81","explicitOnly":true}"#)
+        .put("listeners/far", r#"{"address":"127.0.0.1:82","proxies":{"tier":"core"}}"#)
+        .put("routes/open", &to("b", "[]", "[]"))
+        .put("routes/inner", r#"{"listeners":["admin"],"rules":[{"matches":[{"path":{"value":"/x"}}],"backendRefs":[{"name":"b"}]}]}"#);
+    let mut names: Vec<&str> = world.table.listeners.keys().map(|name| &**name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["admin", "web"]);
+    let at = |listener: &str, explicit| world.route_with("h", "/x", &Method::GET, &HeaderMap::new(), listener, explicit);
+    assert_eq!(at("web", false).as_deref(), Some("open"));
+    assert_eq!(at("admin", true).as_deref(), Some("inner"));
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_its_last_good_form_and_hurts_no_other() {
+    let mut world = World::new();
+    world.put("routes/a", &to("b", r#"["a.com"]"#, "[]"));
+    let put = |bytes: &str| Change::Put(Object::read(bytes).unwrap());
+    let mut snapshot = world.snapshot();
+    snapshot.config = snapshot.config.with([
+        put(r#"{"kind":"route","minLevel":99,"name":"a","spec":{"rules":[]}}"#),
+        put(r#"{"kind":"route","minLevel":1,"name":"bad","spec":{"rules":7}}"#),
+        put(r#"{"kind":"tap","minLevel":1,"name":"x","spec":{}}"#),
+    ]);
+    world.table = world.builder.build(&snapshot);
+    assert_eq!(world.route("a.com", "/").as_deref(), Some("a"));
+    let problems: Vec<(String, String)> = world.builder.problems().into_iter().map(|problem| (problem.name, problem.reason)).collect();
+    assert_eq!(problems, [("a".to_owned(), "UnsupportedLevel".to_owned()), ("bad".to_owned(), "Invalid".to_owned())]);
+    world.table = world.builder.build(&world.snapshot());
+    assert!(world.builder.problems().is_empty());
+}
+
+#[test]
+fn what_is_counted_of_an_endpoint_survives_a_swap() {
+    let mut world = World::new();
+    world.put("endpoints/b/1", "10.0.0.1:80");
+    let guard = world.table.backends["b"].endpoints[0].state.begin();
+    world.put("endpoints/b/2", "10.0.0.2:80").put("endpoints/b/1", r#"{"address":"10.0.0.1:80","drain":true}"#);
+    let backend = &world.table.backends["b"];
+    assert_eq!(backend.endpoints[0].state.in_flight(), 1);
+    assert_eq!(&*backend.balancer.pick(&[]).unwrap().id, "2");
+    drop(guard);
+    world.delete("endpoints/b/1").delete("endpoints/b/2");
+    assert!(world.table.backends.is_empty());
+}

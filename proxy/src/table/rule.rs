@@ -1,0 +1,231 @@
+//! A rule as it is applied: filters turned into header values, targets with their shares.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use waypost_model::duration::Duration as Written;
+use waypost_model::resource::{Filter, HeaderModifier, PathMatch, PathRewrite, Redirect, Rule, Scheme};
+
+/// One rule of one route, shared by all its matches.
+#[derive(Debug)]
+pub struct CompiledRule {
+    /// The route it is of.
+    pub route: Arc<str>,
+    /// The listeners that serve it; empty for all that are not explicit-only.
+    pub listeners: Vec<Arc<str>>,
+    /// Changes of the request's headers.
+    pub request_headers: HeaderChanges,
+    /// Changes of the response's headers.
+    pub response_headers: HeaderChanges,
+    /// The host that the endpoint sees, if another.
+    pub rewrite_host: Option<HeaderValue>,
+    /// The path that the endpoint sees, if another.
+    pub rewrite_path: Option<PathChange>,
+    /// What answers.
+    pub action: Action,
+    /// From the first byte of the request to the last of the response.
+    pub request_timeout: Option<Duration>,
+    /// To the first byte of the response; the backend's if `None`.
+    pub first_byte: Option<Written>,
+    /// Between two pieces of a body; the backend's if `None`.
+    pub idle: Option<Written>,
+}
+
+/// What answers a request.
+#[derive(Debug)]
+pub enum Action {
+    /// One of these backends.
+    Forward {
+        /// The backends.
+        targets: Vec<Target>,
+        /// The sum of their shares.
+        total: u64,
+    },
+    /// A redirect.
+    Redirect(RedirectTo),
+    /// A response that the proxy makes.
+    Fixed {
+        /// Its status.
+        status: StatusCode,
+        /// Its body.
+        body: bytes::Bytes,
+        /// The body's type.
+        content_type: HeaderValue,
+    },
+}
+
+/// A backend and its share.
+#[derive(Debug)]
+pub struct Target {
+    /// The backend's name.
+    pub backend: Arc<str>,
+    /// Its share.
+    pub weight: u64,
+}
+
+/// Headers to set, add and remove.
+#[derive(Debug, Default)]
+pub struct HeaderChanges {
+    /// Replace what is there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Come in addition.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Are taken away.
+    pub remove: Vec<HeaderName>,
+}
+
+impl HeaderChanges {
+    fn extend(&mut self, changes: &HeaderModifier) -> Result<(), String> {
+        let pair = |pair: &waypost_model::resource::HeaderPair| Ok::<_, String>((name(pair.name.as_str())?, value(pair.value.as_str())?));
+        for set in &changes.set {
+            self.set.push(pair(set)?);
+        }
+        for add in &changes.add {
+            self.add.push(pair(add)?);
+        }
+        for remove in &changes.remove {
+            self.remove.push(name(remove.as_str())?);
+        }
+        Ok(())
+    }
+
+    /// Applies the changes.
+    pub fn apply(&self, headers: &mut http::HeaderMap) {
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
+}
+
+/// How a path is changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PathChange {
+    /// It becomes this.
+    Full(String),
+    /// The first so many bytes become this.
+    Prefix {
+        /// What the rule matched, without a trailing slash.
+        matched: usize,
+        /// What stands there instead.
+        with: String,
+    },
+}
+
+impl PathChange {
+    /// The changed path.
+    pub fn apply(&self, path: &str) -> String {
+        match self {
+            Self::Full(full) => full.clone(),
+            Self::Prefix { matched, with } => {
+                let rest = path.get(*matched..).unwrap_or_default();
+                let joined = format!("{}{rest}", with.trim_end_matches('/'));
+                if joined.starts_with('/') { joined } else { format!("/{joined}") }
+            }
+        }
+    }
+}
+
+/// Where a redirect goes.
+#[derive(Debug)]
+pub struct RedirectTo {
+    /// Its status.
+    pub status: StatusCode,
+    /// The scheme, if another.
+    pub scheme: Option<Scheme>,
+    /// The host, if another.
+    pub host: Option<String>,
+    /// The port, if another.
+    pub port: Option<u16>,
+    /// The path, if another.
+    pub path: Option<PathChange>,
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    HeaderName::try_from(text).map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::try_from(text).map_err(|error| format!("{text:?}: {error}"))
+}
+
+/// Compiles one rule for requests that matched `matched`.
+pub(super) fn compile(route: &Arc<str>, listeners: &[Arc<str>], rule: &Rule, matched: &PathMatch) -> Result<CompiledRule, String> {
+    let mut compiled = CompiledRule {
+        route: route.clone(),
+        listeners: listeners.to_vec(),
+        request_headers: HeaderChanges::default(),
+        response_headers: HeaderChanges::default(),
+        rewrite_host: None,
+        rewrite_path: None,
+        action: forward(rule),
+        request_timeout: rule.timeouts.request.and_then(Written::enabled),
+        first_byte: rule.timeouts.first_byte,
+        idle: rule.timeouts.idle,
+    };
+    for filter in &rule.filters {
+        match filter {
+            Filter::RequestHeaderModifier(changes) => compiled.request_headers.extend(changes)?,
+            Filter::ResponseHeaderModifier(changes) => compiled.response_headers.extend(changes)?,
+            Filter::UrlRewrite(rewrite) => {
+                compiled.rewrite_host = rewrite.hostname.as_ref().map(|host| value(host.as_str())).transpose()?;
+                compiled.rewrite_path = rewrite.path.as_ref().map(|path| path_change(path, matched));
+            }
+            Filter::RequestRedirect(redirect) => compiled.action = Action::Redirect(redirect_to(redirect, matched)?),
+            Filter::FixedResponse(fixed) => {
+                let default = "text/plain; charset=utf-8";
+                compiled.action = Action::Fixed {
+                    status: StatusCode::from_u16(fixed.status_code.get()).map_err(|error| error.to_string())?,
+                    body: fixed.body.clone().into(),
+                    content_type: value(fixed.content_type.as_ref().map_or(default, |it| it.as_str()))?,
+                };
+            }
+        }
+    }
+    Ok(compiled)
+}
+
+fn forward(rule: &Rule) -> Action {
+    let target = |target: &waypost_model::resource::BackendRef| Target { backend: target.name.as_str().into(), weight: u64::from(target.weight.get()) };
+    let targets: Vec<Target> = rule.backend_refs.iter().map(target).collect();
+    let total = targets.iter().map(|target| target.weight).sum();
+    Action::Forward { targets, total }
+}
+
+fn redirect_to(redirect: &Redirect, matched: &PathMatch) -> Result<RedirectTo, String> {
+    Ok(RedirectTo {
+        status: StatusCode::from_u16(redirect.status_code.get()).map_err(|error| error.to_string())?,
+        scheme: redirect.scheme,
+        host: redirect.hostname.as_ref().map(|host| host.as_str().to_owned()),
+        port: redirect.port.map(std::num::NonZero::get),
+        path: redirect.path.as_ref().map(|path| path_change(path, matched)),
+    })
+}
+
+fn path_change(rewrite: &PathRewrite, matched: &PathMatch) -> PathChange {
+    match (rewrite, matched) {
+        (PathRewrite::Full(full), _) => PathChange::Full(full.clone()),
+        (PathRewrite::Prefix(with), PathMatch::Prefix(prefix)) => PathChange::Prefix { matched: prefix.len(), with: with.clone() },
+        (PathRewrite::Prefix(with), PathMatch::Exact(_) | PathMatch::Pattern(_)) => PathChange::Full(with.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_replaced_as_the_gateway_api_says() {
+        let cases = [("/foo", "/foo/bar", "/xyz", "/xyz/bar"), ("/foo", "/foo/bar", "/xyz/", "/xyz/bar"), ("/foo", "/foo", "/xyz", "/xyz"), ("/foo", "/foo/", "/xyz", "/xyz/"), ("/foo", "/foo", "/", "/"), ("/foo", "/foo/bar", "/", "/bar"), ("", "/a", "/x", "/x/a")];
+        for (prefix, path, with, wanted) in cases {
+            let change = PathChange::Prefix { matched: prefix.len(), with: with.to_owned() };
+            assert_eq!(change.apply(path), wanted, "{prefix} {path} {with}");
+        }
+    }
+}
