@@ -1,1 +1,12 @@
-fn main() {}
+//! `waypost`: controller and command line.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // One TLS provider for everything; an error only says that it is there already.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
+    waypost::cli::main()
+}

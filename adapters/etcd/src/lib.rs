@@ -1,1 +1,108 @@
-//! stub
+//! etcd as a store: a paged listing at one revision, then a watch from the next.
+
+mod client;
+mod source;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use etcd_client::{Compare, CompareOp, KvClient, Txn, TxnOp};
+use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Settings, Source, settled};
+
+use crate::client::{Connections, bounded, entry_of};
+use crate::source::EtcdSource;
+
+/// A cluster of etcd.
+#[derive(Debug)]
+pub struct EtcdAdapter {
+    connections: Connections,
+}
+
+impl EtcdAdapter {
+    /// Nothing is connected before the first use.
+    pub fn new(settings: Settings) -> Self {
+        Self { connections: Connections::new(settings) }
+    }
+
+    /// Reads a key, trying every endpoint once; also gives the client that answered.
+    async fn read(&self, key: &Key) -> Result<(Option<Entry>, KvClient, String), AdapterError> {
+        let mut last = None;
+        for _ in 0..=self.connections.count() {
+            match self.read_once(key).await {
+                Ok(found) => return Ok(found),
+                Err(error) if error.kind == ErrorKind::Unreachable => {
+                    self.connections.failed().await;
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| AdapterError::new(ErrorKind::Settings, "etcd", "no endpoint is given", "write etcd://HOST:PORT/ROOT")))
+    }
+
+    async fn read_once(&self, key: &Key) -> Result<(Option<Entry>, KvClient, String), AdapterError> {
+        let (client, endpoint) = self.connections.get().await?;
+        let mut kv = client.kv_client();
+        let mut response = bounded(&endpoint, kv.get(key.bytes(), None)).await?;
+        Ok((response.take_kvs().pop().map(entry_of), kv, endpoint))
+    }
+}
+
+#[async_trait]
+impl Adapter for EtcdAdapter {
+    fn source(&self, root: &str) -> Box<dyn Source> {
+        Box::new(EtcdSource::new(self.connections.settings().clone(), root))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
+        self.read(key).await.map(|(entry, _, _)| entry)
+    }
+
+    async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
+        // The read finds an endpoint that answers, so that the write itself is sent once.
+        let (before, mut kv, endpoint) = self.read(key).await?;
+        match bounded(&endpoint, kv.put(key.bytes(), value.to_vec(), None)).await {
+            Ok(response) => Ok(revision(response.header().map_or(0, etcd_client::ResponseHeader::revision))),
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                self.connections.failed().await;
+                let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
+                match settled(self.get(key).await.map_err(|_| unknown(&error))?.as_ref(), &value, expected) {
+                    PutIf::Written(revision) => Ok(revision),
+                    PutIf::Conflict => Err(unknown(&error)),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError> {
+        let (_, mut kv, endpoint) = self.read(key).await?;
+        let wanted = match expected {
+            Expected::Absent => 0,
+            Expected::At(revision) => i64::try_from(revision.0).unwrap_or(i64::MAX),
+        };
+        let put = TxnOp::put(key.bytes(), value.to_vec(), None);
+        let txn = Txn::new().when([Compare::mod_revision(key.bytes(), CompareOp::Equal, wanted)]).and_then([put]);
+        match bounded(&endpoint, kv.txn(txn)).await {
+            Ok(response) if response.succeeded() => Ok(PutIf::Written(revision(response.header().map_or(0, etcd_client::ResponseHeader::revision)))),
+            Ok(_) => Ok(PutIf::Conflict),
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                self.connections.failed().await;
+                Ok(settled(self.get(key).await.map_err(|_| unknown(&error))?.as_ref(), &value, expected))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
+        let (_, mut kv, endpoint) = self.read(key).await?;
+        bounded(&endpoint, kv.delete(key.bytes(), None)).await.map(drop)
+    }
+}
+
+fn revision(number: i64) -> Revision {
+    Revision(u64::try_from(number).unwrap_or_default())
+}
+
+fn unknown(error: &AdapterError) -> AdapterError {
+    AdapterError { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", error.message), ..error.clone() }
+}

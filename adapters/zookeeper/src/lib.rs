@@ -1,1 +1,155 @@
-//! stub
+//! ZooKeeper as a store: a recursive watch that is armed before anything is read, and a walk.
+
+mod client;
+mod source;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Settings, Source, settled};
+use zookeeper_client::{Client, Error};
+
+use crate::client::{Session, bounded, create, entry_of, explain, path_of};
+use crate::source::ZooKeeperSource;
+
+/// The largest value: a ZooKeeper server closes the connection of whoever writes more than about 1 MiB.
+const LARGEST: usize = 1_048_576 - 1_024;
+
+/// An ensemble of ZooKeeper servers.
+#[derive(Debug)]
+pub struct ZooKeeperAdapter {
+    settings: Arc<Settings>,
+    session: Session,
+}
+
+impl ZooKeeperAdapter {
+    /// Nothing is connected before the first use.
+    pub fn new(settings: Settings) -> Self {
+        let settings = Arc::new(settings);
+        Self { session: Session::new(settings.clone()), settings }
+    }
+
+    async fn read(&self, client: &Client, path: &str) -> Result<Option<(Entry, i32)>, AdapterError> {
+        // A read goes to any server, which may lag: `sync` first makes it a consistent one.
+        bounded(&self.settings, client.sync(path)).await?;
+        match bounded_raw(&self.settings, client.get_data(path)).await? {
+            Ok((data, stat)) => Ok(Some((entry_of(path, data, &stat), stat.version))),
+            Err(Error::NoNode) => Ok(None),
+            Err(error) => Err(explain(&self.settings, &error)),
+        }
+    }
+
+    async fn write(&self, client: &Client, path: &str, value: &Bytes) -> Result<Revision, AdapterError> {
+        match bounded_raw(&self.settings, client.set_data(path, value, None)).await? {
+            Ok(stat) => Ok(Revision(u64::try_from(stat.mzxid).unwrap_or_default())),
+            Err(Error::NoNode) => match create(&self.settings, client, path, value).await? {
+                Some(revision) => Ok(revision),
+                None => bounded(&self.settings, client.set_data(path, value, None)).await.map(|stat| Revision(u64::try_from(stat.mzxid).unwrap_or_default())),
+            },
+            Err(error) => Err(explain(&self.settings, &error)),
+        }
+    }
+
+    async fn write_if(&self, client: &Client, path: &str, value: &Bytes, expected: Expected) -> Result<PutIf, AdapterError> {
+        let Expected::At(wanted) = expected else {
+            return Ok(create(&self.settings, client, path, value).await?.map_or(PutIf::Conflict, PutIf::Written));
+        };
+        let Some((entry, version)) = self.read(client, path).await? else { return Ok(PutIf::Conflict) };
+        if entry.revision != wanted {
+            return Ok(PutIf::Conflict);
+        }
+        match bounded_raw(&self.settings, client.set_data(path, value, Some(version))).await? {
+            Ok(stat) => Ok(PutIf::Written(Revision(u64::try_from(stat.mzxid).unwrap_or_default()))),
+            Err(Error::BadVersion | Error::NoNode) => Ok(PutIf::Conflict),
+            Err(error) => Err(explain(&self.settings, &error)),
+        }
+    }
+
+    fn check_size(&self, key: &Key, value: &Bytes) -> Result<(), AdapterError> {
+        if value.len() <= LARGEST {
+            return Ok(());
+        }
+        let endpoint = self.settings.endpoints.join(",");
+        Err(AdapterError::new(ErrorKind::Refused, endpoint, format!("{key}: the value has {} bytes", value.len()), format!("write at most {LARGEST} bytes")))
+    }
+
+    /// After a write of unknown outcome: what is there now, on a new session.
+    async fn look_again(&self, key: &Key, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
+        self.session.forget().await;
+        self.get(key).await.map_err(|_| unknown(error))
+    }
+}
+
+/// Runs a call within its time, leaving the client's own errors to the caller.
+async fn bounded_raw<T>(settings: &Settings, call: impl Future<Output = Result<T, Error>>) -> Result<Result<T, Error>, AdapterError> {
+    client::in_time(settings, call).await
+}
+
+fn unknown(error: &AdapterError) -> AdapterError {
+    AdapterError { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", error.message), ..error.clone() }
+}
+
+#[async_trait]
+impl Adapter for ZooKeeperAdapter {
+    fn source(&self, root: &str) -> Box<dyn Source> {
+        Box::new(ZooKeeperSource::new(self.settings.clone(), root))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
+        let path = path_of(&self.settings, key)?;
+        let mut last = None;
+        for _ in 0..2 {
+            let client = self.session.get().await?;
+            match self.read(&client, &path).await {
+                Ok(found) => return Ok(found.map(|(entry, _)| entry)),
+                Err(error) if error.kind == ErrorKind::Unreachable => {
+                    self.session.forget().await;
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| client::unreachable(&self.settings, "no answer")))
+    }
+
+    async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
+        self.check_size(key, &value)?;
+        let path = path_of(&self.settings, key)?;
+        let before = self.get(key).await?;
+        let client = self.session.get().await?;
+        match self.write(&client, &path, &value).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
+                match settled(self.look_again(key, &error).await?.as_ref(), &value, expected) {
+                    PutIf::Written(revision) => Ok(revision),
+                    PutIf::Conflict => Err(unknown(&error)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError> {
+        self.check_size(key, &value)?;
+        let path = path_of(&self.settings, key)?;
+        self.get(key).await?;
+        let client = self.session.get().await?;
+        match self.write_if(&client, &path, &value, expected).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => Ok(settled(self.look_again(key, &error).await?.as_ref(), &value, expected)),
+            other => other,
+        }
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
+        let path = path_of(&self.settings, key)?;
+        self.get(key).await?;
+        let client = self.session.get().await?;
+        match bounded_raw(&self.settings, client.delete(&path, None)).await? {
+            Ok(()) | Err(Error::NoNode) => Ok(()),
+            // It has children: without a value of its own it is a folder, and no entry.
+            Err(Error::NotEmpty) => bounded(&self.settings, client.set_data(&path, b"", None)).await.map(drop),
+            Err(error) => Err(explain(&self.settings, &error)),
+        }
+    }
+}

@@ -30,6 +30,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     if !found {
         return None;
     }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // Of the two the encoding counts (RFC 9112, 6.3); a length beside it must not travel on.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| HeaderName::try_from(option).ok()).collect();
     let upgrade = named.contains(&header::UPGRADE).then(|| headers.get(header::UPGRADE).cloned()).flatten();
     let trailers = headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));

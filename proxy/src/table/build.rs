@@ -15,7 +15,7 @@ use crate::balance::{Balancer, Endpoint};
 use crate::endpoint::States;
 
 /// The name of the listener that `--listen` gives while none is written.
-pub const DEFAULT_LISTENER: &str = "default";
+const DEFAULT_LISTENER: &str = "default";
 
 /// Where a match goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

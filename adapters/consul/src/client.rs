@@ -1,0 +1,185 @@
+//! Consul's HTTP API: one request, with its endpoint, index and remedy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use reqwest::{Certificate, Client, Identity, Method};
+use serde::Deserialize;
+use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
+
+/// Every request but a blocking one ends within this time.
+const CALL: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The agents or servers that may be asked; clones share which one is in use.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    client: Client,
+    settings: Arc<Settings>,
+    current: Arc<AtomicUsize>,
+}
+
+/// An answer: 200, or 404, which is no error.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// `X-Consul-Index`, at least 1.
+    pub(crate) index: u64,
+    pub(crate) body: Bytes,
+    pub(crate) endpoint: String,
+}
+
+/// A key as Consul shows it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Kv<'a> {
+    #[serde(rename = "Key", borrow)]
+    pub(crate) key: std::borrow::Cow<'a, str>,
+    #[serde(rename = "ModifyIndex")]
+    pub(crate) modify_index: u64,
+    #[serde(rename = "Value", borrow)]
+    pub(crate) value: Option<&'a str>,
+}
+
+impl Kv<'_> {
+    /// The entry, with its value decoded.
+    pub(crate) fn entry(&self, endpoint: &str) -> Result<Entry, AdapterError> {
+        let value = STANDARD.decode(self.value.unwrap_or_default());
+        let value = value.map_err(|error| unreachable(endpoint, format!("{}: the value is not base64: {error}", self.key)))?;
+        Ok(Entry::new(self.key.as_bytes().to_vec(), value, self.modify_index))
+    }
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, AdapterError> {
+        serde_json::from_slice(&self.body).map_err(|error| unreachable(&self.endpoint, format!("the answer is not understood: {error}")))
+    }
+}
+
+impl Http {
+    pub(crate) fn new(settings: Settings) -> Result<Self, AdapterError> {
+        let wrong = |what: &str, error: reqwest::Error| AdapterError::new(ErrorKind::Settings, "consul", format!("{what}: {error}"), "give PEM files");
+        let mut builder = Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(4);
+        match settings.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+            Some(ca) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(ca.as_bytes()).map_err(|error| wrong("the CA", error))?),
+            // In clear text no authorities are needed, and a machine without any must do.
+            None if settings.tls.is_none() => builder = builder.tls_certs_only(Vec::<Certificate>::new()),
+            None => {}
+        }
+        if let Some((certificate, key)) = settings.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+            builder = builder.identity(Identity::from_pem(format!("{certificate}\n{key}").as_bytes()).map_err(|error| wrong("the certificate", error))?);
+        }
+        let client = builder.build().map_err(|error| wrong("the client", error))?;
+        Ok(Self { client, settings: Arc::new(settings), current: Arc::default() })
+    }
+
+    /// The endpoint in use.
+    pub(crate) fn current(&self) -> String {
+        let count = self.settings.endpoints.len().max(1);
+        self.settings.endpoints.get(self.current.load(Ordering::Relaxed) % count).cloned().unwrap_or_default()
+    }
+
+    /// The endpoint in use failed: the next one's turn.
+    pub(crate) fn failed(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One request to the endpoint in use.
+    pub(crate) async fn once(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>) -> Result<Answer, AdapterError> {
+        self.request(method, path, parameters, body, CALL).await
+    }
+
+    /// One request that may be repeated, to every endpoint in turn until one answers.
+    pub(crate) async fn everywhere(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>) -> Result<Answer, AdapterError> {
+        let mut tries = self.settings.endpoints.len().max(1);
+        loop {
+            tries -= 1;
+            match self.once(method.clone(), path, parameters, body.clone()).await {
+                Err(error) if error.kind == ErrorKind::Unreachable && tries > 0 => self.failed(),
+                Err(error) if error.kind == ErrorKind::Unreachable => {
+                    self.failed();
+                    return Err(error);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// One request with its own time limit.
+    pub(crate) async fn request(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>, limit: Duration) -> Result<Answer, AdapterError> {
+        let endpoint = self.current();
+        let scheme = if self.settings.tls.is_some() { "https" } else { "http" };
+        let named = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}={}", encode(value)));
+        // Built by hand: of a flag such as `recurse` the mere presence counts, `=false` included.
+        let extra = [named("dc", &self.settings.datacenter), named("ns", &self.settings.namespace)];
+        let query: Vec<String> = parameters.iter().map(|parameter| (*parameter).to_owned()).chain(extra.into_iter().flatten()).collect();
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let mut request = self.client.request(method, format!("{scheme}://{endpoint}{path}{query}")).timeout(limit);
+        if let Auth::Token(token) = &self.settings.auth {
+            request = request.header("x-consul-token", token);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let response = request.send().await.map_err(|error| broken(&endpoint, error))?;
+        let status = response.status().as_u16();
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let index = header("x-consul-index").and_then(|index| index.parse::<u64>().ok()).unwrap_or(0).max(1);
+        let (leader, filtered) = (header("x-consul-knownleader"), header("x-consul-results-filtered-by-acls"));
+        let body = response.bytes().await.map_err(|error| broken(&endpoint, error))?;
+        if leader.as_deref() == Some("false") {
+            return Err(unreachable(&endpoint, "the servers have no leader"));
+        }
+        if filtered.as_deref() == Some("true") {
+            return Err(denied(&endpoint, "the token may not read all keys below the root"));
+        }
+        match status {
+            200 | 404 => Ok(Answer { status, index, body, endpoint }),
+            _ => Err(refused(&endpoint, status, &String::from_utf8_lossy(&body))),
+        }
+    }
+}
+
+pub(crate) fn unreachable(endpoint: &str, message: impl Into<String>) -> AdapterError {
+    AdapterError::new(ErrorKind::Unreachable, endpoint, message, "check that Consul runs there and has a leader")
+}
+
+fn denied(endpoint: &str, message: impl Into<String>) -> AdapterError {
+    AdapterError::new(ErrorKind::Denied, endpoint, message, "give a token whose policy has key_prefix read on the root, by CONSUL_HTTP_TOKEN or tokenFile")
+}
+
+fn refused(endpoint: &str, status: u16, body: &str) -> AdapterError {
+    let text = format!("{status}: {}", body.trim());
+    match status {
+        401 | 403 => denied(endpoint, text),
+        413 => AdapterError::new(ErrorKind::Refused, endpoint, text, "write a smaller value; Consul takes 512 KiB"),
+        400 => AdapterError::new(ErrorKind::Refused, endpoint, text, "look at the key's name"),
+        500 if body.contains("Permission denied") || body.contains("ACL not found") => denied(endpoint, text),
+        _ => unreachable(endpoint, text),
+    }
+}
+
+fn broken(endpoint: &str, error: reqwest::Error) -> AdapterError {
+    let late = error.is_timeout();
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    unreachable(endpoint, if late { format!("no answer in time: {cause}") } else { cause.to_string() })
+}
+
+/// Percent-encodes everything but the unreserved characters and `/`.
+pub(crate) fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+        encoded
+    })
+}

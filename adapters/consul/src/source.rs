@@ -1,0 +1,183 @@
+//! Watching Consul's KV. Every answer is the whole tree; what differs from what was told is told. Keys that are gone
+//! are believed only when a consistent read says so too.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::Method;
+use tokio::time::Instant;
+use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Source};
+
+use crate::client::{Answer, Http, Kv};
+
+/// A blocking query lasts this long at most; Consul adds up to a sixteenth.
+const WAIT: Duration = Duration::from_secs(8);
+/// The longest time without an answer.
+const LIMIT: Duration = Duration::from_secs(12);
+/// How often everything is read with full consistency, plus up to a quarter.
+const RELIST: Duration = Duration::from_secs(60);
+/// Answers per second, and at once, in a storm: each is the whole tree.
+const RATE: f64 = 100.0;
+const BURST: f64 = 200.0;
+
+/// A live view of one prefix.
+#[derive(Debug)]
+pub(crate) struct ConsulSource {
+    http: Http,
+    root: String,
+    /// The index to wait from; `None` before the first listing.
+    index: Option<u64>,
+    told: HashMap<String, u64>,
+    next_list: Instant,
+    tokens: (f64, Instant),
+}
+
+impl ConsulSource {
+    pub(crate) fn new(http: Http, root: &str) -> Self {
+        let now = Instant::now();
+        Self { http, root: root.to_owned(), index: None, told: HashMap::new(), next_list: now, tokens: (BURST, now) }
+    }
+
+    async fn consistent(&self) -> Result<Answer, AdapterError> {
+        self.http.once(Method::GET, &self.path(), &["recurse", "consistent"], None).await
+    }
+
+    fn path(&self) -> String {
+        format!("/v1/kv/{}/", crate::client::encode(&self.root))
+    }
+
+    async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
+        let Some(index) = self.index else { return self.reset(0).await.map(Some) };
+        if Instant::now() >= self.next_list {
+            return self.audit().await;
+        }
+        self.pace().await;
+        let parameters = ["recurse".to_owned(), format!("index={index}"), format!("wait={}s", WAIT.as_secs())];
+        let parameters: Vec<&str> = parameters.iter().map(String::as_str).collect();
+        let answer = self.http.request(Method::GET, &self.path(), &parameters, None, LIMIT).await?;
+        if answer.index < index {
+            // The servers were restored from a snapshot, or the index was garbage collected: begin again.
+            self.index = None;
+            return Ok(None);
+        }
+        self.index = Some(answer.index);
+        if answer.index == index {
+            return Ok(Some(Event::Idle { at: Revision(index) }));
+        }
+        let (changes, backwards) = self.differences(&answer)?;
+        if backwards {
+            // An election may answer with nothing or with less; only a consistent read is believed here.
+            return self.confirm().await;
+        }
+        self.tell(changes, answer.index)
+    }
+
+    /// Reads with full consistency, and tells what differs.
+    async fn confirm(&mut self) -> Result<Option<Event>, AdapterError> {
+        let answer = self.consistent().await?;
+        if self.index.is_some_and(|index| answer.index < index) {
+            self.index = None;
+            return Ok(None);
+        }
+        self.index = Some(answer.index);
+        let (changes, _) = self.differences(&answer)?;
+        self.tell(changes, answer.index)
+    }
+
+    fn tell(&mut self, changes: Vec<Change>, index: u64) -> Result<Option<Event>, AdapterError> {
+        let at = Revision(index);
+        for change in &changes {
+            match change {
+                Change::Put(entry) => drop(self.told.insert(entry.key.to_string(), entry.revision.0)),
+                Change::Delete(key) => drop(self.told.remove(&key.to_string())),
+            }
+        }
+        Ok(Some(if changes.is_empty() { Event::Idle { at } } else { Event::Changes { changes, at } }))
+    }
+
+    async fn reset(&mut self, drift: usize) -> Result<Event, AdapterError> {
+        let answer = self.consistent().await?;
+        let entries = entries(&answer)?;
+        self.told = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
+        self.index = Some(answer.index);
+        self.next_list = Instant::now() + RELIST + Duration::from_millis(fastrand::u64(0..15_000));
+        Ok(Event::Reset { entries, at: Revision(answer.index), drift })
+    }
+
+    /// Compares what was told with the truth.
+    async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
+        self.next_list = Instant::now() + RELIST + Duration::from_millis(fastrand::u64(0..15_000));
+        let answer = self.consistent().await?;
+        let before = self.index.unwrap_or_default();
+        if answer.index > before {
+            // Newer than what was told: the next answer tells of it.
+            return Ok(None);
+        }
+        let (changes, _) = self.differences(&answer)?;
+        if changes.is_empty() {
+            return Ok(Some(Event::Idle { at: Revision(before) }));
+        }
+        self.reset(changes.len()).await.map(Some)
+    }
+
+    /// What differs from what was told, and whether anything went away or back.
+    fn differences(&self, answer: &Answer) -> Result<(Vec<Change>, bool), AdapterError> {
+        let found: Vec<Kv<'_>> = if answer.status == 404 { Vec::new() } else { answer.json()? };
+        let mut changes = Vec::new();
+        let mut backwards = false;
+        let mut known = 0;
+        for kv in &found {
+            let told = self.told.get(kv.key.as_ref());
+            known += usize::from(told.is_some());
+            if told == Some(&kv.modify_index) {
+                continue;
+            }
+            backwards |= told.is_some_and(|told| *told > kv.modify_index);
+            changes.push(Change::Put(kv.entry(&answer.endpoint)?));
+        }
+        if known < self.told.len() {
+            backwards = true;
+            let present: std::collections::HashSet<&str> = found.iter().map(|kv| kv.key.as_ref()).collect();
+            let gone = self.told.keys().filter(|key| !present.contains(key.as_str()));
+            changes.extend(gone.map(|key| Change::Delete(Key::from(key.clone().into_bytes()))));
+        }
+        Ok((changes, backwards))
+    }
+
+    /// Waits for a token: a lone change never does, a storm is held to [`RATE`].
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        let (tokens, since) = self.tokens;
+        let tokens = (tokens + now.duration_since(since).as_secs_f64() * RATE).min(BURST);
+        self.tokens = (tokens - 1.0, now);
+        if tokens < 1.0 {
+            tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / RATE)).await;
+        }
+    }
+}
+
+fn entries(answer: &Answer) -> Result<Vec<Entry>, AdapterError> {
+    if answer.status == 404 {
+        return Ok(Vec::new());
+    }
+    let found: Vec<Kv<'_>> = answer.json()?;
+    found.iter().map(|kv| kv.entry(&answer.endpoint)).collect()
+}
+
+#[async_trait]
+impl Source for ConsulSource {
+    async fn next(&mut self) -> Result<Event, AdapterError> {
+        loop {
+            match self.step().await {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(error) => {
+                    self.index = None;
+                    self.http.failed();
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

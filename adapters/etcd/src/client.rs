@@ -1,0 +1,127 @@
+//! Connections: one client per endpoint, because the crate neither checks nor moves a live stream.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, KeyValue, TlsOptions};
+use tokio::sync::Mutex;
+use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
+
+/// Every call ends within this time.
+pub(crate) const CALL: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+
+/// The endpoint in use, and the next one after a failure.
+pub(crate) struct Connections {
+    settings: Settings,
+    current: Mutex<(usize, Option<Client>)>,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Connections {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, current: Mutex::new((0, None)) }
+    }
+
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.settings.endpoints.len()
+    }
+
+    /// The client in use, connected if it is not.
+    pub(crate) async fn get(&self) -> Result<(Client, String), AdapterError> {
+        let mut current = self.current.lock().await;
+        let endpoint = self.settings.endpoints.get(current.0 % self.count().max(1)).cloned().unwrap_or_default();
+        if let Some(client) = &current.1 {
+            return Ok((client.clone(), endpoint));
+        }
+        let client = connect(&self.settings, &endpoint).await?;
+        current.1 = Some(client.clone());
+        Ok((client, endpoint))
+    }
+
+    /// The client in use failed: the next endpoint's turn.
+    pub(crate) async fn failed(&self) {
+        let mut current = self.current.lock().await;
+        *current = (current.0 + 1, None);
+    }
+}
+
+/// Connects to one endpoint.
+pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Client, AdapterError> {
+    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT).with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1).with_keep_alive_while_idle(true).with_require_leader(true);
+    if let Auth::Password { user, password } = &settings.auth {
+        options = options.with_user(user.clone(), password.clone()).with_auto_token_refresh(true);
+    }
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    if let Some(tls) = &settings.tls {
+        let mut wanted = TlsOptions::new().timeout(CONNECT);
+        if let Some(ca) = &tls.ca {
+            wanted = wanted.ca_certificate(Certificate::from_pem(ca));
+        }
+        if let Some((certificate, key)) = &tls.identity {
+            wanted = wanted.identity(Identity::from_pem(certificate, key));
+        }
+        options = options.with_tls(wanted);
+    }
+    bounded(endpoint, Client::connect([format!("{scheme}://{endpoint}")], Some(options))).await
+}
+
+/// Runs a call within its time.
+pub(crate) async fn bounded<T>(endpoint: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, AdapterError> {
+    match tokio::time::timeout(CALL, call).await {
+        Ok(result) => result.map_err(|error| explain(endpoint, &error)),
+        Err(_) => Err(unreachable(endpoint, format!("no answer within {CALL:?}"))),
+    }
+}
+
+pub(crate) fn unreachable(endpoint: &str, message: impl Into<String>) -> AdapterError {
+    AdapterError::new(ErrorKind::Unreachable, endpoint, message, "check that etcd runs there and has a leader")
+}
+
+pub(crate) fn denied(endpoint: &str, message: impl Into<String>) -> AdapterError {
+    AdapterError::new(ErrorKind::Denied, endpoint, message, "check the user and password, and grant its role read on the prefix of the root")
+}
+
+/// What an error of the client means. Codes of broken connections vary, so everything that is not known to be final
+/// is taken as such.
+pub(crate) fn explain(endpoint: &str, error: &Error) -> AdapterError {
+    let Error::GRpcStatus(status) = error else {
+        let cause = match error {
+            Error::TransportError(inner) => {
+                let mut causes = std::iter::successors(std::error::Error::source(inner), |cause| cause.source());
+                causes.by_ref().last().map_or_else(|| inner.to_string(), ToString::to_string)
+            }
+            other => other.to_string(),
+        };
+        return unreachable(endpoint, cause);
+    };
+    let message = status.message().to_owned();
+    match status.code() as i32 {
+        7 | 16 => denied(endpoint, message),
+        3 if message.contains("authentication failed") || message.contains("user name is empty") => denied(endpoint, message),
+        9 if message.contains("authentication is not enabled") => {
+            AdapterError::new(ErrorKind::Settings, endpoint, message, "take the user and password away, or enable authentication in etcd")
+        }
+        3 if message.contains("too large") => AdapterError::new(ErrorKind::Refused, endpoint, message, "write a smaller value, or raise --max-request-bytes of etcd"),
+        8 => AdapterError::new(ErrorKind::Refused, endpoint, message, "free space in etcd: compact, defragment, then `etcdctl alarm disarm`"),
+        _ => unreachable(endpoint, if message.is_empty() { format!("{:?}", status.code()) } else { message }),
+    }
+}
+
+/// An entry of a key and value.
+pub(crate) fn entry_of(kv: KeyValue) -> Entry {
+    let revision = u64::try_from(kv.mod_revision()).unwrap_or_default();
+    let (key, value) = kv.into_key_value();
+    Entry::new(key, value, revision)
+}

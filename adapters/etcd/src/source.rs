@@ -1,0 +1,234 @@
+//! Watching etcd. The watch is a hint; a listing at one revision is the truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
+use tokio::time::{Instant, sleep_until};
+use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Settings, Source};
+
+use crate::client::{bounded, connect, denied, entry_of, explain, unreachable};
+
+/// How often the server is asked how far it is.
+const PROGRESS: Duration = Duration::from_secs(2);
+/// Without a word for this long the stream is dead.
+const SILENCE: Duration = Duration::from_secs(6);
+/// How often everything is listed again, plus up to a quarter.
+const RELIST: Duration = Duration::from_secs(60);
+/// Keys of one page.
+const PAGE: i64 = 1_000;
+
+/// A live view of one prefix.
+pub(crate) struct EtcdSource {
+    settings: Settings,
+    root: String,
+    next_endpoint: usize,
+    live: Option<Live>,
+    /// Revisions of what was told.
+    told: BTreeMap<Key, Revision>,
+}
+
+struct Live {
+    endpoint: String,
+    client: Client,
+    stream: WatchStream,
+    at: i64,
+    heard: Instant,
+    next_progress: Instant,
+    next_list: Instant,
+}
+
+impl std::fmt::Debug for EtcdSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdSource").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl EtcdSource {
+    pub(crate) fn new(settings: Settings, root: &str) -> Self {
+        Self { settings, root: root.to_owned(), next_endpoint: 0, live: None, told: BTreeMap::new() }
+    }
+
+    fn prefix(&self) -> Vec<u8> {
+        format!("{}/", self.root).into_bytes()
+    }
+
+    /// Lists, and watches from the next revision on.
+    async fn begin(&mut self) -> Result<Event, AdapterError> {
+        let count = self.settings.endpoints.len().max(1);
+        let endpoint = self.settings.endpoints.get(self.next_endpoint % count).cloned().unwrap_or_default();
+        self.next_endpoint = self.next_endpoint.wrapping_add(1);
+        let client = connect(&self.settings, &endpoint).await?;
+        let (entries, at) = self.list(&client, &endpoint).await?;
+        let stream = self.watch(&client, &endpoint, at).await?;
+        // This endpoint works: it is the first to be tried again.
+        self.next_endpoint = self.next_endpoint.wrapping_sub(1);
+        let now = Instant::now();
+        self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
+        self.live = Some(Live { endpoint, client, stream, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
+        Ok(Event::Reset { entries, at: revision(at), drift: 0 })
+    }
+
+    /// All entries at one revision, page by page.
+    async fn list(&self, client: &Client, endpoint: &str) -> Result<(Vec<Entry>, i64), AdapterError> {
+        let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+        let end = prefix_end(&self.prefix());
+        let mut from = self.prefix();
+        let mut entries = Vec::new();
+        let mut at = 0;
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
+            let mut page = bounded(endpoint, kv.get(from.clone(), Some(options))).await?;
+            if at == 0 {
+                at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            entries.extend(page.take_kvs().into_iter().map(entry_of));
+            match entries.last() {
+                Some(last) if page.more() => from = [last.key.bytes(), b"\0"].concat(),
+                _ => return Ok((entries, at)),
+            }
+        }
+    }
+
+    async fn watch(&self, client: &Client, endpoint: &str, at: i64) -> Result<WatchStream, AdapterError> {
+        let mut watcher = client.watch_client().max_decoding_message_size(usize::MAX);
+        let options = WatchOptions::new().with_prefix().with_start_revision(at + 1).with_progress_notify();
+        let mut stream = bounded(endpoint, watcher.watch(self.prefix(), Some(options))).await?;
+        let first = bounded(endpoint, stream.message()).await?.ok_or_else(|| unreachable(endpoint, "the watch was not created"))?;
+        refused(endpoint, &first).map_or(Ok(stream), Err)
+    }
+
+    async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
+        let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
+        let message = tokio::select! {
+            biased;
+            message = live.stream.message() => message.map_err(|error| explain(&live.endpoint, &error))?,
+            () = sleep_until(live.heard + SILENCE) => return Err(unreachable(&live.endpoint, format!("the watch has been silent for {SILENCE:?}"))),
+            () = sleep_until(live.next_progress) => {
+                live.next_progress = Instant::now() + PROGRESS;
+                bounded(&live.endpoint, live.stream.request_progress()).await?;
+                return Ok(None);
+            }
+            () = sleep_until(live.next_list) => return self.audit().await,
+        };
+        let message = message.ok_or_else(|| unreachable(&live.endpoint, "the watch ended"))?;
+        live.heard = Instant::now();
+        if message.compact_revision() != 0 {
+            // What we still wanted was compacted away: only a listing helps.
+            self.live = None;
+            return Ok(None);
+        }
+        if let Some(error) = refused(&live.endpoint, &message) {
+            return Err(error);
+        }
+        self.take(&message)
+    }
+
+    fn take(&mut self, message: &WatchResponse) -> Result<Option<Event>, AdapterError> {
+        let Some(live) = self.live.as_mut() else { return Ok(None) };
+        let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if message.events().is_empty() {
+            if header < live.at && header > 0 {
+                return Err(unreachable(&live.endpoint, format!("the store went back from revision {} to {header}; it was restored from a backup", live.at)));
+            }
+            return Ok(Some(Event::Idle { at: revision(live.at) }));
+        }
+        let mut changes = Vec::new();
+        for event in message.events() {
+            let Some(kv) = event.kv() else { continue };
+            live.at = live.at.max(kv.mod_revision());
+            let key = Key::from(kv.key().to_vec());
+            // A revision that was told before comes again from some servers after a partition.
+            if self.told.get(&key).is_some_and(|told| told.0 >= u64::try_from(kv.mod_revision()).unwrap_or_default()) {
+                continue;
+            }
+            match event.event_type() {
+                EventType::Put => {
+                    let entry = entry_of(kv.clone());
+                    self.told.insert(key, entry.revision);
+                    changes.push(Change::Put(entry));
+                }
+                EventType::Delete => {
+                    self.told.remove(&key);
+                    changes.push(Change::Delete(key));
+                }
+            }
+        }
+        Ok(Some(Event::Changes { changes, at: revision(live.at) }))
+    }
+
+    /// Lists again and compares: what the watch should have told and did not is drift.
+    async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
+        let Some(live) = self.live.as_ref() else { return Ok(None) };
+        let (client, endpoint, before) = (live.client.clone(), live.endpoint.clone(), live.at);
+        let (entries, at) = self.list(&client, &endpoint).await?;
+        let late = |entry: &&Entry| self.told.get(&entry.key) != Some(&entry.revision);
+        let missed = entries.iter().filter(late).filter(|entry| entry.revision <= revision(before)).count();
+        let present: BTreeSet<&Key> = entries.iter().map(|entry| &entry.key).collect();
+        let gone = self.told.keys().filter(|key| !present.contains(key)).count();
+        let drift = missed + if at == before { gone } else { 0 };
+        if drift == 0 {
+            // Whatever else differs is on its way: the watch goes on.
+            if let Some(live) = self.live.as_mut() {
+                live.next_list = Instant::now() + relist_pause();
+            }
+            return Ok(None);
+        }
+        let stream = self.watch(&client, &endpoint, at).await?;
+        self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
+        let now = Instant::now();
+        self.live = Some(Live { endpoint, client, stream, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
+        Ok(Some(Event::Reset { entries, at: revision(at), drift }))
+    }
+}
+
+fn relist_pause() -> Duration {
+    RELIST + Duration::from_millis(u64::from(std::process::id()) * 7_919 % 15_000)
+}
+
+/// Why the server ended a watch, if it did.
+fn refused(endpoint: &str, message: &WatchResponse) -> Option<AdapterError> {
+    if !message.canceled() || message.compact_revision() != 0 {
+        return None;
+    }
+    let reason = message.cancel_reason();
+    // An expired token is mended by connecting again, which is what happens after any error.
+    if reason.contains("permission denied") { Some(denied(endpoint, reason)) } else { Some(unreachable(endpoint, format!("the watch was ended: {reason}"))) }
+}
+
+fn revision(number: i64) -> Revision {
+    Revision(u64::try_from(number).unwrap_or_default())
+}
+
+/// The end of the range of all keys with a prefix.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < 0xff {
+            *last += 1;
+            return end;
+        }
+        end.pop();
+    }
+    vec![0]
+}
+
+#[async_trait]
+impl Source for EtcdSource {
+    async fn next(&mut self) -> Result<Event, AdapterError> {
+        loop {
+            match self.step().await {
+                Ok(Some(Event::Changes { changes, at })) if changes.is_empty() => return Ok(Event::Idle { at }),
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(error) => {
+                    if self.live.take().is_some() {
+                        self.next_endpoint = self.next_endpoint.wrapping_add(1);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

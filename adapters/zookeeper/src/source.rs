@@ -1,0 +1,273 @@
+//! Watching a tree of ZooKeeper. The watch is armed before the walk, so whatever changes meanwhile is told and read
+//! again; a session that was interrupted ends the view, and the next begins anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use waypost_adapter::{AdapterError, Change, Entry, Event, Revision, Settings, Source};
+use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, WatchedEvent};
+
+use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
+
+/// How often the session is asked whether it is current.
+const IDLE: Duration = Duration::from_secs(3);
+/// How often the whole tree is walked again, plus up to a quarter.
+const RELIST: Duration = Duration::from_secs(60);
+/// Requests under way at the same time; the server's own bound is 1,000.
+const PIPELINE: usize = 256;
+
+/// Nodes by path, without a leading slash.
+type Tree = BTreeMap<String, Entry>;
+
+/// A live view of one tree.
+pub(crate) struct ZooKeeperSource {
+    settings: Arc<Settings>,
+    root: String,
+    live: Option<Live>,
+    tree: Tree,
+    at: Revision,
+}
+
+struct Live {
+    client: Client,
+    watcher: PersistentWatcher,
+    next_idle: Instant,
+    next_list: Instant,
+}
+
+impl std::fmt::Debug for ZooKeeperSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ZooKeeperSource").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl ZooKeeperSource {
+    pub(crate) fn new(settings: Arc<Settings>, root: &str) -> Self {
+        Self { settings, root: root.to_owned(), live: None, tree: Tree::new(), at: Revision(0) }
+    }
+
+    fn path(&self) -> String {
+        format!("/{}", self.root)
+    }
+
+    async fn begin(&mut self) -> Result<Event, AdapterError> {
+        let client = connect(&self.settings).await?;
+        let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
+        (self.tree, self.at) = (Tree::new(), Revision(0));
+        let now = Instant::now();
+        let mut live = Live { client, watcher, next_idle: now + IDLE, next_list: now + relist_pause() };
+        let (tree, at) = walk(&self.settings, &live.client, &self.path()).await?;
+        (self.tree, self.at) = (tree, at);
+        // What changed during the walk has been told by now; reading it again makes the listing whole.
+        bounded(&self.settings, live.client.sync(&self.path())).await?;
+        let events = drain(&mut live.watcher, &self.settings)?;
+        self.reread(&live.client, &events).await?;
+        self.live = Some(live);
+        Ok(Event::Reset { entries: self.tree.values().cloned().collect(), at: self.at, drift: 0 })
+    }
+
+    async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
+        let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
+        let event = tokio::select! {
+            biased;
+            event = live.watcher.changed() => event,
+            () = sleep_until(live.next_list) => return self.audit().await,
+            () = sleep_until(live.next_idle) => {
+                live.next_idle = Instant::now() + IDLE;
+                let client = live.client.clone();
+                bounded(&self.settings, client.sync(&self.path())).await?;
+                return Ok(Some(Event::Idle { at: self.at }));
+            }
+        };
+        let mut events = paths(&self.settings, event)?;
+        events.extend(drain(&mut live.watcher, &self.settings)?);
+        let client = live.client.clone();
+        let changes = self.reread(&client, &events).await?;
+        Ok((!changes.is_empty()).then_some(Event::Changes { changes, at: self.at }))
+    }
+
+    /// Reads these nodes again and tells what differs.
+    async fn reread(&mut self, client: &Client, paths: &BTreeSet<String>) -> Result<Vec<Change>, AdapterError> {
+        let mut changes = Vec::new();
+        let mut parents = BTreeSet::new();
+        for batch in paths.iter().collect::<Vec<_>>().chunks(PIPELINE) {
+            for (path, found) in read_all(&self.settings, client, batch.iter().map(|path| (*path).clone())).await? {
+                let key = path.trim_start_matches('/').to_owned();
+                match found {
+                    Some((entry, newest)) => {
+                        self.at = self.at.max(newest);
+                        if self.tree.get(&key) != Some(&entry) {
+                            self.tree.insert(key, entry.clone());
+                            changes.push(Change::Put(entry));
+                        }
+                    }
+                    None => {
+                        if let Some(entry) = self.tree.remove(&key) {
+                            parents.extend(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()));
+                            changes.push(Change::Delete(entry.key));
+                        }
+                    }
+                }
+            }
+        }
+        for parent in parents.iter().filter(|parent| !parent.is_empty()) {
+            if let Some(stat) = bounded(&self.settings, client.check_stat(parent)).await? {
+                self.at = self.at.max(Revision(u64::try_from(stat.pzxid).unwrap_or_default()));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Walks again and compares: what the watch did not tell is drift.
+    async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
+        let root = self.path();
+        let Some(live) = self.live.as_mut() else { return Ok(None) };
+        live.next_list = Instant::now() + relist_pause();
+        let client = live.client.clone();
+        bounded(&self.settings, client.sync(&root)).await?;
+        let (tree, at) = walk(&self.settings, &client, &root).await?;
+        // Events of changes during the walk are still in the queue: they explain what differs.
+        bounded(&self.settings, client.sync(&root)).await?;
+        let explained = match self.live.as_mut() {
+            Some(live) => drain(&mut live.watcher, &self.settings)?,
+            None => return Ok(None),
+        };
+        let mut changes = self.reread(&client, &explained).await?;
+        let is_explained = |key: &String| explained.contains(&format!("/{key}"));
+        let fresh = tree.iter().filter(|(key, entry)| !is_explained(key) && self.tree.get(*key) != Some(*entry)).count();
+        let gone = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
+        self.at = self.at.max(at);
+        if fresh + gone == 0 {
+            let at = self.at;
+            return Ok(Some(if changes.is_empty() { Event::Idle { at } } else { Event::Changes { changes: std::mem::take(&mut changes), at } }));
+        }
+        self.live = None;
+        let Event::Reset { entries, at, .. } = self.begin().await? else { return Ok(None) };
+        Ok(Some(Event::Reset { entries, at, drift: fresh + gone }))
+    }
+}
+
+fn relist_pause() -> Duration {
+    RELIST + Duration::from_millis(u64::from(std::process::id()) * 7_919 % 15_000)
+}
+
+/// The path that an event is about.
+fn paths(settings: &Settings, event: WatchedEvent) -> Result<BTreeSet<String>, AdapterError> {
+    match (event.event_type, event.session_state) {
+        (EventType::Session, SessionState::SyncConnected) => Ok(BTreeSet::new()),
+        (EventType::Session, state) => Err(unreachable(settings, format!("the session was interrupted: {state:?}"))),
+        _ => Ok(BTreeSet::from([event.path])),
+    }
+}
+
+/// The paths of all events that are there already.
+fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSet<String>, AdapterError> {
+    let mut all = BTreeSet::new();
+    loop {
+        let mut changed = std::pin::pin!(watcher.changed());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match changed.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(event) => all.extend(paths(settings, event)?),
+            std::task::Poll::Pending => return Ok(all),
+        }
+    }
+}
+
+/// Every node below `root`, without `root` itself, and the newest transaction that touched any.
+async fn walk(settings: &Arc<Settings>, client: &Client, root: &str) -> Result<(Tree, Revision), AdapterError> {
+    bounded(settings, client.sync(root)).await?;
+    let mut tree = Tree::new();
+    let mut newest = Revision(0);
+    let mut level = vec![root.to_owned()];
+    while !level.is_empty() {
+        let mut children = Vec::new();
+        for batch in level.chunks(PIPELINE) {
+            for (parent, names) in children_of(settings, client, batch).await? {
+                children.extend(names.into_iter().map(|name| format!("{parent}/{name}")));
+            }
+        }
+        for batch in children.chunks(PIPELINE) {
+            for (path, found) in read_all(settings, client, batch.iter().cloned()).await? {
+                // A node that is gone by now is told by the watch, and is no part of the listing.
+                if let Some((entry, touched)) = found {
+                    newest = newest.max(touched);
+                    tree.insert(path.trim_start_matches('/').to_owned(), entry);
+                }
+            }
+        }
+        level = children;
+    }
+    if let Some(stat) = bounded(settings, client.check_stat(root)).await? {
+        newest = newest.max(Revision(u64::try_from(stat.mzxid.max(stat.pzxid)).unwrap_or_default()));
+    }
+    Ok((tree, newest))
+}
+
+async fn children_of(settings: &Settings, client: &Client, parents: &[String]) -> Result<Vec<(String, Vec<String>)>, AdapterError> {
+    let mut set = JoinSet::new();
+    for parent in parents {
+        let listing = client.get_children(parent);
+        let parent = parent.clone();
+        set.spawn(async move { (parent, listing.await) });
+    }
+    let mut all = Vec::new();
+    while let Some(joined) = in_time(settings, set.join_next()).await? {
+        match joined {
+            Ok((parent, Ok((names, _)))) => all.push((parent, names)),
+            Ok((_, Err(Error::NoNode))) => {}
+            Ok((_, Err(error))) => return Err(explain(settings, &error)),
+            Err(error) => return Err(unreachable(settings, error.to_string())),
+        }
+    }
+    Ok(all)
+}
+
+/// Reads many nodes at once: each with its entry and newest transaction, or `None` if it is not there.
+async fn read_all(settings: &Settings, client: &Client, paths: impl Iterator<Item = String>) -> Result<Vec<(String, Option<(Entry, Revision)>)>, AdapterError> {
+    let mut set = JoinSet::new();
+    for path in paths {
+        let reading = client.get_data(&path);
+        set.spawn(async move { (path, reading.await) });
+    }
+    let mut all = Vec::new();
+    while let Some(joined) = in_time(settings, set.join_next()).await? {
+        match joined {
+            Ok((path, Ok((data, stat)))) => {
+                let newest = Revision(u64::try_from(stat.mzxid.max(stat.pzxid)).unwrap_or_default());
+                let entry = entry_of(&path, data, &stat);
+                all.push((path, Some((entry, newest))));
+            }
+            Ok((path, Err(Error::NoNode))) => all.push((path, None)),
+            // A node that we may not read hurts only itself.
+            Ok((path, Err(Error::NoAuth))) => {
+                let told = "the ACL of this node does not let us read it; grant read to everybody or to our identity";
+                let entry = Entry { unreadable: Some(told.to_owned()), ..Entry::new(path.trim_start_matches('/').as_bytes().to_vec(), Vec::new(), 0) };
+                all.push((path, Some((entry, Revision(0)))));
+            }
+            Ok((_, Err(error))) => return Err(explain(settings, &error)),
+            Err(error) => return Err(unreachable(settings, error.to_string())),
+        }
+    }
+    Ok(all)
+}
+
+#[async_trait]
+impl Source for ZooKeeperSource {
+    async fn next(&mut self) -> Result<Event, AdapterError> {
+        loop {
+            match self.step().await {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(error) => {
+                    self.live = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The controller's API, over HTTP/1.1 and HTTP/2: what proxies follow, what the command line asks, what probes see.
+
+mod probes;
+mod report;
+mod resources;
+mod wait;
+mod watch;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::controller::Handle;
+use crate::controller::handle::Gone;
+
+pub use resources::ExportedEntry;
+pub use wait::{For, WaitAnswer, WaitOutcome};
+
+/// Everything that a handler needs.
+#[derive(Debug, Clone)]
+pub struct Api {
+    handle: Handle,
+    stop: CancellationToken,
+}
+
+/// The API's router; streams end with `stop`.
+pub fn router(handle: Handle, stop: CancellationToken) -> Router {
+    Router::new()
+        .route("/v1/watch", post(watch::watch).get(watch::look))
+        .route("/v1/proxies", get(resources::proxies))
+        .route("/v1/proxies/{name}/report", post(report::report))
+        .route("/v1/entries", get(resources::entries))
+        .route("/v1/status", get(resources::status))
+        .route("/v1/history", get(resources::history))
+        .route("/v1/events", get(resources::events))
+        .route("/v1/export", get(resources::export))
+        .route("/v1/wait", get(wait::wait))
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .route("/version", get(probes::version))
+        .fallback(missing)
+        .with_state(Api { handle, stop })
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and what to do.
+    pub error: String,
+}
+
+fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, axum::Json(ErrorBody { error: error.into() })).into_response()
+}
+
+impl IntoResponse for Gone {
+    fn into_response(self) -> Response {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
+    }
+}
+
+async fn missing(uri: axum::http::Uri) -> Response {
+    refuse(StatusCode::NOT_FOUND, format!("nothing at {}; the API is below /v1/, beside /livez, /readyz, /metrics and /version", uri.path()))
+}

@@ -1,0 +1,37 @@
+//! What probes and scrapers see.
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+
+use super::Api;
+use crate::controller::handle::{Gone, Query};
+
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// Ready: a first complete snapshot is published. Staleness is told, and no reason to be unready.
+pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Gone> {
+    let status = api.handle.ask(Query::Status).await?;
+    let mut text = String::new();
+    if query.is_some_and(|query| query.contains("verbose")) {
+        for source in &status.sources {
+            let age = source.age_seconds.map_or("never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
+            text += &format!("[{}] {}: {age}{}\n", if source.current { '+' } else { '-' }, source.url, source.error.as_ref().map(|error| format!("; {error}")).unwrap_or_default());
+        }
+    }
+    Ok(match status.version {
+        Some(version) => (StatusCode::OK, format!("{text}ready: version {version}\n")),
+        None => (StatusCode::SERVICE_UNAVAILABLE, format!("{text}not ready: no store has been read yet\n")),
+    }
+    .into_response())
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Result<String, Gone> {
+    api.handle.ask(Query::Metrics).await
+}
+
+pub(super) async fn version() -> axum::Json<serde_json::Value> {
+    axum::Json(serde_json::json!({ "release": env!("CARGO_PKG_VERSION") }))
+}

@@ -1,0 +1,131 @@
+//! Waiting until what was written is served, or refused, or gone.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query as Params, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use waypost_model::verdict::ConditionType;
+
+use super::{Api, refuse};
+use crate::controller::handle::{Gone, Query};
+use crate::controller::view::EntryInfo;
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum For {
+    /// Served by every proxy that follows the controller.
+    #[default]
+    Live,
+    /// Understood.
+    Accepted,
+    /// Deleted.
+    Gone,
+}
+
+/// How waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitOutcome {
+    /// What was waited for holds.
+    Done,
+    /// The entry was refused, or shadowed.
+    Rejected,
+    /// The time is over.
+    Timeout,
+}
+
+/// The answer to a wait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitAnswer {
+    /// How it ended.
+    pub outcome: WaitOutcome,
+    /// The entry as it is now.
+    pub entry: Option<EntryInfo>,
+    /// One sentence for people.
+    pub message: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Request {
+    /// A resource, as people type it.
+    key: String,
+    #[serde(default, rename = "for")]
+    what: For,
+    /// As in the keys: `30s`.
+    timeout: Option<String>,
+}
+
+/// Waits at most this long.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request>) -> Result<Response, Gone> {
+    let limit = match request.timeout.map(waypost_model::duration::Duration::try_from).transpose() {
+        Ok(limit) => limit.map_or(Duration::from_secs(30), waypost_model::duration::Duration::get).min(LONGEST),
+        Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
+    };
+    let key = match waypost_model::key::parse_typed(api.handle.root(), &request.key) {
+        Ok(resource) => resource.to_string(),
+        Err(_) if request.key.trim_matches('/').ends_with("current") => "current".to_owned(),
+        Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
+    };
+    let deadline = Instant::now() + limit;
+    // What is waited for is what is written now; the watch may not have told of it yet.
+    let written = match timeout_at(deadline, api.handle.read(&key)).await {
+        Ok(Ok(entry)) => entry.map(|entry| entry.revision.0),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    let mut changes = api.handle.changes();
+    loop {
+        changes.mark_unchanged();
+        let found = api.handle.ask(|to| Query::Entries(key.clone(), to)).await?;
+        let entry = found.into_iter().find(|entry| entry.key.ends_with(&key) && entry.key.len() == api.handle.root().len() + 1 + key.len());
+        if let Some(answer) = judge(&key, request.what, written, entry.as_ref()) {
+            return Ok(Json(answer).into_response());
+        }
+        if timeout_at(deadline, changes.changed()).await.is_err() {
+            return Ok(Json(WaitAnswer { outcome: WaitOutcome::Timeout, message: late(&key, limit, entry.as_ref()), entry }).into_response());
+        }
+    }
+}
+
+/// Decides whether waiting is over.
+fn judge(key: &str, what: For, written: Option<u64>, entry: Option<&EntryInfo>) -> Option<WaitAnswer> {
+    let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: entry.cloned(), message });
+    let Some(entry) = entry else {
+        return if what == For::Gone { done(format!("{key} is gone")) } else { None };
+    };
+    if what == For::Gone || written.is_some_and(|written| entry.revision < written) {
+        return None;
+    }
+    let refused = entry.conditions.iter().find(|condition| condition.status == waypost_model::verdict::Status::False && condition.r#type != ConditionType::ResolvedRefs);
+    if let Some(condition) = refused {
+        let serving = match entry.last_good_revision {
+            Some(revision) => format!("; revision {revision}, the last good one, still serves"),
+            None if condition.r#type == ConditionType::Accepted => "; nothing was served under this key before".to_owned(),
+            None => String::new(),
+        };
+        return Some(WaitAnswer { outcome: WaitOutcome::Rejected, message: format!("{}{serving}", condition.message), entry: Some(entry.clone()) });
+    }
+    let live = &entry.live;
+    match (what, live.version) {
+        (For::Accepted, _) => done(format!("{key} is accepted at revision {}", entry.revision)),
+        (For::Live, Some(version)) if live.on == live.of && live.of > 0 => {
+            let millis = live.millis.map(|millis| format!(", {millis:.1} ms after the controller saw it")).unwrap_or_default();
+            done(format!("{key} is live on {}/{} proxies at version {version}{millis}", live.on, live.of))
+        }
+        _ => None,
+    }
+}
+
+fn late(key: &str, limit: Duration, entry: Option<&EntryInfo>) -> String {
+    match entry {
+        None => format!("{key} is not in the store after {limit:?}"),
+        Some(entry) if entry.live.of == 0 => format!("{key} is accepted, but no proxy is connected"),
+        Some(entry) => format!("{key} is live on {}/{} proxies after {limit:?}; {}", entry.live.on, entry.live.of, entry.live.lagging.join("; ")),
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: one file per verb.
+
+mod client;
+mod completion;
+mod delete;
+mod describe;
+mod dev;
+mod drain;
+mod echo;
+mod events;
+mod export;
+mod get;
+mod history;
+mod init;
+mod lint;
+mod proxies;
+mod put;
+mod serve;
+mod status;
+mod tail;
+mod text;
+mod wait;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Waypost: a load balancer steered from etcd, Consul, ZooKeeper or a directory.
+#[derive(Debug, Parser)]
+#[command(name = "waypost", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a controller and one proxy in one process: the one-box way
+    Run(serve::RunFlags),
+    /// Run with an example directory and echo endpoints, proxy on 127.0.0.1:8080
+    Dev(dev::DevFlags),
+    /// Run a controller
+    Controller(serve::ControllerFlags),
+    /// List entries and their verdicts
+    Get(get::GetFlags),
+    /// Show one entry: verdict, revision, and on how many proxies it is live
+    Describe(describe::DescribeFlags),
+    /// Write an entry to the store
+    Put(put::PutFlags),
+    /// Delete an entry from the store
+    Delete(delete::DeleteFlags),
+    /// Check files or a store without a controller
+    #[command(alias = "validate")]
+    Lint(lint::LintFlags),
+    /// Wait until an entry is live, accepted or gone
+    Wait(wait::WaitFlags),
+    /// Write the authors' original bytes to a directory or store
+    Export(export::ExportFlags),
+    /// Is everything current? Exits 1 if not
+    Status(status::StatusFlags),
+    /// List the proxies
+    #[command(alias = "nodes")]
+    Proxies(proxies::ProxiesFlags),
+    /// List the configs that were published
+    History(history::HistoryFlags),
+    /// Show what happened
+    Events(events::EventsFlags),
+    /// Take an endpoint out of service in peace
+    Drain(drain::DrainFlags),
+    /// Follow the requests that a proxy serves
+    Tail(tail::TailFlags),
+    /// Make an example directory
+    Init(init::InitFlags),
+    /// Run an HTTP server that echoes requests
+    Echo(echo::EchoFlags),
+    /// Print a shell completion script
+    Completion(completion::CompletionFlags),
+}
+
+/// A failure with its exit code: 1 failed, 2 usage, 3 rejected by validation, 4 not reachable.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn failed(message: impl fmt::Display) -> Self {
+        Self { code: 1, message: message.to_string() }
+    }
+
+    fn usage(message: impl fmt::Display) -> Self {
+        Self { code: 2, message: message.to_string() }
+    }
+
+    fn rejected(message: impl fmt::Display) -> Self {
+        Self { code: 3, message: message.to_string() }
+    }
+
+    fn unreachable(message: impl fmt::Display) -> Self {
+        Self { code: 4, message: message.to_string() }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &Cli::command(), &["store", "limits"]) {
+        Ok(arguments) => arguments,
+        Err(message) => return report(Failure::usage(message)),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match run(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(failure),
+    }
+}
+
+fn report(failure: Failure) -> ExitCode {
+    if !failure.message.is_empty() {
+        eprintln!("waypost: {}", failure.message);
+    }
+    ExitCode::from(failure.code)
+}
+
+fn run(verb: Verb) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::failed)?;
+    match verb {
+        Verb::Run(flags) => runtime.block_on(serve::run(flags)),
+        Verb::Dev(flags) => runtime.block_on(dev::run(flags)),
+        Verb::Controller(flags) => runtime.block_on(serve::controller(flags)),
+        Verb::Get(flags) => runtime.block_on(get::run(flags)),
+        Verb::Describe(flags) => runtime.block_on(describe::run(flags)),
+        Verb::Put(flags) => runtime.block_on(put::run(flags)),
+        Verb::Delete(flags) => runtime.block_on(delete::run(flags)),
+        Verb::Lint(flags) => runtime.block_on(lint::run(flags)),
+        Verb::Wait(flags) => runtime.block_on(wait::run(flags)),
+        Verb::Export(flags) => runtime.block_on(export::run(flags)),
+        Verb::Status(flags) => runtime.block_on(status::run(flags)),
+        Verb::Proxies(flags) => runtime.block_on(proxies::run(flags)),
+        Verb::History(flags) => runtime.block_on(history::run(flags)),
+        Verb::Events(flags) => runtime.block_on(events::run(flags)),
+        Verb::Drain(flags) => runtime.block_on(drain::run(flags)),
+        Verb::Tail(flags) => runtime.block_on(tail::run(flags)),
+        Verb::Init(flags) => init::run(&flags),
+        Verb::Echo(flags) => runtime.block_on(echo::run(flags)),
+        Verb::Completion(flags) => {
+            completion::run(&flags, &mut Cli::command());
+            Ok(())
+        }
+    }
+}
+
+/// Logs to standard error, as `WAYPOST_LOG` says.
+fn init_log() {
+    let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second start in one process, as in tests, keeps the first.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init().unwrap_or_default();
+}

@@ -1,0 +1,165 @@
+//! Asking the controller, and opening a store with the caller's own credentials.
+
+use clap::Args;
+use reqwest::{Client, Response};
+use serde::de::DeserializeOwned;
+
+use super::Failure;
+use crate::api::ErrorBody;
+use crate::controller::Store;
+use crate::controller::view::StatusInfo;
+use crate::stores::{self, StoreFlags};
+
+/// Where the controller is.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ControllerFlag {
+    /// The controller's API
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400", env = "WAYPOST_CONTROLLER")]
+    controller: url::Url,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+}
+
+/// How to print, as a flag.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct OutputFlag {
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub(super) output: Format,
+}
+
+/// Which store to write to.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StoreFlag {
+    /// The store to use; the controller's first one if not given
+    #[arg(long, value_name = "URL", env = "WAYPOST_STORE")]
+    pub(super) store: Option<String>,
+    #[command(flatten)]
+    pub(super) credentials: CredentialFlags,
+}
+
+/// How to reach a store.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct CredentialFlags {
+    /// File with the store's token, or USER:PASSWORD
+    #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_TOKEN_FILE")]
+    store_token_file: Option<std::path::PathBuf>,
+    /// File with the authorities that the store's certificate is checked against (PEM)
+    #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_CA")]
+    store_ca: Option<std::path::PathBuf>,
+    /// File with our certificate for the store (PEM)
+    #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_CERT")]
+    store_cert: Option<std::path::PathBuf>,
+    /// File with its key (PEM)
+    #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_KEY")]
+    store_key: Option<std::path::PathBuf>,
+    /// Datacenter of the store, where it has them
+    #[arg(long, value_name = "NAME", env = "WAYPOST_STORE_DATACENTER")]
+    store_datacenter: Option<String>,
+    /// Namespace of the store, where it has them
+    #[arg(long, value_name = "NAME", env = "WAYPOST_STORE_NAMESPACE")]
+    store_namespace: Option<String>,
+}
+
+impl CredentialFlags {
+    /// A store's settings with these credentials.
+    pub(super) fn with(&self, url: &str) -> StoreFlags {
+        StoreFlags {
+            url: url.to_owned(),
+            token_file: self.store_token_file.clone(),
+            ca: self.store_ca.clone(),
+            cert: self.store_cert.clone(),
+            key: self.store_key.clone(),
+            datacenter: self.store_datacenter.clone(),
+            namespace: self.store_namespace.clone(),
+        }
+    }
+}
+
+impl ControllerFlag {
+    /// Asks the controller for JSON; `query` holds parameters.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        let response = self.send(path, query).await?;
+        let text = response.bytes().await.map_err(|error| self.not_reached(&error))?;
+        serde_json::from_slice(&text).map_err(|error| Failure::failed(format!("the answer of {} is not understood: {error}; is it the same release?", self.controller)))
+    }
+
+    async fn send(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
+        let url = self.controller.join(path).map_err(Failure::usage)?;
+        let client = client().map_err(Failure::failed)?;
+        let response = client.get(url).query(query).send().await.map_err(|error| self.not_reached(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        let told = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
+        Err(if status.is_client_error() { Failure::usage(told) } else { Failure::failed(format!("{}: {told}", self.controller)) })
+    }
+
+    fn not_reached(&self, error: &reqwest::Error) -> Failure {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        Failure::unreachable(format!("the controller at {} cannot be reached: {cause}; start one with `waypost run`, or name it with --controller", self.controller))
+    }
+}
+
+/// A client for loopback and trusted networks.
+pub(super) fn client() -> reqwest::Result<Client> {
+    Client::builder().no_proxy().tls_certs_only(Vec::<reqwest::Certificate>::new()).build()
+}
+
+impl StoreFlag {
+    /// Opens the store that was named, else the controller's first.
+    pub(super) async fn open(&self, controller: &ControllerFlag) -> Result<Store, Failure> {
+        let url = match &self.store {
+            Some(url) => url.clone(),
+            None => {
+                let status: StatusInfo = controller.get("/v1/status", &[]).await?;
+                let first = status.sources.into_iter().next();
+                first.map(|source| source.url).ok_or_else(|| Failure::failed("the controller has no store; name one with --store"))?
+            }
+        };
+        stores::open(&self.credentials.with(&url)).map_err(Failure::usage)
+    }
+}
+
+/// The key below the root that people mean: a resource in any form, or `current`, or any key below the root.
+pub(super) fn relative_key(root: &str, typed: &str) -> Result<String, Failure> {
+    if let Ok(resource) = waypost_model::key::parse_typed(root, typed) {
+        return Ok(resource.to_string());
+    }
+    let relative = typed.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(typed).trim_matches('/');
+    match waypost_model::key::place(relative, false) {
+        waypost_model::key::Place::Unknown(message) => Err(Failure::usage(message)),
+        waypost_model::key::Place::Folder => Err(Failure::usage("the key is empty; write KIND/NAME, such as routes/shop")),
+        _ => Ok(relative.to_owned()),
+    }
+}
+
+/// A key from one or two words: `routes/shop`, or `route shop`.
+pub(super) fn joined(words: &[String]) -> String {
+    words.join("/")
+}
+
+/// An error of a store as a failure.
+pub(super) fn store_failure(error: &waypost_adapter::AdapterError) -> Failure {
+    use waypost_adapter::ErrorKind;
+    match error.kind {
+        ErrorKind::Unreachable => Failure::unreachable(error),
+        ErrorKind::Settings => Failure::usage(error),
+        ErrorKind::Denied | ErrorKind::Refused | ErrorKind::UnknownOutcome => Failure::failed(error),
+    }
+}

@@ -1,0 +1,39 @@
+//! `waypost events [-f]`
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Outcome;
+use super::client::{ControllerFlag, Format, OutputFlag};
+use super::history::ago;
+use super::text::machine;
+use crate::controller::events::Event;
+
+#[derive(Debug, Args)]
+pub(super) struct EventsFlags {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+pub(super) async fn run(flags: EventsFlags) -> Outcome {
+    let mut from = 0;
+    loop {
+        let events: Vec<Event> = flags.controller.get("/v1/events", &[("from", from.to_string())]).await?;
+        from = events.last().map_or(from, |event| event.number + 1);
+        if flags.output.output == Format::Table {
+            events.iter().for_each(|event| println!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
+        } else {
+            machine(flags.output.output, &events)?;
+        }
+        if !flags.follow {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

@@ -1,0 +1,49 @@
+//! `waypost export --to DIR|STORE`
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use clap::Args;
+use waypost_adapter::Key;
+
+use super::client::{ControllerFlag, CredentialFlags, store_failure};
+use super::{Failure, Outcome};
+use crate::api::ExportedEntry;
+use crate::stores;
+
+#[derive(Debug, Args)]
+pub(super) struct ExportFlags {
+    /// A directory, or a store's URL
+    #[arg(long, value_name = "DIR|STORE")]
+    to: String,
+    /// A config of the history (C12); what serves now if not given
+    #[arg(long, value_name = "C")]
+    at: Option<String>,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    credentials: CredentialFlags,
+}
+
+pub(super) async fn run(flags: ExportFlags) -> Outcome {
+    let at = flags.at.as_deref().map(number).transpose()?;
+    let query: Vec<(&str, String)> = at.map(|number| ("at", number.to_string())).into_iter().collect();
+    let entries: Vec<ExportedEntry> = flags.controller.get("/v1/export", &query).await?;
+    let url = if flags.to.contains("://") { flags.to.clone() } else { format!("file://{}", flags.to) };
+    let store = stores::open(&flags.credentials.with(&url)).map_err(Failure::usage)?;
+    for entry in &entries {
+        let value = STANDARD.decode(&entry.value).map_err(Failure::failed)?;
+        let key = Key::from(store.full_key(&entry.key));
+        // Folders are made by what is in them.
+        if entry.key.is_empty() || entry.key.ends_with('/') {
+            continue;
+        }
+        store.adapter.put(&key, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
+    }
+    println!("{} entries are written to {}", entries.len(), store.url);
+    Ok(())
+}
+
+fn number(typed: &str) -> Result<u64, Failure> {
+    typed.trim_start_matches(['C', 'c']).parse().map_err(|_| Failure::usage(format!("{typed:?} is not a config; write it as in `waypost history`, such as C12")))
+}

@@ -1,0 +1,42 @@
+//! `waypost history`
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::Outcome;
+use super::client::{ControllerFlag, OutputFlag};
+use super::text::{machine, table};
+use crate::controller::disk::ConfigRecord;
+
+#[derive(Debug, Args)]
+pub(super) struct HistoryFlags {
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+pub(super) async fn run(flags: HistoryFlags) -> Outcome {
+    let records: Vec<ConfigRecord> = flags.controller.get("/v1/history", &[]).await?;
+    if machine(flags.output.output, &records)? {
+        return Ok(());
+    }
+    let row = |record: &ConfigRecord| {
+        let digest: String = record.digest.chars().take(8).collect();
+        [format!("C{}", record.number), digest, ago(record.at), record.version.to_string(), record.objects.to_string(), record.changes.join(", ")]
+    };
+    table(["config", "digest", "published", "version", "objects", "changes"], &records.iter().rev().map(row).collect::<Vec<_>>())
+}
+
+/// How long ago a date in milliseconds was.
+pub(super) fn ago(at: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let seconds = u64::try_from(now).unwrap_or(at).saturating_sub(at) / 1_000;
+    match seconds {
+        0..120 => format!("{seconds}s ago"),
+        120..7_200 => format!("{}m ago", seconds / 60),
+        7_200..172_800 => format!("{}h ago", seconds / 3_600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}

@@ -1,0 +1,75 @@
+//! `waypost lint [DIR|FILE…]`: the same checks as the controller's, without one.
+
+use std::path::Path;
+
+use clap::Args;
+use waypost_adapter::Event;
+use waypost_model::compile::{Compiler, EntryInput, EntryView, Written};
+use waypost_model::limits::Limits;
+use waypost_model::verdict::ConditionType;
+
+use super::client::{CredentialFlags, store_failure};
+use super::{Failure, Outcome};
+use crate::stores;
+
+#[derive(Debug, Args)]
+pub(super) struct LintFlags {
+    /// Directories laid out as the keys are
+    #[arg(value_name = "DIR")]
+    directories: Vec<String>,
+    /// A store to check
+    #[arg(long, value_name = "URL", env = "WAYPOST_STORE")]
+    store: Option<String>,
+    /// Print the JSON Schema of a kind instead
+    #[arg(long, value_name = "KIND")]
+    schema: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialFlags,
+}
+
+pub(super) async fn run(flags: LintFlags) -> Outcome {
+    if let Some(kind) = &flags.schema {
+        let kind = waypost_model::key::Kind::from_any(kind).ok_or_else(|| Failure::usage(format!("unknown kind {kind:?}; there are listeners, routes, backends and endpoints")))?;
+        println!("{}", serde_json::to_string_pretty(&waypost_model::schema::of(kind)).map_err(Failure::failed)?);
+        return Ok(());
+    }
+    let mut urls: Vec<String> = flags.directories.iter().map(|path| format!("file://{path}")).collect();
+    urls.extend(flags.store);
+    if urls.is_empty() {
+        return Err(Failure::usage("name a directory, or a store with --store"));
+    }
+    let mut bad = 0;
+    for url in &urls {
+        bad += lint(url, &flags.credentials).await?;
+    }
+    if bad > 0 { Err(Failure::rejected(format!("{bad} entries would be refused"))) } else { Ok(()) }
+}
+
+/// Prints what is wrong in one store; returns how many entries would be refused.
+async fn lint(url: &str, credentials: &CredentialFlags) -> Result<usize, Failure> {
+    let store = stores::open(&credentials.with(url)).map_err(Failure::usage)?;
+    if let Some(path) = store.url.strip_prefix("file://")
+        && !Path::new(path).is_dir()
+    {
+        return Err(Failure::failed(format!("{path} is not a directory")));
+    }
+    let mut source = store.adapter.source(&store.root);
+    let event = source.next().await.map_err(|error| store_failure(&error))?;
+    let Event::Reset { entries, .. } = event else { return Err(Failure::failed("the store told of no listing")) };
+    let inputs = entries.into_iter().filter_map(|entry| {
+        Some(EntryInput { key: entry.key.below(&store.root)?, written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable })
+    });
+    let mut compiler = Compiler::new(1, Limits::default());
+    compiler.reset(0, inputs.collect());
+    compiler.commit();
+    let views: Vec<EntryView> = compiler.views().collect();
+    for view in &views {
+        for condition in view.verdict.conditions.iter().filter(|condition| condition.status == waypost_model::verdict::Status::False) {
+            let weight = if condition.r#type == ConditionType::Accepted { "error" } else { "warning" };
+            println!("{weight}: {}: {}", store.full_key(&view.id.key), condition.message);
+        }
+    }
+    let bad = views.iter().filter(|view| !view.verdict.accepted()).count();
+    println!("{}: {} entries, {bad} refused", store.url, views.len());
+    Ok(bad)
+}

@@ -1,0 +1,63 @@
+//! `waypost put KEY VALUE`
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use clap::Args;
+use waypost_adapter::Key;
+
+use super::client::{ControllerFlag, StoreFlag, relative_key, store_failure};
+use super::wait::{WaitFor, wait_for};
+use super::{Failure, Outcome};
+use crate::api::For;
+
+#[derive(Debug, Args)]
+pub(super) struct PutFlags {
+    /// routes/shop, or the full key
+    key: String,
+    /// The value, @FILE, or - for standard input
+    value: String,
+    #[command(flatten)]
+    store: StoreFlag,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    /// Write it even if it is not valid
+    #[arg(long)]
+    force: bool,
+    /// Wait until it is live
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most this long
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    timeout: String,
+}
+
+pub(super) async fn run(flags: PutFlags) -> Outcome {
+    let store = flags.store.open(&flags.controller).await?;
+    let key = relative_key(&store.root, &flags.key)?;
+    let value = read_value(&flags.value)?;
+    if let (false, waypost_model::key::Place::Resource { resource, .. }) = (flags.force, waypost_model::key::place(&key, value.is_empty())) {
+        let checked = waypost_model::parse::parse(&resource, &value, &waypost_model::limits::Limits::default());
+        checked.map_err(|problem| Failure::rejected(format!("{}: {problem}; nothing was written (--force writes it anyway)", store.full_key(&key))))?;
+    }
+    let full = Key::from(store.full_key(&key));
+    let revision = store.adapter.put(&full, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
+    println!("{full} is written at revision {revision}");
+    if flags.wait {
+        wait_for(&flags.controller, &WaitFor { key, what: For::Live, timeout: flags.timeout }).await?;
+    }
+    Ok(())
+}
+
+/// A value as it is typed: itself, a file's content, or what comes in.
+fn read_value(typed: &str) -> Result<Vec<u8>, Failure> {
+    if typed == "-" {
+        let mut value = Vec::new();
+        std::io::stdin().read_to_end(&mut value).map_err(Failure::failed)?;
+        return Ok(value);
+    }
+    match typed.strip_prefix('@') {
+        Some(path) => std::fs::read(path).map_err(|error| Failure::failed(format!("{path}: {error}"))),
+        None => Ok(typed.as_bytes().to_vec()),
+    }
+}

@@ -1,0 +1,69 @@
+//! `waypost status`
+
+use clap::Args;
+
+use super::client::{ControllerFlag, OutputFlag};
+use super::text::machine;
+use super::{Failure, Outcome};
+use crate::controller::view::{ProxyInfo, SourceInfo, StatusInfo};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusFlags {
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+pub(super) async fn run(flags: StatusFlags) -> Outcome {
+    let status: StatusInfo = flags.controller.get("/v1/status", &[]).await?;
+    if !machine(flags.output.output, &status)? {
+        print(&status);
+    }
+    if status.needs_attention() { Err(Failure::failed("")) } else { Ok(()) }
+}
+
+fn print(status: &StatusInfo) {
+    let version = status.version.map_or_else(|| "nothing published yet".to_owned(), |version| format!("version {version} (config {}, membership {})", status.config, status.membership));
+    match &status.leader {
+        Some(leader) => println!("Leader:   {} at {}, epoch {}", leader.name, leader.url, leader.epoch),
+        None => println!("Leader:   none"),
+    }
+    println!("Serving:  {version}");
+    if let Some(tree) = &status.active_tree {
+        println!("Tree:     {tree} (named by current)");
+    }
+    status.sources.iter().for_each(print_source);
+    let connected = status.proxies.iter().filter(|proxy| proxy.connected).count();
+    println!("Proxies:  {connected} connected of {} known", status.proxies.len());
+    status.proxies.iter().for_each(print_proxy);
+    if !status.rejected.is_empty() {
+        println!("Rejected: {} entries; `waypost describe KEY` says why", status.rejected.len());
+        status.rejected.iter().take(20).for_each(|key| println!("  {key}"));
+    }
+    for limit in status.limits.iter().filter(|limit| limit.used * 5 >= limit.limit * 4) {
+        println!("Limit:    {} of {} {}", limit.used, limit.limit, limit.name);
+    }
+    println!("{}", if status.needs_attention() { "Attention is needed." } else { "Everything is current." });
+}
+
+fn print_source(source: &SourceInfo) {
+    let age = source.age_seconds.map_or_else(|| "never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
+    let state = if source.current { "current" } else { "BEHIND" };
+    println!("Store:    {} {state}, {age}, revision {}, {} entries{}", source.url, source.at, source.entries, if source.drift > 0 { format!(", {} drifted", source.drift) } else { String::new() });
+    for told in source.error.iter().chain(&source.other_spelling) {
+        println!("          {told}");
+    }
+}
+
+fn print_proxy(proxy: &ProxyInfo) {
+    let state = match (proxy.connected, proxy.behind) {
+        (false, _) => format!("absent for {} s", proxy.heard_seconds),
+        (true, true) => "BEHIND".to_owned(),
+        (true, false) => "connected".to_owned(),
+    };
+    let applied = proxy.applied.map_or_else(|| "nothing yet".to_owned(), |version| format!("version {version}"));
+    println!("  {}: {state}, serves {applied}", proxy.name);
+    proxy.refused.iter().for_each(|reason| println!("    refused: {reason}"));
+    proxy.problems.iter().for_each(|problem| println!("    {}/{}: {}", problem.kind, problem.name, problem.message));
+}

@@ -1,0 +1,33 @@
+//! Printing: tables for people, JSON and YAML for programs.
+
+use serde::Serialize;
+
+use super::client::Format;
+use super::{Failure, Outcome};
+
+/// Prints a value in a format for programs; returns whether it was one.
+pub(super) fn machine(format: Format, value: &impl Serialize) -> Result<bool, Failure> {
+    match format {
+        Format::Table => return Ok(false),
+        Format::Json => println!("{}", serde_json::to_string_pretty(value).map_err(Failure::failed)?),
+        Format::Yaml => print!("{}", serde_saphyr::to_string(value).map_err(Failure::failed)?),
+    }
+    Ok(true)
+}
+
+/// Prints rows below a head, in columns.
+pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Outcome {
+    let mut widths = head.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &[String; N]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    println!("{}", line(&head.map(|title| title.to_uppercase())));
+    rows.iter().for_each(|row| println!("{}", line(row)));
+    Ok(())
+}

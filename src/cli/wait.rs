@@ -1,0 +1,58 @@
+//! `waypost wait KEY…`
+
+use clap::Args;
+
+use super::client::ControllerFlag;
+use super::{Failure, Outcome};
+use crate::api::{For, WaitAnswer, WaitOutcome};
+
+#[derive(Debug, Args)]
+pub(super) struct WaitFlags {
+    /// routes/shop, or the full key; several are waited for in turn
+    #[arg(required = true)]
+    key: Vec<String>,
+    /// What to wait for
+    #[arg(long = "for", value_enum, default_value = "live")]
+    what: For,
+    /// Wait at most this long
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    timeout: String,
+    #[command(flatten)]
+    controller: ControllerFlag,
+}
+
+/// One wait.
+pub(super) struct WaitFor {
+    pub(super) key: String,
+    pub(super) what: For,
+    pub(super) timeout: String,
+}
+
+pub(super) async fn run(flags: WaitFlags) -> Outcome {
+    for key in flags.key {
+        wait_for(&flags.controller, &WaitFor { key, what: flags.what, timeout: flags.timeout.clone() }).await?;
+    }
+    Ok(())
+}
+
+/// Waits, and prints how it ended: exit 0, 3 with the verdict, or 1 with the proxies that lag.
+pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> Outcome {
+    let what = match wanted.what {
+        For::Live => "live",
+        For::Accepted => "accepted",
+        For::Gone => "gone",
+    };
+    let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
+    let answer: WaitAnswer = controller.get("/v1/wait", &query).await?;
+    match answer.outcome {
+        WaitOutcome::Done => {
+            println!("{}", answer.message);
+            Ok(())
+        }
+        WaitOutcome::Rejected => {
+            println!("{}", answer.message);
+            Err(Failure { code: 3, message: String::new() })
+        }
+        WaitOutcome::Timeout => Err(Failure::failed(answer.message)),
+    }
+}

@@ -1,0 +1,249 @@
+//! What a controller keeps on disk: every entry with its last good value, and the history of configs.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+use waypost_model::compile::{EntryInput, SavedEntry, Written};
+use waypost_model::lane::{Change, Lane};
+use waypost_model::snapshot::Version;
+
+/// An entry as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    key: String,
+    value: String,
+    revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_good: Option<Good>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Good {
+    value: String,
+    revision: u64,
+}
+
+/// The entries of one store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    store: String,
+    entries: Vec<Line>,
+}
+
+fn line(entry: &SavedEntry) -> Line {
+    let encode = |written: &Written| STANDARD.encode(&written.value);
+    Line {
+        key: entry.input.key.clone(),
+        value: encode(&entry.input.written),
+        revision: entry.input.written.revision,
+        last_good: entry.last_good.as_ref().map(|good| Good { value: encode(good), revision: good.revision }),
+    }
+}
+
+fn entry(line: Line) -> Option<SavedEntry> {
+    let decode = |value: &str, revision| STANDARD.decode(value).ok().map(|value| Written { value: value.into(), revision });
+    let last_good = match line.last_good {
+        Some(good) => Some(decode(&good.value, good.revision)?),
+        None => None,
+    };
+    let written = decode(&line.value, line.revision)?;
+    Some(SavedEntry { input: EntryInput { key: line.key, written, unreadable: None }, last_good })
+}
+
+fn entries_file(folder: &Path) -> PathBuf {
+    folder.join("entries.json.gz")
+}
+
+/// Writes the entries of all stores, named by their URLs.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_entries(folder: &Path, stores: &[(String, Vec<SavedEntry>)]) -> io::Result<()> {
+    let saved: Vec<Saved> = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
+    waypost_disk::write(&entries_file(folder), &pack(&saved)?)
+}
+
+/// Reads the entries of all stores.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_entries(folder: &Path) -> Result<Vec<(String, Vec<SavedEntry>)>, String> {
+    let Some(content) = waypost_disk::read(&entries_file(folder)).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    let saved: Vec<Saved> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", entries_file(folder).display()))?;
+    Ok(saved.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
+}
+
+fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&serde_json::to_vec(value)?)?;
+    encoder.finish()
+}
+
+fn unpack<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> io::Result<T> {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// One config of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigRecord {
+    /// Its number; grows by one.
+    pub number: u64,
+    /// The digest of the config lane.
+    pub digest: String,
+    /// When it was published, in milliseconds since 1970.
+    pub at: u64,
+    /// The version under which it was published.
+    pub version: Version,
+    /// How many listeners, routes and backends it has.
+    pub objects: usize,
+    /// What changed since the one before, at most twenty lines.
+    pub changes: Vec<String>,
+}
+
+/// A config with the authors' bytes, as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    record: ConfigRecord,
+    stores: Vec<Saved>,
+}
+
+/// The ring of configs on disk.
+#[derive(Debug)]
+pub struct History {
+    folder: PathBuf,
+    keep: usize,
+    records: Vec<ConfigRecord>,
+    last: Lane,
+}
+
+impl History {
+    /// Opens the ring below the state directory.
+    pub fn open(state: &Path, keep: usize) -> Self {
+        let folder = state.join("history");
+        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), last: Lane::default() };
+        let mut files = history.files();
+        files.sort();
+        for file in files {
+            match history.read(&file) {
+                Ok(kept) => history.records.push(kept.record),
+                Err(error) => tracing::warn!("{}: {error}; this config of the history is lost", file.display()),
+            }
+        }
+        history
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let items = std::fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|item| item.path());
+        items.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("C"))).collect()
+    }
+
+    fn file(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("C{number:010}.json.gz"))
+    }
+
+    fn read(&self, file: &Path) -> Result<Kept, String> {
+        let bytes = waypost_disk::read_exact(file).map_err(|error| error.to_string())?.unwrap_or_default();
+        unpack(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// All configs, oldest first.
+    pub fn records(&self) -> &[ConfigRecord] {
+        &self.records
+    }
+
+    /// The authors' entries of a config.
+    ///
+    /// # Errors
+    /// There is no such config, or its file cannot be used.
+    pub fn entries(&self, number: u64) -> Result<Vec<(String, Vec<SavedEntry>)>, String> {
+        let known = self.records.iter().any(|record| record.number == number);
+        if !known {
+            return Err(format!("there is no config C{number}; `waypost history` lists those there are"));
+        }
+        let kept = self.read(&self.file(number))?;
+        Ok(kept.stores.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
+    }
+
+    /// Adds a config, unless it is the last one again.
+    ///
+    /// # Errors
+    /// The disk refused; the record is kept in memory.
+    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[(String, Vec<SavedEntry>)]) -> io::Result<()> {
+        let digest = config.digest().to_string();
+        if self.records.last().is_some_and(|last| last.digest == digest) {
+            self.last = config.clone();
+            return Ok(());
+        }
+        let told = |change: &Change| match change {
+            Change::Put(object) => format!("put {}", object.path()),
+            Change::Delete(path) => format!("delete {path}"),
+        };
+        let changes = self.last.changes_to(config);
+        let mut lines: Vec<String> = changes.iter().take(20).map(told).collect();
+        if changes.len() > lines.len() {
+            lines.push(format!("and {} more", changes.len() - lines.len()));
+        }
+        let number = self.records.last().map_or(1, |last| last.number + 1);
+        let record = ConfigRecord { number, digest, at, version, objects: config.len(), changes: lines };
+        self.records.push(record.clone());
+        self.last = config.clone();
+        let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
+        waypost_disk::write_once(&self.file(number), &pack(&Kept { record, stores })?)?;
+        while self.records.len() > self.keep {
+            let oldest = self.records.remove(0);
+            std::fs::remove_file(self.file(oldest.number))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
+        let written = |value: &[u8], revision| Written { value: value.into(), revision };
+        SavedEntry { input: EntryInput { key: key.to_owned(), written: written(value, 2), unreadable: None }, last_good: good.map(|value| written(value, 1)) }
+    }
+
+    #[test]
+    fn entries_come_back_byte_by_byte_with_their_last_good_values() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_entries(folder.path()).unwrap().is_empty());
+        let all = vec![("file:///a".to_owned(), vec![saved("routes/a", b"{\"x\":\xff}", Some(b"{}")), saved("endpoints/a/b", b"", None)])];
+        save_entries(folder.path(), &all).unwrap();
+        assert_eq!(load_entries(folder.path()).unwrap(), all);
+    }
+
+    #[test]
+    fn the_history_keeps_the_last_configs_and_their_authors_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path(), 3);
+        let mut lane = Lane::default();
+        for n in 1..=5 {
+            let object = waypost_model::object::Object::read(&format!(r#"{{"kind":"route","name":"r{n}"}}"#)).unwrap();
+            lane = lane.with([Change::Put(object)]);
+            let stores = vec![("s".to_owned(), vec![saved(&format!("routes/r{n}"), b"v", None)])];
+            history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap();
+            history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap();
+        }
+        let history = History::open(folder.path(), 3);
+        assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(history.records()[2].changes, ["put route/r5"]);
+        assert_eq!(history.entries(4).unwrap()[0].1[0].input.key, "routes/r4");
+        assert!(history.entries(1).unwrap_err().contains("waypost history"));
+    }
+}

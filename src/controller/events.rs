@@ -1,0 +1,49 @@
+//! What happened, for people: the last thousand events.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// How many events are kept.
+const KEPT: usize = 1_000;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Its number; grows by one.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// One word: `Accepted`, `Rejected`, `Deleted`, `Published`, `StoreLost`, `StoreBack`, `ProxyConnected` and so on.
+    pub reason: String,
+    /// What it is about: a key, a store, a proxy.
+    pub about: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// The last events.
+#[derive(Debug, Default)]
+pub struct Events {
+    kept: VecDeque<Event>,
+    next: u64,
+}
+
+impl Events {
+    /// Adds an event and logs it.
+    pub fn add(&mut self, at: u64, reason: &str, about: impl Into<String>, message: impl Into<String>) {
+        let event = Event { number: self.next, at, reason: reason.to_owned(), about: about.into(), message: message.into() };
+        tracing::info!(target: "waypost", about = event.about, "{reason}: {}", event.message);
+        self.next += 1;
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(event);
+    }
+
+    /// The events from number `from` on.
+    pub fn since(&self, from: u64) -> Vec<Event> {
+        self.kept.iter().filter(|event| event.number >= from).cloned().collect()
+    }
+}

@@ -1,0 +1,419 @@
+//! The heart of the controller: state × input → output. No clock, no I/O; time is an input.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_adapter::{AdapterError, Change, Entry, Event as StoreEvent, Revision};
+use waypost_model::compile::{Compiler, EntryChange, EntryId, EntryInput, SavedEntry, Written};
+use waypost_model::key::Kind;
+use waypost_model::lane::Lane;
+use waypost_model::limits::Limits;
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::Report;
+
+use super::events::Events;
+use super::proxies::Proxies;
+use super::window::Window;
+
+/// When something happened: since the start, for measuring, and as a date, for people.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// Since the start of the process.
+    pub since_start: Duration,
+    /// Milliseconds since 1970.
+    pub date: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A store said something.
+    Store {
+        /// Its number.
+        source: usize,
+        /// What it said.
+        event: StoreEvent,
+    },
+    /// A store cannot be read.
+    StoreFailed {
+        /// Its number.
+        source: usize,
+        /// Why.
+        error: AdapterError,
+    },
+    /// Keys under the other spelling of a store's root.
+    OtherSpelling {
+        /// The store's number.
+        source: usize,
+        /// How many, and one of them.
+        found: Option<(usize, String)>,
+    },
+    /// The cluster's id is known.
+    Cluster(String),
+    /// A proxy began to watch; the highest version it has seen.
+    ProxyOpened {
+        /// Its name.
+        name: String,
+        /// The highest version it has seen.
+        highest: Version,
+        /// The cluster it believes to belong to.
+        cluster: Option<String>,
+    },
+    /// A proxy's stream ended.
+    ProxyClosed(String),
+    /// A proxy reported.
+    Reported {
+        /// Its name.
+        name: String,
+        /// What it said.
+        report: Box<Report>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Publish this.
+    pub publish: Option<Arc<Snapshot>>,
+    /// The config changed: write it to the history.
+    pub config_published: bool,
+    /// Entries or their last good values changed: write them to disk.
+    pub entries_changed: bool,
+    /// The epoch changed: write it to disk before anything is published under it.
+    pub epoch: Option<u64>,
+    /// Entries whose verdict may have changed.
+    pub verdicts: BTreeSet<EntryId>,
+    /// Something that somebody may wait for changed.
+    pub changed: bool,
+}
+
+/// How a store fares.
+#[derive(Debug, Clone, Default)]
+pub struct SourceState {
+    /// The store's revision.
+    pub at: Revision,
+    /// When it was last confirmed to be current.
+    pub confirmed: Option<Duration>,
+    /// Why it cannot be read, if so.
+    pub error: Option<AdapterError>,
+    /// Entries in which the watch had been wrong, ever.
+    pub drift: u64,
+    /// Whether it delivered its entries since the start.
+    pub live: bool,
+    /// Keys under the other spelling of the root.
+    pub other_spelling: Option<(usize, String)>,
+}
+
+/// When an entry was seen and since which version it is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Track {
+    /// The entry's revision.
+    pub revision: u64,
+    /// When the controller saw it.
+    pub seen: Duration,
+    /// The first version that has it; `None` while it waits for its window.
+    pub version: Option<Version>,
+    /// When the last proxy that follows us served it.
+    pub live: Option<Duration>,
+}
+
+/// Everything that the controller knows.
+#[derive(Debug)]
+pub struct State {
+    /// The entries and what they compile to.
+    pub compiler: Compiler,
+    /// The stores, by number.
+    pub sources: Vec<SourceState>,
+    /// The proxies.
+    pub proxies: Proxies,
+    /// What happened.
+    pub events: Events,
+    /// What is published.
+    pub snapshot: Arc<Snapshot>,
+    /// When it was published.
+    pub published: Duration,
+    /// When each entry was seen and published.
+    pub tracks: HashMap<EntryId, Track>,
+    /// Entries that wait for a publication of their lane.
+    unpublished: BTreeSet<EntryId>,
+    /// Entries that are published and not yet live everywhere.
+    arriving: BTreeSet<EntryId>,
+    windows: (Window, Window),
+    names: Vec<String>,
+    no_listener_told: bool,
+    cluster: Option<String>,
+}
+
+impl State {
+    /// A controller of these stores, named for people, under an epoch of its own.
+    pub fn new(names: Vec<String>, limits: Limits, epoch: u64, cluster: Option<String>) -> Self {
+        let snapshot = Snapshot { version: Version { epoch, sequence: 0 }, cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
+        Self {
+            compiler: Compiler::new(names.len(), limits),
+            sources: vec![SourceState::default(); names.len()],
+            proxies: Proxies::default(),
+            events: Events::default(),
+            snapshot: Arc::new(snapshot),
+            published: Duration::ZERO,
+            tracks: HashMap::new(),
+            unpublished: BTreeSet::new(),
+            arriving: BTreeSet::new(),
+            windows: Default::default(),
+            names,
+            no_listener_told: false,
+            cluster,
+        }
+    }
+
+    /// Takes in what was saved before a restart: it is served until the store is heard.
+    pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
+        self.compiler.restore(source, saved);
+        self.compiled(now)
+    }
+
+    /// Whether there is something to publish, and somebody to publish it as.
+    pub fn is_ready(&self) -> bool {
+        self.snapshot.version.sequence > 0
+    }
+
+    /// The next moment at which [`Input::Tick`] is needed.
+    pub fn due(&self) -> Option<Duration> {
+        [self.windows.0.due(), self.windows.1.due()].into_iter().flatten().min()
+    }
+
+    /// One step.
+    pub fn step(&mut self, input: Input, now: Now) -> Output {
+        match input {
+            Input::Store { source, event } => self.store(source, event, now),
+            Input::StoreFailed { source, error } => self.store_failed(source, error, now),
+            Input::OtherSpelling { source, found } => {
+                if let Some(state) = self.sources.get_mut(source) {
+                    state.other_spelling = found;
+                }
+                Output::default()
+            }
+            Input::Cluster(id) => {
+                self.cluster = Some(id);
+                self.publish(true, true, now)
+            }
+            Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),
+            Input::ProxyClosed(name) => {
+                if self.proxies.closed(&name) {
+                    self.events.add(now.date, "ProxyDisconnected", &name, "the proxy's stream ended; it serves on");
+                }
+                Output { changed: true, ..Output::default() }
+            }
+            Input::Reported { name, report } => self.reported(&name, *report, now),
+            Input::Tick => {
+                self.proxies.sweep(now.since_start);
+                let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
+                self.publish(due.0, due.1, now)
+            }
+        }
+    }
+
+    fn store(&mut self, source: usize, event: StoreEvent, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        let Some(state) = self.sources.get_mut(source) else { return Output::default() };
+        state.confirmed = Some(now.since_start);
+        if state.error.take().is_some() {
+            self.events.add(now.date, "StoreBack", &name, "the store answers again");
+        }
+        match event {
+            StoreEvent::Idle { at } => {
+                state.at = at;
+                Output::default()
+            }
+            StoreEvent::Changes { changes, at } => {
+                state.at = at;
+                let changes = changes.into_iter().map(change).collect();
+                self.compiler.change(source, changes);
+                self.compiled(now)
+            }
+            StoreEvent::Reset { entries, at, drift } => {
+                state.at = at;
+                state.drift += u64::try_from(drift).unwrap_or_default();
+                let first = !std::mem::replace(&mut state.live, true);
+                if drift > 0 {
+                    self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
+                }
+                let count = entries.len();
+                self.compiler.reset(source, entries.into_iter().map(input).collect());
+                if first {
+                    self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
+                }
+                self.compiled(now)
+            }
+        }
+    }
+
+    fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        if let Some(state) = self.sources.get_mut(source) {
+            if state.error.as_ref() != Some(&error) {
+                let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
+                self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
+            }
+            state.error = Some(error);
+        }
+        Output { changed: true, ..Output::default() }
+    }
+
+    /// Compiles what came in, tells what changed, and publishes what its window allows.
+    fn compiled(&mut self, now: Now) -> Output {
+        let outcome = self.compiler.commit();
+        for id in &outcome.touched {
+            self.track(id, now);
+        }
+        self.unpublished.extend(outcome.touched.iter().cloned());
+        let due = (outcome.config && self.windows.0.changed(now.since_start), outcome.membership && self.windows.1.changed(now.since_start));
+        let mut output = self.publish(due.0, due.1, now);
+        self.tell_missing_listener(now);
+        output.entries_changed = !outcome.touched.is_empty();
+        output.changed |= output.entries_changed;
+        output.verdicts = outcome.touched;
+        output
+    }
+
+    fn track(&mut self, id: &EntryId, now: Now) {
+        let Some(view) = self.compiler.view(id) else {
+            if self.tracks.remove(id).is_some() {
+                self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
+            }
+            return;
+        };
+        let revision = view.written.revision;
+        if self.tracks.get(id).is_some_and(|track| track.revision == revision) {
+            return;
+        }
+        if !view.verdict.accepted()
+            && let Some(problem) = view.verdict.problem()
+        {
+            let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
+            self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
+        }
+        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None });
+    }
+
+    /// Publishes the lanes that are due, if their content is new.
+    fn publish(&mut self, config: bool, membership: bool, now: Now) -> Output {
+        let mut output = Output::default();
+        if !self.compiler.complete() || self.cluster.is_none() {
+            return output;
+        }
+        let first = self.snapshot.version.sequence == 0;
+        let lane = |due: bool, new: &Lane, old: &Lane| if due || first { new.clone() } else { old.clone() };
+        let next = Snapshot {
+            cluster: self.cluster.clone().unwrap_or_default(),
+            version: self.snapshot.version.next(),
+            config: lane(config, self.compiler.config(), &self.snapshot.config),
+            membership: lane(membership, self.compiler.membership(), &self.snapshot.membership),
+        };
+        if first || !next.same_content(&self.snapshot) {
+            output.config_published = next.config != self.snapshot.config;
+            self.replace(next, now, &mut output);
+        }
+        self.settle(now);
+        output
+    }
+
+    fn replace(&mut self, next: Snapshot, now: Now, output: &mut Output) {
+        let next = Arc::new(next);
+        (self.snapshot, self.published) = (next.clone(), now.since_start);
+        output.publish = Some(next);
+        output.changed = true;
+    }
+
+    /// Gives every entry whose lane has gone out the version that has it.
+    fn settle(&mut self, now: Now) {
+        let version = self.snapshot.version;
+        let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
+        let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
+        let settled: Vec<EntryId> = self.unpublished.iter().filter(|id| if member(id) { !waits.1 } else { !waits.0 }).cloned().collect();
+        for id in settled {
+            self.unpublished.remove(&id);
+            if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
+                track.version = Some(version);
+                self.arriving.insert(id);
+            }
+        }
+        self.mark_live(now);
+    }
+
+    /// Notes when entries became live on every proxy that follows us.
+    fn mark_live(&mut self, now: Now) {
+        let oldest = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy.report.applied.unwrap_or_default()).min();
+        let Some(oldest) = oldest else { return };
+        let tracks = &mut self.tracks;
+        self.arriving.retain(|id| {
+            let Some(track) = tracks.get_mut(id) else { return false };
+            let live = track.version.is_some_and(|version| version <= oldest);
+            if live {
+                track.live = Some(now.since_start);
+            }
+            !live
+        });
+    }
+
+    fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Output {
+        if self.proxies.opened(name, now.since_start) {
+            self.events.add(now.date, "ProxyConnected", name, format!("the proxy follows us; it has seen version {highest}"));
+        }
+        let mut output = Output { changed: true, ..Output::default() };
+        let ours = cluster.is_none_or(|cluster| Some(cluster) == self.cluster.as_deref());
+        // We lost our state, or another led in between: nobody may be asked to go back.
+        if ours && highest > self.snapshot.version && highest.epoch >= self.snapshot.version.epoch {
+            let version = Version { epoch: highest.epoch + 1, sequence: self.snapshot.version.sequence.min(1) };
+            self.events.add(now.date, "EpochRaised", name, format!("version {highest} was seen; going on as {version}"));
+            output.epoch = Some(version.epoch);
+            let next = Snapshot { version, ..self.snapshot.as_ref().clone() };
+            if version.sequence == 0 {
+                self.snapshot = Arc::new(next);
+            } else {
+                self.replace(next, now, &mut output);
+            }
+        }
+        output
+    }
+
+    fn reported(&mut self, name: &str, report: Report, now: Now) -> Output {
+        let (refused, problems) = (report.refused.clone(), report.problems.clone());
+        let before = self.proxies.reported(name, report, now.since_start);
+        if let Some(reason) = refused.filter(|reason| before.refused.as_ref() != Some(reason)) {
+            self.events.add(now.date, "ProxyRefused", name, reason);
+        }
+        for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
+            self.events.add(now.date, "ProxyProblem", name, format!("{}/{}: {}", problem.kind, problem.name, problem.message));
+        }
+        self.mark_live(now);
+        Output { changed: true, ..Output::default() }
+    }
+
+    /// Says which key to write while there is no listener at all.
+    fn tell_missing_listener(&mut self, now: Now) {
+        let missing = self.compiler.complete() && self.compiler.config().of_kind("listener").next().is_none();
+        if missing && !self.no_listener_told {
+            let message = "no listener is written; write listeners/web below the root, such as: waypost put listeners/web '{\"address\":\"0.0.0.0:80\",\"protocol\":\"HTTP\"}'";
+            self.events.add(now.date, "NoListener", "listeners/", message);
+        }
+        self.no_listener_told = missing;
+    }
+}
+
+/// An adapter's entry as the compiler takes it; keys below the root.
+fn input(entry: Entry) -> EntryInput {
+    EntryInput { key: entry.key.to_string(), written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable }
+}
+
+fn change(change: Change) -> EntryChange {
+    match change {
+        Change::Put(entry) => EntryChange::Put(input(entry)),
+        Change::Delete(key) => EntryChange::Delete(key.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! What the API shows of the state. These shapes are what `-o json` prints.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use waypost_model::compile::{EntryId, EntryView};
+use waypost_model::problem::Problem;
+use waypost_model::snapshot::Version;
+use waypost_model::verdict::{Condition, ConditionType};
+use waypost_wire::ObjectProblem;
+
+use super::proxies::Proxies;
+use super::settings::Store;
+use super::step::{Now, State};
+
+/// One entry with its verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryInfo {
+    /// The whole key.
+    pub key: String,
+    /// The store it is in.
+    pub store: String,
+    /// `route`, `endpoint` and so on; absent for keys that name no resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The resource's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The store's revision of the current value.
+    pub revision: u64,
+    /// The current value; bytes that are not UTF-8 are replaced.
+    pub value: String,
+    /// The answer.
+    pub conditions: Vec<Condition>,
+    /// What is wrong, in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// The revision that serves although the current value was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good_revision: Option<u64>,
+    /// Where it is served.
+    pub live: Live,
+}
+
+/// On which proxies an entry is live.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    /// The first version that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Proxies that serve that version or a later one.
+    pub on: usize,
+    /// Proxies that follow the controller.
+    pub of: usize,
+    /// Those that do not serve it, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lagging: Vec<String>,
+    /// Milliseconds from the controller's first sight of it until it was live everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<f64>,
+}
+
+/// One proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyInfo {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Whether it follows the controller now.
+    pub connected: bool,
+    /// Whether it is connected and serves an old version for too long.
+    pub behind: bool,
+    /// The version that it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Version>,
+    /// Its release.
+    pub release: String,
+    /// Its admin surface.
+    pub admin: String,
+    /// Why it refused the last publication, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Objects that it could not put to use.
+    pub problems: Vec<ObjectProblem>,
+    /// Its listeners.
+    pub listeners: Vec<waypost_wire::ListenerState>,
+    /// How busy it is.
+    pub load: waypost_wire::Load,
+    /// Endpoints that drain and still have requests there.
+    pub draining: Vec<waypost_wire::DrainingEndpoint>,
+    /// Seconds since it was heard.
+    pub heard_seconds: u64,
+}
+
+/// One store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceInfo {
+    /// Its URL.
+    pub url: String,
+    /// The root of the keys.
+    pub root: String,
+    /// Whether it was confirmed to be current a moment ago.
+    pub current: bool,
+    /// Seconds since it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// Its revision.
+    pub at: u64,
+    /// Entries below the root.
+    pub entries: usize,
+    /// Entries in which the watch had been wrong, ever.
+    pub drift: u64,
+    /// Why it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Keys under the other spelling of the root, which nobody reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_spelling: Option<String>,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderInfo {
+    /// The controller's name.
+    pub name: String,
+    /// Where its API is.
+    pub url: String,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// Use of a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitInfo {
+    /// The setting.
+    pub name: String,
+    /// What is used.
+    pub used: usize,
+    /// What is allowed.
+    pub limit: usize,
+}
+
+/// Everything in one screen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusInfo {
+    /// Who leads.
+    pub leader: Option<LeaderInfo>,
+    /// The cluster's id.
+    pub cluster: String,
+    /// What is published; absent before the first publication.
+    pub version: Option<Version>,
+    /// The digest of the published config.
+    pub config: String,
+    /// The digest of the published membership.
+    pub membership: String,
+    /// The stores.
+    pub sources: Vec<SourceInfo>,
+    /// What is held back.
+    pub held: Vec<String>,
+    /// The proxies.
+    pub proxies: Vec<ProxyInfo>,
+    /// Keys of refused entries.
+    pub rejected: Vec<String>,
+    /// The active tree, if `current` names one.
+    pub active_tree: Option<String>,
+    /// Use of the limits.
+    pub limits: Vec<LimitInfo>,
+}
+
+impl StatusInfo {
+    /// Whether somebody should look: something is held, a store or a connected proxy is behind, or nobody leads.
+    pub fn needs_attention(&self) -> bool {
+        self.leader.is_none() || !self.held.is_empty() || self.sources.iter().any(|source| !source.current) || self.proxies.iter().any(|proxy| proxy.behind)
+    }
+}
+
+/// A store is current if it was confirmed within this time.
+const CURRENT: Duration = Duration::from_secs(15);
+
+/// The shape of one entry.
+pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, now: Now) -> EntryInfo {
+    let store = stores.get(view.id.source);
+    let live = live(state, view, now);
+    let mut conditions = view.verdict.conditions.clone();
+    if view.verdict.problem().is_none() || view.verdict.get(ConditionType::Programmed).is_none() && view.verdict.accepted() {
+        conditions.push(programmed(&live));
+    }
+    EntryInfo {
+        key: store.map_or_else(|| view.id.key.clone(), |store| store.full_key(&view.id.key)),
+        store: store.map(|store| store.url.clone()).unwrap_or_default(),
+        kind: view.resource.as_ref().map(|resource| resource.kind.singular().to_owned()),
+        name: view.resource.as_ref().map(|resource| resource.name.clone()),
+        revision: view.written.revision,
+        value: String::from_utf8_lossy(&view.written.value).into_owned(),
+        conditions,
+        problem: view.problem.clone(),
+        last_good_revision: view.last_good,
+        live,
+    }
+}
+
+fn programmed(live: &Live) -> Condition {
+    let told = format!("live on {}/{} proxies", live.on, live.of);
+    match (&live.version, live.on, live.of) {
+        (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{told} at version {version}")),
+        (_, _, 0) => Condition { r#type: ConditionType::Programmed, status: waypost_model::verdict::Status::Unknown, reason: "NoProxies".to_owned(), message: "no proxy is connected".to_owned() },
+        _ => Condition { r#type: ConditionType::Programmed, status: waypost_model::verdict::Status::Unknown, reason: "Pending".to_owned(), message: format!("{told}; {}", live.lagging.join("; ")) },
+    }
+}
+
+fn live(state: &State, view: &EntryView, now: Now) -> Live {
+    let track = state.tracks.get(&view.id).copied();
+    let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
+    for (name, proxy) in state.proxies.connected(now.since_start) {
+        live.of += 1;
+        let troubled = view.resource.as_ref().and_then(|resource| proxy.report.problems.iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name));
+        let serves = live.version.is_some_and(|version| proxy.serves(version));
+        match (serves, troubled) {
+            (true, None) => live.on += 1,
+            (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
+            (false, _) => live.lagging.push(format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}")))),
+        }
+    }
+    live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));
+    live
+}
+
+/// All proxies.
+pub fn proxies(state: &State, now: Now) -> Vec<ProxyInfo> {
+    let one = |(name, proxy): (&String, &super::proxies::Proxy)| ProxyInfo {
+        name: name.clone(),
+        labels: proxy.report.labels.clone(),
+        connected: proxy.connected(now.since_start),
+        behind: Proxies::behind(proxy, state.snapshot.version, state.published, now.since_start),
+        applied: proxy.report.applied,
+        release: proxy.report.release.clone(),
+        admin: proxy.report.admin.clone(),
+        refused: proxy.report.refused.clone(),
+        problems: proxy.report.problems.clone(),
+        listeners: proxy.report.listeners.clone(),
+        load: proxy.report.load,
+        draining: proxy.report.draining.clone(),
+        heard_seconds: now.since_start.saturating_sub(proxy.heard).as_secs(),
+    };
+    state.proxies.all().map(one).collect()
+}
+
+/// All stores.
+pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec<SourceInfo> {
+    let one = |(number, (store, source)): (usize, (&std::sync::Arc<Store>, &super::step::SourceState))| {
+        let age = source.confirmed.map(|at| now.since_start.saturating_sub(at));
+        SourceInfo {
+            url: store.url.clone(),
+            root: store.root.clone(),
+            current: source.error.is_none() && age.is_some_and(|age| age < CURRENT),
+            age_seconds: age.map(|age| age.as_secs_f64()),
+            at: source.at.0,
+            entries: state.compiler.entries_of(number),
+            drift: source.drift,
+            error: source.error.as_ref().map(ToString::to_string),
+            other_spelling: source.other_spelling.as_ref().map(|(count, key)| {
+                let other = store.other_spelling.clone().unwrap_or_default();
+                format!("{count} keys such as {key:?} are written under {other:?}, which nobody reads; write them under {:?}", store.root)
+            }),
+        }
+    };
+    stores.iter().zip(&state.sources).enumerate().map(one).collect()
+}
+
+/// The status, but for who leads.
+pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInfo, now: Now) -> StatusInfo {
+    let limits = state.compiler.limits();
+    let most = |number| state.compiler.entries_of(number);
+    let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
+    let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
+    StatusInfo {
+        leader: Some(leader),
+        cluster: state.snapshot.cluster.clone(),
+        version: Some(state.snapshot.version).filter(|_| state.is_ready()),
+        config: state.snapshot.config.digest().short(),
+        membership: state.snapshot.membership.digest().short(),
+        sources: sources(state, stores, now),
+        held: Vec::new(),
+        proxies: proxies(state, now),
+        rejected: rejected.map(|view| full(&view.id)).collect(),
+        active_tree: state.compiler.active_tree().map(str::to_owned),
+        limits: vec![LimitInfo { name: "entries".to_owned(), used: (0..stores.len()).map(most).max().unwrap_or_default(), limit: limits.entries }],
+    }
+}

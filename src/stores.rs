@@ -1,0 +1,212 @@
+//! The one place that names the stores there are: from a URL to an adapter.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use waypost_adapter::{Adapter, Auth, Settings, Tls};
+
+use crate::controller::Store;
+
+/// A store as it is written on the command line or in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoreFlags {
+    /// Its URL.
+    pub url: String,
+    /// A file with a token, or with `user:password`.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// A file with the authorities to trust (PEM).
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// A file with our certificate (PEM).
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// A file with its key (PEM).
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// The datacenter to ask.
+    #[serde(default)]
+    pub datacenter: Option<String>,
+    /// The namespace to use.
+    #[serde(default)]
+    pub namespace: Option<String>,
+}
+
+impl From<&str> for StoreFlags {
+    fn from(url: &str) -> Self {
+        Self { url: url.to_owned(), ..Self::default() }
+    }
+}
+
+/// The kinds of store that this build has.
+const SCHEMES: [(&str, bool); 4] = [("file", cfg!(feature = "file")), ("etcd", cfg!(feature = "etcd")), ("consul", cfg!(feature = "consul")), ("zookeeper", cfg!(feature = "zookeeper"))];
+
+/// A URL in its parts.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
+    scheme: String,
+    tls: bool,
+    endpoints: Vec<String>,
+    root: String,
+    shown: String,
+}
+
+fn examples() -> String {
+    "file:///etc/waypost, etcd://127.0.0.1:2379/waypost, consul://127.0.0.1:8500/waypost or zookeeper://127.0.0.1:2181/waypost".to_owned()
+}
+
+fn split(url: &str) -> Result<Parts, String> {
+    let Some((written, rest)) = url.split_once("://") else {
+        return Err(format!("the store {url:?} has no scheme; write {}", examples()));
+    };
+    let known = |scheme: &str| SCHEMES.iter().find(|(name, _)| *name == scheme);
+    let plain = written.strip_suffix('s').filter(|plain| known(plain).is_some() && *plain != "file");
+    let scheme = plain.unwrap_or(written);
+    match known(scheme) {
+        None => {
+            let names = SCHEMES.iter().map(|(name, _)| *name).chain(["etcds", "consuls", "zookeepers"]);
+            let hint = waypost_model::problem::nearest(written, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+            return Err(format!("the store {url:?} has the unknown scheme {written:?}{hint}; write {}", examples()));
+        }
+        Some((_, false)) => return Err(format!("this build has no {scheme} adapter; build it with --features {scheme}")),
+        Some((_, true)) => {}
+    }
+    if scheme == "file" {
+        return Ok(Parts { scheme: scheme.to_owned(), tls: false, endpoints: vec![rest.to_owned()], root: String::new(), shown: url.to_owned() });
+    }
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if hosts.contains('@') {
+        return Err(format!("the store URL of {scheme} holds a credential; put it into a file and name it with tokenFile, or into the environment"));
+    }
+    let endpoints: Vec<String> = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
+    if endpoints.is_empty() {
+        return Err(format!("the store {url:?} has no endpoint; write {scheme}://HOST:PORT/ROOT"));
+    }
+    let root = path.trim_matches('/');
+    let root = if root.is_empty() { "waypost" } else { root };
+    Ok(Parts { scheme: scheme.to_owned(), tls: plain.is_some(), endpoints, root: root.to_owned(), shown: format!("{written}://{hosts}/{root}") })
+}
+
+/// Opens the store that the flags describe. Nothing is connected yet.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn open(flags: &StoreFlags) -> Result<Store, String> {
+    let parts = split(&flags.url)?;
+    if parts.scheme == "file" {
+        return open_directory(parts);
+    }
+    let settings = Settings {
+        endpoints: parts.endpoints.iter().map(|endpoint| with_port(endpoint, default_port(&parts.scheme))).collect(),
+        tls: parts.tls.then(|| tls(flags)).transpose()?,
+        auth: auth(&parts.scheme, flags)?,
+        datacenter: flags.datacenter.clone(),
+        namespace: flags.namespace.clone(),
+    };
+    if !parts.tls && (flags.ca.is_some() || flags.cert.is_some()) {
+        return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.scheme));
+    }
+    let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.scheme.as_str() {
+        #[cfg(feature = "etcd")]
+        "etcd" => (Arc::new(waypost_adapter_etcd::EtcdAdapter::new(settings)), Some(format!("/{}", parts.root))),
+        #[cfg(feature = "consul")]
+        "consul" => (Arc::new(waypost_adapter_consul::ConsulAdapter::new(settings).map_err(|error| error.to_string())?), Some(format!("/{}", parts.root))),
+        #[cfg(feature = "zookeeper")]
+        "zookeeper" => (Arc::new(waypost_adapter_zookeeper::ZooKeeperAdapter::new(settings)), None),
+        other => return Err(format!("this build has no {other} adapter")),
+    };
+    Ok(Store { url: parts.shown, adapter, root: parts.root, other_spelling: other })
+}
+
+#[cfg(feature = "file")]
+fn open_directory(parts: Parts) -> Result<Store, String> {
+    let path = std::path::absolute(parts.endpoints.concat()).map_err(|error| error.to_string())?;
+    let (Some(parent), Some(root)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Err(format!("{} is not a directory below another; write file:///etc/waypost", parts.shown));
+    };
+    Ok(Store { url: format!("file://{}", path.display()), adapter: Arc::new(waypost_adapter_file::FileAdapter::new(parent)), root: root.to_owned(), other_spelling: None })
+}
+
+#[cfg(not(feature = "file"))]
+fn open_directory(_: Parts) -> Result<Store, String> {
+    Err("this build has no file adapter; build it with --features file".to_owned())
+}
+
+fn default_port(scheme: &str) -> u16 {
+    match scheme {
+        "etcd" => 2_379,
+        "consul" => 8_500,
+        _ => 2_181,
+    }
+}
+
+fn with_port(endpoint: &str, port: u16) -> String {
+    let has = endpoint.rsplit_once(':').is_some_and(|(_, tail)| tail.chars().all(|c| c.is_ascii_digit()) && !tail.is_empty());
+    if has { endpoint.to_owned() } else { format!("{endpoint}:{port}") }
+}
+
+fn read(path: &std::path::Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn tls(flags: &StoreFlags) -> Result<Tls, String> {
+    let identity = match (&flags.cert, &flags.key) {
+        (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+        (None, None) => None,
+        _ => return Err("a certificate needs its key: give both --store-cert and --store-key".to_owned()),
+    };
+    Ok(Tls { ca: flags.ca.as_deref().map(read).transpose()?, identity })
+}
+
+/// The credential: from the file, else from the variable that the store's own tools use.
+fn auth(scheme: &str, flags: &StoreFlags) -> Result<Auth, String> {
+    let variable = match scheme {
+        "consul" => "CONSUL_HTTP_TOKEN",
+        "etcd" => "ETCDCTL_USER",
+        _ => "ZOOKEEPER_AUTH",
+    };
+    let secret = match &flags.token_file {
+        Some(path) => Some(read(path)?),
+        None => std::env::var(variable).ok(),
+    };
+    let Some(secret) = secret.map(|secret| secret.trim().to_owned()).filter(|secret| !secret.is_empty()) else { return Ok(Auth::None) };
+    if scheme == "consul" {
+        return Ok(Auth::Token(secret));
+    }
+    match secret.split_once(':') {
+        Some((user, password)) => Ok(Auth::Password { user: user.to_owned(), password: password.to_owned() }),
+        None => Err(format!("the credential of {scheme} is USER:PASSWORD; the file or {variable} has no colon")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let parts = split("etcds://h1:2379,h2:2379/team/waypost/").unwrap();
+        assert_eq!((parts.scheme.as_str(), parts.tls, parts.root.as_str()), ("etcd", true, "team/waypost"));
+        assert_eq!(parts.endpoints, ["h1:2379", "h2:2379"]);
+        assert_eq!(split("consul://127.0.0.1").unwrap().root, "waypost");
+        assert_eq!(with_port("[::1]", 8500), "[::1]:8500");
+        assert_eq!(with_port("h:1", 8500), "h:1");
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_is_refused_with_examples() {
+        for (url, message) in [
+            ("redis://h", "the store \"redis://h\" has the unknown scheme \"redis\"; write file:///etc/waypost"),
+            ("consl://h", "did you mean \"consul\"?"),
+            ("127.0.0.1:8500", "has no scheme"),
+            ("etcd://", "has no endpoint; write etcd://HOST:PORT/ROOT"),
+            ("consul://user:secret@h", "holds a credential"),
+        ] {
+            let error = open(&url.into()).unwrap_err();
+            assert!(error.contains(message), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
