@@ -1,0 +1,135 @@
+//! The conformance suite against real Consul, and the traps that only Consul has.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use waypost_adapter::{Auth, ErrorKind, Key, Settings};
+use waypost_adapter_consul::ConsulAdapter;
+use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::servers::{Consul, Server};
+use waypost_testkit::{Mirror, free_port};
+
+fn adapter(settings: Settings) -> Store {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
+    Arc::new(ConsulAdapter::new(settings).unwrap())
+}
+
+fn store(server: &impl Server) -> Store {
+    adapter(Settings { endpoints: server.endpoints(), ..Settings::default() })
+}
+
+fn with_token(server: &Consul, token: &str) -> Store {
+    adapter(Settings { endpoints: server.endpoints(), auth: Auth::Token(token.to_owned()), ..Settings::default() })
+}
+
+/// One test of the shared suite against one server of its own.
+macro_rules! conforms {
+    ($name:ident, $members:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = Consul::new($members);
+            conformance::$name(store(&server), server).await;
+        }
+    };
+    ($name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = Consul::new(1);
+            conformance::$name(store(&server)).await;
+        }
+    };
+}
+
+conforms!(ordinary_life);
+conforms!(burst_of_ten_thousand_keys);
+conforms!(binary_and_empty_values);
+conforms!(prefix_boundaries);
+conforms!(whole_tree_deleted);
+conforms!(put_if_raced_by_sixteen_writers);
+conforms!(idle_is_told);
+conforms!(server_killed_and_restarted, 1);
+conforms!(server_frozen_for_longer_than_every_time_out, 1);
+conforms!(leader_of_three_killed, 3);
+conforms!(store_wiped, 1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_at_the_stores_limit() {
+    let server = Consul::new(1);
+    conformance::values_at_the_stores_limit(store(&server), 512 * 1024).await;
+}
+
+#[tokio::test]
+async fn unreachable_endpoints_are_named() {
+    conformance::unreachable_endpoints_are_named(adapter(Settings { endpoints: vec![format!("127.0.0.1:{}", free_port())], ..Settings::default() })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_dead_endpoint_of_two_is_passed_over() {
+    let server = Consul::new(1);
+    let endpoints = vec![format!("127.0.0.1:{}", free_port()), server.endpoints()[0].clone()];
+    conformance::ordinary_life_over_errors(adapter(Settings { endpoints, ..Settings::default() })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_prefix_answers_404_and_is_an_empty_store_with_an_index() {
+    let server = Consul::new(1);
+    let store = store(&server);
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "an empty Reset", |mirror| mirror.counts().0 == 1).await;
+    assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
+    put(&store, "routes/a", "1").await;
+    mirror.until(RECOVERY, "the first key", |mirror| mirror.values().len() == 1).await;
+    store.delete(&key("routes/a")).await.unwrap();
+    mirror.until(RECOVERY, "nothing again", |mirror| mirror.values().is_empty()).await;
+    put(&store, "routes/a", "2").await;
+    mirror.until(RECOVERY, "the key after that", |mirror| mirror.values().len() == 1).await;
+    assert_eq!(mirror.errors().0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_goes_backwards_with_a_restored_snapshot_leads_to_a_new_listing() {
+    let server = Consul::new(1);
+    let store = store(&server);
+    put(&store, "routes/old", "1").await;
+    let folder = std::env::temp_dir().join(format!("waypost-consul-{}", free_port()));
+    let file = folder.display().to_string();
+    server.run(&["snapshot", "save", &file]).expect("snapshot save");
+    for number in 0..50 {
+        put(&store, &format!("routes/new{number}"), "2").await;
+    }
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "all", |mirror| mirror.values().len() == 51).await;
+    server.run(&["snapshot", "restore", &file]).expect("snapshot restore");
+    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    assert_eq!(mirror.values().len(), 1);
+    put(&store, "routes/after", "3").await;
+    mirror.until(RECOVERY, "what came after", |mirror| mirror.values().len() == 2).await;
+    std::fs::remove_file(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policies_are_enough_and_less_is_told_as_denied() {
+    let server = Consul::with_acls();
+    let master = with_token(&server, Consul::MASTER);
+    put(&master, "routes/a", "1").await;
+    let token = |name: &str, rules: &str| {
+        server.run(&["acl", "policy", "create", "-name", name, "-rules", rules]).expect("a policy");
+        let created = server.run(&["acl", "token", "create", "-policy-name", name, "-format", "json"]).expect("a token");
+        let secret = created.lines().find_map(|line| line.trim().strip_prefix("\"SecretID\": \"")).expect("a secret").to_owned();
+        secret.trim_end_matches([',', '"']).to_owned()
+    };
+    let controller = with_token(&server, &token("controller", r#"key_prefix "waypost/" { policy = "read" } key_prefix "waypost-status/" { policy = "write" }"#));
+    let registrant = with_token(&server, &token("registrant", r#"key_prefix "waypost/endpoints/shop/" { policy = "write" }"#));
+    let mirror = Mirror::follow(controller.as_ref(), ROOT);
+    registrant.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
+    mirror.until(RECOVERY, "both", |mirror| mirror.values().len() == 2).await;
+    controller.put(&Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
+    assert_eq!(controller.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);
+    assert_eq!(registrant.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);
+    for blind in [with_token(&server, &token("blind", r#"key_prefix "other/" { policy = "read" }"#)), adapter(Settings { endpoints: server.endpoints(), ..Settings::default() })] {
+        let denied = blind.source(ROOT).next().await.unwrap_err();
+        assert_eq!(denied.kind, ErrorKind::Denied, "an answer that ACLs made empty is not an empty store: {denied}");
+        assert!(denied.to_string().contains("key_prefix read"), "{denied}");
+    }
+}

@@ -1,0 +1,165 @@
+//! The conformance suite against real etcd, and the traps that only etcd has.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use waypost_adapter::{Auth, ErrorKind, Key, Settings};
+use waypost_adapter_etcd::EtcdAdapter;
+use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::servers::{Etcd, Server};
+use waypost_testkit::{Mirror, free_port};
+
+fn store(server: &impl Server) -> Store {
+    Arc::new(EtcdAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
+}
+
+fn with_user(server: &Etcd, user: &str) -> Store {
+    let auth = Auth::Password { user: user.to_owned(), password: "secret".to_owned() };
+    Arc::new(EtcdAdapter::new(Settings { endpoints: server.endpoints(), auth, ..Settings::default() }))
+}
+
+/// One test of the shared suite against one server of its own.
+macro_rules! conforms {
+    ($name:ident, $members:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = Etcd::new($members);
+            conformance::$name(store(&server), server).await;
+        }
+    };
+    ($name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = Etcd::new(1);
+            conformance::$name(store(&server)).await;
+        }
+    };
+}
+
+conforms!(ordinary_life);
+conforms!(burst_of_ten_thousand_keys);
+conforms!(binary_and_empty_values);
+conforms!(prefix_boundaries);
+conforms!(whole_tree_deleted);
+conforms!(put_if_raced_by_sixteen_writers);
+conforms!(idle_is_told);
+conforms!(server_killed_and_restarted, 1);
+conforms!(server_frozen_for_longer_than_every_time_out, 1);
+conforms!(leader_of_three_killed, 3);
+conforms!(store_wiped, 1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_at_the_stores_limit() {
+    let server = Etcd::new(1);
+    conformance::values_at_the_stores_limit(store(&server), 1_500_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_supported_release_passes_the_basic_part() {
+    let server = Etcd::old();
+    conformance::ordinary_life(store(&server)).await;
+    conformance::binary_and_empty_values(store(&server)).await;
+}
+
+#[tokio::test]
+async fn unreachable_endpoints_are_named() {
+    let settings = Settings { endpoints: vec![format!("127.0.0.1:{}", free_port())], ..Settings::default() };
+    conformance::unreachable_endpoints_are_named(Arc::new(EtcdAdapter::new(settings))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_dead_endpoint_of_two_is_passed_over() {
+    let server = Etcd::new(1);
+    let endpoints = vec![format!("127.0.0.1:{}", free_port()), server.endpoints()[0].clone()];
+    let store: Store = Arc::new(EtcdAdapter::new(Settings { endpoints, ..Settings::default() }));
+    conformance::ordinary_life_over_errors(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_not_text_are_told_as_they_are() {
+    let server = Etcd::new(1);
+    let store = store(&server);
+    let strange = Key::from(b"waypost/routes/\xff\xfe".to_vec());
+    store.put(&strange, Bytes::from_static(b"x")).await.unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the strange key", |mirror| mirror.values().contains_key(&strange)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_while_disconnected_leads_to_a_new_listing() {
+    let mut server = Etcd::new(1);
+    let store = store(&server);
+    put(&store, "routes/a", "1").await;
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    server.kill(0);
+    mirror.until(Duration::from_secs(20), "an error", |mirror| mirror.errors().0 > 0).await;
+    server.start(0);
+    for number in 0..20 {
+        put(&store, "routes/a", format!("{number}")).await;
+    }
+    let at = store.get(&key("routes/a")).await.unwrap().unwrap().revision;
+    server.ctl(&["compact", &at.to_string()]).expect("compact");
+    mirror.until_is(RECOVERY, &listing(&store).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_restored_from_an_older_backup_is_listed_anew() {
+    let mut server = Etcd::new(1);
+    let store = store(&server);
+    put(&store, "routes/old", "1").await;
+    let backup = server.backup();
+    for number in 0..50 {
+        put(&store, &format!("routes/new{number}"), "2").await;
+    }
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "all", |mirror| mirror.values().len() == 51).await;
+    let server = tokio::task::spawn_blocking(move || {
+        server.restore(&backup);
+        server
+    })
+    .await
+    .unwrap();
+    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    assert_eq!(mirror.values().len(), 1);
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_user_watches_also_after_its_token_expired_and_is_denied_elsewhere() {
+    let server = Etcd::new(1);
+    let open = store(&server);
+    put(&open, "routes/a", "1").await;
+    for command in [
+        &["user", "add", "root:secret"][..],
+        &["role", "add", "root"],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "controller:secret"],
+        &["role", "add", "reader"],
+        &["role", "grant-permission", "reader", "--prefix=true", "read", "waypost/"],
+        &["user", "grant-role", "controller", "reader"],
+        &["user", "add", "nobody:secret"],
+        &["auth", "enable"],
+    ] {
+        assert!(server.ctl(command).is_some(), "{command:?}");
+    }
+    let (reader, root) = (with_user(&server, "controller"), with_user(&server, "root"));
+    let mirror = Mirror::follow(reader.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    // The server's tokens live for three seconds here.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    put(&root, "routes/a", "2").await;
+    mirror.until(RECOVERY, "the change after the token's end", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "2")).await;
+    let denied = reader.put(&key("routes/a"), Bytes::new()).await.unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
+    let denied = with_user(&server, "nobody").source(ROOT).next().await.unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
+    assert!(denied.to_string().contains("grant its role read on the prefix"), "{denied}");
+    let wrong = Auth::Password { user: "controller".to_owned(), password: "wrong".to_owned() };
+    let wrong = EtcdAdapter::new(Settings { endpoints: server.endpoints(), auth: wrong, ..Settings::default() });
+    let denied = wrong.get(&key("routes/a")).await.unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
+    assert!(!denied.to_string().contains("wrong"), "no secret in errors: {denied}");
+}

@@ -1,0 +1,134 @@
+//! The conformance suite against a real directory, and the traps that only directories have.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use waypost_adapter_file::FileAdapter;
+use waypost_testkit::Mirror;
+use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store};
+
+fn store() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join(ROOT)).unwrap();
+    let store: Store = Arc::new(FileAdapter::new(folder.path()));
+    (folder, store)
+}
+
+/// One test of the shared suite against one directory of its own.
+macro_rules! conforms {
+    ($name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let (folder, store) = store();
+            conformance::$name(store).await;
+            drop(folder);
+        }
+    };
+}
+
+conforms!(ordinary_life);
+conforms!(burst_of_ten_thousand_keys);
+conforms!(binary_and_empty_values);
+conforms!(prefix_boundaries);
+conforms!(whole_tree_deleted);
+conforms!(put_if_raced_by_sixteen_writers);
+conforms!(idle_is_told);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endings_are_no_part_of_the_key_and_two_files_of_one_name_are_told() {
+    let (folder, store) = store();
+    let root = folder.path().join(ROOT);
+    std::fs::create_dir(root.join("routes")).unwrap();
+    std::fs::write(root.join("routes/a.yaml"), "rules: []").unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the key without its ending", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    std::fs::write(root.join("routes/a.json"), "{}").unwrap();
+    mirror.until(RECOVERY, "a word about both", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_some())).await;
+    let told = mirror.entry("waypost/routes/a").unwrap().unreadable.unwrap();
+    assert_eq!(told, "the name is there more than once: a.json, a.yaml; keep one file");
+    std::fs::remove_file(root.join("routes/a.json")).unwrap();
+    mirror.until(RECOVERY, "the one that is left", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_none())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_written_file_is_read_when_its_writer_closes_it() {
+    use std::io::Write as _;
+    let (folder, store) = store();
+    let path = folder.path().join(ROOT).join("current");
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"first half ").unwrap();
+    file.flush().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(mirror.entry("waypost/current"), None);
+    file.write_all(b"second half").unwrap();
+    drop(file);
+    mirror.until(RECOVERY, "the whole", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "first half second half")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_editors_rename_and_its_leftovers_are_one_change() {
+    let (folder, store) = store();
+    let root = folder.path().join(ROOT);
+    std::fs::write(root.join("current"), "a").unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
+    for leftover in [".current.swp", "current~", "4913"] {
+        std::fs::write(root.join(leftover), "x").unwrap();
+    }
+    std::fs::rename(root.join("current"), root.join("current~")).unwrap();
+    std::fs::write(root.join("current"), "b").unwrap();
+    mirror.until(RECOVERY, "the new content", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "b")).await;
+    assert_eq!(mirror.values().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_symbolic_link_that_is_swapped_changes_all_files_at_once_as_config_maps_do() {
+    let (folder, store) = store();
+    let root = folder.path().join(ROOT);
+    for (version, content) in [("..v1", "one"), ("..v2", "two")] {
+        std::fs::create_dir_all(root.join(version).join("routes")).unwrap();
+        std::fs::write(root.join(version).join("routes/a"), content).unwrap();
+    }
+    std::os::unix::fs::symlink("..v1", root.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/routes", root.join("routes")).unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the first content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
+    std::os::unix::fs::symlink("..v2", root.join("..new")).unwrap();
+    std::fs::rename(root.join("..new"), root.join("..data")).unwrap();
+    mirror.until(RECOVERY, "the second content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn folders_may_come_go_and_move_with_everything_in_them() {
+    let (folder, store) = store();
+    let root = folder.path().join(ROOT);
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    let outside = folder.path().join("outside");
+    std::fs::create_dir_all(outside.join("shop")).unwrap();
+    for number in 0..100 {
+        std::fs::write(outside.join(format!("shop/e{number}")), "10.0.0.1:80").unwrap();
+    }
+    std::fs::rename(&outside, root.join("endpoints")).unwrap();
+    mirror.until(RECOVERY, "all of them", |mirror| mirror.values().len() == 100).await;
+    std::fs::rename(root.join("endpoints/shop"), root.join("endpoints/next")).unwrap();
+    mirror.until(RECOVERY, "their new names", |mirror| mirror.values().len() == 100 && mirror.entry("waypost/endpoints/next/e0").is_some()).await;
+    std::fs::remove_dir_all(root.join("endpoints")).unwrap();
+    mirror.until(RECOVERY, "nothing", |mirror| mirror.values().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_not_there_is_named_and_read_when_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Store = Arc::new(FileAdapter::new(folder.path()));
+    let error = store.source(ROOT).next().await.unwrap_err();
+    assert!(error.to_string().contains("create the directory"), "{error}");
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    std::fs::create_dir(folder.path().join(ROOT)).unwrap();
+    std::fs::write(folder.path().join(ROOT).join("current"), "x").unwrap();
+    mirror.until(RECOVERY, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
+}

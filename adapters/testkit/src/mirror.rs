@@ -1,0 +1,195 @@
+//! What a source has told, checked against its contract while it is told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use waypost_adapter::{Adapter, AdapterError, Change, Entry, Event, Key, Revision};
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<Key, Entry>,
+    /// Revisions that were told before, per key: a value may not come back to an older one within one view.
+    at: Revision,
+    resets: usize,
+    changes: usize,
+    drift: usize,
+    last_error: Option<AdapterError>,
+    errors: usize,
+    last_event: Option<Instant>,
+    broken: Option<String>,
+}
+
+/// Follows a source as the controller does, and remembers.
+#[derive(Debug)]
+pub struct Mirror {
+    inner: Arc<Mutex<Inner>>,
+    task: JoinHandle<()>,
+}
+
+impl Mirror {
+    /// Follows `root` of a store.
+    pub fn follow(adapter: &dyn Adapter, root: &str) -> Self {
+        let mut source = adapter.source(root);
+        let inner = Arc::new(Mutex::new(Inner::default()));
+        let shared = inner.clone();
+        let task = tokio::spawn(async move {
+            let mut fresh = true;
+            loop {
+                match source.next().await {
+                    Ok(event) => {
+                        let mut inner = shared.lock().unwrap();
+                        if let Err(why) = inner.take(event, fresh) {
+                            inner.broken.get_or_insert(why);
+                        }
+                        fresh = false;
+                    }
+                    Err(error) => {
+                        {
+                            let mut inner = shared.lock().unwrap();
+                            inner.errors += 1;
+                            inner.last_error = Some(error);
+                        }
+                        fresh = true;
+                        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..100))).await;
+                    }
+                }
+            }
+        });
+        Self { inner, task }
+    }
+
+    /// Key and value of everything that was told.
+    pub fn values(&self) -> BTreeMap<Key, Bytes> {
+        let inner = self.inner.lock().unwrap();
+        inner.entries.iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
+    }
+
+    /// The entry at a key.
+    pub fn entry(&self, key: &str) -> Option<Entry> {
+        self.inner.lock().unwrap().entries.get(&Key::from(key.to_owned())).cloned()
+    }
+
+    /// How often everything was told, and how often changes were.
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.inner.lock().unwrap();
+        (inner.resets, inner.changes)
+    }
+
+    /// Entries that a listing had to mend.
+    pub fn drift(&self) -> usize {
+        self.inner.lock().unwrap().drift
+    }
+
+    /// The last error, and how many there were.
+    pub fn errors(&self) -> (usize, Option<AdapterError>) {
+        let inner = self.inner.lock().unwrap();
+        (inner.errors, inner.last_error.clone())
+    }
+
+    /// Since the source last said anything.
+    pub fn silence(&self) -> Option<Duration> {
+        self.inner.lock().unwrap().last_event.map(|at| at.elapsed())
+    }
+
+    /// Waits until `holds`, at most so long, and says how long it took.
+    ///
+    /// # Panics
+    /// It did not come to hold, or the source broke its contract.
+    pub async fn until(&self, limit: Duration, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !holds(self) {
+            self.check();
+            assert!(begun.elapsed() < limit, "{what}: not within {limit:?}; {:?}", self.errors());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.check();
+        begun.elapsed()
+    }
+
+    /// Waits until what was told is `wanted`.
+    ///
+    /// # Panics
+    /// It did not come to be within the limit.
+    pub async fn until_is(&self, limit: Duration, wanted: &BTreeMap<Key, Bytes>) -> Duration {
+        let begun = Instant::now();
+        loop {
+            self.check();
+            let values = self.values();
+            if values == *wanted {
+                return begun.elapsed();
+            }
+            if begun.elapsed() > limit {
+                let missing: Vec<_> = wanted.iter().filter(|(key, value)| values.get(*key) != Some(*value)).map(|(key, _)| key).take(5).collect();
+                let extra: Vec<_> = values.keys().filter(|key| !wanted.contains_key(*key)).take(5).collect();
+                panic!("after {limit:?} the source tells {} entries, the store has {}; wrong or missing {missing:?}, too many {extra:?}; {:?}", values.len(), wanted.len(), self.errors());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Panics if the source broke its contract.
+    ///
+    /// # Panics
+    /// It did.
+    pub fn check(&self) {
+        let broken = self.inner.lock().unwrap().broken.clone();
+        assert_eq!(broken, None, "the source broke its contract");
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Inner {
+    fn take(&mut self, event: Event, fresh: bool) -> Result<(), String> {
+        self.last_event = Some(Instant::now());
+        match event {
+            Event::Reset { entries, at, drift } => {
+                self.entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+                self.at = at;
+                self.resets += 1;
+                self.drift += drift;
+                Ok(())
+            }
+            _ if fresh => Err(format!("the first event, or the first after an error, was no Reset: {event:?}")),
+            Event::Changes { changes, at } => {
+                self.changes += 1;
+                self.forward(at)?;
+                changes.into_iter().try_for_each(|change| self.change(change))
+            }
+            Event::Idle { at } => self.forward(at),
+        }
+    }
+
+    fn forward(&mut self, at: Revision) -> Result<(), String> {
+        if at < self.at {
+            return Err(format!("`at` went down from {} to {at} without a Reset", self.at));
+        }
+        self.at = at;
+        Ok(())
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), String> {
+        match change {
+            Change::Put(entry) => {
+                if let Some(before) = self.entries.get(&entry.key)
+                    && before.revision > entry.revision
+                    && entry.unreadable.is_none()
+                {
+                    return Err(format!("{} went back from revision {} to {}", entry.key, before.revision, entry.revision));
+                }
+                self.entries.insert(entry.key.clone(), entry);
+            }
+            Change::Delete(key) => {
+                self.entries.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}

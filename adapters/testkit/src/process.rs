@@ -1,0 +1,105 @@
+//! Processes of a test: started, frozen, killed, and never left behind.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A child process that is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+impl Process {
+    /// Starts a command with its output in `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("a log file");
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}; run `make servers`"));
+        Self { child, log: log.to_owned() }
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        #[allow(unsafe_code, reason = "the standard library only knows SIGKILL")]
+        // SAFETY: kill only takes numbers, and the process is our own child.
+        let sent = unsafe { libc::kill(id, signal) };
+        assert_eq!(sent, 0, "signal {signal} to {id}");
+    }
+
+    /// Stops it without its knowing.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Kills it at once and waits for its end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// Asks it to end, and waits; returns its exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        self.child.wait().expect("wait").code()
+    }
+
+    /// Its exit code, if it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("wait").map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// Everything it printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A port on loopback that nothing listens on. Ports are given out once per machine-wide sequence of a process.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// Waits until something accepts at `address`.
+pub fn wait_for_port(address: SocketAddr, process: &mut Process) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+        assert!(process.ended().is_none(), "it ended: {}", process.output());
+        assert!(Instant::now() < end, "nothing listens on {address}: {}", process.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Where `make servers` puts the servers.
+pub fn servers_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("SERVERS") {
+        return dir.into();
+    }
+    let cache = std::env::var_os("WAYPOST_CACHE").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = cache.unwrap_or_else(|| std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("waypost"));
+    cache.join("servers")
+}

@@ -1,0 +1,124 @@
+//! The conformance suite against real ZooKeeper, and the traps that only ZooKeeper has.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use waypost_adapter::{Auth, ErrorKind, Settings};
+use waypost_adapter_zookeeper::ZooKeeperAdapter;
+use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::servers::{Server, ZooKeeper};
+use waypost_testkit::{Mirror, free_port};
+
+fn store(server: &impl Server) -> Store {
+    Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
+}
+
+/// One test of the shared suite against one server of its own.
+macro_rules! conforms {
+    ($name:ident, $members:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = ZooKeeper::new($members);
+            conformance::$name(store(&server), server).await;
+        }
+    };
+    ($name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = ZooKeeper::new(1);
+            conformance::$name(store(&server)).await;
+        }
+    };
+}
+
+conforms!(ordinary_life);
+conforms!(burst_of_ten_thousand_keys);
+conforms!(binary_and_empty_values);
+conforms!(prefix_boundaries);
+conforms!(whole_tree_deleted);
+conforms!(put_if_raced_by_sixteen_writers);
+conforms!(idle_is_told);
+conforms!(server_killed_and_restarted, 1);
+conforms!(server_frozen_for_longer_than_every_time_out, 1);
+conforms!(leader_of_three_killed, 3);
+conforms!(store_wiped, 1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_at_the_stores_limit() {
+    let server = ZooKeeper::new(1);
+    conformance::values_at_the_stores_limit(store(&server), 1_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_supported_release_passes_the_basic_part() {
+    let server = ZooKeeper::old();
+    conformance::ordinary_life(store(&server)).await;
+    conformance::binary_and_empty_values(store(&server)).await;
+}
+
+#[tokio::test]
+async fn unreachable_endpoints_are_named() {
+    let settings = Settings { endpoints: vec![format!("127.0.0.1:{}", free_port())], ..Settings::default() };
+    conformance::unreachable_endpoints_are_named(Arc::new(ZooKeeperAdapter::new(settings))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_expired_is_replaced_and_everything_is_read_again() {
+    let server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "routes/a", "1").await;
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    // Longer than any session of ours lives without the server.
+    server.freeze(0);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    server.thaw(0);
+    put(&store, "routes/a", "2").await;
+    mirror.until_is(RECOVERY, &listing(&store).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_come_and_go_during_a_listing_do_not_disturb_it() {
+    let server = ZooKeeper::new(1);
+    let store = store(&server);
+    for number in 0..200 {
+        put(&store, &format!("endpoints/shop/e{number}"), "10.0.0.1:80").await;
+    }
+    let churning = store.clone();
+    let churn = tokio::spawn(async move {
+        for round in 0..400 {
+            let name = format!("endpoints/shop/e{}", round % 200);
+            churning.delete(&key(&name)).await.unwrap();
+            churning.put(&key(&name), Bytes::from(format!("10.0.0.2:{}", round + 1))).await.unwrap();
+        }
+    });
+    let mut mirrors = Vec::new();
+    while !churn.is_finished() {
+        mirrors.push(Mirror::follow(store.as_ref(), ROOT));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        mirrors.truncate(10);
+    }
+    churn.await.unwrap();
+    let wanted = listing(&store).await;
+    for mirror in &mirrors {
+        mirror.until_is(RECOVERY, &wanted).await;
+        assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_digest_identity_owns_what_it_writes_and_others_only_read_it() {
+    let server = ZooKeeper::new(1);
+    let auth = Auth::Password { user: "team".to_owned(), password: "secret".to_owned() };
+    let owner: Store = Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), auth, ..Settings::default() }));
+    owner.put(&key("routes/a"), Bytes::from_static(b"1")).await.unwrap();
+    let other = store(&server);
+    let mirror = Mirror::follow(other.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    let denied = other.put(&key("routes/a"), Bytes::from_static(b"2")).await.unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
+    owner.put(&key("routes/a"), Bytes::from_static(b"3")).await.unwrap();
+    mirror.until(RECOVERY, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "3")).await;
+}
