@@ -322,8 +322,7 @@ impl Compiler {
     /// The entry that stands for a resource: that of the first store that has one.
     fn effective(&self, resource: &ResourceKey) -> Option<(usize, &Good)> {
         let key = self.active_key(resource);
-        let found = self.sources.iter().enumerate().find_map(|(number, source)| source.entries.get(&key)?.good.as_ref().map(|good| (number, good)));
-        found
+        self.sources.iter().enumerate().find_map(|(number, source)| source.entries.get(&key)?.good.as_ref().map(|good| (number, good)))
     }
 
     /// The key below the root under which the active entry of a resource stands.

@@ -53,7 +53,9 @@ pub struct Lane {
 
 impl Default for Lane {
     fn default() -> Self {
-        Self::from_buckets(vec![Arc::new(Bucket::default()); BUCKETS], 0)
+        // One empty bucket for all: a bucket is copied before it changes.
+        let empty = Arc::new(Bucket::default());
+        Self::from_buckets((0..BUCKETS).map(|_| empty.clone()).collect(), 0)
     }
 }
 

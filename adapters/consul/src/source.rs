@@ -11,10 +11,11 @@ use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Source}
 
 use crate::client::{Answer, Http, Kv};
 
-/// A blocking query lasts this long at most; Consul adds up to a sixteenth.
-const WAIT: Duration = Duration::from_secs(8);
+/// A blocking query lasts this long at most; Consul adds up to a sixteenth. Short, because a query that waits for an
+/// index that a restored snapshot took away is not woken.
+const WAIT: Duration = Duration::from_secs(3);
 /// The longest time without an answer.
-const LIMIT: Duration = Duration::from_secs(12);
+const LIMIT: Duration = Duration::from_secs(6);
 /// How often everything is read with full consistency, plus up to a quarter.
 const RELIST: Duration = Duration::from_secs(60);
 /// Answers per second, and at once, in a storm: each is the whole tree.
@@ -98,6 +99,10 @@ impl ConsulSource {
 
     async fn reset(&mut self, drift: usize) -> Result<Event, AdapterError> {
         let answer = self.consistent().await?;
+        if answer.status == 404 {
+            // Nothing there, or nothing that an unknown caller may see: only the folder's own key tells them apart.
+            self.http.once(Method::GET, &self.path(), &[], None).await?;
+        }
         let entries = entries(&answer)?;
         self.told = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
         self.index = Some(answer.index);

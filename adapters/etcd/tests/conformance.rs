@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use waypost_adapter::{Auth, ErrorKind, Key, Settings};
+use waypost_adapter::{Adapter as _, Auth, ErrorKind, Key, Settings};
 use waypost_adapter_etcd::EtcdAdapter;
 use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Etcd, Server};

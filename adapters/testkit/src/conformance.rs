@@ -50,8 +50,9 @@ pub async fn put(store: &Store, relative: &str, value: impl Into<Bytes>) {
 /// It cannot be listed within 20 s.
 pub async fn listing(store: &Store) -> BTreeMap<Key, Bytes> {
     let end = std::time::Instant::now() + Duration::from_secs(20);
+    let mut source = store.source(ROOT);
     loop {
-        match store.source(ROOT).next().await {
+        match source.next().await {
             Ok(Event::Reset { entries, .. }) => return entries.into_iter().map(|entry| (entry.key, entry.value)).collect(),
             Ok(other) => panic!("the first event was {other:?}"),
             Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
@@ -203,7 +204,7 @@ pub async fn idle_is_told(store: Store) {
         assert!(silence < Duration::from_secs(10), "silent for {silence:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(mirror.counts(), (1, 0));
+    assert_eq!((mirror.counts(), mirror.errors()), ((1, 0), (0, None)));
 }
 
 /// What follows a fault: what was written before, meanwhile and after is told within [`RECOVERY`].

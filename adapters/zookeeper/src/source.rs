@@ -95,7 +95,9 @@ impl ZooKeeperSource {
     async fn reread(&mut self, client: &Client, paths: &BTreeSet<String>) -> Result<Vec<Change>, AdapterError> {
         let mut changes = Vec::new();
         let mut parents = BTreeSet::new();
-        for batch in paths.iter().collect::<Vec<_>>().chunks(PIPELINE) {
+        // The root itself is no entry.
+        let root = self.path();
+        for batch in paths.iter().filter(|path| **path != root).collect::<Vec<_>>().chunks(PIPELINE) {
             for (path, found) in read_all(&self.settings, client, batch.iter().map(|path| (*path).clone())).await? {
                 let key = path.trim_start_matches('/').to_owned();
                 match found {

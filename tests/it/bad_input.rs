@@ -1,0 +1,149 @@
+//! What bad input gets: the key, the field, the place and the remedy, and nothing that serves changes.
+
+use std::process::Command;
+
+use waypost_testkit::Process;
+
+use crate::harness::{Backend, Box1, get, loopback, text, until, waypost, waypost_proxy};
+
+#[test]
+fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
+    let run = Box1::on_files();
+    let backend = Backend::named("good");
+    let web = run.listener();
+    run.write("endpoints/shop/a", &backend.address.to_string());
+    run.write("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    run.ok(&["wait", "routes/shop"]);
+    let brackets = format!("{{\"rules\":{}", "[".repeat(5_000));
+    let large = format!("{{\"rules\":[],\"x\":\"{}\"}}", "x".repeat(300_000));
+    let cases = [
+        ("routes/bad", "{\"rules\":[", "1:10 EOF while parsing a list"),
+        ("routes/bad", &brackets, "1:73 brackets are nested more than 64 deep"),
+        ("routes/bad", r#"{"ruels":[]}"#, r#"1:2 unknown field "ruels"; did you mean "rules"?"#),
+        ("routes/bad", r#"{"rules":{}}"#, "1:10 rules: invalid type: map, expected a sequence"),
+        ("routes/bad", "null", r#"1:1 expected an object, found null; write {"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#),
+        ("routes/bad", &large, "1:1 the value has 300019 bytes; at most 262144 are accepted (setting valueBytes)"),
+        ("endpoints/shop/bad", "10.0.0.5:0", "1:1 address \"10.0.0.5:0\" has the port 0; ports are 1 to 65535"),
+        ("endpoints/shop/bad", "10.0.0.5:70000", "1:1 address \"10.0.0.5:70000\" has the port 70000; ports are 1 to 65535"),
+        ("endpoints/shop/bad", "2001:db8::1:8080", "1:1 address \"2001:db8::1:8080\" needs brackets around the IPv6 address; write \"[2001:db8::1]:8080\""),
+        ("endpoints/shop/bad", "http://10.0.0.5:80", "1:1 address \"http://10.0.0.5:80\" has the scheme \"http\"; write \"10.0.0.5:80\""),
+        ("routes/bad", r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"("}}],"backendRefs":[{"name":"shop"}]}]}"#, "1:31 rules[0].matches[0].path: the regular expression \"(\" is not valid: unclosed group"),
+        ("routes/bad", r#"{"hostnames":["a.com/x"],"rules":[]}"#, "1:15 hostnames[0]: hostname \"a.com/x\" has a path; write \"a.com\" here and the path under rules[].matches[].path"),
+    ];
+    for (key, value, told) in cases {
+        run.write(key, value);
+        assert_eq!(run.fails(3, &["wait", key]), format!("{told}; nothing was served under this key before\n"));
+        assert_eq!(get(web, "any", "/").status, 200, "{told}");
+        std::fs::remove_file(run.dir().join(key)).unwrap();
+        run.ok(&["wait", key, "--for", "gone"]);
+    }
+}
+
+#[test]
+fn a_duplicate_name_a_shadowed_route_and_a_reference_to_nothing_are_told() {
+    let run = Box1::on_files();
+    run.listener();
+    run.write("routes/a.json", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
+    run.ok(&["wait", "routes/a"]);
+    let described = run.ok(&["describe", "routes/a", "-o", "json"]);
+    assert!(described.contains("there is no backend nobody; register an endpoint under endpoints/nobody/, until then it answers 503"), "{described}");
+    run.write("routes/b", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
+    assert_eq!(run.fails(3, &["wait", "routes/b"]), "shadowed by routes/a, which claims the same match\n");
+    run.write("routes/a.yaml", "rules: []");
+    let told = run.fails(3, &["wait", "routes/a"]);
+    assert!(told.starts_with("1:1 the name is there more than once: a.json, a.yaml; keep one file; revision "), "{told}");
+}
+
+#[test]
+fn a_listener_address_in_use_hurts_that_listener_only() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    run.write("listeners/second", &format!("{{\"address\":\"{taken}\"}}"));
+    let told = run.fails(1, &["wait", "listeners/second", "--timeout", "1s"]);
+    assert!(told.contains(&format!("p1: address {taken} cannot be bound: Address already in use")), "{told}");
+    assert!(told.contains("end that process or write another port"), "{told}");
+    assert_eq!(get(web, "any", "/").status, 404);
+    drop(holder);
+    run.ok(&["wait", "listeners/second"]);
+    assert_eq!(get(taken, "any", "/").status, 404);
+}
+
+#[test]
+fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let state = file.join("state").display().to_string();
+    let good = folder.path().join("state").display().to_string();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["run", "--store", "redis://h/x", "--state", &good], 2, "the store \"redis://h/x\" has the unknown scheme \"redis\"; write file:///etc/waypost, etcd://"),
+        (&["run", "--state", &good], 2, "no store is given; write --store URL"),
+        (&["run", "--store", "file:///tmp/x", "--state", &state], 1, "the state directory"),
+        (&["controller", "--store", "file:///tmp/x", "--state", &good, "--api", "0.0.0.0:7400"], 2, "--api 0.0.0.0:7400 would be plain HTTP beyond loopback; use a loopback address, or say --insecure"),
+        (&["status", "--controller", "http://127.0.0.1:1"], 4, "the controller at http://127.0.0.1:1/ cannot be reached"),
+        (&["get", "rotues"], 4, "cannot be reached"),
+    ];
+    for (arguments, code, told) in cases {
+        let output = Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", "http://127.0.0.1:1").output().unwrap();
+        let printed = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
+        assert!(printed.contains(told), "{arguments:?}: {printed}");
+    }
+    let clear = Command::new(waypost_proxy()).args(["--controller", "http://10.0.0.1:7400", "--state", &good]).output().unwrap();
+    assert!(text(&clear.stderr).contains("would be talked to in clear text; use loopback, or say --insecure"), "{}", text(&clear.stderr));
+}
+
+#[test]
+fn a_store_that_is_unreachable_at_the_start_is_told_and_the_last_snapshot_serves() {
+    let mut run = Box1::on_files();
+    let backend = Backend::named("a");
+    let web = run.listener();
+    run.write("endpoints/shop/a", &backend.address.to_string());
+    run.write("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    run.ok(&["wait", "routes/shop"]);
+    run.ok(&["wait", "endpoints/shop/a"]);
+    run.process.terminate();
+    std::fs::rename(run.dir(), run.folder.path().join("away")).unwrap();
+    run.restart();
+    until("service from disk", || std::net::TcpStream::connect(web).is_ok());
+    assert_eq!(get(web, "any", "/").body, "a");
+    until("a word about the store", || run.process.output().contains("create the directory, or correct the path of --store"));
+    until("the status to say so", || run.verb(&["status"]).status.code() == Some(1));
+    std::fs::rename(run.folder.path().join("away"), run.dir()).unwrap();
+    until("the status to be good again", || run.verb(&["status"]).status.code() == Some(0));
+    assert_eq!(get(web, "any", "/").body, "a");
+}
+
+#[test]
+fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Box1::on_files();
+    let state = folder.path().join("proxy");
+    let web = loopback();
+    let url = format!("http://{}", controller.api);
+    let start = || {
+        let mut command = Command::new(waypost_proxy());
+        command.args(["--controller", &url, "--state", &state.display().to_string(), "--admin", &loopback().to_string(), "--name", "p2", "--label", "who=p2", "--drain-delay", "0s"]);
+        Process::start(&mut command, &folder.path().join("proxy.log"))
+    };
+    let backend = Backend::named("a");
+    let mut proxy = start();
+    // Only the proxy under test has the label, so that the box's own does not hold the address.
+    controller.write("listeners/web", &format!("{{\"address\":\"{web}\",\"proxies\":{{\"who\":\"p2\"}}}}"));
+    controller.write("endpoints/shop/a", &backend.address.to_string());
+    controller.write("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    let ring = || std::fs::read_dir(&state).map(|items| items.flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-")).collect::<Vec<_>>()).unwrap_or_default();
+    until("a config on disk", || !ring().is_empty());
+    controller.write("routes/second", r#"{"hostnames":["b"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    until("a second one", || ring().len() >= 2);
+    proxy.terminate();
+    drop(controller);
+    let mut files = ring();
+    files.sort();
+    std::fs::write(files.last().unwrap(), "garbage").unwrap();
+    let proxy = start();
+    until("service from the config before", || std::net::TcpStream::connect(web).is_ok() && get(web, "any", "/").body == "a");
+    assert!(proxy.output().contains("the checksum does not fit; the file is torn or was changed by hand; the config before it is used"), "{}", proxy.output());
+}

@@ -1,0 +1,10 @@
+//! Whole-product tests: real programs, real stores, real traffic. One binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod architecture;
+mod bad_input;
+mod harness;
+mod http;
+mod outage;
+mod swap;
+mod transcript;

@@ -1,0 +1,82 @@
+//! Everything else dead: the proxies serve on.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use waypost_testkit::Process;
+use waypost_testkit::servers::{Etcd, Server as _};
+
+use crate::harness::{Backend, Load, get, loopback, text, until, waypost, waypost_proxy};
+
+/// How long the outage lasts: 2 minutes for the record, less in the ordinary run.
+fn outage() -> Duration {
+    Duration::from_secs(std::env::var("WAYPOST_OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(15))
+}
+
+#[test]
+fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_serves_at_once() {
+    let mut etcd = Etcd::new(1);
+    let folder = tempfile::tempdir().unwrap();
+    let (api, admin, web) = (loopback(), loopback(), loopback());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let store = format!("etcd://{}/waypost", etcd.endpoints()[0]);
+    let controller = || Process::start(Command::new(waypost()).args(["controller", "--store", &store, "--state", &path("c"), "--api", &api.to_string()]), &folder.path().join("c.log"));
+    let proxy = |name: &str, admin: std::net::SocketAddr, bind: &str| {
+        let mut command = Command::new(waypost_proxy());
+        command.args(["--controller", &format!("http://{api}"), "--state", &path(name), "--admin", &admin.to_string(), "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+        Process::start(&mut command, &folder.path().join(format!("{name}.log")))
+    };
+    let verb = |arguments: &[&str]| Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{api}")).output().unwrap();
+    let ok = |arguments: &[&str]| {
+        let output = verb(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    };
+    let mut first_controller = controller();
+    let _steady = proxy("p1", admin, "127.0.0.1");
+    let mut second = proxy("p2", loopback(), "127.0.0.2");
+    waypost_testkit::process::wait_for_port(api, &mut first_controller);
+    let backends = [Backend::named("a"), Backend::named("b")];
+    ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    for (id, backend) in ["a", "b"].iter().zip(&backends) {
+        ok(&["put", &format!("endpoints/shop/{id}"), &backend.address.to_string()]);
+    }
+    ok(&["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    until("both proxies", || text(&verb(&["wait", "routes/shop"]).stdout).contains("2/2"));
+    ok(&["wait", "endpoints/shop/b"]);
+    let on_second = std::net::SocketAddr::from(([127, 0, 0, 2], web.port()));
+    // Configs are on disk within a second, memberships within five.
+    std::thread::sleep(Duration::from_secs(6));
+
+    let load = Load::start(web, "any", 8);
+    first_controller.kill();
+    etcd.kill(0);
+    let begun = Instant::now();
+    std::thread::sleep(outage() / 3);
+    second.kill();
+    let restarted = Instant::now();
+    second = proxy("p2", loopback(), "127.0.0.2");
+    until("the restarted proxy", || std::net::TcpStream::connect(on_second).is_ok());
+    let took = restarted.elapsed();
+    assert_eq!(get(on_second, "any", "/").status, 200);
+    assert!(took < Duration::from_secs(1), "the restarted proxy served after {took:?}");
+
+    second.kill();
+    let ring = || std::fs::read_dir(folder.path().join("p2")).unwrap().flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-"));
+    let newest = ring().max().unwrap();
+    assert!(ring().count() > 1, "more than one config on disk");
+    std::fs::write(&newest, "garbage").unwrap();
+    second = proxy("p2", loopback(), "127.0.0.2");
+    until("the proxy with a corrupt config", || std::net::TcpStream::connect(on_second).is_ok());
+    assert!(second.output().contains("the config before it is used"), "{}", second.output());
+    while begun.elapsed() < outage() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    etcd.start(0);
+    let mut next_controller = controller();
+    waypost_testkit::process::wait_for_port(api, &mut next_controller);
+    until("everything to be current", || verb(&["status"]).status.success());
+    ok(&["put", "routes/next", r#"{"hostnames":["next"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    let sent = load.finish();
+    assert!(sent > 1_000, "{sent} requests are too few to tell");
+    println!("{sent} requests, 0 failed, over {:?} without store and controller; a restarted proxy served after {took:?}", outage());
+}
