@@ -41,7 +41,8 @@ impl From<&str> for StoreFlags {
 }
 
 /// The kinds of store that this build has.
-const SCHEMES: [(&str, bool); 4] = [("file", cfg!(feature = "file")), ("etcd", cfg!(feature = "etcd")), ("consul", cfg!(feature = "consul")), ("zookeeper", cfg!(feature = "zookeeper"))];
+const SCHEMES: [(&str, bool); 4] =
+    [("file", cfg!(feature = "file")), ("etcd", cfg!(feature = "etcd")), ("consul", cfg!(feature = "consul")), ("zookeeper", cfg!(feature = "zookeeper"))];
 
 /// A URL in its parts.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,7 +127,12 @@ fn open_directory(parts: Parts) -> Result<Store, String> {
     let (Some(parent), Some(root)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Err(format!("{} is not a directory below another; write file:///etc/waypost", parts.shown));
     };
-    Ok(Store { url: format!("file://{}", path.display()), adapter: Arc::new(waypost_adapter_file::FileAdapter::new(parent)), root: root.to_owned(), other_spelling: None })
+    Ok(Store {
+        url: format!("file://{}", path.display()),
+        adapter: Arc::new(waypost_adapter_file::FileAdapter::new(parent)),
+        root: root.to_owned(),
+        other_spelling: None,
+    })
 }
 
 #[cfg(not(feature = "file"))]

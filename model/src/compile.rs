@@ -427,7 +427,9 @@ impl Compiler {
             return refused("Invalid", problem.to_string());
         }
         let Place::Resource { resource, .. } = &entry.place else {
-            return Verdict { conditions: vec![Condition::yes(Accepted, "Accepted", format!("the tree {} is active", self.active_tree.as_deref().unwrap_or("at the root")))] };
+            return Verdict {
+                conditions: vec![Condition::yes(Accepted, "Accepted", format!("the tree {} is active", self.active_tree.as_deref().unwrap_or("at the root")))],
+            };
         };
         if self.active_key(resource) != id.key {
             let active = self.active_tree.as_deref().map_or("the root".to_owned(), |tree| format!("trees/{tree}/"));

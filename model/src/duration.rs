@@ -33,9 +33,9 @@ impl TryFrom<String> for Duration {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        parse(&text).map(Self).ok_or_else(|| {
-            format!("duration {text:?} is not understood; write a number and a unit of h, m, s or ms, such as \"10s\" or \"250ms\"")
-        })
+        parse(&text)
+            .map(Self)
+            .ok_or_else(|| format!("duration {text:?} is not understood; write a number and a unit of h, m, s or ms, such as \"10s\" or \"250ms\""))
     }
 }
 

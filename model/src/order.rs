@@ -49,14 +49,7 @@ impl MatchRank {
             PathMatch::Pattern(_) => 1,
             PathMatch::Prefix(_) => 2,
         };
-        Self {
-            path_type,
-            path_length: Reverse(found.path.length()),
-            conditions: Reverse(found.conditions()),
-            order,
-            name: name.to_owned(),
-            place,
-        }
+        Self { path_type, path_length: Reverse(found.path.length()), conditions: Reverse(found.conditions()), order, name: name.to_owned(), place }
     }
 }
 

@@ -216,7 +216,6 @@ fn verdict<T, E: ToString>(
     })
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,9 +243,17 @@ mod tests {
         for (kind, value, message) in [
             (Kind::Route, "{\"rules\":[", "1:10 EOF while parsing a list"),
             (Kind::Route, "", "1:1 the value is empty; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),
-            (Kind::Route, "null", "1:1 expected an object, found null; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),
+            (
+                Kind::Route,
+                "null",
+                "1:1 expected an object, found null; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}",
+            ),
             (Kind::Route, r#"{"hostnames":null,"rules":[]}"#, "1:14 hostnames: invalid type: null, expected a sequence"),
-            (Kind::Route, r#"{"hostnames":["a/b"],"rules":[]}"#, "1:15 hostnames[0]: hostname \"a/b\" has a path; write \"a\" here and the path under rules[].matches[].path"),
+            (
+                Kind::Route,
+                r#"{"hostnames":["a/b"],"rules":[]}"#,
+                "1:15 hostnames[0]: hostname \"a/b\" has a path; write \"a\" here and the path under rules[].matches[].path",
+            ),
             (Kind::Route, r#"{"rules":5}"#, "1:10 rules: invalid type: integer `5`, expected a sequence"),
             (Kind::Route, r#"{"rules":[],"rules":[]}"#, "1:1 duplicate field `rules`"),
             (Kind::Route, r#"{"rules":[]} x"#, "1:14 trailing characters"),
@@ -288,7 +295,13 @@ mod tests {
     #[test]
     fn endpoints_are_written_bare_quoted_empty_or_in_full() {
         let limits = Limits::default();
-        for (name, value) in [("shop/a", "10.0.0.5:80\n"), ("shop/a", "\"10.0.0.5:80\""), ("shop/10.0.0.5:80", ""), ("shop/a", "{\"address\":\"10.0.0.5:80\"}"), ("shop/a", "address: 10.0.0.5:80")] {
+        for (name, value) in [
+            ("shop/a", "10.0.0.5:80\n"),
+            ("shop/a", "\"10.0.0.5:80\""),
+            ("shop/10.0.0.5:80", ""),
+            ("shop/a", "{\"address\":\"10.0.0.5:80\"}"),
+            ("shop/a", "address: 10.0.0.5:80"),
+        ] {
             let found = parse(&ResourceKey::new(Kind::Endpoint, name), value.as_bytes(), &limits);
             let Ok(Resource::Endpoint(endpoint)) = found else { panic!("{value}: {found:?}") };
             assert_eq!(endpoint.address.as_str(), "10.0.0.5:80", "{value}");

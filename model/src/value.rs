@@ -38,7 +38,6 @@ macro_rules! text_value {
     };
 }
 
-
 impl schemars::JsonSchema for crate::duration::Duration {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()

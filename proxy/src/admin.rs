@@ -83,7 +83,8 @@ impl Admin {
             ("leaving", !self.leaving.load(Ordering::Relaxed), "the process is asked to stop, or not".to_owned()),
         ];
         let ready = checks.iter().all(|(_, ok, _)| *ok);
-        let mut lines: Vec<String> = checks.iter().filter(|(_, ok, _)| verbose || !ok).map(|(name, ok, why)| format!("[{}] {name}: {why}", if *ok { '+' } else { '-' })).collect();
+        let mut lines: Vec<String> =
+            checks.iter().filter(|(_, ok, _)| verbose || !ok).map(|(name, ok, why)| format!("[{}] {name}: {why}", if *ok { '+' } else { '-' })).collect();
         if verbose {
             lines.push(format!("freshness: {}", self.freshness()));
         }
@@ -96,7 +97,9 @@ impl Admin {
         if states.is_empty() {
             return "none; write listeners/NAME, such as {\"address\":\"0.0.0.0:80\"}, or start with --listen ADDRESS".to_owned();
         }
-        let one = |state: waypost_wire::ListenerState| if state.bound { format!("{} on {}", state.name, state.address) } else { format!("{} is not bound", state.name) };
+        let one = |state: waypost_wire::ListenerState| {
+            if state.bound { format!("{} on {}", state.name, state.address) } else { format!("{} is not bound", state.name) }
+        };
         states.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }
 

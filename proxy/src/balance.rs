@@ -45,7 +45,10 @@ enum Policy {
     #[default]
     LeastRequest,
     Random,
-    RoundRobin { schedule: Vec<usize>, turn: Arc<AtomicU64> },
+    RoundRobin {
+        schedule: Vec<usize>,
+        turn: Arc<AtomicU64>,
+    },
 }
 
 impl Balancer {

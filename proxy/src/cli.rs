@@ -67,7 +67,10 @@ pub struct ServingFlags {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    text.split_once('=').filter(|(key, _)| !key.is_empty()).map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "write it as KEY=VALUE, such as tier=edge".to_owned())
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write it as KEY=VALUE, such as tier=edge".to_owned())
 }
 
 /// Reads a duration as in the keys: `10s`, `250ms`.

@@ -90,8 +90,12 @@ fn as_arguments(flag: &str, value: &toml::Value, argument: &Arg, path: &str) -> 
         toml::Value::String(text) => Ok(one(text.clone())),
         toml::Value::Integer(number) => Ok(one(number.to_string())),
         toml::Value::Boolean(on) => Ok(one(on.to_string())),
-        toml::Value::Array(values) => values.iter().map(|value| as_arguments(flag, value, argument, path)).collect::<Result<Vec<_>, _>>().map(|all| all.concat()),
-        toml::Value::Table(pairs) => Ok(pairs.iter().flat_map(|(key, value)| one(format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))).collect()),
+        toml::Value::Array(values) => {
+            values.iter().map(|value| as_arguments(flag, value, argument, path)).collect::<Result<Vec<_>, _>>().map(|all| all.concat())
+        }
+        toml::Value::Table(pairs) => {
+            Ok(pairs.iter().flat_map(|(key, value)| one(format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))).collect())
+        }
         other => Err(format!("{path}: {flag} cannot be {}", other.type_str())),
     }
 }
@@ -101,7 +105,12 @@ mod tests {
     use super::*;
 
     fn command() -> Command {
-        Command::new("x").arg(Arg::new("name").long("name")).arg(Arg::new("label").long("label").action(clap::ArgAction::Append)).arg(Arg::new("drain-delay").long("drain-delay")).arg(Arg::new("insecure").long("insecure").action(clap::ArgAction::SetTrue)).arg(Arg::new("config").long("config"))
+        Command::new("x")
+            .arg(Arg::new("name").long("name"))
+            .arg(Arg::new("label").long("label").action(clap::ArgAction::Append))
+            .arg(Arg::new("drain-delay").long("drain-delay"))
+            .arg(Arg::new("insecure").long("insecure").action(clap::ArgAction::SetTrue))
+            .arg(Arg::new("config").long("config"))
     }
 
     fn merged(file: &str, given: &[&str]) -> Result<Vec<String>, String> {

@@ -59,8 +59,12 @@ impl Listeners {
         if inner.closed {
             return Vec::new();
         }
-        let gone: Vec<Arc<str>> =
-            inner.bound.iter().filter(|(name, bound)| wanted.get(*name).is_none_or(|config| config.address != bound.config.address)).map(|(name, _)| name.clone()).collect();
+        let gone: Vec<Arc<str>> = inner
+            .bound
+            .iter()
+            .filter(|(name, bound)| wanted.get(*name).is_none_or(|config| config.address != bound.config.address))
+            .map(|(name, _)| name.clone())
+            .collect();
         for bound in gone.iter().filter_map(|name| inner.bound.remove(name)).collect::<Vec<_>>() {
             tracing::info!(listener = &*bound.config.name, address = %bound.config.address, "listener closes");
             bound.stop.cancel();

@@ -67,7 +67,11 @@ impl Reporter {
             refused: applied.refused,
             problems: applied.problems,
             listeners: self.listeners.states(),
-            load: Load { connections: count(self.metrics.connections.get()), in_flight: count(self.metrics.in_flight.get()), requests: self.metrics.responses() },
+            load: Load {
+                connections: count(self.metrics.connections.get()),
+                in_flight: count(self.metrics.in_flight.get()),
+                requests: self.metrics.responses(),
+            },
             draining: self.draining(),
         }
     }

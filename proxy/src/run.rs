@@ -100,14 +100,24 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let admin_address = admin.local_addr().map_err(admin_failed)?;
     let active = Active::new(Table::default());
     let abort = CancellationToken::new();
-    let shared = Arc::new(Shared { active: active.clone(), metrics: metrics.clone(), tail: tail.clone(), version_header: config.version_header, abort: abort.clone() });
+    let shared =
+        Arc::new(Shared { active: active.clone(), metrics: metrics.clone(), tail: tail.clone(), version_header: config.version_header, abort: abort.clone() });
     let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
     let listeners = Arc::new(Listeners::new(workers.clone(), accept));
     let progress = Arc::new(Progress::default());
     let builder = Builder::new(config.labels.clone(), config.bind, config.listen);
-    let applier = Applier { active: active.clone(), builder, listeners: listeners.clone(), saved: Saved::from(&found.held), state, progress: progress.clone(), metrics: metrics.clone() };
-    let surface = Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
+    let applier = Applier {
+        active: active.clone(),
+        builder,
+        listeners: listeners.clone(),
+        saved: Saved::from(&found.held),
+        state,
+        progress: progress.clone(),
+        metrics: metrics.clone(),
+    };
+    let surface =
+        Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
     let parts = Parts { config: Arc::new(config), held: found.held, applier, surface, listeners, progress, metrics, active, abort, admin, admin_address };
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
@@ -156,8 +166,15 @@ impl Parts {
             Err(error) => tracing::error!(%error, "the admin surface could not start"),
         }
         let applying = spawn_applier(self.applier, arrived);
-        let subscriber =
-            Subscriber { config: self.config.clone(), run_id: run_id.clone(), held: self.held, arrivals, link, progress: self.progress.clone(), metrics: self.metrics.clone() };
+        let subscriber = Subscriber {
+            config: self.config.clone(),
+            run_id: run_id.clone(),
+            held: self.held,
+            arrivals,
+            link,
+            progress: self.progress.clone(),
+            metrics: self.metrics.clone(),
+        };
         let subscribing = tokio::spawn(subscriber.run());
         let reporter = Reporter {
             config: self.config.clone(),

@@ -231,7 +231,14 @@ mod tests {
         let object = |kind: &str| Object::read(&format!(r#"{{"kind":"{kind}","minLevel":1,"name":"{name}","spec":{{}}}}"#)).unwrap();
         let lane = |kind: &str| Objects::default().with([Change::Put(object(kind))]);
         let version = Version { epoch: 1, sequence };
-        Held { cluster: "c".to_owned(), highest: version, version, lanes: BTreeMap::from([(Lane::Stable, lane("route")), (Lane::Membership, lane("endpoint"))]), track: Some(Lane::Stable), restored: false }
+        Held {
+            cluster: "c".to_owned(),
+            highest: version,
+            version,
+            lanes: BTreeMap::from([(Lane::Stable, lane("route")), (Lane::Membership, lane("endpoint"))]),
+            track: Some(Lane::Stable),
+            restored: false,
+        }
     }
 
     fn route(folder: &Path) -> (String, Held) {

@@ -161,7 +161,8 @@ async fn connect(url: &url::Url) -> Result<Link, String> {
     }
     let host = url.host_str().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(7400);
-    let stream = timeout(CONNECT, TcpStream::connect((host, port))).await.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
+    let stream =
+        timeout(CONNECT, TcpStream::connect((host, port))).await.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(HEARTBEAT_SECONDS))).keep_alive_timeout(SILENCE);

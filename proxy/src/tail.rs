@@ -132,7 +132,15 @@ impl Record {
     /// Begins the record of a request.
     pub(crate) fn begin(tail: &Arc<Tail>, method: &http::Method, host: &str, path: &str, client: std::net::IpAddr) -> Box<Self> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let line = Line { time, method: method.to_string(), host: host.to_owned(), path: path.to_owned(), client: client.to_string(), aborted: true, ..Line::default() };
+        let line = Line {
+            time,
+            method: method.to_string(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            client: client.to_string(),
+            aborted: true,
+            ..Line::default()
+        };
         Box::new(Self { line, started: Instant::now(), tail: tail.clone() })
     }
 

@@ -18,7 +18,12 @@ pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> 
     if query.is_some_and(|query| query.contains("verbose")) {
         for source in &status.sources {
             let age = source.age_seconds.map_or("never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
-            text += &format!("[{}] {}: {age}{}\n", if source.current { '+' } else { '-' }, source.url, source.error.as_ref().map(|error| format!("; {error}")).unwrap_or_default());
+            text += &format!(
+                "[{}] {}: {age}{}\n",
+                if source.current { '+' } else { '-' },
+                source.url,
+                source.error.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
+            );
         }
     }
     Ok(match status.version {

@@ -102,7 +102,8 @@ fn judge(key: &str, what: For, written: Option<u64>, entry: Option<&EntryInfo>) 
     if what == For::Gone || written.is_some_and(|written| entry.revision < written) {
         return None;
     }
-    let refused = entry.conditions.iter().find(|condition| condition.status == waypost_model::verdict::Status::False && condition.r#type != ConditionType::ResolvedRefs);
+    let refused =
+        entry.conditions.iter().find(|condition| condition.status == waypost_model::verdict::Status::False && condition.r#type != ConditionType::ResolvedRefs);
     if let Some(condition) = refused {
         let serving = match entry.last_good_revision {
             Some(revision) => format!("; revision {revision}, the last good one, still serves"),

@@ -154,7 +154,8 @@ impl Stream {
 /// The frames that bring a reader to `snapshot`: from `known` if that is what it has, else by the buckets in which
 /// it differs.
 fn frames(snapshot: &Snapshot, known: Option<&Snapshot>, request: &WatchRequest) -> Vec<Frame> {
-    let lanes = [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
+    let lanes =
+        [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
     let mut replace = BTreeMap::new();
     let mut lines = Vec::new();
     for (lane, objects, before) in lanes {

@@ -91,7 +91,8 @@ impl ControllerFlag {
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         let response = self.send(path, query).await?;
         let text = response.bytes().await.map_err(|error| self.not_reached(&error))?;
-        serde_json::from_slice(&text).map_err(|error| Failure::failed(format!("the answer of {} is not understood: {error}; is it the same release?", self.controller)))
+        serde_json::from_slice(&text)
+            .map_err(|error| Failure::failed(format!("the answer of {} is not understood: {error}; is it the same release?", self.controller)))
     }
 
     async fn send(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
@@ -112,7 +113,10 @@ impl ControllerFlag {
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
-        Failure::unreachable(format!("the controller at {} cannot be reached: {cause}; start one with `waypost run`, or name it with --controller", self.controller))
+        Failure::unreachable(format!(
+            "the controller at {} cannot be reached: {cause}; start one with `waypost run`, or name it with --controller",
+            self.controller
+        ))
     }
 }
 

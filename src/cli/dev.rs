@@ -54,7 +54,26 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
     };
     println!("The proxy is on http://127.0.0.1:8080/, the API on http://{}/. Ctrl-C ends it.", flags.api);
     let state = state.display().to_string();
-    let arguments = ["dev", "--store", &store, "--state", &state, "--api", &flags.api, "--admin", &flags.admin, "--name", "dev", "--listen", "127.0.0.1:8080", "--version-header", "--drain-delay", "0s", "--drain-deadline", "2s"];
+    let arguments = [
+        "dev",
+        "--store",
+        &store,
+        "--state",
+        &state,
+        "--api",
+        &flags.api,
+        "--admin",
+        &flags.admin,
+        "--name",
+        "dev",
+        "--listen",
+        "127.0.0.1:8080",
+        "--version-header",
+        "--drain-delay",
+        "0s",
+        "--drain-deadline",
+        "2s",
+    ];
     let matches = Inner::command().try_get_matches_from(arguments).map_err(Failure::usage)?;
     let inner = Inner::from_arg_matches(&matches).map_err(Failure::usage)?;
     let outcome = run_both(inner.common, inner.serving).await;

@@ -75,7 +75,13 @@ async fn wait_for_last(flags: &DrainFlags, name: &str) -> Outcome {
     let deadline = Instant::now() + flags.timeout;
     loop {
         let proxies: Vec<ProxyInfo> = flags.controller.get("/v1/proxies", &[]).await?;
-        let left: u64 = proxies.iter().filter(|proxy| proxy.connected).flat_map(|proxy| &proxy.draining).filter(|draining| draining.name == name).map(|draining| draining.in_flight).sum();
+        let left: u64 = proxies
+            .iter()
+            .filter(|proxy| proxy.connected)
+            .flat_map(|proxy| &proxy.draining)
+            .filter(|draining| draining.name == name)
+            .map(|draining| draining.in_flight)
+            .sum();
         if left == 0 {
             println!("endpoints/{name} is drained: no request is under way");
             return Ok(());

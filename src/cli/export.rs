@@ -45,5 +45,8 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
 }
 
 fn number(typed: &str) -> Result<u64, Failure> {
-    typed.trim_start_matches(['C', 'c']).parse().map_err(|_| Failure::usage(format!("{typed:?} is not a config; write it as in `waypost history`, such as C12")))
+    typed
+        .trim_start_matches(['C', 'c'])
+        .parse()
+        .map_err(|_| Failure::usage(format!("{typed:?} is not a config; write it as in `waypost history`, such as C12")))
 }

@@ -29,7 +29,8 @@ pub(super) struct LintFlags {
 
 pub(super) async fn run(flags: LintFlags) -> Outcome {
     if let Some(kind) = &flags.schema {
-        let kind = waypost_model::key::Kind::from_any(kind).ok_or_else(|| Failure::usage(format!("unknown kind {kind:?}; there are listeners, routes, backends and endpoints")))?;
+        let kind = waypost_model::key::Kind::from_any(kind)
+            .ok_or_else(|| Failure::usage(format!("unknown kind {kind:?}; there are listeners, routes, backends and endpoints")))?;
         println!("{}", serde_json::to_string_pretty(&waypost_model::schema::of(kind)).map_err(Failure::failed)?);
         return Ok(());
     }
@@ -57,7 +58,11 @@ async fn lint(url: &str, credentials: &CredentialFlags) -> Result<usize, Failure
     let event = source.next().await.map_err(|error| store_failure(&error))?;
     let Event::Reset { entries, .. } = event else { return Err(Failure::failed("the store told of no listing")) };
     let inputs = entries.into_iter().filter_map(|entry| {
-        Some(EntryInput { key: entry.key.below(&store.root)?, written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable })
+        Some(EntryInput {
+            key: entry.key.below(&store.root)?,
+            written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 },
+            unreadable: entry.unreadable,
+        })
     });
     let mut compiler = Compiler::new(1, Limits::default());
     compiler.reset(0, inputs.collect());

@@ -120,7 +120,10 @@ pub(super) struct Controller {
 impl Controller {
     pub(super) async fn start(flags: &CommonFlags, name: Option<String>) -> Result<Self, Failure> {
         if !flags.api.ip().is_loopback() && !flags.insecure {
-            return Err(Failure::usage(format!("--api {} would be plain HTTP beyond loopback; use a loopback address, or say --insecure if the network is trusted", flags.api)));
+            return Err(Failure::usage(format!(
+                "--api {} would be plain HTTP beyond loopback; use a loopback address, or say --insecure if the network is trusted",
+                flags.api
+            )));
         }
         let (stores, limits) = stores_of(flags)?;
         let name = name.unwrap_or_else(host_name);
@@ -128,7 +131,8 @@ impl Controller {
         let advertise = flags.advertise.clone().unwrap_or_else(|| format!("http://{}", flags.api));
         let settings = Settings { stores, state: flags.state.clone(), name, advertise, status_writes: flags.status_writes, limits, history: flags.history };
         let listener = TcpListener::bind(flags.api).await;
-        let listener = listener.map_err(|error| Failure::failed(format!("the API address {} cannot be bound: {error}; end what has it, or name another with --api", flags.api)))?;
+        let listener = listener
+            .map_err(|error| Failure::failed(format!("the API address {} cannot be bound: {error}; end what has it, or name another with --api", flags.api)))?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let handle = start(settings, &stop, &tasks).map_err(Failure::failed)?;
         tasks.spawn(serve_api(listener, handle, stop.clone()));

@@ -24,7 +24,10 @@ pub(super) async fn run(flags: StatusFlags) -> Outcome {
 }
 
 fn print(status: &StatusInfo) {
-    let version = status.version.map_or_else(|| "nothing published yet".to_owned(), |version| format!("version {version} (config {}, membership {})", status.config, status.membership));
+    let version = status.version.map_or_else(
+        || "nothing published yet".to_owned(),
+        |version| format!("version {version} (config {}, membership {})", status.config, status.membership),
+    );
     match &status.leader {
         Some(leader) => println!("Leader:   {} at {}, epoch {}", leader.name, leader.url, leader.epoch),
         None => println!("Leader:   none"),
@@ -50,7 +53,13 @@ fn print(status: &StatusInfo) {
 fn print_source(source: &SourceInfo) {
     let age = source.age_seconds.map_or_else(|| "never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
     let state = if source.current { "current" } else { "BEHIND" };
-    println!("Store:    {} {state}, {age}, revision {}, {} entries{}", source.url, source.at, source.entries, if source.drift > 0 { format!(", {} drifted", source.drift) } else { String::new() });
+    println!(
+        "Store:    {} {state}, {age}, revision {}, {} entries{}",
+        source.url,
+        source.at,
+        source.entries,
+        if source.drift > 0 { format!(", {} drifted", source.drift) } else { String::new() }
+    );
     for told in source.error.iter().chain(&source.other_spelling) {
         println!("          {told}");
     }

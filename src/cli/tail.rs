@@ -24,7 +24,8 @@ pub(super) struct TailFlags {
 
 pub(super) async fn run(flags: TailFlags) -> Outcome {
     let url = flags.proxy.join("/tail").map_err(Failure::usage)?;
-    let not_reached = |error: reqwest::Error| Failure::unreachable(format!("the proxy at {} cannot be reached: {error}; name its admin surface with --proxy", flags.proxy));
+    let not_reached =
+        |error: reqwest::Error| Failure::unreachable(format!("the proxy at {} cannot be reached: {error}; name its admin surface with --proxy", flags.proxy));
     let mut response = client().map_err(Failure::failed)?.get(url).send().await.map_err(not_reached)?;
     let mut buffer = Vec::new();
     let mut shown = 0;

@@ -65,7 +65,12 @@ pub struct Gone;
 
 impl Handle {
     /// A handle on a controller's channels.
-    pub fn new(commands: mpsc::Sender<Command>, snapshots: watch::Receiver<Arc<Snapshot>>, changes: watch::Receiver<u64>, stores: Arc<Vec<Arc<Store>>>) -> Self {
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        changes: watch::Receiver<u64>,
+        stores: Arc<Vec<Arc<Store>>>,
+    ) -> Self {
         Self { commands, snapshots, changes, stores }
     }
 

@@ -67,7 +67,12 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
             Ok(Some(entry)) => match serde_json::from_slice::<ClusterRecord>(&entry.value) {
                 Ok(record) => {
                     if own.as_ref().is_some_and(|own| *own != record.id) {
-                        tracing::error!(store = store.url, "the store belongs to cluster {}, this controller to {}; check --store and --state", record.id, own.as_deref().unwrap_or_default());
+                        tracing::error!(
+                            store = store.url,
+                            "the store belongs to cluster {}, this controller to {}; check --store and --state",
+                            record.id,
+                            own.as_deref().unwrap_or_default()
+                        );
                     }
                     Some(record.id)
                 }

@@ -83,7 +83,23 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     tasks.spawn(save(settings.state.clone(), history.clone(), to_save, metrics.clone(), stop.clone()));
     let leader = LeaderInfo { name: settings.name.clone(), url: settings.advertise.clone(), epoch: identity.epoch };
-    let owner = Owner { settings, identity, stores: stores.clone(), state, started: Instant::now(), snapshots: snapshot_sender, changes: change_sender, verdicts: verdict_sender, saver, unsaved: false, save_due: None, config: None, metrics, history, leader };
+    let owner = Owner {
+        settings,
+        identity,
+        stores: stores.clone(),
+        state,
+        started: Instant::now(),
+        snapshots: snapshot_sender,
+        changes: change_sender,
+        verdicts: verdict_sender,
+        saver,
+        unsaved: false,
+        save_due: None,
+        config: None,
+        metrics,
+        history,
+        leader,
+    };
     tasks.spawn(owner.run(receiver, from_feeds, stop.clone()));
     Ok(Handle::new(commands, snapshots, changes, stores))
 }
@@ -199,7 +215,9 @@ impl Owner {
     }
 
     fn tell_verdicts(&self, touched: &BTreeSet<EntryId>) {
-        let views = touched.iter().filter_map(|id| self.state.compiler.view(id).map(|view| verdicts::of(&view, self.settings.status_writes)).unwrap_or_else(|| gone(id)));
+        let views = touched
+            .iter()
+            .filter_map(|id| self.state.compiler.view(id).map(|view| verdicts::of(&view, self.settings.status_writes)).unwrap_or_else(|| gone(id)));
         let wanted: BTreeMap<_, _> = views.collect();
         if !wanted.is_empty() && self.verdicts.try_send(wanted).is_err() {
             tracing::warn!("the store is slower than verdicts come; some are in the API alone");
@@ -264,7 +282,13 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Writes what the owner hands over, off its task. Always ends with the last.
-async fn save(folder: PathBuf, history: Arc<std::sync::Mutex<History>>, mut to_save: watch::Receiver<Option<ToSave>>, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn save(
+    folder: PathBuf,
+    history: Arc<std::sync::Mutex<History>>,
+    mut to_save: watch::Receiver<Option<ToSave>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     loop {
         // The owner drops its sender after it handed over the last.
         let more = to_save.changed().await.is_ok();

@@ -209,8 +209,18 @@ fn programmed(live: &Live) -> Condition {
     let told = format!("live on {}/{} proxies", live.on, live.of);
     match (&live.version, live.on, live.of) {
         (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{told} at version {version}")),
-        (_, _, 0) => Condition { r#type: ConditionType::Programmed, status: waypost_model::verdict::Status::Unknown, reason: "NoProxies".to_owned(), message: "no proxy is connected".to_owned() },
-        _ => Condition { r#type: ConditionType::Programmed, status: waypost_model::verdict::Status::Unknown, reason: "Pending".to_owned(), message: format!("{told}; {}", live.lagging.join("; ")) },
+        (_, _, 0) => Condition {
+            r#type: ConditionType::Programmed,
+            status: waypost_model::verdict::Status::Unknown,
+            reason: "NoProxies".to_owned(),
+            message: "no proxy is connected".to_owned(),
+        },
+        _ => Condition {
+            r#type: ConditionType::Programmed,
+            status: waypost_model::verdict::Status::Unknown,
+            reason: "Pending".to_owned(),
+            message: format!("{told}; {}", live.lagging.join("; ")),
+        },
     }
 }
 
@@ -219,12 +229,17 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
     for (name, proxy) in state.proxies.connected(now.since_start) {
         live.of += 1;
-        let troubled = view.resource.as_ref().and_then(|resource| proxy.report.problems.iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name));
+        let troubled = view
+            .resource
+            .as_ref()
+            .and_then(|resource| proxy.report.problems.iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name));
         let serves = live.version.is_some_and(|version| proxy.serves(version));
         match (serves, troubled) {
             (true, None) => live.on += 1,
             (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
-            (false, _) => live.lagging.push(format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}")))),
+            (false, _) => {
+                live.lagging.push(format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}"))))
+            }
         }
     }
     live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));

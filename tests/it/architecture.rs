@@ -62,14 +62,20 @@ fn arrows_between_packages_are_those_of_the_architecture() {
         let manifest = std::fs::read_to_string(checkout().join(package).join("Cargo.toml")).unwrap();
         let own = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
         for (line, dependency) in own.lines().enumerate().filter_map(|(line, text)| Some((line, text.split(['.', ' ']).next()?))) {
-            assert!(!dependency.starts_with("waypost-") || allowed.contains(&dependency), "{package}/Cargo.toml, [dependencies] line {line}: {dependency} is a forbidden arrow");
+            assert!(
+                !dependency.starts_with("waypost-") || allowed.contains(&dependency),
+                "{package}/Cargo.toml, [dependencies] line {line}: {dependency} is a forbidden arrow"
+            );
         }
     }
 }
 
 #[test]
 fn arrows_inside_the_controllers_package_are_those_of_the_architecture() {
-    forbid("the controller knows neither the API nor the command line nor a store", places("src/controller", &["crate::api", "crate::cli", "crate::stores", "waypost_proxy", "axum"]));
+    forbid(
+        "the controller knows neither the API nor the command line nor a store",
+        places("src/controller", &["crate::api", "crate::cli", "crate::stores", "waypost_proxy", "axum"]),
+    );
     forbid("the API knows neither the command line nor a store", places("src/api", &["crate::cli", "crate::stores", "waypost_proxy", "waypost_adapter_"]));
     forbid("the API meets the controller in its handle only", places("src/api", &["controller::run", "controller::feed", "controller::proxies"]));
 }

@@ -27,8 +27,16 @@ fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
         ("endpoints/shop/bad", "10.0.0.5:70000", "1:1 address \"10.0.0.5:70000\" has the port 70000; ports are 1 to 65535"),
         ("endpoints/shop/bad", "2001:db8::1:8080", "1:1 address \"2001:db8::1:8080\" needs brackets around the IPv6 address; write \"[2001:db8::1]:8080\""),
         ("endpoints/shop/bad", "http://10.0.0.5:80", "1:1 address \"http://10.0.0.5:80\" has the scheme \"http\"; write \"10.0.0.5:80\""),
-        ("routes/bad", r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"("}}],"backendRefs":[{"name":"shop"}]}]}"#, "1:31 rules[0].matches[0].path: the regular expression \"(\" is not valid: unclosed group"),
-        ("routes/bad", r#"{"hostnames":["a.com/x"],"rules":[]}"#, "1:15 hostnames[0]: hostname \"a.com/x\" has a path; write \"a.com\" here and the path under rules[].matches[].path"),
+        (
+            "routes/bad",
+            r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"("}}],"backendRefs":[{"name":"shop"}]}]}"#,
+            "1:31 rules[0].matches[0].path: the regular expression \"(\" is not valid: unclosed group",
+        ),
+        (
+            "routes/bad",
+            r#"{"hostnames":["a.com/x"],"rules":[]}"#,
+            "1:15 hostnames[0]: hostname \"a.com/x\" has a path; write \"a.com\" here and the path under rules[].matches[].path",
+        ),
     ];
     for (key, value, told) in cases {
         run.write(key, value);
@@ -78,10 +86,18 @@ fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
     let state = file.join("state").display().to_string();
     let good = folder.path().join("state").display().to_string();
     let cases: [(&[&str], i32, &str); 6] = [
-        (&["run", "--store", "redis://h/x", "--state", &good], 2, "the store \"redis://h/x\" has the unknown scheme \"redis\"; write file:///etc/waypost, etcd://"),
+        (
+            &["run", "--store", "redis://h/x", "--state", &good],
+            2,
+            "the store \"redis://h/x\" has the unknown scheme \"redis\"; write file:///etc/waypost, etcd://",
+        ),
         (&["run", "--state", &good], 2, "no store is given; write --store URL"),
         (&["run", "--store", "file:///tmp/x", "--state", &state], 1, "the state directory"),
-        (&["controller", "--store", "file:///tmp/x", "--state", &good, "--api", "0.0.0.0:7400"], 2, "--api 0.0.0.0:7400 would be plain HTTP beyond loopback; use a loopback address, or say --insecure"),
+        (
+            &["controller", "--store", "file:///tmp/x", "--state", &good, "--api", "0.0.0.0:7400"],
+            2,
+            "--api 0.0.0.0:7400 would be plain HTTP beyond loopback; use a loopback address, or say --insecure",
+        ),
         (&["status", "--controller", "http://127.0.0.1:1"], 4, "the controller at http://127.0.0.1:1/ cannot be reached"),
         (&["get", "rotues"], 4, "cannot be reached"),
     ];
@@ -125,7 +141,20 @@ fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
     let url = format!("http://{}", controller.api);
     let start = || {
         let mut command = Command::new(waypost_proxy());
-        command.args(["--controller", &url, "--state", &state.display().to_string(), "--admin", &loopback().to_string(), "--name", "p2", "--label", "who=p2", "--drain-delay", "0s"]);
+        command.args([
+            "--controller",
+            &url,
+            "--state",
+            &state.display().to_string(),
+            "--admin",
+            &loopback().to_string(),
+            "--name",
+            "p2",
+            "--label",
+            "who=p2",
+            "--drain-delay",
+            "0s",
+        ]);
         Process::start(&mut command, &folder.path().join("proxy.log"))
     };
     let backend = Backend::named("a");
@@ -134,7 +163,11 @@ fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
     controller.write("listeners/web", &format!("{{\"address\":\"{web}\",\"proxies\":{{\"who\":\"p2\"}}}}"));
     controller.write("endpoints/shop/a", &backend.address.to_string());
     controller.write("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
-    let ring = || std::fs::read_dir(&state).map(|items| items.flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-")).collect::<Vec<_>>()).unwrap_or_default();
+    let ring = || {
+        std::fs::read_dir(&state)
+            .map(|items| items.flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-")).collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
     until("a config on disk", || !ring().is_empty());
     controller.write("routes/second", r#"{"hostnames":["b"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
     until("a second one", || ring().len() >= 2);

@@ -47,7 +47,10 @@ impl Box1 {
         let store = store.replace("{dir}", &dir.display().to_string());
         let (api, admin) = (loopback(), loopback());
         let state = folder.path().join("state").display().to_string();
-        let mut arguments: Vec<String> = ["run", "--store", &store, "--state", &state, "--api", &api.to_string(), "--admin", &admin.to_string(), "--name", "p1", "--drain-delay", "0s"].map(str::to_owned).to_vec();
+        let mut arguments: Vec<String> =
+            ["run", "--store", &store, "--state", &state, "--api", &api.to_string(), "--admin", &admin.to_string(), "--name", "p1", "--drain-delay", "0s"]
+                .map(str::to_owned)
+                .to_vec();
         arguments.extend(extra.iter().map(|&flag| flag.to_owned()));
         let process = Process::start(Command::new(waypost()).args(&arguments), &folder.path().join("run.log"));
         let mut this = Self { folder, process, api, admin, arguments };
@@ -148,7 +151,8 @@ pub(crate) fn raw(address: SocketAddr, request: &[u8]) -> std::io::Result<Respon
 
 /// One GET on a connection of its own.
 pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> Response {
-    raw(address, format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap_or_else(|error| panic!("{address}{path}: {error}"))
+    raw(address, format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
+        .unwrap_or_else(|error| panic!("{address}{path}: {error}"))
 }
 
 /// Waits until something holds.
@@ -242,7 +246,9 @@ fn find(buffer: &[u8], wanted: &[u8]) -> Option<usize> {
 
 /// The body behind a head, read to its end; and how many bytes of the buffer it and the head take.
 fn body_of(stream: &mut TcpStream, head: &str, buffer: &mut Vec<u8>, start: usize) -> Option<(Vec<u8>, usize)> {
-    let header = |name: &str| head.lines().find_map(|line| line.split_once(':').filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()));
+    let header = |name: &str| {
+        head.lines().find_map(|line| line.split_once(':').filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()))
+    };
     let more = |stream: &mut TcpStream, buffer: &mut Vec<u8>| {
         let mut chunk = [0; 65_536];
         match stream.read(&mut chunk) {
@@ -318,7 +324,13 @@ impl Load {
             thread.join().unwrap();
         }
         let failures = self.failures.lock().unwrap();
-        assert!(failures.is_empty(), "{} of {} requests failed, such as {:?}", failures.len(), self.sent.load(Ordering::Relaxed), &failures[..failures.len().min(5)]);
+        assert!(
+            failures.is_empty(),
+            "{} of {} requests failed, such as {:?}",
+            failures.len(),
+            self.sent.load(Ordering::Relaxed),
+            &failures[..failures.len().min(5)]
+        );
         self.sent.load(Ordering::Relaxed)
     }
 }
@@ -346,7 +358,11 @@ fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) 
         let Some(end) = find(&buffer, b"\r\n\r\n") else { continue };
         let head = text(&buffer[..end]);
         let lower = head.to_ascii_lowercase();
-        let length: usize = lower.lines().find_map(|line| line.strip_prefix("content-length:")).and_then(|length| length.trim().parse().ok()).ok_or_else(|| format!("no length: {head}"))?;
+        let length: usize = lower
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"))
+            .and_then(|length| length.trim().parse().ok())
+            .ok_or_else(|| format!("no length: {head}"))?;
         if buffer.len() < end + 4 + length {
             continue;
         }

@@ -27,7 +27,15 @@ fn headers_are_made_for_the_endpoint_and_hop_by_hop_ones_end_here() {
     let response = raw(web, request.as_bytes()).unwrap();
     let got = &response.body;
     assert!(got.starts_with("GET /x?y=1 HTTP/1.1\r\n"), "{got}");
-    for line in ["host: Shop.Example.com:81", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-host: Shop.Example.com:81", "forwarded: for=127.0.0.1;host=\"Shop.Example.com:81\";proto=http", "via: 1.1 waypost", "x-kept: yes"] {
+    for line in [
+        "host: Shop.Example.com:81",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: http",
+        "x-forwarded-host: Shop.Example.com:81",
+        "forwarded: for=127.0.0.1;host=\"Shop.Example.com:81\";proto=http",
+        "via: 1.1 waypost",
+        "x-kept: yes",
+    ] {
         assert!(got.contains(line), "{line} is missing in {got}");
     }
     assert!(!got.contains("x-private") && !got.contains("keep-alive") && !got.contains("6.6.6.6"), "{got}");
@@ -48,7 +56,11 @@ fn filters_change_redirect_and_answer() {
     ];
     let (_run, web) = routed(backend.address, &rules.join(","));
     let response = raw(web, b"GET /api/x?q HTTP/1.1\r\nhost: h\r\nx-gone: 1\r\nconnection: close\r\n\r\n").unwrap();
-    assert!(response.body.starts_with("GET /v2/x?q HTTP/1.1\r\n") && response.body.contains("host: inner") && response.body.contains("x-set: 1"), "{}", response.body);
+    assert!(
+        response.body.starts_with("GET /v2/x?q HTTP/1.1\r\n") && response.body.contains("host: inner") && response.body.contains("x-set: 1"),
+        "{}",
+        response.body
+    );
     assert!(!response.body.contains("x-gone"));
     assert_eq!(response.header("x-added"), Some("2"));
     let redirect = get(web, "h:8080", "/old?x=1");
@@ -80,7 +92,13 @@ fn trailers_pass_to_a_client_that_takes_them() {
 
 #[test]
 fn a_head_request_has_the_length_and_no_body_and_the_connection_lives_on() {
-    let backend = Backend::start(|head, _| if head.starts_with("HEAD") { b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n".to_vec() } else { b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello".to_vec() });
+    let backend = Backend::start(|head, _| {
+        if head.starts_with("HEAD") {
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n".to_vec()
+        } else {
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello".to_vec()
+        }
+    });
     let (_run, web) = routed(backend.address, TO_B);
     let both = raw(web, b"HEAD / HTTP/1.1\r\nhost: h\r\n\r\nGET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").unwrap();
     assert_eq!(both.header("content-length"), Some("5"));
@@ -136,7 +154,11 @@ fn a_websocket_is_passed_through_both_ways() {
                 let count = stream.read(&mut buffer).unwrap();
                 let head = text(&buffer[..count]).to_ascii_lowercase();
                 assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade") && head.contains("sec-websocket-key: k"), "{head}");
-                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: a\r\n\r\nserver speaks first").unwrap();
+                stream
+                    .write_all(
+                        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: a\r\n\r\nserver speaks first",
+                    )
+                    .unwrap();
                 while let Ok(count @ 1..) = stream.read(&mut buffer) {
                     stream.write_all(&buffer[..count]).unwrap();
                 }
@@ -279,7 +301,11 @@ fn the_access_log_and_the_tail_tell_of_requests() {
     run.write("routes/r", &format!(r#"{{"rules":[{TO_B}]}}"#));
     run.ok(&["wait", "routes/r"]);
     run.ok(&["wait", "endpoints/b/1"]);
-    let tail = std::process::Command::new(crate::harness::waypost()).args(["tail", "--proxy", &format!("http://{}", run.admin), "--status", "2xx", "--count", "1"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let tail = std::process::Command::new(crate::harness::waypost())
+        .args(["tail", "--proxy", &format!("http://{}", run.admin), "--status", "2xx", "--count", "1"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(500));
     get(web, "shop", "/a");
     let tailed = text(&tail.wait_with_output().unwrap().stdout);

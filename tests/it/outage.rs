@@ -20,10 +20,28 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
     let (api, admin, web) = (loopback(), loopback(), loopback());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let store = format!("etcd://{}/waypost", etcd.endpoints()[0]);
-    let controller = || Process::start(Command::new(waypost()).args(["controller", "--store", &store, "--state", &path("c"), "--api", &api.to_string()]), &folder.path().join("c.log"));
+    let controller = || {
+        Process::start(
+            Command::new(waypost()).args(["controller", "--store", &store, "--state", &path("c"), "--api", &api.to_string()]),
+            &folder.path().join("c.log"),
+        )
+    };
     let proxy = |name: &str, admin: std::net::SocketAddr, bind: &str| {
         let mut command = Command::new(waypost_proxy());
-        command.args(["--controller", &format!("http://{api}"), "--state", &path(name), "--admin", &admin.to_string(), "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+        command.args([
+            "--controller",
+            &format!("http://{api}"),
+            "--state",
+            &path(name),
+            "--admin",
+            &admin.to_string(),
+            "--name",
+            name,
+            "--bind",
+            bind,
+            "--drain-delay",
+            "0s",
+        ]);
         Process::start(&mut command, &folder.path().join(format!("{name}.log")))
     };
     let verb = |arguments: &[&str]| Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{api}")).output().unwrap();
@@ -61,7 +79,8 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
     assert!(took < Duration::from_secs(1), "the restarted proxy served after {took:?}");
 
     second.kill();
-    let ring = || std::fs::read_dir(folder.path().join("p2")).unwrap().flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-"));
+    let ring =
+        || std::fs::read_dir(folder.path().join("p2")).unwrap().flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-"));
     let newest = ring().max().unwrap();
     assert!(ring().count() > 1, "more than one config on disk");
     std::fs::write(&newest, "garbage").unwrap();

@@ -47,7 +47,8 @@ fn closing_a_listener_under_load_resets_no_connection() {
                         let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { return };
                         use std::io::{Read as _, Write as _};
                         let mut answer = Vec::new();
-                        let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n").and_then(|()| stream.read_to_end(&mut answer));
+                        let asked =
+                            stream.write_all(b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n").and_then(|()| stream.read_to_end(&mut answer));
                         if !answer.starts_with(b"HTTP/1.1 200") {
                             failed.lock().unwrap().push(format!("{asked:?}"));
                         }
@@ -76,7 +77,12 @@ fn an_endpoint_drains_in_peace() {
     run.ok(&["wait", "endpoints/shop/slow"]);
     run.ok(&["wait", "routes/shop"]);
     let waiting = std::thread::spawn(move || get(web, "any", "/"));
-    until("the slow request", || slow.count() > 0 || waiting.is_finished() || { std::thread::sleep(Duration::from_millis(100)); true });
+    until("the slow request", || {
+        slow.count() > 0 || waiting.is_finished() || {
+            std::thread::sleep(Duration::from_millis(100));
+            true
+        }
+    });
     run.write("endpoints/shop/fast", &fast.address.to_string());
     run.ok(&["wait", "endpoints/shop/fast"]);
     let told = run.ok(&["drain", "endpoints/shop/slow"]);

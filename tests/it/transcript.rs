@@ -43,7 +43,9 @@ fn a_user_of_consul_is_answered_at_every_step() {
     let described = run.ok(&["describe", "route", "shop"]);
     assert!(described.contains(&format!("Serves:    revision {revision}, the last good one")), "{described}");
     assert!(run.ok(&["status"]).contains("Rejected: 1 entries"));
-    until("the verdict in the store", || consul_kv_get(&consul, "waypost-status/verdicts/routes/shop").is_some_and(|verdict| verdict.contains("unknown field")));
+    until("the verdict in the store", || {
+        consul_kv_get(&consul, "waypost-status/verdicts/routes/shop").is_some_and(|verdict| verdict.contains("unknown field"))
+    });
 
     consul_kv(&consul, &["put", "waypost/routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
     run.ok(&["wait", "routes/shop"]);

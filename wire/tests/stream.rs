@@ -50,7 +50,10 @@ fn a_publication_is_applied_on_commit_and_a_delta_builds_on_it() {
         Frame::Delete(Delete { lane: Lane::Stable, kind: "route".to_owned(), name: "a".to_owned() }),
         Frame::Put(Put::of(Lane::Stable, &object("b", 2)).unwrap()),
         Frame::Heartbeat,
-        Frame::Commit(Commit { version: version(1, 2), digests: BTreeMap::from([(Lane::Stable, after.digest()), (Lane::Membership, Objects::default().digest())]) }),
+        Frame::Commit(Commit {
+            version: version(1, 2),
+            digests: BTreeMap::from([(Lane::Stable, after.digest()), (Lane::Membership, Objects::default().digest())]),
+        }),
     ];
     let held = receive(&held, delta).unwrap();
     assert_eq!(held.snapshot().config, after);
@@ -118,10 +121,17 @@ fn the_present_form_is_the_golden_one() {
     let config = Objects::default().with([Change::Put(listener.clone()), Change::Put(route.clone())]);
     let before = Objects::default();
     let after = before.with([Change::Put(endpoint.clone())]);
-    let commit = |at, membership: &Objects| Frame::Commit(Commit { version: at, digests: BTreeMap::from([(Lane::Stable, config.digest()), (Lane::Membership, membership.digest())]) });
+    let commit = |at, membership: &Objects| {
+        Frame::Commit(Commit { version: at, digests: BTreeMap::from([(Lane::Stable, config.digest()), (Lane::Membership, membership.digest())]) })
+    };
     let all: Vec<u8> = (0..=255).collect();
     let frames = vec![
-        Frame::Begin(Begin { version: version(1, 1), cluster: "c1".to_owned(), replace: BTreeMap::from([(Lane::Membership, all.clone()), (Lane::Stable, all)]), base: BTreeMap::new() }),
+        Frame::Begin(Begin {
+            version: version(1, 1),
+            cluster: "c1".to_owned(),
+            replace: BTreeMap::from([(Lane::Membership, all.clone()), (Lane::Stable, all)]),
+            base: BTreeMap::new(),
+        }),
         Frame::Put(Put::of(Lane::Stable, &listener).unwrap()),
         Frame::Put(Put::of(Lane::Stable, &route).unwrap()),
         Frame::Track(Track { lane: Lane::Stable }),

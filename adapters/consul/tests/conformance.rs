@@ -119,7 +119,8 @@ async fn the_documented_policies_are_enough_and_less_is_told_as_denied() {
         let secret = created.lines().find_map(|line| line.trim().strip_prefix("\"SecretID\": \"")).expect("a secret").to_owned();
         secret.trim_end_matches([',', '"']).to_owned()
     };
-    let controller = with_token(&server, &token("controller", r#"key_prefix "waypost/" { policy = "read" } key_prefix "waypost-status/" { policy = "write" }"#));
+    let controller =
+        with_token(&server, &token("controller", r#"key_prefix "waypost/" { policy = "read" } key_prefix "waypost-status/" { policy = "write" }"#));
     let registrant = with_token(&server, &token("registrant", r#"key_prefix "waypost/endpoints/shop/" { policy = "write" }"#));
     let mirror = Mirror::follow(controller.as_ref(), ROOT);
     registrant.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
@@ -127,7 +128,10 @@ async fn the_documented_policies_are_enough_and_less_is_told_as_denied() {
     controller.put(&Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
     assert_eq!(controller.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);
     assert_eq!(registrant.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);
-    for blind in [with_token(&server, &token("blind", r#"key_prefix "other/" { policy = "read" }"#)), adapter(Settings { endpoints: server.endpoints(), ..Settings::default() })] {
+    for blind in [
+        with_token(&server, &token("blind", r#"key_prefix "other/" { policy = "read" }"#)),
+        adapter(Settings { endpoints: server.endpoints(), ..Settings::default() }),
+    ] {
         let denied = blind.source(ROOT).next().await.unwrap_err();
         assert_eq!(denied.kind, ErrorKind::Denied, "an answer that ACLs made empty is not an empty store: {denied}");
         assert!(denied.to_string().contains("key_prefix read"), "{denied}");

@@ -59,7 +59,11 @@ impl Connections {
 
 /// Connects to one endpoint.
 pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Client, AdapterError> {
-    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT).with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1).with_keep_alive_while_idle(true).with_require_leader(true);
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT)
+        .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true);
     if let Auth::Password { user, password } = &settings.auth {
         options = options.with_user(user.clone(), password.clone()).with_auto_token_refresh(true);
     }
@@ -113,7 +117,9 @@ pub(crate) fn explain(endpoint: &str, error: &Error) -> AdapterError {
         9 if message.contains("authentication is not enabled") => {
             AdapterError::new(ErrorKind::Settings, endpoint, message, "take the user and password away, or enable authentication in etcd")
         }
-        3 if message.contains("too large") => AdapterError::new(ErrorKind::Refused, endpoint, message, "write a smaller value, or raise --max-request-bytes of etcd"),
+        3 if message.contains("too large") => {
+            AdapterError::new(ErrorKind::Refused, endpoint, message, "write a smaller value, or raise --max-request-bytes of etcd")
+        }
         8 => AdapterError::new(ErrorKind::Refused, endpoint, message, "free space in etcd: compact, defragment, then `etcdctl alarm disarm`"),
         _ => unreachable(endpoint, if message.is_empty() { format!("{:?}", status.code()) } else { message }),
     }

@@ -64,7 +64,11 @@ pub async fn listing(store: &Store) -> BTreeMap<Key, Bytes> {
 /// Without what only ZooKeeper has: parents without a value.
 fn without_folders(values: BTreeMap<Key, Bytes>) -> BTreeMap<Key, Bytes> {
     let parent = |key: &Key| values.keys().any(|other| other.bytes().starts_with(&[key.bytes(), b"/"].concat()));
-    values.iter().filter(|(key, value)| !(value.is_empty() && parent(key)) && key.bytes() != ROOT.as_bytes()).map(|(key, value)| (key.clone(), value.clone())).collect()
+    values
+        .iter()
+        .filter(|(key, value)| !(value.is_empty() && parent(key)) && key.bytes() != ROOT.as_bytes())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// Put, change, delete; the value, the revision and their order are told.
@@ -97,7 +101,8 @@ pub async fn burst_of_ten_thousand_keys(store: Store) {
     for writer in 0..20usize {
         let store = store.clone();
         let numbers = (0..10_000usize).filter(move |number| number % 20 == writer);
-        wanted.extend(numbers.clone().map(|number| (key(&format!("endpoints/b{}/e{number:05}", number % 100)), Bytes::from(format!("10.0.0.1:{}", number + 1)))));
+        wanted
+            .extend(numbers.clone().map(|number| (key(&format!("endpoints/b{}/e{number:05}", number % 100)), Bytes::from(format!("10.0.0.1:{}", number + 1)))));
         writers.spawn(async move {
             for number in numbers {
                 put(&store, &format!("endpoints/b{}/e{number:05}", number % 100), format!("10.0.0.1:{}", number + 1)).await;
@@ -134,7 +139,9 @@ pub async fn binary_and_empty_values(store: Store) {
     let binary = Bytes::from((0..=255u8).collect::<Vec<u8>>());
     store.put(&key("routes/binary"), binary.clone()).await.unwrap();
     store.put(&key("endpoints/shop/10.0.0.1:80"), Bytes::new()).await.unwrap();
-    mirror.until(PROMPT, "both", |mirror| mirror.entry("waypost/routes/binary").is_some() && mirror.entry("waypost/endpoints/shop/10.0.0.1:80").is_some()).await;
+    mirror
+        .until(PROMPT, "both", |mirror| mirror.entry("waypost/routes/binary").is_some() && mirror.entry("waypost/endpoints/shop/10.0.0.1:80").is_some())
+        .await;
     assert_eq!(mirror.entry("waypost/routes/binary").unwrap().value, binary);
     assert!(mirror.entry("waypost/endpoints/shop/10.0.0.1:80").unwrap().value.is_empty());
 }

@@ -124,7 +124,12 @@ impl Mirror {
             if begun.elapsed() > limit {
                 let missing: Vec<_> = wanted.iter().filter(|(key, value)| values.get(*key) != Some(*value)).map(|(key, _)| key).take(5).collect();
                 let extra: Vec<_> = values.keys().filter(|key| !wanted.contains_key(*key)).take(5).collect();
-                panic!("after {limit:?} the source tells {} entries, the store has {}; wrong or missing {missing:?}, too many {extra:?}; {:?}", values.len(), wanted.len(), self.errors());
+                panic!(
+                    "after {limit:?} the source tells {} entries, the store has {}; wrong or missing {missing:?}, too many {extra:?}; {:?}",
+                    values.len(),
+                    wanted.len(),
+                    self.errors()
+                );
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

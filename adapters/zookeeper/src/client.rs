@@ -105,7 +105,9 @@ pub(crate) fn explain(settings: &Settings, error: &Error) -> AdapterError {
             "give user:password of a digest identity that the ACLs let read below the root, and write below the status root",
         ),
         Error::BadArguments(_) => AdapterError::new(ErrorKind::Refused, endpoint, error.to_string(), "look at the key's name, and at the certificates"),
-        Error::InvalidAcl | Error::QuotaExceeded => AdapterError::new(ErrorKind::Refused, endpoint, error.to_string(), "look at the quota and ACLs of the root"),
+        Error::InvalidAcl | Error::QuotaExceeded => {
+            AdapterError::new(ErrorKind::Refused, endpoint, error.to_string(), "look at the quota and ACLs of the root")
+        }
         Error::NoHosts => unreachable(settings, "no server of the ensemble could be reached"),
         _ => unreachable(settings, error.to_string()),
     }
@@ -116,7 +118,9 @@ pub(crate) fn path_of(settings: &Settings, key: &Key) -> Result<String, AdapterE
     let ok = |text: &&str| !text.is_empty() && text.split('/').all(|part| !part.is_empty() && part != "." && part != "..") && !text.contains(char::is_control);
     match std::str::from_utf8(key.bytes()).ok().filter(ok) {
         Some(text) => Ok(format!("/{text}")),
-        None => Err(AdapterError::new(ErrorKind::Refused, settings.endpoints.join(","), format!("{key} is not a path"), "use letters, digits, '.', '_' and '-'")),
+        None => {
+            Err(AdapterError::new(ErrorKind::Refused, settings.endpoints.join(","), format!("{key} is not a path"), "use letters, digits, '.', '_' and '-'"))
+        }
     }
 }
 

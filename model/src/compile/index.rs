@@ -86,10 +86,9 @@ impl Index {
     /// Why a resource found no room.
     pub(super) fn room_message(resource: &ResourceKey, limits: &Limits) -> String {
         match backend_of(resource) {
-            Some(backend) => format!(
-                "backend {backend} has {} endpoints already, the most that are accepted (setting endpointsPerBackend)",
-                limits.endpoints_per_backend
-            ),
+            Some(backend) => {
+                format!("backend {backend} has {} endpoints already, the most that are accepted (setting endpointsPerBackend)", limits.endpoints_per_backend)
+            }
             None => format!("{} routes name one of these hostnames already, the most that are accepted (setting routesPerHost)", limits.routes_per_host),
         }
     }
@@ -203,7 +202,10 @@ impl Index {
     /// The route that takes every request of this claim before `resource` does.
     fn shadow(&self, resource: &ResourceKey, claim: &Claim) -> Option<&str> {
         let texts = std::iter::once(&claim.text).chain(&claim.everywhere);
-        texts.filter_map(|text| self.claims.get(text)?.iter().next()).find(|(rank, name)| **rank < claim.rank && **name != resource.name).map(|(_, name)| name.as_str())
+        texts
+            .filter_map(|text| self.claims.get(text)?.iter().next())
+            .find(|(rank, name)| **rank < claim.rank && **name != resource.name)
+            .map(|(_, name)| name.as_str())
     }
 }
 

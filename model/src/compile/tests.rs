@@ -46,7 +46,10 @@ const ROUTE: &str = r#"{"hostnames":["a.com"],"rules":[{"backendRefs":[{"name":"
 fn a_route_may_come_before_its_backend_and_is_told_when_it_arrives() {
     let mut world = World::new();
     world.apply(vec![put("routes/shop", ROUTE, 1)]);
-    assert_eq!(world.verdict("routes/shop"), "BackendNotFound: there is no backend shop; register an endpoint under endpoints/shop/, until then it answers 503");
+    assert_eq!(
+        world.verdict("routes/shop"),
+        "BackendNotFound: there is no backend shop; register an endpoint under endpoints/shop/, until then it answers 503"
+    );
     assert_eq!(world.config(), ["route/shop"]);
     let touched = world.apply(vec![put("endpoints/shop/a", "10.0.0.1:80", 2)]);
     assert_eq!(touched, ["endpoints/shop/a", "routes/shop"]);
@@ -182,7 +185,16 @@ mod incremental {
     use proptest::prelude::*;
 
     fn step() -> impl Strategy<Value = EntryChange> {
-        let keys = prop::sample::select(vec!["routes/a", "routes/b", "endpoints/shop/a", "endpoints/shop/b", "current", "trees/t/routes/a", "backends/shop", "junk/x"]);
+        let keys = prop::sample::select(vec![
+            "routes/a",
+            "routes/b",
+            "endpoints/shop/a",
+            "endpoints/shop/b",
+            "current",
+            "trees/t/routes/a",
+            "backends/shop",
+            "junk/x",
+        ]);
         let values = prop::sample::select(vec![ROUTE, "10.0.0.1:80", "t", "{}", "{\"hostname\":1}", ""]);
         (keys, prop::option::of(values), 0u64..3).prop_map(|(key, value, revision)| value.map_or_else(|| delete(key), |value| put(key, value, revision)))
     }

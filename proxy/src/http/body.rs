@@ -70,7 +70,6 @@ impl Patience {
     }
 }
 
-
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
 pub(crate) enum RequestBody {

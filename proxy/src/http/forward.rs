@@ -63,7 +63,12 @@ type Answer = Response<ResponseBody>;
 
 impl Job<'_> {
     /// Runs the request.
-    pub(crate) async fn run(self, mut request: Request<Incoming>, record: &mut Option<Box<Record>>, upgraded: &mut Option<StartTunnel>) -> Result<Answer, Answer> {
+    pub(crate) async fn run(
+        self,
+        mut request: Request<Incoming>,
+        record: &mut Option<Box<Record>>,
+        upgraded: &mut Option<StartTunnel>,
+    ) -> Result<Answer, Answer> {
         let (name, backend) = self.backend()?;
         let limits = self.limits(&backend);
         let client = self.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
@@ -78,7 +83,9 @@ impl Job<'_> {
 
     /// One of the rule's backends that has an endpoint which takes requests, by their shares.
     fn backend(&self) -> Result<(Arc<str>, Arc<Backend>), Answer> {
-        let Action::Forward { targets, total } = &self.rule.action else { return Err(answer::plain(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere")) };
+        let Action::Forward { targets, total } = &self.rule.action else {
+            return Err(answer::plain(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere"));
+        };
         let usable = |target: &&Target| self.table.backends.get(&target.backend).is_some_and(|backend| !backend.balancer.is_empty());
         let chosen = choose(targets, *total).filter(usable).or_else(|| {
             let rest: Vec<&Target> = targets.iter().filter(|target| target.weight > 0).filter(usable).collect();
@@ -90,7 +97,9 @@ impl Job<'_> {
 
     fn nobody(&self, targets: &[Target]) -> String {
         let told = targets.iter().map(|target| match self.table.backends.get(&target.backend) {
-            Some(backend) if !backend.endpoints.is_empty() => format!("no endpoint in backend {} takes requests: all {} drain or have weight 0", target.backend, backend.endpoints.len()),
+            Some(backend) if !backend.endpoints.is_empty() => {
+                format!("no endpoint in backend {} takes requests: all {} drain or have weight 0", target.backend, backend.endpoints.len())
+            }
             _ => format!("no endpoint in backend {}", target.backend),
         });
         let told: Vec<String> = told.collect();
@@ -125,7 +134,9 @@ impl Job<'_> {
         let mut last = None;
         loop {
             let chosen = again.take().or_else(|| backend.balancer.pick(&tried).cloned());
-            let Some(endpoint) = chosen else { return Err(last.unwrap_or_else(|| answer::plain(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}")))) };
+            let Some(endpoint) = chosen else {
+                return Err(last.unwrap_or_else(|| answer::plain(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
+            };
             let in_flight = endpoint.state.begin();
             if let Some(record) = record {
                 record.taken(name, &endpoint, retries);
@@ -215,7 +226,15 @@ impl Job<'_> {
         }
     }
 
-    fn respond(&self, response: Response<Incoming>, lease: Lease, in_flight: crate::endpoint::InFlight, limits: &Limits, client: Option<hyper::upgrade::OnUpgrade>, upgraded: &mut Option<StartTunnel>) -> Answer {
+    fn respond(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        in_flight: crate::endpoint::InFlight,
+        limits: &Limits,
+        client: Option<hyper::upgrade::OnUpgrade>,
+        upgraded: &mut Option<StartTunnel>,
+    ) -> Answer {
         let (mut parts, incoming) = response.into_parts();
         let received = parts.version;
         let protocol = headers::strip_hop_by_hop(&mut parts.headers);

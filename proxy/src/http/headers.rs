@@ -36,11 +36,21 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     }
     let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| HeaderName::try_from(option).ok()).collect();
     let upgrade = named.contains(&header::UPGRADE).then(|| headers.get(header::UPGRADE).cloned()).flatten();
-    let trailers = headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));
+    let trailers =
+        headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));
     for name in named.iter().filter(|name| !is_end_to_end(name)) {
         headers.remove(name);
     }
-    for name in [&header::CONNECTION, &header::UPGRADE, &header::TE, &header::TRANSFER_ENCODING, &header::PROXY_AUTHENTICATE, &header::PROXY_AUTHORIZATION, &KEEP_ALIVE, &PROXY_CONNECTION] {
+    for name in [
+        &header::CONNECTION,
+        &header::UPGRADE,
+        &header::TE,
+        &header::TRANSFER_ENCODING,
+        &header::PROXY_AUTHENTICATE,
+        &header::PROXY_AUTHORIZATION,
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+    ] {
         headers.remove(name);
     }
     if trailers {
@@ -170,15 +180,26 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::try_from(*value).unwrap())).fold(HeaderMap::new(), |mut map, (name, value)| {
-            map.append(name, value);
-            map
-        })
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::try_from(*value).unwrap())).fold(
+            HeaderMap::new(),
+            |mut map, (name, value)| {
+                map.append(name, value);
+                map
+            },
+        )
     }
 
     #[test]
     fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
-        let mut headers = map(&[("connection", "close, X-Private, Host"), ("x-private", "1"), ("keep-alive", "5"), ("te", "trailers, deflate"), ("host", "a"), ("x-kept", "1"), ("proxy-connection", "x")]);
+        let mut headers = map(&[
+            ("connection", "close, X-Private, Host"),
+            ("x-private", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers, deflate"),
+            ("host", "a"),
+            ("x-kept", "1"),
+            ("proxy-connection", "x"),
+        ]);
         assert_eq!(strip_hop_by_hop(&mut headers), None);
         assert_eq!(headers, map(&[("host", "a"), ("x-kept", "1"), ("te", "trailers")]));
         let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
@@ -194,7 +215,16 @@ mod tests {
         let said = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1"), ("x-real-ip", "1.1.1.1")];
         let mut headers = map(&said);
         forward(&mut headers, &client, Some(&host), false);
-        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.9"), ("x-forwarded-proto", "http"), ("x-forwarded-port", "80"), ("x-forwarded-host", "shop.example.com:80"), ("forwarded", "for=10.0.0.9;host=\"shop.example.com:80\";proto=http")]));
+        assert_eq!(
+            headers,
+            map(&[
+                ("x-forwarded-for", "10.0.0.9"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-port", "80"),
+                ("x-forwarded-host", "shop.example.com:80"),
+                ("forwarded", "for=10.0.0.9;host=\"shop.example.com:80\";proto=http")
+            ])
+        );
         let mut headers = map(&said);
         forward(&mut headers, &client, Some(&host), true);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");

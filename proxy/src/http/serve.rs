@@ -56,7 +56,8 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, 
         let connection = shared.clone();
         async move { Ok::<_, Infallible>(route::answer(&connection, request).await) }
     });
-    let serving = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024).serve_connection(TokioIo::new(stream), service);
+    let serving =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = run(serving.with_upgrades(), &connection.end) => {}
         () = abort.cancelled() => {}

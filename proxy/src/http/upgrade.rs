@@ -10,7 +10,9 @@ use crate::http::body::Counted;
 pub(crate) async fn tunnel(client: OnUpgrade, endpoint: OnUpgrade, counts: (Counted, InFlight)) {
     let both = futures_util::future::try_join(client, endpoint).await;
     let result = match both {
-        Ok((client, endpoint)) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await.map(drop).map_err(|error| error.to_string()),
+        Ok((client, endpoint)) => {
+            tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await.map(drop).map_err(|error| error.to_string())
+        }
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = result {

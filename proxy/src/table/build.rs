@@ -250,7 +250,11 @@ fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, V
         let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
         for (match_at, found) in matches.iter().enumerate() {
             let compiled = Arc::new(rule::compile(&route_name, &listeners, rule, &found.path)?);
-            all.push(Candidate { rank: waypost_model::order::MatchRank::of(found, order, name, (rule_at, match_at)), found: Arc::new(found.clone()), rule: compiled });
+            all.push(Candidate {
+                rank: waypost_model::order::MatchRank::of(found, order, name, (rule_at, match_at)),
+                found: Arc::new(found.clone()),
+                rule: compiled,
+            });
         }
     }
     let key = |host: &waypost_model::value::Hostname| match host.wildcard_suffix() {

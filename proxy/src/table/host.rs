@@ -73,7 +73,11 @@ impl Host {
     /// The rule of the first match that holds.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
         let Some(index) = &self.index else {
-            return self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request)).map(|candidate| &candidate.rule);
+            return self
+                .candidates
+                .iter()
+                .find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request))
+                .map(|candidate| &candidate.rule);
         };
         let holding = |at: &usize| self.candidates.get(*at).filter(|candidate| candidate.holds(request));
         let exact = index.exact.get(request.path).and_then(|all| all.iter().find_map(holding));

@@ -222,7 +222,15 @@ mod tests {
 
     #[test]
     fn a_prefix_is_replaced_as_the_gateway_api_says() {
-        let cases = [("/foo", "/foo/bar", "/xyz", "/xyz/bar"), ("/foo", "/foo/bar", "/xyz/", "/xyz/bar"), ("/foo", "/foo", "/xyz", "/xyz"), ("/foo", "/foo/", "/xyz", "/xyz/"), ("/foo", "/foo", "/", "/"), ("/foo", "/foo/bar", "/", "/bar"), ("", "/a", "/x", "/x/a")];
+        let cases = [
+            ("/foo", "/foo/bar", "/xyz", "/xyz/bar"),
+            ("/foo", "/foo/bar", "/xyz/", "/xyz/bar"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo", "/foo/", "/xyz", "/xyz/"),
+            ("/foo", "/foo", "/", "/"),
+            ("/foo", "/foo/bar", "/", "/bar"),
+            ("", "/a", "/x", "/x/a"),
+        ];
         for (prefix, path, with, wanted) in cases {
             let change = PathChange::Prefix { matched: prefix.len(), with: with.to_owned() };
             assert_eq!(change.apply(path), wanted, "{prefix} {path} {with}");

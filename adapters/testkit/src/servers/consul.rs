@@ -61,9 +61,36 @@ impl Consul {
         let data = self.folder.path().join(format!("m{number}"));
         let mut command = Command::new(servers_dir().join("consul/consul"));
         command.args(["agent", "-server", "-node", &format!("m{number}"), "-data-dir", &data.display().to_string(), "-bind", "127.0.0.1"]);
-        command.args(["-bootstrap-expect", &self.members.len().to_string(), "-http-port", &member.http.to_string(), "-server-port", &member.server.to_string()]);
-        command.args(["-serf-lan-port", &member.lan.to_string(), "-serf-wan-port", &member.wan.to_string(), "-grpc-port", "-1", "-grpc-tls-port", "-1", "-dns-port", "-1"]);
-        command.args(["-hcl", "performance { raft_multiplier = 1 }", "-hcl", "disable_update_check = true", "-hcl", "limits { http_max_conns_per_client = -1 }", "-hcl", "connect { enabled = false }"]);
+        command.args([
+            "-bootstrap-expect",
+            &self.members.len().to_string(),
+            "-http-port",
+            &member.http.to_string(),
+            "-server-port",
+            &member.server.to_string(),
+        ]);
+        command.args([
+            "-serf-lan-port",
+            &member.lan.to_string(),
+            "-serf-wan-port",
+            &member.wan.to_string(),
+            "-grpc-port",
+            "-1",
+            "-grpc-tls-port",
+            "-1",
+            "-dns-port",
+            "-1",
+        ]);
+        command.args([
+            "-hcl",
+            "performance { raft_multiplier = 1 }",
+            "-hcl",
+            "disable_update_check = true",
+            "-hcl",
+            "limits { http_max_conns_per_client = -1 }",
+            "-hcl",
+            "connect { enabled = false }",
+        ]);
         for other in self.members.iter().filter(|other| other.lan != member.lan) {
             command.args(["-retry-join", &format!("127.0.0.1:{}", other.lan), "-retry-interval", "1s"]);
         }

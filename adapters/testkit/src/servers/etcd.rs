@@ -46,18 +46,37 @@ impl Etcd {
 
     fn launch(&mut self, number: usize) {
         let name = |number: usize| format!("m{number}");
-        let cluster: Vec<String> = self.members.iter().enumerate().map(|(number, member)| format!("{}=http://127.0.0.1:{}", name(number), member.peer)).collect();
+        let cluster: Vec<String> =
+            self.members.iter().enumerate().map(|(number, member)| format!("{}=http://127.0.0.1:{}", name(number), member.peer)).collect();
         let member = &self.members[number];
         let (client, peer) = (format!("http://127.0.0.1:{}", member.client), format!("http://127.0.0.1:{}", member.peer));
         let mut command = Command::new(&self.binary);
         command.args(["--name", &name(number), "--data-dir", &self.folder.path().join(name(number)).display().to_string()]);
-        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
         command.args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new", "--unsafe-no-fsync", "--auth-token-ttl", "3"]);
         command.args(["--heartbeat-interval", "50", "--election-timeout", "500"]);
         if self.binary.to_string_lossy().contains("old") {
             command = Command::new(&self.binary);
             command.args(["--name", &name(number), "--data-dir", &self.folder.path().join(name(number)).display().to_string()]);
-            command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+            command.args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ]);
             command.args(["--initial-cluster", &cluster.join(",")]);
         }
         let log = self.folder.path().join(format!("{}.log", name(number)));
@@ -67,13 +86,27 @@ impl Etcd {
     /// Runs etcdctl.
     pub fn ctl(&self, arguments: &[&str]) -> Option<String> {
         let endpoints = self.endpoints().join(",");
-        output(Command::new(servers_dir().join("etcd/etcdctl")).args(["--endpoints", &endpoints, "--dial-timeout", "1s", "--command-timeout", "3s"]).args(arguments))
+        output(
+            Command::new(servers_dir().join("etcd/etcdctl"))
+                .args(["--endpoints", &endpoints, "--dial-timeout", "1s", "--command-timeout", "3s"])
+                .args(arguments),
+        )
     }
 
     fn healthy(&self) -> bool {
         let alive: Vec<String> = self.members.iter().filter(|member| member.process.is_some()).map(|member| format!("127.0.0.1:{}", member.client)).collect();
         alive.iter().all(|endpoint| {
-            output(Command::new(servers_dir().join("etcd/etcdctl")).args(["--endpoints", endpoint, "--dial-timeout", "1s", "--command-timeout", "2s", "get", "health"])).is_some()
+            output(Command::new(servers_dir().join("etcd/etcdctl")).args([
+                "--endpoints",
+                endpoint,
+                "--dial-timeout",
+                "1s",
+                "--command-timeout",
+                "2s",
+                "get",
+                "health",
+            ]))
+            .is_some()
         })
     }
 
@@ -127,7 +160,8 @@ impl Server for Etcd {
 
     fn leader(&self) -> usize {
         let leads = |endpoint: &String| {
-            let status = output(Command::new(servers_dir().join("etcd/etcdctl")).args(["--endpoints", endpoint, "endpoint", "status", "-w", "fields"])).unwrap_or_default();
+            let status = output(Command::new(servers_dir().join("etcd/etcdctl")).args(["--endpoints", endpoint, "endpoint", "status", "-w", "fields"]))
+                .unwrap_or_default();
             let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim_matches([' ', ':', '"']).to_owned());
             field("\"MemberID\"").is_some_and(|id| field("\"Leader\"") == Some(id))
         };

@@ -69,7 +69,15 @@ impl ZooKeeper {
         let file = self.folder.path().join(format!("m{number}.cfg"));
         std::fs::write(&file, config).expect("a file");
         let mut command = Command::new("java");
-        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &self.classes, "org.apache.zookeeper.server.quorum.QuorumPeerMain", &file.display().to_string()]);
+        command.args([
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            &self.classes,
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+            &file.display().to_string(),
+        ]);
         let log = self.folder.path().join(format!("m{number}.log"));
         self.members[number].process = Some(Process::start(&mut command, &log));
     }

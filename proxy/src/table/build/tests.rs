@@ -36,7 +36,12 @@ impl World {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot { cluster: "c".to_owned(), version: Version::default(), config: self.compiler.config().clone(), membership: self.compiler.membership().clone() }
+        Snapshot {
+            cluster: "c".to_owned(),
+            version: Version::default(),
+            config: self.compiler.config().clone(),
+            membership: self.compiler.membership().clone(),
+        }
     }
 
     fn route(&self, host: &str, path: &str) -> Option<String> {
@@ -84,7 +89,10 @@ fn the_most_specific_host_then_the_longest_path_then_the_most_conditions_win() {
 #[test]
 fn headers_and_query_parameters_must_all_hold() {
     let mut world = World::new();
-    world.put("routes/a", &to("b", "[]", r#"[{"headers":[{"name":"X-Tier","value":"gold"}],"queryParams":[{"name":"v","type":"RegularExpression","value":"[0-9]+"}]}]"#));
+    world.put(
+        "routes/a",
+        &to("b", "[]", r#"[{"headers":[{"name":"X-Tier","value":"gold"}],"queryParams":[{"name":"v","type":"RegularExpression","value":"[0-9]+"}]}]"#),
+    );
     let mut headers = HeaderMap::new();
     let find = |world: &World, headers: &HeaderMap, path: &str| world.route_with("h", path, &Method::GET, headers, "web", false);
     assert_eq!(find(&world, &headers, "/?v=1"), None);
@@ -99,7 +107,10 @@ fn headers_and_query_parameters_must_all_hold() {
 fn many_paths_of_one_host_are_found_as_few_are() {
     let mut world = World::new();
     for n in 0..100 {
-        world.put(&format!("routes/p{n}"), &to("b", r#"["h.com"]"#, &format!(r#"[{{"path":{{"value":"/p/{n}"}}}},{{"path":{{"type":"Exact","value":"/e/{n}"}}}}]"#)));
+        world.put(
+            &format!("routes/p{n}"),
+            &to("b", r#"["h.com"]"#, &format!(r#"[{{"path":{{"value":"/p/{n}"}}}},{{"path":{{"type":"Exact","value":"/e/{n}"}}}}]"#)),
+        );
     }
     world.put("routes/root", &to("b", r#"["h.com"]"#, "[]"));
     assert_eq!(world.route("h.com", "/p/42/x").as_deref(), Some("p42"));

@@ -1,0 +1,52 @@
+# The two commands of the README are `make demo` and `make test`; the rest is for those who work on Waypost.
+# Everything that is built or downloaded goes to $(WAYPOST_CACHE), so that a second clone is fast.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+export WAYPOST_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/waypost
+export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+STORE ?= file
+
+.PHONY: help setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+setup: ## what a build needs on a bare machine
+	@scripts/setup.sh
+
+servers: setup ## the real etcd, Consul and ZooKeeper
+	@scripts/servers.sh
+
+tools: setup
+	@if ! [ -x "$(WAYPOST_CACHE)/tools/bin/cargo-deny" ]; then echo "waypost: installing cargo-deny (once)" >&2; cargo install cargo-deny --version 0.20.2 --locked --quiet --root "$(WAYPOST_CACHE)/tools"; fi
+
+build: setup ## debug build of everything
+	cargo build --workspace --locked
+
+check: tools ## fmt, clippy, rustdoc, cargo-deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	"$(WAYPOST_CACHE)/tools/bin/cargo-deny" --offline check --hide-inclusion-graph bans licenses sources
+	scripts/advisories.sh
+
+test: servers ## unit, conformance and whole-product tests against real servers
+	@scripts/test.sh
+
+demo: setup ## a tour: STORE=file|etcd|consul|zookeeper
+	@scripts/demo.sh $(STORE)
+
+bench-propagation: servers ## write acknowledged to served, on every store
+	@scripts/bench.sh propagation
+
+bench-swap: setup ## 1,000 swaps under load
+	@scripts/bench.sh swap
+
+bench-proxy: setup ## CPU per request beside nginx and HAProxy, memory
+	@scripts/bench.sh proxy
+
+key-reference: setup ## write docs/keys.md from the schema
+	cargo run --quiet --locked --bin waypost -- lint --schema routes >/dev/null
+	scripts/key-reference.sh > docs/keys.md
