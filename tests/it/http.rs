@@ -227,7 +227,7 @@ fn a_request_on_a_connection_that_the_endpoint_closed_meanwhile_is_sent_again() 
             let mut stream = stream.unwrap();
             std::thread::spawn(move || {
                 let mut buffer = [0; 4_096];
-                stream.read(&mut buffer).unwrap();
+                assert_ne!(stream.read(&mut buffer).unwrap(), 0);
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
                 // Takes the next request, and closes without a byte.
                 drop(stream.read(&mut buffer));

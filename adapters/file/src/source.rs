@@ -158,7 +158,7 @@ impl FileSource {
     fn files_of(&self, key: &str) -> Vec<PathBuf> {
         let relative = key.strip_prefix(&self.root).unwrap_or(key).trim_start_matches('/');
         let path = |ending: &&str| self.folder.join(format!("{relative}{ending}"));
-        crate::tree::EXTENSIONS.iter().map(|ending| path(&ending)).filter(|path| path.is_file()).collect()
+        crate::tree::EXTENSIONS.iter().map(path).filter(|path| path.is_file()).collect()
     }
 
     async fn step(&mut self) -> Result<Option<Event>, AdapterError> {

@@ -4,6 +4,14 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::http::body::ResponseBody;
 
+/// A request that goes no further, with the answer that says why. Boxed, because it is rare and large.
+pub(crate) type Refusal = Box<Response<ResponseBody>>;
+
+/// A refusal with a reason.
+pub(crate) fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {
+    Box::new(plain(status, reason))
+}
+
 /// An answer with a reason.
 pub(crate) fn plain(status: StatusCode, reason: impl Into<String>) -> Response<ResponseBody> {
     let mut text: String = reason.into();

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
+use crate::http::answer::Refusal;
 use crate::http::body::{Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
 use crate::http::route::StartTunnel;
 use crate::http::serve::Connection;
@@ -48,7 +49,7 @@ enum Failure {
     /// No connection could be made: nothing was sent.
     Connect { reason: String, slow: bool },
     /// The connection closed before it took anything: nothing was sent.
-    Stale(Request<RequestBody>),
+    Stale(Box<Request<RequestBody>>),
     /// A connection that had been used before closed without a single byte of a response.
     Unanswered(String),
     /// The endpoint failed after it may have begun to work.
@@ -68,7 +69,7 @@ impl Job<'_> {
         mut request: Request<Incoming>,
         record: &mut Option<Box<Record>>,
         upgraded: &mut Option<StartTunnel>,
-    ) -> Result<Answer, Answer> {
+    ) -> Result<Answer, Refusal> {
         let (name, backend) = self.backend()?;
         let limits = self.limits(&backend);
         let client = self.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
@@ -82,9 +83,9 @@ impl Job<'_> {
     }
 
     /// One of the rule's backends that has an endpoint which takes requests, by their shares.
-    fn backend(&self) -> Result<(Arc<str>, Arc<Backend>), Answer> {
+    fn backend(&self) -> Result<(Arc<str>, Arc<Backend>), Refusal> {
         let Action::Forward { targets, total } = &self.rule.action else {
-            return Err(answer::plain(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere"));
+            return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere"));
         };
         let usable = |target: &&Target| self.table.backends.get(&target.backend).is_some_and(|backend| !backend.balancer.is_empty());
         let chosen = choose(targets, *total).filter(usable).or_else(|| {
@@ -92,7 +93,7 @@ impl Job<'_> {
             rest.get(fastrand::usize(0..rest.len().max(1))).copied()
         });
         let found = chosen.and_then(|target| Some((target.backend.clone(), self.table.backends.get(&target.backend)?.clone())));
-        found.ok_or_else(|| answer::plain(StatusCode::SERVICE_UNAVAILABLE, self.nobody(targets)))
+        found.ok_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, self.nobody(targets)))
     }
 
     fn nobody(&self, targets: &[Target]) -> String {
@@ -124,7 +125,7 @@ impl Job<'_> {
         mut request: Request<RequestBody>,
         replayable: bool,
         record: &mut Option<Box<Record>>,
-    ) -> Result<(Response<Incoming>, (Endpoint, crate::endpoint::InFlight), Sender), Answer> {
+    ) -> Result<(Response<Incoming>, (Endpoint, crate::endpoint::InFlight), Sender), Refusal> {
         let metrics = &self.connection.core.shared.metrics;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut retries = 0;
@@ -135,7 +136,7 @@ impl Job<'_> {
         loop {
             let chosen = again.take().or_else(|| backend.balancer.pick(&tried).cloned());
             let Some(endpoint) = chosen else {
-                return Err(last.unwrap_or_else(|| answer::plain(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
+                return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
             };
             let in_flight = endpoint.state.begin();
             if let Some(record) = record {
@@ -152,7 +153,7 @@ impl Job<'_> {
                     // A refusal costs the backend nothing; a connection that hangs is load, and pays from the budget.
                     let allowed = tried.len() < ATTEMPTS && (!slow || metrics.retry().map(|guard| budget.push(guard)).is_some());
                     if !allowed {
-                        return Err(last.unwrap_or_else(|| answer::plain(StatusCode::BAD_GATEWAY, "no endpoint could be reached")));
+                        return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::BAD_GATEWAY, "no endpoint could be reached")));
                     }
                     retries += 1;
                     continue;
@@ -163,10 +164,10 @@ impl Job<'_> {
                 Ok((response, sender)) => return Ok((response, (endpoint, in_flight), sender)),
                 Err(Failure::Stale(unsent)) => {
                     // The pool's connection had closed; a new one to the same endpoint is no second load on it.
-                    (request, fresh, again) = (unsent, true, Some(endpoint));
+                    (request, fresh, again) = (*unsent, true, Some(endpoint));
                     retries += 1;
                     if retries > 2 * u32::try_from(ATTEMPTS).unwrap_or(3) {
-                        return Err(answer::plain(StatusCode::BAD_GATEWAY, format!("endpoint {name} closes every connection")));
+                        return Err(answer::refuse(StatusCode::BAD_GATEWAY, format!("endpoint {name} closes every connection")));
                     }
                 }
                 Err(Failure::Unanswered(reason)) => {
@@ -220,7 +221,7 @@ impl Job<'_> {
         match result {
             Ok(response) => Ok((response, sender)),
             Err(mut error) => Err(match error.take_message() {
-                Some(request) => Failure::Stale(request),
+                Some(request) => Failure::Stale(Box::new(request)),
                 None => classify(error.error(), reused),
             }),
         }
@@ -346,14 +347,14 @@ fn io_reset(error: &hyper::Error) -> bool {
     causes.any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&io.kind())))
 }
 
-fn failed(endpoint: &Endpoint, failure: Failure) -> Answer {
+fn failed(endpoint: &Endpoint, failure: Failure) -> Refusal {
     let who = format!("endpoint {} ({})", endpoint.id, endpoint.address);
     match failure {
-        Failure::Connect { reason, slow: true } => answer::plain(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
-        Failure::Connect { reason, .. } => answer::plain(StatusCode::BAD_GATEWAY, format!("{who} could not be reached: {reason}")),
-        Failure::Unanswered(reason) | Failure::Broken(reason) => answer::plain(StatusCode::BAD_GATEWAY, format!("{who} failed: {reason}")),
-        Failure::Stale(_) => answer::plain(StatusCode::BAD_GATEWAY, format!("{who} closed the connection")),
-        Failure::Client => answer::plain(StatusCode::BAD_REQUEST, "the request's body broke off"),
-        Failure::Timeout(reason) => answer::plain(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
+        Failure::Connect { reason, slow: true } => answer::refuse(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
+        Failure::Connect { reason, .. } => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} could not be reached: {reason}")),
+        Failure::Unanswered(reason) | Failure::Broken(reason) => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} failed: {reason}")),
+        Failure::Stale(_) => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} closed the connection")),
+        Failure::Client => answer::refuse(StatusCode::BAD_REQUEST, "the request's body broke off"),
+        Failure::Timeout(reason) => answer::refuse(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
     }
 }

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use waypost_model::resource::Scheme;
 
+use crate::http::answer::Refusal;
 use crate::http::body::{Counted, ResponseBody};
 use crate::http::serve::Connection;
 use crate::http::{answer, forward, headers};
@@ -25,7 +26,8 @@ pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incomi
     });
     let mut upgraded = None;
     let mut response = match routed(connection, &table, request, &mut record, &mut upgraded).await {
-        Ok(response) | Err(response) => response,
+        Ok(response) => response,
+        Err(refusal) => *refusal,
     };
     let status = response.status();
     shared.metrics.response(status.as_u16());
@@ -56,11 +58,11 @@ async fn routed(
     mut request: Request<Incoming>,
     record: &mut Option<Box<Record>>,
     upgraded: &mut Option<StartTunnel>,
-) -> Result<Response<ResponseBody>, Response<ResponseBody>> {
+) -> Result<Response<ResponseBody>, Refusal> {
     if request.method() == Method::CONNECT {
-        return Err(answer::plain(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
+        return Err(answer::refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
     }
-    let host = headers::host(request.uri(), request.headers(), request.version()).map_err(|reason| answer::plain(StatusCode::BAD_REQUEST, reason))?;
+    let host = headers::host(request.uri(), request.headers(), request.version()).map_err(|reason| answer::refuse(StatusCode::BAD_REQUEST, reason))?;
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = headers::host_name(host_text);
     let listener = table.listeners.get(&connection.listener.name).unwrap_or(&connection.listener);
@@ -73,7 +75,7 @@ async fn routed(
         method: request.method(),
         headers: request.headers(),
     };
-    let rule = table.find(&wanted).ok_or_else(|| answer::plain(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?.clone();
+    let rule = table.find(&wanted).ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?.clone();
     if let Some(record) = record {
         record.routed(&listener.name, &rule.route, &table.version_text);
     }
@@ -106,9 +108,9 @@ fn prepare(
     connection: &Connection,
     host: Option<&HeaderValue>,
     trusted: bool,
-) -> Result<Option<HeaderValue>, Response<ResponseBody>> {
+) -> Result<Option<HeaderValue>, Refusal> {
     let received = request.version();
-    let bad_path = || answer::plain(StatusCode::BAD_REQUEST, "the path cannot be rewritten");
+    let bad_path = || answer::refuse(StatusCode::BAD_REQUEST, "the path cannot be rewritten");
     let path = target(request.uri(), rule).ok_or_else(bad_path)?;
     *request.uri_mut() = http::Uri::from(path);
     *request.version_mut() = http::Version::HTTP_11;
