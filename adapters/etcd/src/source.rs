@@ -33,6 +33,8 @@ struct Live {
     endpoint: String,
     client: Client,
     stream: WatchStream,
+    /// The revision of the listing: what the watch repeats up to it is known.
+    listed: i64,
     at: i64,
     heard: Instant,
     next_progress: Instant,
@@ -54,7 +56,7 @@ impl EtcdSource {
         format!("{}/", self.root).into_bytes()
     }
 
-    /// Lists, and watches from the next revision on.
+    /// Lists, and watches from there on.
     async fn begin(&mut self) -> Result<Event, AdapterError> {
         let count = self.settings.endpoints.len().max(1);
         let endpoint = self.settings.endpoints.get(self.next_endpoint % count).cloned().unwrap_or_default();
@@ -66,7 +68,7 @@ impl EtcdSource {
         self.next_endpoint = self.next_endpoint.wrapping_sub(1);
         let now = Instant::now();
         self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
-        self.live = Some(Live { endpoint, client, stream, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
+        self.live = Some(Live { endpoint, client, stream, listed: at, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
         Ok(Event::Reset { entries, at: revision(at), drift: 0 })
     }
 
@@ -91,9 +93,11 @@ impl EtcdSource {
         }
     }
 
+    /// Watches from the listing's own revision: a watch that begins at a revision which does not exist yet gets no
+    /// answer to progress requests until something is written (etcd compares the two before it answers).
     async fn watch(&self, client: &Client, endpoint: &str, at: i64) -> Result<WatchStream, AdapterError> {
         let mut watcher = client.watch_client().max_decoding_message_size(usize::MAX);
-        let options = WatchOptions::new().with_prefix().with_start_revision(at + 1).with_progress_notify();
+        let options = WatchOptions::new().with_prefix().with_start_revision(at).with_progress_notify();
         let mut stream = bounded(endpoint, watcher.watch(self.prefix(), Some(options))).await?;
         let first = bounded(endpoint, stream.message()).await?.ok_or_else(|| unreachable(endpoint, "the watch was not created"))?;
         refused(endpoint, &first).map_or(Ok(stream), Err)
@@ -136,7 +140,7 @@ impl EtcdSource {
         }
         let mut changes = Vec::new();
         for event in message.events() {
-            let Some(kv) = event.kv() else { continue };
+            let Some(kv) = event.kv().filter(|kv| kv.mod_revision() > live.listed) else { continue };
             live.at = live.at.max(kv.mod_revision());
             let key = Key::from(kv.key().to_vec());
             // A revision that was told before comes again from some servers after a partition.
@@ -178,7 +182,7 @@ impl EtcdSource {
         let stream = self.watch(&client, &endpoint, at).await?;
         self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         let now = Instant::now();
-        self.live = Some(Live { endpoint, client, stream, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
+        self.live = Some(Live { endpoint, client, stream, listed: at, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
         Ok(Some(Event::Reset { entries, at: revision(at), drift }))
     }
 }
