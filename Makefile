@@ -47,6 +47,7 @@ bench-swap: setup ## 1,000 swaps under load
 bench-proxy: setup ## CPU per request beside nginx and HAProxy, memory
 	@scripts/bench.sh proxy
 
-key-reference: setup ## write docs/keys.md from the schema
+key-reference: build ## write docs/keys.md from the schema
+	scripts/key-reference.sh > docs/keys.md
 	cargo run --quiet --locked --bin waypost -- lint --schema routes >/dev/null
 	scripts/key-reference.sh > docs/keys.md

@@ -24,7 +24,12 @@ fn main() -> ExitCode {
         Err(message) => return fail(2, &message),
     };
     let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
     match start(config) {
         Ok(running) => {
             waypost_proxy::cli::stop_on_signal(&running);

@@ -1,4 +1,4 @@
-//! When a lane is published: the first change at once, a storm in growing windows.
+//! When a lane is published: the first change at once, what follows in windows that grow while they fill.
 
 use std::time::Duration;
 
@@ -6,6 +6,9 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(10);
 /// The window of a storm.
 const LONGEST: Duration = Duration::from_millis(100);
+/// So many changes fill a window. One writer that waits for each of its writes to be live never does: it is served every
+/// ten milliseconds, however long it goes on.
+const FULL: u32 = 4;
 
 /// One lane's window. Times are since the start of the process.
 #[derive(Debug)]
@@ -13,12 +16,13 @@ pub struct Window {
     /// Until when changes are collected; zero when none is open.
     until: Duration,
     length: Duration,
-    pending: bool,
+    /// Changes that wait.
+    pending: u32,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { until: Duration::ZERO, length: SHORTEST, pending: false }
+        Self { until: Duration::ZERO, length: SHORTEST, pending: 0 }
     }
 }
 
@@ -26,7 +30,7 @@ impl Window {
     /// Something changed. Returns whether to publish now.
     pub fn changed(&mut self, now: Duration) -> bool {
         if now < self.until {
-            self.pending = true;
+            self.pending = self.pending.saturating_add(1);
             return false;
         }
         self.until = now + self.length;
@@ -38,18 +42,19 @@ impl Window {
         if self.until.is_zero() || now < self.until {
             return false;
         }
-        if std::mem::take(&mut self.pending) {
-            self.length = (self.length * 2).min(LONGEST);
-            self.until = now + self.length;
-            return true;
+        let pending = std::mem::take(&mut self.pending);
+        if pending == 0 {
+            (self.length, self.until) = (SHORTEST, Duration::ZERO);
+            return false;
         }
-        (self.length, self.until) = (SHORTEST, Duration::ZERO);
-        false
+        self.length = if pending >= FULL { (self.length * 2).min(LONGEST) } else { (self.length / 2).max(SHORTEST) };
+        self.until = now + self.length;
+        true
     }
 
     /// Whether changes wait.
     pub const fn is_pending(&self) -> bool {
-        self.pending
+        self.pending > 0
     }
 
     /// When to look again.
@@ -66,19 +71,24 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    /// Changes that come together at `now`.
+    fn fill(window: &mut Window, now: u64) {
+        (0..FULL).for_each(|_| assert!(!window.changed(ms(now))));
+    }
+
     #[test]
     fn a_lone_change_goes_out_at_once_and_a_storm_in_growing_windows() {
         let mut window = Window::default();
         assert!(window.changed(ms(1_000)));
-        assert!(!window.changed(ms(1_005)));
+        fill(&mut window, 1_005);
         assert!(!window.tick(ms(1_009)));
         assert!(window.tick(ms(1_010)));
-        assert!(!window.changed(ms(1_015)));
+        fill(&mut window, 1_015);
         assert_eq!(window.due(), Some(ms(1_030)), "20 ms now");
         let mut now = 1_030;
         for length in [40, 80, 100, 100] {
             assert!(window.tick(ms(now)));
-            assert!(!window.changed(ms(now + 1)));
+            fill(&mut window, now + 1);
             now += length;
             assert_eq!(window.due(), Some(ms(now)));
         }
@@ -87,5 +97,17 @@ mod tests {
         assert_eq!(window.due(), None);
         assert!(window.changed(ms(now + 101)));
         assert_eq!(window.due(), Some(ms(now + 111)), "and everything is as at first");
+    }
+
+    #[test]
+    fn one_writer_after_the_other_never_waits_longer_than_the_shortest_window() {
+        let mut window = Window::default();
+        let mut now = 1_000;
+        assert!(window.changed(ms(now)));
+        for _ in 0..50 {
+            assert!(!window.changed(ms(now + 3)));
+            now += 10;
+            assert!(window.tick(ms(now)), "live ten milliseconds after the one before");
+        }
     }
 }

@@ -8,7 +8,7 @@ use waypost_adapter::{Auth, ErrorKind, Key, Settings};
 use waypost_adapter_consul::ConsulAdapter;
 use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Consul, Server};
-use waypost_testkit::{Mirror, free_port};
+use waypost_testkit::{Certificates, Mirror, free_port};
 
 fn adapter(settings: Settings) -> Store {
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
@@ -136,4 +136,13 @@ async fn the_documented_policies_are_enough_and_less_is_told_as_denied() {
         assert_eq!(denied.kind, ErrorKind::Denied, "an answer that ACLs made empty is not an empty store: {denied}");
         assert!(denied.to_string().contains("key_prefix read"), "{denied}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_with_own_authority_and_client_certificate() {
+    let certificates = Certificates::new();
+    let server = Consul::with_tls(&certificates);
+    let endpoints = vec![server.tls_endpoint()];
+    let open = |tls| -> Store { adapter(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() }) };
+    conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
 }

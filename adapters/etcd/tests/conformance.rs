@@ -9,7 +9,7 @@ use waypost_adapter::{Adapter as _, Auth, ErrorKind, Key, Settings};
 use waypost_adapter_etcd::EtcdAdapter;
 use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Etcd, Server};
-use waypost_testkit::{Mirror, free_port};
+use waypost_testkit::{Certificates, Mirror, free_port};
 
 fn store(server: &impl Server) -> Store {
     Arc::new(EtcdAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
@@ -162,4 +162,13 @@ async fn a_read_only_user_watches_also_after_its_token_expired_and_is_denied_els
     let denied = wrong.get(&key("routes/a")).await.unwrap_err();
     assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
     assert!(!denied.to_string().contains("wrong"), "no secret in errors: {denied}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_with_own_authority_and_client_certificate() {
+    let certificates = Certificates::new();
+    let server = Etcd::with_tls(&certificates);
+    let endpoints = vec![server.tls_endpoint()];
+    let open = |tls| -> Store { Arc::new(EtcdAdapter::new(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() })) };
+    conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
 }

@@ -20,6 +20,10 @@ const IDLE: Duration = Duration::from_secs(5);
 const RELIST: Duration = Duration::from_secs(30);
 /// After a folder appeared, its files may have come before its watch: look again.
 const SETTLE: Duration = Duration::from_millis(100);
+/// In a directory that never rests a walk is taken as it is after this long: what changes later is told by the watch.
+const RESTLESS: Duration = Duration::from_secs(2);
+/// Under a storm, walks take at most this share of the time: one in so many.
+const WALK_SHARE: u32 = 4;
 /// Events that wait to be read; more than this and the directory is read again.
 const QUEUE: usize = 8_192;
 
@@ -42,6 +46,33 @@ pub(crate) struct FileSource {
     at: Revision,
     next_idle: Instant,
     next_walk: Instant,
+    /// When a walk that a signal asked for is due: at once, unless walks have just been busy.
+    asked_walk: Option<Instant>,
+    walk_again: bool,
+    rested: Instant,
+    /// The walk that is under way, beside the watch.
+    walking: Option<Walking>,
+}
+
+/// What a walk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Nothing is known yet: it leads to a reset, and the watch waits for it.
+    First,
+    /// The watch asked for it.
+    Asked,
+    /// Nobody asked: what it finds the watch has missed.
+    Audit,
+}
+
+/// A walk under way.
+#[derive(Debug)]
+struct Walking {
+    task: tokio::task::JoinHandle<std::io::Result<Listing>>,
+    begun: Instant,
+    why: Why,
+    /// Keys that the watch told meanwhile: what it says of them is newer.
+    touched: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -54,7 +85,19 @@ struct Watch {
 impl FileSource {
     pub(crate) fn new(folder: PathBuf, root: String) -> Self {
         let now = Instant::now();
-        Self { folder, root, watch: None, entries: BTreeMap::new(), at: Revision(0), next_idle: now, next_walk: now }
+        Self {
+            folder,
+            root,
+            watch: None,
+            entries: BTreeMap::new(),
+            at: Revision(0),
+            next_idle: now,
+            next_walk: now,
+            asked_walk: None,
+            walking: None,
+            walk_again: false,
+            rested: now,
+        }
     }
 
     fn begin_watch(&mut self) -> Result<(), AdapterError> {
@@ -79,56 +122,55 @@ impl FileSource {
         Ok(())
     }
 
-    /// Walks until two walks agree, then reads. The watch is armed before.
-    async fn list(&self) -> Result<(BTreeMap<String, Entry>, Revision), AdapterError> {
-        let (folder, root) = (self.folder.clone(), self.root.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            let mut before = walk(&folder)?;
-            for _ in 0..20 {
-                let entries = read_all(&folder, &root, &before);
-                let after = walk(&folder)?;
-                if after == before {
-                    return Ok((entries, after.newest));
-                }
-                before = after;
-            }
-            Err(std::io::Error::other("the directory changes faster than it can be read"))
-        });
-        let listed = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        listed.map_err(|error| failed(&self.folder, &error))
+    /// Begins to walk, until two walks agree. The watch is armed before.
+    fn begin_walk(&mut self, why: Why) {
+        let (folder, root, known) = (self.folder.clone(), self.root.clone(), self.entries.clone());
+        let task = tokio::task::spawn_blocking(move || list(&folder, &root, &known));
+        self.walking = Some(Walking { task, begun: Instant::now(), why, touched: BTreeSet::new() });
     }
 
-    async fn reset(&mut self) -> Result<Event, AdapterError> {
-        self.begin_watch()?;
-        let (entries, at) = self.list().await.inspect_err(|_| self.watch = None)?;
-        self.entries = entries;
-        self.at = at;
+    /// A walk has ended: tells what differs, as a reset if it is the first, or if nobody asked for the
+    /// walk, for then the watch missed it.
+    fn walked(&mut self, listed: Listing) -> Option<Event> {
+        let Walking { begun, why, touched, .. } = self.walking.take()?;
         let now = Instant::now();
-        (self.next_idle, self.next_walk) = (now + IDLE, now + RELIST);
-        Ok(Event::Reset { entries: self.entries.values().cloned().collect(), at, drift: 0 })
+        self.rested = now + (now - begun) * WALK_SHARE;
+        self.next_walk = now + RELIST;
+        if listed.unfinished || std::mem::take(&mut self.walk_again) {
+            self.ask_walk(SETTLE);
+        }
+        let mut entries = listed.entries;
+        for key in &touched {
+            match self.entries.get(key) {
+                Some(known) => drop(entries.insert(key.clone(), known.clone())),
+                None => drop(entries.remove(key)),
+            }
+        }
+        let changes = differences(&self.entries, &entries);
+        self.at = self.at.max(listed.at);
+        self.entries = entries;
+        let (all, at) = (|| self.entries.values().cloned().collect(), self.at);
+        match why {
+            Why::First => Some(Event::Reset { entries: all(), at, drift: 0 }),
+            _ if changes.is_empty() => None,
+            Why::Asked => Some(Event::Changes { changes, at }),
+            Why::Audit => Some(Event::Reset { entries: all(), at, drift: changes.len() }),
+        }
     }
 
-    /// Reads everything again; tells what differs, as a reset if the watch had missed it.
-    async fn relist(&mut self, quiet: bool) -> Result<Option<Event>, AdapterError> {
-        self.next_walk = Instant::now() + RELIST;
-        let (entries, at) = self.list().await?;
-        let changes = differences(&self.entries, &entries);
-        self.at = self.at.max(at);
-        self.entries = entries;
-        if changes.is_empty() {
-            return Ok(None);
-        }
-        if quiet {
-            return Ok(Some(Event::Changes { changes, at: self.at }));
-        }
-        let drift = changes.len();
-        Ok(Some(Event::Reset { entries: self.entries.values().cloned().collect(), at: self.at, drift }))
+    /// A walk is needed after so long, or once walks have rested.
+    fn ask_walk(&mut self, after: Duration) {
+        let due = (Instant::now() + after).max(self.rested);
+        self.asked_walk = Some(self.asked_walk.map_or(due, |asked| asked.min(due)));
     }
 
     /// Reads the files of these paths again.
     fn reread(&mut self, paths: &[PathBuf]) -> Option<Event> {
         let keys: BTreeSet<String> = paths.iter().filter_map(|path| path.strip_prefix(&self.folder).ok()).filter_map(|path| key_of(&self.root, path)).collect();
         let mut changes = Vec::new();
+        if let Some(walking) = &mut self.walking {
+            walking.touched.extend(keys.iter().cloned());
+        }
         for key in keys {
             let files = self.files_of(&key);
             match entry_of(&key, &files) {
@@ -162,36 +204,69 @@ impl FileSource {
     }
 
     async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
-        let Some(watch) = self.watch.as_mut() else { return self.reset().await.map(Some) };
-        if watch.overflow.swap(false, std::sync::atomic::Ordering::AcqRel) {
-            return self.relist(true).await;
+        if self.watch.is_none() {
+            self.begin_watch()?;
+            self.begin_walk(Why::First);
         }
+        let Some(watch) = self.watch.as_mut() else { return Ok(None) };
+        if watch.overflow.swap(false, std::sync::atomic::Ordering::AcqRel) {
+            self.ask_walk(Duration::ZERO);
+            return Ok(None);
+        }
+        let (asked_walk, walking) = (self.asked_walk, self.walking.is_some());
+        let first = self.walking.as_ref().is_some_and(|walking| walking.why == Why::First);
         let signal = tokio::select! {
             biased;
-            signal = watch.signals.recv() => signal,
-            () = sleep_until(self.next_walk) => return self.relist(false).await,
-            () = sleep_until(self.next_idle) => {
+            listed = finished(&mut self.walking) => {
+                let listed = listed.map_err(|error| failed(&self.folder, &error))?;
+                return Ok(self.walked(listed));
+            }
+            () = sleep_until(asked_walk.unwrap_or(self.next_walk)), if !walking => {
+                self.asked_walk = None;
+                self.begin_walk(if asked_walk.is_some() { Why::Asked } else { Why::Audit });
+                return Ok(None);
+            }
+            () = sleep_until(self.next_idle), if !first => {
                 self.next_idle = Instant::now() + IDLE;
                 std::fs::metadata(&self.folder).map_err(|error| failed(&self.folder, &error))?;
                 return Ok(Some(Event::Idle { at: self.at }));
             }
+            signal = watch.signals.recv(), if !first => signal,
         };
-        match signal {
-            Some(Signal::Paths(paths)) if paths.iter().any(|path| path.is_dir()) => {
-                self.next_walk = self.next_walk.min(Instant::now() + SETTLE);
-                self.relist(true).await
-            }
-            Some(Signal::Paths(paths)) => {
-                let gone = paths.iter().any(|path| self.is_folder(path));
-                let event = self.reread(&paths);
-                if gone { self.relist(true).await } else { Ok(event) }
-            }
-            Some(Signal::Everything) => self.relist(true).await,
-            None => {
-                self.watch = None;
-                Err(failed(&self.folder, &std::io::Error::other("the watch ended")))
+        let Some(signal) = signal else {
+            self.watch = None;
+            return Err(failed(&self.folder, &std::io::Error::other("the watch ended")));
+        };
+        Ok(self.take(signal))
+    }
+
+    /// Everything that has been signalled by now, as one event.
+    fn take(&mut self, first: Signal) -> Option<Event> {
+        let mut signals = vec![first];
+        if let Some(watch) = self.watch.as_mut() {
+            while let Ok(signal) = watch.signals.try_recv() {
+                signals.push(signal);
             }
         }
+        let mut changed = Vec::new();
+        for signal in signals {
+            match signal {
+                Signal::Everything => self.ask_walk(Duration::ZERO),
+                Signal::Paths(paths) => {
+                    if paths.iter().any(|path| path.is_dir()) {
+                        // Twice: at once, and for what came between the folder and its watch.
+                        self.ask_walk(Duration::ZERO);
+                        self.walk_again = true;
+                    } else {
+                        if paths.iter().any(|path| self.is_folder(path)) {
+                            self.ask_walk(Duration::ZERO);
+                        }
+                        changed.extend(paths);
+                    }
+                }
+            }
+        }
+        self.reread(&changed)
     }
 
     /// Whether a path that may be gone was a folder with entries.
@@ -202,15 +277,66 @@ impl FileSource {
     }
 }
 
+/// The end of a walk, if one is under way.
+async fn finished(walking: &mut Option<Walking>) -> std::io::Result<Listing> {
+    match walking {
+        Some(walking) => joined((&mut walking.task).await),
+        None => std::future::pending().await,
+    }
+}
+
+fn joined(ended: Result<std::io::Result<Listing>, tokio::task::JoinError>) -> std::io::Result<Listing> {
+    ended.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+/// Walks and reads until nothing changed meanwhile.
+fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::Result<Listing> {
+    let begun = std::time::Instant::now();
+    let mut before = walk(folder)?;
+    loop {
+        let (entries, unfinished) = read_all(folder, root, &before, known);
+        let after = walk(folder)?;
+        if after == before || begun.elapsed() > RESTLESS {
+            return Ok(Listing { entries, at: after.newest, unfinished });
+        }
+        before = after;
+    }
+}
+
+/// What a directory holds.
+#[derive(Debug)]
+struct Listing {
+    entries: BTreeMap<String, Entry>,
+    at: Revision,
+    /// A file was empty because its writer had just begun; what was known of it stays.
+    unfinished: bool,
+}
+
 /// Reads every file of a walk.
-fn read_all(folder: &Path, root: &str, walk: &Walk) -> BTreeMap<String, Entry> {
+fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, bool) {
     let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for path in walk.seen.keys() {
         if let Some(key) = path.strip_prefix(folder).ok().and_then(|relative| key_of(root, relative)) {
             files.entry(key).or_default().push(path.clone());
         }
     }
-    files.into_iter().filter_map(|(key, paths)| entry_of(&key, &paths).map(|entry| (key, entry))).collect()
+    let mut unfinished = false;
+    let mut entries = BTreeMap::new();
+    for (key, paths) in files {
+        let Some(entry) = entry_of(&key, &paths) else { continue };
+        let begun = entry.value.is_empty() && entry.unreadable.is_none() && is_young(entry.revision);
+        unfinished |= begun;
+        if let Some(entry) = if begun { known.get(&key).cloned() } else { Some(entry) } {
+            entries.insert(key, entry);
+        }
+    }
+    (entries, unfinished)
+}
+
+/// Whether a file of this revision was touched a moment ago.
+fn is_young(revision: Revision) -> bool {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() < u128::from(revision.0) + SETTLE.as_nanos() / 2
 }
 
 fn differences(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>) -> Vec<Change> {
@@ -261,7 +387,7 @@ impl Source for FileSource {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.watch = None;
+                    (self.watch, self.walking) = (None, None);
                     return Err(error);
                 }
             }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use waypost_adapter::{Adapter, AdapterError, ErrorKind, Event, Expected, Key, PutIf};
+use waypost_adapter::{Adapter, AdapterError, ErrorKind, Event, Expected, Key, PutIf, Tls};
 
 use crate::mirror::Mirror;
 use crate::servers::Server;
+use crate::tls::Certificates;
 
 /// After a fault, what the source tells is what the store holds within this time of the store being whole again.
 pub const RECOVERY: Duration = Duration::from_secs(5);
@@ -90,6 +91,20 @@ pub async fn ordinary_life(store: Store) {
     store.delete(&key("routes/a")).await.expect("to delete what is not there is no error");
     assert_eq!(mirror.counts().0, 1, "ordinary life needs no second Reset");
     assert_eq!(mirror.drift(), 0);
+}
+
+/// TLS: a client with the right authority and certificate lives, without a certificate or with another authority it
+/// is refused with a word on what to do.
+pub async fn tls_with_own_authority_and_client_certificate(open: impl Fn(Option<Tls>) -> Store, certificates: &Certificates) {
+    let store = open(Some(certificates.client()));
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    put(&store, "routes/a", "1").await;
+    mirror.until(PROMPT, "the entry over TLS", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    let stranger = Certificates::new().client();
+    for tls in [Tls { identity: None, ..certificates.client() }, Tls { ca: stranger.ca, ..certificates.client() }] {
+        let refused = open(Some(tls)).get(&key("routes/a")).await.expect_err("without the right certificates nothing is read");
+        assert!(!refused.remedy.is_empty() && !refused.endpoint.is_empty(), "{refused:?}");
+    }
 }
 
 /// Ten thousand keys at once are all told.

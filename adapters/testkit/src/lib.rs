@@ -7,6 +7,8 @@ pub mod conformance;
 pub mod mirror;
 pub mod process;
 pub mod servers;
+pub mod tls;
 
 pub use mirror::Mirror;
 pub use process::{Process, free_port};
+pub use tls::Certificates;

@@ -9,7 +9,7 @@ use waypost_adapter::{Auth, ErrorKind, Settings};
 use waypost_adapter_zookeeper::ZooKeeperAdapter;
 use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Server, ZooKeeper};
-use waypost_testkit::{Mirror, free_port};
+use waypost_testkit::{Certificates, Mirror, free_port};
 
 fn store(server: &impl Server) -> Store {
     Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
@@ -121,4 +121,13 @@ async fn a_digest_identity_owns_what_it_writes_and_others_only_read_it() {
     assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
     owner.put(&key("routes/a"), Bytes::from_static(b"3")).await.unwrap();
     mirror.until(RECOVERY, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "3")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_with_own_authority_and_client_certificate() {
+    let certificates = Certificates::new();
+    let server = ZooKeeper::with_tls(&certificates);
+    let endpoints = vec![server.tls_endpoint()];
+    let open = |tls| -> Store { Arc::new(ZooKeeperAdapter::new(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() })) };
+    conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
 }

@@ -35,23 +35,29 @@ impl Filter {
 struct Written {
     /// Which of the fields below counts: the type is its name with a capital.
     r#type: FilterType,
+    /// Changes of the request's headers.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<HeaderModifier>")]
     request_header_modifier: Option<HeaderModifier>,
+    /// Changes of the response's headers.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<HeaderModifier>")]
     response_header_modifier: Option<HeaderModifier>,
+    /// A redirect instead of an endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<Redirect>")]
     request_redirect: Option<Redirect>,
+    /// Another host or path for the endpoint.
     #[serde(default, rename = "urlRewrite", skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<UrlRewrite>")]
     url_rewrite: Option<UrlRewrite>,
+    /// A response of the proxy instead of an endpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<FixedResponse>")]
     fixed_response: Option<FixedResponse>,
 }
 
+/// What a filter does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum FilterType {
     #[default]
@@ -225,15 +231,19 @@ pub enum PathRewrite {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a path change, such as {\"type\":\"ReplaceFullPath\",\"replaceFullPath\":\"/\"}")]
 struct WrittenPath {
+    /// Which of the two fields counts.
     r#type: PathRewriteType,
+    /// The new path.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<String>")]
     replace_full_path: Option<String>,
+    /// What stands for the prefix that the rule matched.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<String>")]
     replace_prefix_match: Option<String>,
 }
 
+/// How a path is changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum PathRewriteType {
     #[default]

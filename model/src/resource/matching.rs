@@ -79,6 +79,7 @@ struct PathValue {
     value: String,
 }
 
+/// How a path is compared.
 #[derive(Default, Serialize, JsonSchema)]
 #[allow(dead_code, reason = "describes the written form for the schema")]
 enum PathType {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::{Server, output, wait};
 use crate::process::{Process, free_port, servers_dir};
+use crate::tls::Certificates;
 
 /// A cluster of Consul servers.
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub struct Consul {
     folder: tempfile::TempDir,
     members: Vec<Member>,
     extra: Option<PathBuf>,
+    tls: u16,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,25 @@ impl Consul {
         Self::with(1, Some(config))
     }
 
+    /// One server that also listens with TLS, on [`Consul::tls_endpoint`], and asks for a client's certificate.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        let port = free_port();
+        let files = format!(
+            "ca_file = {:?}, cert_file = {:?}, key_file = {:?}",
+            certificates.path("ca.pem"),
+            certificates.path("server.pem"),
+            certificates.path("server-key.pem")
+        );
+        let mut consul = Self::with(1, Some(format!("ports {{ https = {port} }} tls {{ https {{ {files}, verify_incoming = true }} }}")));
+        consul.tls = port;
+        consul
+    }
+
+    /// Where the server of [`Consul::with_tls`] listens with TLS.
+    pub fn tls_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.tls)
+    }
+
     /// The management token of [`Consul::with_acls`].
     pub const MASTER: &str = "00000000-0000-0000-0000-00000000000a";
 
@@ -46,7 +67,7 @@ impl Consul {
             path
         });
         let member = |_| Member { http: free_port(), server: free_port(), lan: free_port(), wan: free_port(), process: None };
-        let mut consul = Self { folder, members: (0..members).map(member).collect(), extra };
+        let mut consul = Self { folder, members: (0..members).map(member).collect(), extra, tls: 0 };
         consul.launch_all();
         consul
     }

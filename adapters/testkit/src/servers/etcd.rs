@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::{Server, output, wait};
 use crate::process::{Process, free_port, servers_dir};
+use crate::tls::Certificates;
 
 /// A cluster of etcd.
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub struct Etcd {
     folder: tempfile::TempDir,
     binary: PathBuf,
     members: Vec<Member>,
+    tls: Option<(u16, Vec<String>)>,
 }
 
 #[derive(Debug)]
@@ -24,17 +26,29 @@ struct Member {
 impl Etcd {
     /// Starts so many members of the current release.
     pub fn new(members: usize) -> Self {
-        Self::of(servers_dir().join("etcd/etcd"), members)
+        Self::of(servers_dir().join("etcd/etcd"), members, None)
+    }
+
+    /// Starts one member that also listens with TLS, on [`Etcd::tls_endpoint`], and asks for a client's certificate.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        let path = |name: &str| certificates.path(name);
+        let flags = ["--cert-file", &path("server.pem"), "--key-file", &path("server-key.pem"), "--trusted-ca-file", &path("ca.pem"), "--client-cert-auth"];
+        Self::of(servers_dir().join("etcd/etcd"), 1, Some((free_port(), flags.map(str::to_owned).to_vec())))
+    }
+
+    /// Where the member of [`Etcd::with_tls`] listens with TLS.
+    pub fn tls_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.tls.as_ref().expect("a server with TLS").0)
     }
 
     /// Starts one member of the oldest release that is supported.
     pub fn old() -> Self {
-        Self::of(servers_dir().join("etcd-old/usr/bin/etcd"), 1)
+        Self::of(servers_dir().join("etcd-old/usr/bin/etcd"), 1, None)
     }
 
-    fn of(binary: PathBuf, members: usize) -> Self {
+    fn of(binary: PathBuf, members: usize, tls: Option<(u16, Vec<String>)>) -> Self {
         let member = |_| Member { client: free_port(), peer: free_port(), process: None };
-        let mut etcd = Self { folder: tempfile::tempdir().expect("a folder"), binary, members: (0..members).map(member).collect() };
+        let mut etcd = Self { folder: tempfile::tempdir().expect("a folder"), binary, members: (0..members).map(member).collect(), tls };
         etcd.launch_all();
         etcd
     }
@@ -49,7 +63,10 @@ impl Etcd {
         let cluster: Vec<String> =
             self.members.iter().enumerate().map(|(number, member)| format!("{}=http://127.0.0.1:{}", name(number), member.peer)).collect();
         let member = &self.members[number];
-        let (client, peer) = (format!("http://127.0.0.1:{}", member.client), format!("http://127.0.0.1:{}", member.peer));
+        let (mut client, peer) = (format!("http://127.0.0.1:{}", member.client), format!("http://127.0.0.1:{}", member.peer));
+        if let Some((port, _)) = &self.tls {
+            client += &format!(",https://127.0.0.1:{port}");
+        }
         let mut command = Command::new(&self.binary);
         command.args(["--name", &name(number), "--data-dir", &self.folder.path().join(name(number)).display().to_string()]);
         command.args([
@@ -79,6 +96,7 @@ impl Etcd {
             ]);
             command.args(["--initial-cluster", &cluster.join(",")]);
         }
+        command.args(self.tls.iter().flat_map(|(_, flags)| flags));
         let log = self.folder.path().join(format!("{}.log", name(number)));
         self.members[number].process = Some(Process::start(&mut command, &log));
     }

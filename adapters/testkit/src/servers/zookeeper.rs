@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Server, wait};
 use crate::process::{Process, free_port, servers_dir};
+use crate::tls::Certificates;
 
 /// An ensemble of ZooKeeper.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub struct ZooKeeper {
     folder: tempfile::TempDir,
     classes: String,
     members: Vec<Member>,
+    tls: Option<(u16, String)>,
 }
 
 #[derive(Debug)]
@@ -28,17 +30,34 @@ struct Member {
 impl ZooKeeper {
     /// Starts so many members of the current release.
     pub fn new(members: usize) -> Self {
-        Self::of(format!("{}/*", servers_dir().join("zookeeper/lib").display()), members)
+        Self::of(format!("{}/*", servers_dir().join("zookeeper/lib").display()), members, None)
+    }
+
+    /// Starts one member that also listens with TLS, on [`ZooKeeper::tls_endpoint`], and asks for a client's
+    /// certificate.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        let port = free_port();
+        let settings = format!(
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\nsecureClientPort={port}\nsecureClientPortAddress=127.0.0.1\nssl.clientAuth=need\nssl.keyStore.type=PEM\nssl.keyStore.location={}\nssl.trustStore.type=PEM\nssl.trustStore.location={}\n",
+            certificates.path("server-both.pem"),
+            certificates.path("ca.pem")
+        );
+        Self::of(format!("{}/*", servers_dir().join("zookeeper/lib").display()), 1, Some((port, settings)))
+    }
+
+    /// Where the member of [`ZooKeeper::with_tls`] listens with TLS.
+    pub fn tls_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.tls.as_ref().expect("a server with TLS").0)
     }
 
     /// Starts one member of the oldest release that is supported.
     pub fn old() -> Self {
-        Self::of("/usr/share/java/*".to_owned(), 1)
+        Self::of("/usr/share/java/*".to_owned(), 1, None)
     }
 
-    fn of(classes: String, members: usize) -> Self {
+    fn of(classes: String, members: usize, tls: Option<(u16, String)>) -> Self {
         let member = |_| Member { client: free_port(), peer: free_port(), election: free_port(), process: None };
-        let mut zookeeper = Self { folder: tempfile::tempdir().expect("a folder"), classes, members: (0..members).map(member).collect() };
+        let mut zookeeper = Self { folder: tempfile::tempdir().expect("a folder"), classes, members: (0..members).map(member).collect(), tls };
         zookeeper.launch_all();
         zookeeper
     }
@@ -61,6 +80,9 @@ impl ZooKeeper {
             data.display(),
             self.members[number].client
         );
+        if let Some((_, settings)) = &self.tls {
+            config += settings;
+        }
         if self.members.len() > 1 {
             for (other, member) in self.members.iter().enumerate() {
                 config += &format!("server.{}=127.0.0.1:{}:{}\n", other + 1, member.peer, member.election);

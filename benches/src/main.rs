@@ -1,0 +1,41 @@
+//! `waypost-bench`: the figures of the promises, each a command. `make bench-propagation`, `bench-swap` and
+//! `bench-proxy` call it; it starts what it needs on loopback, ends by itself, and exits 1 where a promise is broken.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a measurement that goes wrong ends with a message")]
+
+mod load;
+mod origin;
+mod peers;
+mod product;
+mod propagation;
+mod proxy;
+mod stats;
+mod swap;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "waypost-bench", about = "Measure what Waypost promises")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Write acknowledged to served, on every store
+    Propagation(propagation::Flags),
+    /// Swaps under keep-alive load
+    Swap(swap::Flags),
+    /// CPU per request beside nginx and HAProxy, and memory
+    Proxy(proxy::Flags),
+}
+
+fn main() -> std::process::ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let kept = match Cli::parse().what {
+        What::Propagation(flags) => runtime.block_on(propagation::run(flags)),
+        What::Swap(flags) => runtime.block_on(swap::run(flags)),
+        What::Proxy(flags) => runtime.block_on(proxy::run(flags)),
+    };
+    if kept { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}

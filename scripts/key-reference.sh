@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Prints docs/keys.md: the introduction in docs/keys.intro.md, and one section per kind of key, from the JSON Schema
+# that the types generate. `make check` compares.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+waypost="$CARGO_TARGET_DIR/debug/waypost"
+
+cat docs/keys.intro.md
+for kind in listener:listeners/NAME route:routes/NAME backend:backends/NAME endpoint:endpoints/BACKEND/ID; do
+  schema=$("$waypost" lint --schema "${kind%%:*}")
+  printf '\n## `waypost/%s`\n' "${kind#*:}"
+  jq -r '
+    def link: sub("#/\\$defs/"; "") | "[\(.)](#\(ascii_downcase))";
+    def kind:
+      if .["$ref"] then .["$ref"] | link
+      elif .anyOf then [.anyOf[] | select(.type != "null") | kind] | join(" or ")
+      elif .allOf then [.allOf[] | kind] | join(" and ")
+      elif .enum then [.enum[] | tojson | "`\(.)`"] | join(", ")
+      elif .const then "`\(.const | tojson)`"
+      elif .type == "array" then "list of " + (.items // {} | kind)
+      elif .type == "object" and .additionalProperties and (.properties | not) then "map of " + (.additionalProperties | if type == "object" then kind else "anything" end)
+      elif (.type | type) == "array" then [.type[] | select(. != "null")] | join(" or ")
+      else .type // "anything" end;
+    def one_line: gsub("\n\n"; "<br>") | gsub("\n"; " ") | gsub("\\|"; "\\|");
+    def fields:
+      (.required // []) as $required
+      | "\n| field | what | default | meaning |\n|---|---|---|---|",
+        (.properties | to_entries[] | "| `\(.key)`\(if [.key] | inside($required) then " (required)" else "" end) | \(.value | kind) | \(if .value | has("default") then .value.default | tojson | "`\(.)`" else "" end) | \(.value.description // "" | one_line) |");
+    def described: "\n" + (.description // "" | gsub("\n"; " "));
+    described, (if .properties then fields else empty end),
+    ((.["$defs"] // {}) | to_entries[] | "\n### \(.key)", (.value |
+      if .properties then described, fields
+      elif .oneOf then described, "", (.oneOf[] | "- `\(.const // (.enum // [])[0] | tojson)`: \(.description // "" | gsub("\n"; " "))")
+      else described, "\n" + (kind | (.[0:1] | ascii_upcase) + .[1:]) + "." end))
+  ' <<<"$schema"
+done
