@@ -62,6 +62,8 @@ impl Answer {
 
 impl Http {
     pub(crate) fn new(settings: Settings) -> Result<Self, AdapterError> {
+        // reqwest takes the process's provider; an error only says that there is one already.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
         let wrong = |what: &str, error: reqwest::Error| AdapterError::new(ErrorKind::Settings, "consul", format!("{what}: {error}"), "give PEM files");
         let mut builder = Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(4);
         match settings.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {

@@ -11,7 +11,6 @@ use waypost_testkit::servers::{Consul, Server};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
 fn adapter(settings: Settings) -> Store {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
     Arc::new(ConsulAdapter::new(settings).unwrap())
 }
 
