@@ -80,7 +80,11 @@ impl Admin {
         let checks = [
             ("snapshot", applied.version.is_some(), applied.version.map_or("none yet".to_owned(), |version| format!("version {version} is live"))),
             ("listeners", self.listeners.all_bound(), self.listener_text()),
-            ("leaving", !self.leaving.load(Ordering::Relaxed), "the process is asked to stop, or not".to_owned()),
+            (
+                "leaving",
+                !self.leaving.load(Ordering::Relaxed),
+                if self.leaving.load(Ordering::Relaxed) { "the process was asked to stop" } else { "no" }.to_owned(),
+            ),
         ];
         let ready = checks.iter().all(|(_, ok, _)| *ok);
         let mut lines: Vec<String> =

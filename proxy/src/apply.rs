@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use waypost_model::lane::Lane;
 use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Held, ObjectProblem};
@@ -13,7 +14,7 @@ use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::state::StateDir;
-use crate::table::Builder;
+use crate::table::{Builder, Table};
 
 /// How often a listener that could not be bound is tried again.
 const REBIND: Duration = Duration::from_millis(250);
@@ -74,6 +75,8 @@ pub(crate) struct Applier {
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) saved: Saved,
+    /// The config that is served: what a quarantined one is replaced by.
+    pub(crate) served: Option<Lane>,
 }
 
 /// What is on disk already.
@@ -83,6 +86,8 @@ pub(crate) struct Saved {
     membership: Option<Digest>,
     config_at: Option<Instant>,
     membership_at: Option<Instant>,
+    highest: Version,
+    seen_at: Option<Instant>,
 }
 
 impl Saved {
@@ -90,7 +95,12 @@ impl Saved {
     pub(crate) fn from(held: &Held) -> Self {
         let snapshot = held.snapshot();
         let known = !held.lanes.is_empty();
-        Self { config: known.then(|| snapshot.config.digest()), membership: known.then(|| snapshot.membership.digest()), ..Self::default() }
+        Self {
+            config: known.then(|| snapshot.config.digest()),
+            membership: known.then(|| snapshot.membership.digest()),
+            highest: held.highest,
+            ..Self::default()
+        }
     }
 }
 
@@ -124,37 +134,62 @@ impl Applier {
 
     /// Serves a snapshot. Returns whether a listener could not be bound.
     pub(crate) fn apply(&mut self, arrived: &Arrived) -> bool {
-        let held = &arrived.held;
-        let snapshot = held.snapshot();
+        let snapshot = arrived.held.snapshot();
         let config = snapshot.config.digest();
         if self.state.is_quarantined(config) {
-            let reason = format!("config {} crashed this proxy twice and is quarantined; write another config", config.short());
-            tracing::error!(version = %held.version, "{reason}");
-            self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), held.highest));
-            return false;
+            let reason = format!("config {} crashed this proxy and is quarantined; write another config", config.short());
+            return self.serve_without(&snapshot, reason);
         }
-        let changed = self.saved.config != Some(config);
+        // Also the first one after a start, which may come from disk: it may be what ended the run before.
+        let changed = self.served.as_ref().map(Lane::digest) != Some(config);
         if changed && let Err(error) = self.state.begin(config) {
             tracing::warn!(%error, "the state directory cannot be written; this proxy will not start alone from this config");
         }
-        let unbound = self.serve(&snapshot);
+        let unbound = self.build(&snapshot).map(|table| self.serve(&snapshot, table));
         if changed && let Err(error) = self.state.end() {
             tracing::warn!(%error, "the state directory cannot be written");
         }
+        let Some(unbound) = unbound else {
+            self.state.quarantine(config);
+            let reason = format!("config {} could not be made a table and is quarantined; this is an error of waypost-proxy, please report it", config.short());
+            return self.serve_without(&snapshot, reason);
+        };
+        self.served = Some(snapshot.config.clone());
+        self.progress.update(|applied| {
+            (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
+        });
         self.metrics.swap_seconds.observe(arrived.at.elapsed().as_secs_f64());
         unbound
     }
 
-    fn serve(&mut self, snapshot: &Snapshot) -> bool {
-        let table = Arc::new(self.builder.build(snapshot));
+    /// Serves the membership of a snapshot whose config cannot be served, with the config that was.
+    fn serve_without(&mut self, snapshot: &Snapshot, reason: String) -> bool {
+        tracing::error!(version = %snapshot.version, "{reason}");
+        self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), snapshot.version.max(applied.highest)));
+        let Some(config) = self.served.clone() else { return false };
+        let mixed = Snapshot { config, ..snapshot.clone() };
+        match self.build(&mixed) {
+            Some(table) => self.serve(&mixed, table),
+            None => false,
+        }
+    }
+
+    /// Builds a table; `None` if that panicked, which no object may cause.
+    fn build(&mut self, snapshot: &Snapshot) -> Option<Arc<Table>> {
+        let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.builder.build(snapshot)));
+        if built.is_err() {
+            // What it was in the middle of may be half done.
+            self.builder = self.builder.anew();
+        }
+        built.ok().map(Arc::new)
+    }
+
+    fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>) -> bool {
         let old = self.active.store(table);
         self.metrics.swaps.inc();
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
         self.metrics.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
         let unbound = self.bind();
-        self.progress.update(|applied| {
-            (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
-        });
         drop(old);
         unbound
     }
@@ -179,24 +214,33 @@ impl Applier {
         !failed.is_empty()
     }
 
-    /// Writes what is due, or everything that is not on disk.
+    /// Writes what is due, or everything that is not on disk. What could not be written is tried again when it is due
+    /// next.
     fn save(&mut self, held: &Held, all: bool) {
         let snapshot = held.snapshot();
         let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
-        let mut wrote = false;
-        if self.saved.config != Some(snapshot.config.digest()) && due(self.saved.config_at, CONFIG_EVERY) {
+        let (config, membership) = (snapshot.config.digest(), snapshot.membership.digest());
+        if self.saved.config != Some(config) && !self.state.is_quarantined(config) && due(self.saved.config_at, CONFIG_EVERY) {
+            self.saved.config_at = Some(Instant::now());
             let result = self.state.save_config(held);
-            wrote |= self.note(result, "config");
-            (self.saved.config, self.saved.config_at) = (Some(snapshot.config.digest()), Some(Instant::now()));
+            if self.note(result, "config") {
+                self.saved.config = Some(config);
+            }
         }
-        if self.saved.membership != Some(snapshot.membership.digest()) && due(self.saved.membership_at, MEMBERSHIP_EVERY) {
+        if self.saved.membership != Some(membership) && due(self.saved.membership_at, MEMBERSHIP_EVERY) {
+            self.saved.membership_at = Some(Instant::now());
             let result = self.state.save_membership(held);
-            wrote |= self.note(result, "membership");
-            (self.saved.membership, self.saved.membership_at) = (Some(snapshot.membership.digest()), Some(Instant::now()));
+            if self.note(result, "membership") {
+                self.saved.membership = Some(membership);
+            }
         }
-        if wrote {
+        // The highest version fences off a deposed leader also after a restart.
+        if self.saved.highest != held.highest && (all || self.saved.highest.epoch != held.highest.epoch || due(self.saved.seen_at, CONFIG_EVERY)) {
+            self.saved.seen_at = Some(Instant::now());
             let result = self.state.save_seen(held);
-            self.note(result, "highest version");
+            if self.note(result, "highest version") {
+                self.saved.highest = held.highest;
+            }
         }
     }
 

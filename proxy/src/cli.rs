@@ -96,6 +96,9 @@ impl ServingFlags {
     pub fn into_config(self, controllers: Vec<url::Url>, state: PathBuf) -> Result<Config, String> {
         let name = self.name.unwrap_or_else(host_name);
         waypost_model::key::check_name("proxy", &name)?;
+        if let Some(url) = controllers.iter().find(|url| url.scheme() != "http" || url.host().is_none()) {
+            return Err(format!("the controller {url} cannot be followed by this release; write http://HOST:PORT"));
+        }
         let defaults = Config::new(name, controllers, state);
         Ok(Config {
             admin: self.admin,
@@ -143,11 +146,11 @@ pub fn stop_on_signal(running: &Running) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for SIGTERM or SIGINT. SIGHUP ends nothing: the access log is opened again by itself within a second.
 pub async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup())) {
+        (Ok(mut terminate), Ok(mut interrupt), Ok(_hangup)) => {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

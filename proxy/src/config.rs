@@ -41,7 +41,7 @@ pub struct Config {
 pub enum AccessLog {
     /// Standard output.
     Stdout,
-    /// A file, opened again after SIGHUP or a rename.
+    /// A file, opened again every second, so that it may be renamed away.
     File(PathBuf),
 }
 

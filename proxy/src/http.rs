@@ -5,9 +5,12 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod discard;
 pub(crate) mod expect;
 pub(crate) mod forward;
 pub(crate) mod headers;
 pub(crate) mod route;
+pub(crate) mod sent;
 pub(crate) mod serve;
+pub(crate) mod stall;
 pub(crate) mod upgrade;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use waypost_wire::ListenerState;
@@ -25,6 +26,9 @@ const CLOSE_GRACE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 struct Bound {
     config: Arc<ListenerConfig>,
+    /// The listener that the socket's new connections belong to: a socket outlives a change of everything but its
+    /// address.
+    current: watch::Sender<Arc<ListenerConfig>>,
     /// Stops accepting.
     stop: CancellationToken,
     /// Ends the listener's connections in peace.
@@ -52,34 +56,41 @@ impl Listeners {
         Self { workers, runtime, inner: Mutex::default() }
     }
 
-    /// Makes the bound listeners those of `wanted`. What stays the same is not touched. Returns what could not be
-    /// bound.
+    /// Makes the bound listeners those of `wanted`. A socket whose address is still wanted goes on, whatever its
+    /// listener is called now; a new one is bound before the old one closes, and if it cannot be, the old one stays.
+    /// Returns what could not be bound.
     pub(crate) fn reconcile(&self, wanted: &HashMap<Arc<str>, Arc<ListenerConfig>>) -> Vec<(Arc<str>, String)> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.closed {
             return Vec::new();
         }
-        let gone: Vec<Arc<str>> = inner
-            .bound
-            .iter()
-            .filter(|(name, bound)| wanted.get(*name).is_none_or(|config| config.address != bound.config.address))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for bound in gone.iter().filter_map(|name| inner.bound.remove(name)).collect::<Vec<_>>() {
-            tracing::info!(listener = &*bound.config.name, address = %bound.config.address, "listener closes");
-            bound.stop.cancel();
-        }
+        let mut before: HashMap<SocketAddr, Bound> = std::mem::take(&mut inner.bound).into_values().map(|bound| (bound.config.address, bound)).collect();
         inner.failed.clear();
         let mut sorted: Vec<_> = wanted.values().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut moved = Vec::new();
         for config in sorted {
-            if inner.bound.contains_key(&config.name) {
-                continue;
+            match before.remove(&config.address) {
+                Some(bound) => drop(inner.bound.insert(config.name.clone(), bound.renamed(config))),
+                None => moved.push(config),
             }
+        }
+        for config in moved {
             match self.bind(config, &inner) {
                 Ok(bound) => drop(inner.bound.insert(config.name.clone(), bound)),
-                Err(reason) => drop(inner.failed.insert(config.name.clone(), reason)),
+                Err(reason) => {
+                    // What it was bound to before is better than nothing.
+                    let old = before.values().find(|bound| bound.config.name == config.name).map(|bound| bound.config.address);
+                    if let Some(old) = old.and_then(|address| before.remove(&address)) {
+                        inner.bound.insert(config.name.clone(), old);
+                    }
+                    inner.failed.insert(config.name.clone(), reason);
+                }
             }
+        }
+        for bound in before.into_values() {
+            tracing::info!(listener = &*bound.config.name, address = %bound.config.address, "listener closes");
+            bound.stop.cancel();
         }
         inner.failed.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
     }
@@ -91,16 +102,21 @@ impl Listeners {
         }
         let socket = bind(config.address).map_err(|error| explain(config.address, &error))?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-        let acceptor = Acceptor { config: config.clone(), stop: stop.clone(), end: end.clone(), workers: self.workers.clone() };
+        let (current, follow) = watch::channel(config.clone());
+        let acceptor = Acceptor { current: follow, stop: stop.clone(), end: end.clone(), workers: self.workers.clone() };
         self.runtime.spawn(acceptor.run(socket));
         tracing::info!(listener = &*config.name, address = %config.address, "listener bound");
-        Ok(Bound { config: config.clone(), stop, end })
+        Ok(Bound { config: config.clone(), current, stop, end })
     }
 
     /// What became of each wanted listener.
     pub(crate) fn states(&self) -> Vec<ListenerState> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = inner.bound.iter().map(|(name, bound)| ListenerState { name: name.to_string(), address: bound.config.address.to_string(), bound: true });
+        let bound = inner.bound.iter().filter(|(name, _)| !inner.failed.contains_key(*name)).map(|(name, bound)| ListenerState {
+            name: name.to_string(),
+            address: bound.config.address.to_string(),
+            bound: true,
+        });
         let failed = inner.failed.keys().map(|name| ListenerState { name: name.to_string(), address: String::new(), bound: false });
         let mut all: Vec<_> = bound.chain(failed).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -124,6 +140,16 @@ impl Listeners {
     }
 }
 
+impl Bound {
+    /// The same socket for a listener that may have another name or other settings.
+    fn renamed(self, config: &Arc<ListenerConfig>) -> Self {
+        if !Arc::ptr_eq(&self.config, config) {
+            self.current.send_replace(config.clone());
+        }
+        Self { config: config.clone(), ..self }
+    }
+}
+
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -131,9 +157,18 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Connections inherit both.
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// A peer that has vanished without a word is found out within two minutes.
+pub(crate) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
+    let probes = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+    socket.set_tcp_keepalive(&probes)
 }
 
 fn explain(address: SocketAddr, error: &io::Error) -> String {
@@ -147,7 +182,7 @@ fn explain(address: SocketAddr, error: &io::Error) -> String {
 }
 
 struct Acceptor {
-    config: Arc<ListenerConfig>,
+    current: watch::Receiver<Arc<ListenerConfig>>,
     stop: CancellationToken,
     end: CancellationToken,
     workers: Workers,
@@ -180,11 +215,14 @@ impl Acceptor {
 
     async fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-            Ok((stream, peer)) => self.workers.hand_over(Accepted { stream, peer, listener: self.config.clone(), end: self.end.clone() }).await,
+            Ok((stream, peer)) => {
+                let listener = self.current.borrow().clone();
+                self.workers.hand_over(Accepted { stream, peer, listener, end: self.end.clone() }).await;
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {
                 // Out of file descriptors, most likely: let some go before trying again.
-                tracing::warn!(%error, listener = &*self.config.name, "a connection could not be accepted; raise the limit of open files");
+                tracing::warn!(%error, listener = &*self.current.borrow().name, "a connection could not be accepted; raise the limit of open files");
                 sleep(Duration::from_millis(50)).await;
             }
         }

@@ -33,8 +33,10 @@ fn main() -> ExitCode {
     match start(config) {
         Ok(running) => {
             waypost_proxy::cli::stop_on_signal(&running);
-            running.join();
-            ExitCode::SUCCESS
+            match running.join() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, &error.to_string()),
+            }
         }
         Err(error) => fail(1, &error.to_string()),
     }

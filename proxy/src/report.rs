@@ -35,7 +35,7 @@ impl Reporter {
             let report = self.report();
             let pause = if report.draining.is_empty() { Duration::from_secs(HEARTBEAT_SECONDS) } else { Duration::from_millis(250) };
             if let Err(error) = self.send(&path, &report).await {
-                tracing::debug!(error, "a report was not taken");
+                tracing::warn!(error, "a report was not taken; this proxy serves on");
             }
             tokio::select! {
                 () = self.progress.changed.notified() => {}
@@ -49,9 +49,14 @@ impl Reporter {
         let Some(url) = self.config.controllers.first() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
         let request = post(url, path, body).map_err(|error| error.to_string())?;
-        let sending = async { link.send_request(request).await?.into_body().collect().await };
+        let sending = async {
+            let response = link.send_request(request).await?;
+            let status = response.status();
+            Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
         let sent = tokio::time::timeout(Duration::from_secs(HEARTBEAT_SECONDS), sending).await.map_err(|error| error.to_string())?;
-        sent.map(drop).map_err(|error| error.to_string())
+        let (status, body) = sent.map_err(|error: hyper::Error| error.to_string())?;
+        if status.is_success() { Ok(()) } else { Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim())) }
     }
 
     fn report(&self) -> Report {

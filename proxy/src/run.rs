@@ -48,6 +48,9 @@ pub enum RunError {
     /// A controller would be talked to in clear text over a network.
     #[error("{0} would be talked to in clear text; use loopback, or say --insecure if the network is trusted")]
     ClearText(String),
+    /// A thread of ours panicked.
+    #[error("the proxy's control thread panicked; this is an error of waypost-proxy, please report it")]
+    Panicked,
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -74,10 +77,11 @@ impl Running {
     }
 
     /// Waits until it has left.
-    pub fn join(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the proxy's control thread panicked");
-        }
+    ///
+    /// # Errors
+    /// It ended in a way that it should not.
+    pub fn join(self) -> Result<(), RunError> {
+        self.thread.join().map_err(|_| RunError::Panicked)
     }
 }
 
@@ -112,6 +116,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         builder,
         listeners: listeners.clone(),
         saved: Saved::from(&found.held),
+        served: None,
         state,
         progress: progress.clone(),
         metrics: metrics.clone(),
@@ -154,7 +159,7 @@ impl Parts {
         let (link, links) = watch::channel(None);
         let run_id = uuid::Uuid::new_v4().to_string();
         self.progress.update(|applied| applied.highest = self.held.highest);
-        if !self.held.lanes.is_empty() {
+        if self.held.lanes.contains_key(&waypost_wire::Lane::Stable) {
             tracing::info!(version = %self.held.version, "serving from disk until a controller is heard");
             self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now() });
         } else if self.config.listen.is_some() {
@@ -218,7 +223,7 @@ async fn drain(metrics: &Metrics, deadline: Duration) {
     let end = Instant::now() + deadline;
     // A listener ends its connections a moment after it stopped accepting.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    while metrics.connections.get() > 0 && Instant::now() < end {
+    while (metrics.connections.get() > 0 || metrics.in_flight.get() > 0) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let left = metrics.connections.get();

@@ -150,6 +150,11 @@ impl StateDir {
         self.quarantined.contains(&config)
     }
 
+    /// Never tries this config again, on this start or a later one.
+    pub(crate) fn quarantine(&mut self, config: Digest) {
+        self.quarantined.insert(config);
+    }
+
     /// Marks that a config is about to be applied.
     pub(crate) fn begin(&self, config: Digest) -> io::Result<()> {
         let crashes = self.crashes.as_ref().filter(|mark| mark.config == config).map_or(0, |mark| mark.crashes);

@@ -59,10 +59,13 @@ impl Subscriber {
     pub(crate) async fn run(mut self) {
         let mut pause = BACKOFF.0;
         let mut told = String::new();
+        let mut whole = false;
         for at in 0.. {
             let Some(url) = self.config.controllers.get(at % self.config.controllers.len().max(1)).cloned() else { return std::future::pending().await };
-            let before = self.held.version;
-            let error = self.follow(&url).await;
+            let begun = Instant::now();
+            let error = self.follow(&url, whole).await;
+            // What the last version plus the delta did not add up to is compared from the ground up next time.
+            whole = matches!(error, WatchError::Publication { .. });
             self.metrics.controller_connected.set(0);
             self.link.send_replace(None);
             if matches!(error, WatchError::Publication { .. }) {
@@ -75,21 +78,21 @@ impl Subscriber {
                 tracing::warn!("{text}; serving goes on with version {}", self.held.version);
                 told = text;
             }
-            pause = if self.held.version > before { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
+            pause = if begun.elapsed() > SILENCE { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
             let millis = u64::try_from(pause.as_millis()).unwrap_or(1);
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=millis))).await;
         }
     }
 
     /// Follows one controller until that ends.
-    async fn follow(&mut self, url: &url::Url) -> WatchError {
-        match self.open(url).await {
+    async fn follow(&mut self, url: &url::Url, whole: bool) -> WatchError {
+        match self.open(url, whole).await {
             Ok(body) => self.read(url, body).await,
             Err(error) => error,
         }
     }
 
-    async fn open(&mut self, url: &url::Url) -> Result<IncomingBody, WatchError> {
+    async fn open(&mut self, url: &url::Url, whole: bool) -> Result<IncomingBody, WatchError> {
         let name = url.to_string();
         let mut link = connect(url).await.map_err(|reason| WatchError::Connect { url: name.clone(), reason })?;
         let request = WatchRequest {
@@ -98,7 +101,7 @@ impl Subscriber {
             labels: self.config.labels.clone(),
             cluster: Some(self.held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
             highest: Some(self.held.highest),
-            from: Some(self.held.version).filter(|_| !self.held.restored && !self.held.lanes.is_empty()),
+            from: Some(self.held.version).filter(|_| !whole && !self.held.restored && !self.held.lanes.is_empty()),
             held: self.held.bucket_digests(),
             level: LEVEL,
         };
@@ -156,9 +159,6 @@ impl Subscriber {
 }
 
 async fn connect(url: &url::Url) -> Result<Link, String> {
-    if url.scheme() != "http" {
-        return Err(format!("the scheme {:?} is not supported by this release; write http://HOST:PORT", url.scheme()));
-    }
     let host = url.host_str().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(7400);
     let stream =

@@ -106,8 +106,9 @@ impl Workers {
     }
 }
 
-/// Gives a core's place back, however the connection ends.
-struct Place(Arc<AtomicUsize>);
+/// A connection's place on a core; given back when dropped, however the connection ends.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -129,10 +130,7 @@ async fn work(core: Arc<Core>, mut accepted: mpsc::Receiver<Accepted>, load: Arc
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
                 let core = core.clone();
-                tokio::spawn(async move {
-                    serve(core, stream, peer, listener, end).await;
-                    drop(place);
-                });
+                tokio::spawn(serve(core, stream, peer, listener, end, place));
             }
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }

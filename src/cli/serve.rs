@@ -92,7 +92,7 @@ pub(super) async fn run_both(mut common: CommonFlags, serving: ServingFlags) -> 
     tokio::spawn(exit_on_second_signal());
     proxy.stop();
     // The proxy drains first: it does not need the controller, but nobody should miss its last reports.
-    tokio::task::spawn_blocking(move || proxy.join()).await.map_err(Failure::failed)?;
+    tokio::task::spawn_blocking(move || proxy.join()).await.map_err(Failure::failed)?.map_err(Failure::failed)?;
     controller.stop().await;
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +11,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::endpoint::InFlight;
+use crate::http::discard::discard;
 use crate::http::expect::Gate;
+use crate::http::sent::Sent;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Sender};
 use crate::tail::Record;
@@ -29,6 +30,9 @@ pub(crate) enum BodyError {
     /// The request took longer than its rule allows.
     #[error("the request took longer than its rule allows")]
     Deadline,
+    /// The response was over before the body was.
+    #[error("the endpoint answered without waiting for the whole body")]
+    Unwanted,
 }
 
 /// Fires when nothing has moved for a while, or at a fixed time. Costs nothing while data flows.
@@ -85,14 +89,13 @@ pub(crate) struct ClientBody {
     incoming: Incoming,
     patience: Patience,
     gate: Option<Gate>,
-    /// Set once all of it was passed on.
-    done: Arc<AtomicBool>,
+    sent: Arc<Sent>,
 }
 
 impl RequestBody {
-    /// A client's body; `done` is set once all of it was passed on.
-    pub(crate) fn client(incoming: Incoming, patience: Patience, gate: Option<Gate>, done: Arc<AtomicBool>) -> Self {
-        Self::Client(Box::new(ClientBody { incoming, patience, gate, done }))
+    /// A client's body; `sent` is told once all of it was passed on.
+    pub(crate) fn client(incoming: Incoming, patience: Patience, gate: Option<Gate>, sent: Arc<Sent>) -> Self {
+        Self::Client(Box::new(ClientBody { incoming, patience, gate, sent }))
     }
 }
 
@@ -101,7 +104,14 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Client(body) = self.get_mut() else { return Poll::Ready(None) };
+        let this = self.get_mut();
+        let Self::Client(body) = this else { return Poll::Ready(None) };
+        if body.sent.poll_abandoned(context).is_ready() {
+            if let Self::Client(body) = std::mem::replace(this, Self::Empty) {
+                discard(body.incoming);
+            }
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
         if let Some(gate) = &mut body.gate {
             std::task::ready!(gate.poll_open(context));
             body.gate = None;
@@ -109,8 +119,8 @@ impl Body for RequestBody {
         match Pin::new(&mut body.incoming).poll_frame(context) {
             Poll::Ready(frame) => {
                 body.patience.moved();
-                if frame.is_none() || body.incoming.is_end_stream() {
-                    body.done.store(true, Ordering::Release);
+                if ends(frame.as_ref()) || body.incoming.is_end_stream() {
+                    body.sent.finish();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
@@ -142,15 +152,16 @@ pub(crate) struct Lease {
     pub(crate) pool: Arc<Pool>,
     /// Whom it connects to.
     pub(crate) address: Arc<str>,
-    /// Whether the request was sent whole; before that the connection cannot take another.
-    pub(crate) request_done: Option<Arc<AtomicBool>>,
+    /// How far the request's body has come; before its end the connection cannot take another request.
+    pub(crate) sent: Option<Arc<Sent>>,
 }
 
 impl Lease {
     /// Gives the connection back.
     pub(crate) fn give_back(self) {
-        if self.request_done.as_ref().is_none_or(|done| done.load(Ordering::Acquire)) {
-            self.pool.put(&self.address, self.sender);
+        match &self.sent {
+            Some(sent) if !sent.is_whole() => sent.abandon(),
+            _ => self.pool.put(&self.address, self.sender),
         }
     }
 }
@@ -170,6 +181,15 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.in_flight.dec();
+    }
+}
+
+impl Drop for EndpointBody {
+    /// Cut off in the middle: whoever still sends the request's body need not go on.
+    fn drop(&mut self) {
+        if let Some(sent) = self.lease.as_ref().and_then(|lease| lease.sent.as_ref()) {
+            sent.abandon();
+        }
     }
 }
 
@@ -239,10 +259,11 @@ impl Body for ResponseBody {
         if let Some(record) = &mut this.record
             && let Poll::Ready(frame) = &polled
         {
-            match frame {
-                Some(Ok(frame)) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
-                Some(Err(_)) => {}
-                None => record.whole(),
+            if let Some(Ok(frame)) = frame {
+                record.sent(frame.data_ref().map_or(0, Bytes::len));
+            }
+            if ends(frame.as_ref()) {
+                record.whole();
             }
             if matches!(&this.source, Source::Endpoint(body) if body.incoming.is_end_stream()) {
                 record.whole();
@@ -266,11 +287,16 @@ impl Body for ResponseBody {
     }
 }
 
+/// Whether nothing follows: the end itself, or trailers, after which nobody asks again.
+fn ends<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> bool {
+    frame.is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
+}
+
 fn poll_endpoint(body: &mut EndpointBody, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     match Pin::new(&mut body.incoming).poll_frame(context) {
         Poll::Ready(frame) => {
             body.patience.moved();
-            if frame.is_none() || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
+            if ends(frame.as_ref()) || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
                 body.lease.take().map(Lease::give_back).unwrap_or_default();
             }
             Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))

@@ -15,18 +15,23 @@ const WAIT: Duration = Duration::from_secs(1);
 /// Closed until the endpoint asks for the body.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    asked: oneshot::Receiver<()>,
+    /// `None` once the final answer came first: then nobody asks any more.
+    asked: Option<oneshot::Receiver<()>>,
     waited: Pin<Box<Sleep>>,
 }
 
 impl Gate {
-    /// Ready once the body may flow.
+    /// Ready once the body may flow; never, if the final answer came without asking for it.
     pub(crate) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // The sender is dropped without a word when the final answer comes first; then nobody wants the body.
-        if matches!(Pin::new(&mut self.asked).poll(context), Poll::Ready(Ok(()))) {
-            return Poll::Ready(());
+        let Some(asked) = &mut self.asked else { return Poll::Pending };
+        match Pin::new(asked).poll(context) {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(_)) => {
+                self.asked = None;
+                Poll::Pending
+            }
+            Poll::Pending => self.waited.as_mut().poll(context),
         }
-        self.waited.as_mut().poll(context)
     }
 }
 
@@ -46,5 +51,5 @@ pub(crate) fn gate() -> (Gate, impl Fn(StatusCode) + Send + Sync + 'static) {
             sender.map(|sender| sender.send(()).unwrap_or_default()).unwrap_or_default();
         }
     };
-    (Gate { asked, waited: Box::pin(tokio::time::sleep(WAIT)) }, open)
+    (Gate { asked: Some(asked), waited: Box::pin(tokio::time::sleep(WAIT)) }, open)
 }

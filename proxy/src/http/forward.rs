@@ -1,7 +1,6 @@
 //! From a rule to an endpoint's response: choose, connect, send, and try again where that is safe.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -14,15 +13,22 @@ use tokio::time::{Instant, timeout_at};
 use crate::balance::Endpoint;
 use crate::http::answer::Refusal;
 use crate::http::body::{Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
+use crate::http::discard::discard;
 use crate::http::route::StartTunnel;
+use crate::http::sent::Sent;
 use crate::http::serve::Connection;
+use crate::http::stall::Stalling;
 use crate::http::{answer, expect, headers, upgrade};
+use crate::listener::keep_alive;
 use crate::pool::Sender;
 use crate::table::{Action, Backend, CompiledRule, Table, Target};
 use crate::tail::Record;
 
 /// Endpoints that one request may try.
 const ATTEMPTS: usize = 3;
+
+/// A connection of the pool that cannot take a request by then is not worth waiting for.
+const READY: Duration = Duration::from_millis(100);
 
 /// A request that goes to an endpoint.
 pub(crate) struct Job<'a> {
@@ -62,36 +68,70 @@ enum Failure {
 
 type Answer = Response<ResponseBody>;
 
+impl Limits {
+    /// Why there is no connection in time: the endpoint's fault, or the end of the rule's own time.
+    fn connect_failure(&self) -> Failure {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Failure::Timeout("the rule's time was over before there was a connection");
+        }
+        Failure::Connect { reason: "no connection in time".to_owned(), slow: true }
+    }
+
+    /// Ready when the response to a request with a body is late: the wait for its first byte begins when the body has
+    /// gone, for until then the body has its own time-outs.
+    async fn late_after(&self, sent: &Sent) {
+        let first_byte = async {
+            sent.finished().await;
+            match self.first_byte {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline, first_byte).await.unwrap_or_default(),
+            None => first_byte.await,
+        }
+    }
+}
+
+/// A request on its way.
+struct Outgoing {
+    request: Request<RequestBody>,
+    /// Whether it may be sent again after it may have been received.
+    replayable: bool,
+    /// How far its body has come, if it has one.
+    sent: Option<Arc<Sent>>,
+}
+
 impl Job<'_> {
-    /// Runs the request.
+    /// Runs the request, which is taken once there is somebody to send it to.
     pub(crate) async fn run(
         self,
-        mut request: Request<Incoming>,
+        request: &mut Option<Request<Incoming>>,
         record: &mut Option<Box<Record>>,
         upgraded: &mut Option<StartTunnel>,
     ) -> Result<Answer, Refusal> {
         let (name, backend) = self.backend()?;
         let limits = self.limits(&backend);
+        let Some(mut request) = request.take() else { return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request was taken already")) };
         let client = self.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, incoming) = request.into_parts();
-        let replayable = incoming.is_end_stream() && is_idempotent(&parts.method) && client.is_none();
+        let replayable = incoming.is_end_stream() && is_idempotent(&parts.method);
         let (request, sent) = outgoing(parts, incoming, &limits);
-        let (response, endpoint, lease) = self.attempts(&name, &backend, &limits, request, replayable, record).await?;
+        let (response, endpoint, sender) = self.attempts(&name, &backend, &limits, Outgoing { request, replayable, sent: sent.clone() }, record).await?;
         let in_flight = endpoint.1;
-        let lease = Lease { sender: lease, pool: self.connection.core.pool.clone(), address: endpoint.0.address.clone(), request_done: sent };
+        let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: endpoint.0.address.clone(), sent };
+        check_coding(response.headers()).map_err(|reason| answer::refuse(StatusCode::BAD_GATEWAY, reason))?;
         Ok(self.respond(response, lease, in_flight, &limits, client, upgraded))
     }
 
     /// One of the rule's backends that has an endpoint which takes requests, by their shares.
     fn backend(&self) -> Result<(Arc<str>, Arc<Backend>), Refusal> {
-        let Action::Forward { targets, total } = &self.rule.action else {
+        let Action::Forward { targets } = &self.rule.action else {
             return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere"));
         };
         let usable = |target: &&Target| self.table.backends.get(&target.backend).is_some_and(|backend| !backend.balancer.is_empty());
-        let chosen = choose(targets, *total).filter(usable).or_else(|| {
-            let rest: Vec<&Target> = targets.iter().filter(|target| target.weight > 0).filter(usable).collect();
-            rest.get(fastrand::usize(0..rest.len().max(1))).copied()
-        });
+        let chosen = choose(targets.iter().filter(usable));
         let found = chosen.and_then(|target| Some((target.backend.clone(), self.table.backends.get(&target.backend)?.clone())));
         found.ok_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, self.nobody(targets)))
     }
@@ -122,11 +162,11 @@ impl Job<'_> {
         name: &str,
         backend: &Backend,
         limits: &Limits,
-        mut request: Request<RequestBody>,
-        replayable: bool,
+        outgoing: Outgoing,
         record: &mut Option<Box<Record>>,
     ) -> Result<(Response<Incoming>, (Endpoint, crate::endpoint::InFlight), Sender), Refusal> {
         let metrics = &self.connection.core.shared.metrics;
+        let Outgoing { mut request, replayable, sent } = outgoing;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut retries = 0;
         let mut budget = Vec::new();
@@ -144,6 +184,11 @@ impl Job<'_> {
             }
             let (sender, reused) = match self.sender(&endpoint, limits, fresh).await {
                 Ok(found) => found,
+                // The rule's own time is over: that is not the endpoint's fault.
+                Err(Failure::Timeout(reason)) => {
+                    discard(request.into_body());
+                    return Err(failed(&endpoint, Failure::Timeout(reason)));
+                }
                 Err(failure) => {
                     endpoint.state.refused();
                     metrics.connect_errors.inc();
@@ -153,14 +198,21 @@ impl Job<'_> {
                     // A refusal costs the backend nothing; a connection that hangs is load, and pays from the budget.
                     let allowed = tried.len() < ATTEMPTS && (!slow || metrics.retry().map(|guard| budget.push(guard)).is_some());
                     if !allowed {
+                        discard(request.into_body());
                         return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::BAD_GATEWAY, "no endpoint could be reached")));
                     }
                     retries += 1;
                     continue;
                 }
             };
+            if !request.headers().contains_key(header::HOST)
+                && let Ok(host) = HeaderValue::try_from(&*endpoint.address)
+            {
+                // Only HTTP/1.0 may come without; whoever gets HTTP/1.1 needs one.
+                request.headers_mut().insert(header::HOST, host);
+            }
             let copy = (reused && replayable).then(|| head_of(&request));
-            match self.send(sender, request, reused, limits).await {
+            match self.send(sender, request, reused, limits, sent.as_deref()).await {
                 Ok((response, sender)) => return Ok((response, (endpoint, in_flight), sender)),
                 Err(Failure::Stale(unsent)) => {
                     // The pool's connection had closed; a new one to the same endpoint is no second load on it.
@@ -186,19 +238,19 @@ impl Job<'_> {
     async fn sender(&self, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<(Sender, bool), Failure> {
         let core = &self.connection.core;
         while let Some(mut sender) = core.pool.take(&endpoint.address).filter(|_| !fresh) {
-            if sender.is_ready() || sender.ready().await.is_ok() {
+            if sender.is_ready() || tokio::time::timeout(READY, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
                 return Ok((sender, true));
             }
         }
         let connecting = connect(endpoint);
         let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
         let stream = match limit {
-            Some(limit) => timeout_at(limit, connecting).await.map_err(|_| Failure::Connect { reason: "no connection in time".to_owned(), slow: true })?,
+            Some(limit) => timeout_at(limit, connecting).await.map_err(|_| limits.connect_failure())?,
             None => connecting.await,
         };
         let stream = stream.map_err(|error| Failure::Connect { reason: error.to_string(), slow: false })?;
         let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
-        let (sender, driver) = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (sender, driver) = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
         endpoint.state.connected();
         core.shared.metrics.connects.inc();
         tokio::spawn(async move {
@@ -209,14 +261,24 @@ impl Job<'_> {
         Ok((sender, false))
     }
 
-    async fn send(&self, mut sender: Sender, request: Request<RequestBody>, reused: bool, limits: &Limits) -> Result<(Response<Incoming>, Sender), Failure> {
-        let bodyless = request.body().is_end_stream();
+    async fn send(
+        &self,
+        mut sender: Sender,
+        request: Request<RequestBody>,
+        reused: bool,
+        limits: &Limits,
+        sent: Option<&Sent>,
+    ) -> Result<(Response<Incoming>, Sender), Failure> {
         let sending = sender.try_send_request(request);
-        // With a body, the first byte of the response is awaited once the body has gone; the body has its own time-outs.
-        let first_byte = limits.first_byte.filter(|_| bodyless).map(|limit| Instant::now() + limit);
-        let result = match first_byte.into_iter().chain(limits.deadline).min() {
-            Some(limit) => timeout_at(limit, sending).await.map_err(|_| Failure::Timeout("no response in time"))?,
-            None => sending.await,
+        let result = match sent {
+            None => match limits.first_byte.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min() {
+                Some(limit) => timeout_at(limit, sending).await.map_err(|_| Failure::Timeout("no response in time"))?,
+                None => sending.await,
+            },
+            Some(sent) => tokio::select! {
+                result = sending => result,
+                () = limits.late_after(sent) => return Err(Failure::Timeout("no response in time")),
+            },
         };
         match result {
             Ok(response) => Ok((response, sender)),
@@ -243,60 +305,64 @@ impl Job<'_> {
         self.rule.response_headers.apply(&mut parts.headers);
         parts.version = http::Version::HTTP_11;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(parts, incoming, in_flight, client, protocol, upgraded);
+            return self.switch(parts, incoming, in_flight, client, protocol, upgraded);
         }
         let body = EndpointBody { incoming, lease: Some(lease), patience: Patience::new(limits.idle, limits.deadline), in_flight };
         Response::from_parts(parts, ResponseBody::endpoint(body))
     }
-}
 
-fn switch(
-    mut parts: http::response::Parts,
-    incoming: Incoming,
-    in_flight: crate::endpoint::InFlight,
-    client: Option<hyper::upgrade::OnUpgrade>,
-    protocol: Option<HeaderValue>,
-    upgraded: &mut Option<StartTunnel>,
-) -> Answer {
-    let Some(client) = client else { return answer::plain(StatusCode::BAD_GATEWAY, "the endpoint switched protocols without being asked") };
-    let endpoint = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-    if let Some(protocol) = protocol {
-        parts.headers.insert(header::UPGRADE, protocol);
+    fn switch(
+        &self,
+        mut parts: http::response::Parts,
+        incoming: Incoming,
+        in_flight: crate::endpoint::InFlight,
+        client: Option<hyper::upgrade::OnUpgrade>,
+        protocol: Option<HeaderValue>,
+        upgraded: &mut Option<StartTunnel>,
+    ) -> Answer {
+        let Some(client) = client else { return answer::plain(StatusCode::BAD_GATEWAY, "the endpoint switched protocols without being asked") };
+        let endpoint = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
+        if let Some(protocol) = protocol {
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let connection = self.connection.clone();
+        *upgraded = Some(Box::new(move |counted: Counted| {
+            tokio::spawn(upgrade::tunnel(client, endpoint, connection, (counted, in_flight)));
+        }));
+        Response::from_parts(parts, ResponseBody::own(""))
     }
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    *upgraded = Some(Box::new(move |counted: Counted| {
-        tokio::spawn(upgrade::tunnel(client, endpoint, (counted, in_flight)));
-    }));
-    Response::from_parts(parts, ResponseBody::own(""))
 }
 
-/// The request as the endpoint gets it, and the flag that says that its body was passed on whole.
-fn outgoing(parts: http::request::Parts, incoming: Incoming, limits: &Limits) -> (Request<RequestBody>, Option<Arc<AtomicBool>>) {
+/// The request as the endpoint gets it, and how far its body has come.
+fn outgoing(mut parts: http::request::Parts, incoming: Incoming, limits: &Limits) -> (Request<RequestBody>, Option<Arc<Sent>>) {
     if incoming.is_end_stream() {
         return (Request::from_parts(parts, RequestBody::Empty), None);
     }
-    let done = Arc::new(AtomicBool::new(false));
+    if incoming.size_hint().exact().is_none() {
+        // Without it a GET's body of unknown length would be left out.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let sent = Sent::begin();
     let waits = expect::expects_continue(&parts.headers);
     let (gate, open) = expect::gate();
     let patience = Patience::new(limits.idle, limits.deadline);
-    let body = RequestBody::client(incoming, patience, waits.then_some(gate), done.clone());
+    let body = RequestBody::client(incoming, patience, waits.then_some(gate), sent.clone());
     let mut request = Request::from_parts(parts, body);
     if waits {
         hyper::ext::on_informational(&mut request, move |response| open(response.status()));
     }
-    (request, Some(done))
+    (request, Some(sent))
 }
 
 /// A target by its share.
-fn choose(targets: &[Target], total: u64) -> Option<&Target> {
-    if let [only] = targets {
-        return Some(only).filter(|only| only.weight > 0);
-    }
+fn choose<'t>(mut targets: impl Iterator<Item = &'t Target> + Clone) -> Option<&'t Target> {
+    let total: u64 = targets.clone().map(|target| target.weight).sum();
     if total == 0 {
         return None;
     }
     let mut ticket = fastrand::u64(0..total);
-    targets.iter().find(|target| {
+    targets.find(|target| {
         let hit = ticket < target.weight;
         ticket = ticket.saturating_sub(target.weight);
         hit
@@ -310,7 +376,15 @@ async fn connect(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
         None => TcpStream::connect(&*endpoint.address).await?,
     };
     stream.set_nodelay(true)?;
+    keep_alive(&socket2::SockRef::from(&stream))?;
     Ok(stream)
+}
+
+/// Only `chunked` is taken off and put on again here; of another coding the endpoint's or client's word would be lost.
+pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let only_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if codings.all(only_chunked) { Ok(()) } else { Err("a transfer coding other than chunked") }
 }
 
 /// Methods that may be sent twice (RFC 9110, 9.2.2).

@@ -158,10 +158,47 @@ pub(crate) fn host(uri: &uri::Uri, headers: &HeaderMap, version: Version) -> Res
     if first.is_none() && version == Version::HTTP_11 {
         return Err("no Host header");
     }
-    match uri.authority() {
-        Some(authority) => Ok(HeaderValue::try_from(authority.as_str()).ok()),
-        None => Ok(first.cloned()),
+    let host = match uri.authority() {
+        Some(authority) => HeaderValue::try_from(authority.as_str()).ok(),
+        None => first.cloned(),
+    };
+    match host {
+        Some(host) if !is_host(host.as_bytes()) => Err("the host is not a name or address, with a port or without"),
+        host => Ok(host),
     }
+}
+
+/// `name`, `name:port`, `[IPv6]` or `[IPv6]:port`, or nothing at all: whatever else a Host may hold would have to be
+/// understood alike by everybody who reads it.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => match rest.iter().position(|byte| *byte == b']') {
+            Some(at) => {
+                (rest.get(..at).filter(|ip| ip.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))), rest.get(at + 1..).unwrap_or_default())
+            }
+            None => return false,
+        },
+        None => {
+            let at = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+            let (name, port) = host.split_at(at);
+            (Some(name).filter(|name| name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))), port)
+        }
+    };
+    name.is_some() && (port.is_empty() || port.strip_prefix(b":").is_some_and(|digits| digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)))
+}
+
+/// Whether the request's framing is understood.
+///
+/// # Errors
+/// The status and reason to answer with.
+pub(crate) fn framing(version: Version, method: &http::Method, headers: &HeaderMap) -> Result<(), (http::StatusCode, &'static str)> {
+    use http::{Method, StatusCode};
+    crate::http::forward::check_coding(headers).map_err(|reason| (StatusCode::NOT_IMPLEMENTED, reason))?;
+    let has_body = [Method::POST, Method::PUT, Method::PATCH].contains(method);
+    if version == Version::HTTP_10 && has_body && !headers.contains_key(header::CONTENT_LENGTH) {
+        return Err((StatusCode::LENGTH_REQUIRED, "a request body of HTTP/1.0 needs a Content-Length"));
+    }
+    Ok(())
 }
 
 /// A host without its port, in lower case if it is not already.
@@ -240,6 +277,12 @@ mod tests {
         assert_eq!(host(&uri, &map(&[]), Version::HTTP_10).unwrap(), None);
         let absolute: uri::Uri = "http://b:81/x".parse().unwrap();
         assert_eq!(host(&absolute, &map(&[("host", "a")]), Version::HTTP_11).unwrap().unwrap(), "b:81");
+        for good in ["a", "a.b-c_d:80", "[::1]", "[::1]:80", "1.2.3.4:80", ""] {
+            assert!(host(&uri, &map(&[("host", good)]), Version::HTTP_11).is_ok(), "{good}");
+        }
+        for bad in ["shop,for=6.6.6.6", "a b", "u@a", "a:b", "a:123456", "[::1", "[x]", "a/b", "a\"", "::1"] {
+            assert!(host(&uri, &map(&[("host", bad)]), Version::HTTP_11).is_err(), "{bad}");
+        }
         for (text, name) in [("Shop.example.com:80", "shop.example.com"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.", "a")] {
             assert_eq!(host_name(text), name);
         }

@@ -10,6 +10,7 @@ use waypost_model::resource::Scheme;
 
 use crate::http::answer::Refusal;
 use crate::http::body::{Counted, ResponseBody};
+use crate::http::discard::discard;
 use crate::http::serve::Connection;
 use crate::http::{answer, forward, headers};
 use crate::table::{self, Action, CompiledRule, RedirectTo, Table};
@@ -25,14 +26,22 @@ pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incomi
         Record::begin(&shared.tail, request.method(), host, request.uri().path(), connection.client.address)
     });
     let mut upgraded = None;
-    let mut response = match routed(connection, &table, request, &mut record, &mut upgraded).await {
+    let head = request.method() == Method::HEAD;
+    let mut request = Some(request);
+    let mut response = match routed(connection, &table, &mut request, &mut record, &mut upgraded).await {
         Ok(response) => response,
         Err(refusal) => *refusal,
     };
+    if let Some(untaken) = request {
+        discard(untaken.into_body());
+    }
     let status = response.status();
     shared.metrics.response(status.as_u16());
     if let Some(record) = &mut record {
         record.status(status.as_u16());
+        if head || status == StatusCode::SWITCHING_PROTOCOLS {
+            record.whole();
+        }
     }
     if shared.version_header
         && let Ok(version) = HeaderValue::try_from(&*table.version_text)
@@ -55,14 +64,16 @@ pub(crate) type StartTunnel = Box<dyn FnOnce(Counted) + Send>;
 async fn routed(
     connection: &Arc<Connection>,
     table: &Arc<Table>,
-    mut request: Request<Incoming>,
+    taken: &mut Option<Request<Incoming>>,
     record: &mut Option<Box<Record>>,
     upgraded: &mut Option<StartTunnel>,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    let Some(request) = taken.as_mut() else { return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request was taken already")) };
     if request.method() == Method::CONNECT {
         return Err(answer::refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
     }
     let host = headers::host(request.uri(), request.headers(), request.version()).map_err(|reason| answer::refuse(StatusCode::BAD_REQUEST, reason))?;
+    headers::framing(request.version(), request.method(), request.headers()).map_err(|(status, reason)| answer::refuse(status, reason))?;
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = headers::host_name(host_text);
     let listener = table.listeners.get(&connection.listener.name).unwrap_or(&connection.listener);
@@ -84,9 +95,9 @@ async fn routed(
         Action::Fixed { status, body, content_type } => Ok(finish(&rule, answer::with_body(*status, content_type.clone(), body.clone()))),
         Action::Forward { .. } => {
             let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
-            let upgrade = prepare(&mut request, &rule, connection, host.as_ref(), trusted)?;
+            let upgrade = prepare(request, &rule, connection, host.as_ref(), trusted)?;
             let job = forward::Job { connection, table, rule: &rule, upgrade };
-            job.run(request, record, upgraded).await
+            job.run(taken, record, upgraded).await
         }
     }
 }
@@ -115,7 +126,7 @@ fn prepare(
     *request.uri_mut() = http::Uri::from(path);
     *request.version_mut() = http::Version::HTTP_11;
     let map = request.headers_mut();
-    let upgrade = headers::strip_hop_by_hop(map);
+    let upgrade = headers::strip_hop_by_hop(map).filter(|protocol| received == http::Version::HTTP_11 && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
     headers::forward(map, &connection.client, host, trusted);
     headers::via(map, received);
     if let Some(host) = rule.rewrite_host.as_ref().or(host) {

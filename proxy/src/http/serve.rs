@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::headers::Client;
 use crate::http::route;
+use crate::http::stall::Stalling;
+use crate::metrics::Metrics;
 use crate::table::ListenerConfig;
-use crate::worker::Core;
+use crate::worker::{Core, Place};
 
 /// A head, and the wait for the next one, may take this long.
 const HEAD: Duration = Duration::from_secs(60);
@@ -33,6 +35,31 @@ pub(crate) struct Connection {
     /// Who is at the other end.
     pub(crate) client: Client,
     end: CancellationToken,
+    /// Held as long as the connection, or what became of it, lives.
+    _open: Open,
+}
+
+/// A client's connection as hyper has it.
+pub(crate) type ClientIo = TokioIo<Stalling>;
+
+/// Counts a connection until dropped, and gives its place on the core back.
+#[derive(Debug)]
+struct Open {
+    metrics: Arc<Metrics>,
+    _place: Place,
+}
+
+impl Open {
+    fn new(metrics: &Arc<Metrics>, place: Place) -> Self {
+        metrics.connections.inc();
+        Self { metrics: metrics.clone(), _place: place }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
 }
 
 impl Connection {
@@ -43,26 +70,24 @@ impl Connection {
 }
 
 /// Serves a connection until it ends, or until `end` and a grace.
-pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerConfig>, end: CancellationToken) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let metrics = core.shared.metrics.clone();
-    metrics.connections.inc();
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerConfig>, end: CancellationToken, place: Place) {
+    let open = Open::new(&core.shared.metrics, place);
     let abort = core.shared.abort.clone();
-    let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end });
+    let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end, _open: open });
     let shared = connection.clone();
     let service = service_fn(move |request| {
         let connection = shared.clone();
         async move { Ok::<_, Infallible>(route::answer(&connection, request).await) }
     });
-    let serving =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024).serve_connection(TokioIo::new(stream), service);
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(Stalling::new(stream)), service);
     tokio::select! {
         () = run(serving.with_upgrades(), &connection.end) => {}
         () = abort.cancelled() => {}
     }
-    metrics.connections.dec();
 }
 
 async fn run<I, S>(serving: http1::UpgradeableConnection<I, S>, end: &CancellationToken)

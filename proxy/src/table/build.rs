@@ -68,6 +68,11 @@ impl Builder {
         }
     }
 
+    /// A builder of the same proxy that has built nothing yet.
+    pub fn anew(&self) -> Self {
+        Self::new(self.labels.clone(), self.bind, self.listen)
+    }
+
     /// Objects that could not be put to use, as of the last build.
     pub fn problems(&self) -> Vec<ObjectProblem> {
         self.problems.values().cloned().collect()

@@ -39,8 +39,6 @@ pub enum Action {
     Forward {
         /// The backends.
         targets: Vec<Target>,
-        /// The sum of their shares.
-        total: u64,
     },
     /// A redirect.
     Redirect(RedirectTo),
@@ -194,8 +192,7 @@ pub(super) fn compile(route: &Arc<str>, listeners: &[Arc<str>], rule: &Rule, mat
 fn forward(rule: &Rule) -> Action {
     let target = |target: &waypost_model::resource::BackendRef| Target { backend: target.name.as_str().into(), weight: u64::from(target.weight.get()) };
     let targets: Vec<Target> = rule.backend_refs.iter().map(target).collect();
-    let total = targets.iter().map(|target| target.weight).sum();
-    Action::Forward { targets, total }
+    Action::Forward { targets }
 }
 
 fn redirect_to(redirect: &Redirect, matched: &PathMatch) -> Result<RedirectTo, String> {
