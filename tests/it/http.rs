@@ -312,3 +312,118 @@ fn the_access_log_and_the_tail_tell_of_requests() {
     assert!(tailed.contains("\"path\":\"/a\"") && tailed.contains("\"status\":200") && tailed.contains("\"zone\":\"z1\""), "{tailed}");
     until("the log", || std::fs::read_to_string(&log).unwrap_or_default().contains("\"route\":\"r\",\"backend\":\"b\",\"endpoint\":\"1\""));
 }
+
+#[test]
+fn an_endpoint_that_answers_without_asking_for_the_body_is_heard_to_the_end() {
+    let refuses = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = refuses.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in refuses.incoming() {
+            let mut stream = stream.unwrap();
+            assert_ne!(stream.read(&mut [0; 4_096]).unwrap(), 0);
+            // The head alone decides; the body of the answer comes in two pieces.
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 10\r\n\r\nfirst").unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            stream.write_all(b"later").unwrap();
+            // Whatever else comes is not waited for.
+            drop(stream.read(&mut [0; 4_096]));
+        }
+    });
+    let (_run, web) = routed(address, TO_B);
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(web).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").unwrap();
+        let mut got = String::new();
+        while !got.ends_with("firstlater") {
+            let mut piece = [0; 1_024];
+            let count = stream.read(&mut piece).unwrap();
+            assert_ne!(count, 0, "cut off: {got}");
+            got += &text(&piece[..count]);
+        }
+        assert!(got.starts_with("HTTP/1.1 401"), "{got}");
+    }
+}
+
+#[test]
+fn a_silent_endpoint_is_given_up_also_when_the_request_had_a_body() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rule = r#"{"timeouts":{"firstByte":"300ms"},"backendRefs":[{"name":"b"}]}"#;
+    let (_run, web) = routed(silent.local_addr().unwrap(), rule);
+    let begun = std::time::Instant::now();
+    let response = raw(web, b"POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello").unwrap();
+    assert_eq!((response.status, response.body.contains("no response in time")), (504, true), "{}", response.body);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_get_with_a_chunked_body_keeps_it() {
+    let backend = Backend::echo();
+    let (_run, web) = routed(backend.address, TO_B);
+    let request = b"GET /_search HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let response = raw(web, request).unwrap();
+    assert!(response.body.contains("transfer-encoding: chunked") && response.body.contains("hello"), "{}", response.body);
+}
+
+#[test]
+fn what_others_could_read_differently_is_refused() {
+    let backend = Backend::echo();
+    let (_run, web) = routed(backend.address, TO_B);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nhost: shop,for=6.6.6.6\r\nconnection: close\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: u@shop\r\nconnection: close\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\nconnection: close\r\n\r\n", 400),
+        ("POST / HTTP/1.0\r\nhost: h\r\n\r\nGET /second HTTP/1.1\r\n\r\n", 411),
+        ("POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        ("POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", 400),
+    ] {
+        let response = raw(web, request.as_bytes()).unwrap();
+        assert_eq!(response.status, status, "{request:?}: {}", response.body);
+    }
+    assert_eq!(backend.count(), 0, "nothing of it reached the endpoint");
+}
+
+#[test]
+fn a_refused_upload_hears_why_and_is_not_reset() {
+    let backend = Backend::echo();
+    let (_run, web) = routed(backend.address, r#"{"matches":[{"path":{"value":"/only"}}],"backendRefs":[{"name":"b"}]}"#);
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(web).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let body = vec![b'x'; 900_000];
+        stream.write_all(format!("POST /other HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes()).unwrap();
+        stream.write_all(&body).expect("the upload is taken");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the answer is read whole");
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
+}
+
+#[test]
+fn an_empty_backends_share_goes_to_the_others_by_weight() {
+    let (most, few) = (Backend::named("most"), Backend::named("few"));
+    let (run, web) = routed(most.address, r#"{"backendRefs":[{"name":"empty","weight":90},{"name":"b","weight":9},{"name":"canary","weight":1}]}"#);
+    run.write("endpoints/canary/1", &few.address.to_string());
+    run.ok(&["wait", "endpoints/canary/1"]);
+    (0..400).for_each(|_| assert_eq!(get(web, "h", "/").status, 200));
+    // Expected 40 of 400; twice that has a probability of one in a hundred million.
+    assert!(few.count() < 90, "the canary got {} of 400", few.count());
+}
+
+#[test]
+fn a_listener_that_cannot_move_stays_and_one_that_is_renamed_never_closes() {
+    let backend = Backend::named("a");
+    let (run, web) = routed(backend.address, TO_B);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    run.write("listeners/web", &format!(r#"{{"address":"{}"}}"#, taken.local_addr().unwrap()));
+    until("the failure to be told", || run.ok(&["describe", "listener", "web"]).contains("cannot be bound"));
+    assert_eq!(get(web, "h", "/").status, 200, "the old socket serves on");
+    run.write("listeners/web", &format!(r#"{{"address":"{web}"}}"#));
+    run.ok(&["wait", "listeners/web"]);
+    std::fs::rename(run.dir().join("listeners/web"), run.dir().join("listeners/front")).unwrap();
+    while run.ok(&["get", "listeners"]).contains("web") {
+        assert_eq!(get(web, "h", "/").status, 200, "during the change");
+    }
+    run.ok(&["wait", "listeners/front"]);
+    assert_eq!(get(web, "h", "/").status, 200);
+}
