@@ -68,7 +68,7 @@ case "$store" in
     url=zookeeper://127.0.0.1:2181/waypost
     printf 'dataDir=%s\nclientPort=2181\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n' "$dir/zookeeper" >"$dir/zoo.cfg"
     start zookeeper java -cp "$SERVERS/zookeeper/lib/*" org.apache.zookeeper.server.quorum.QuorumPeerMain "$dir/zoo.cfg"
-    await zookeeper waypost put waypost-demo/ready 1 --store "$url-demo" --force
+    await zookeeper waypost lint --store "$url"
     put() { show "waypost put $1 '$2' --store $url"; waypost put "$1" "$2" --store "$url" --force >/dev/null; }
     del() { show "waypost delete $1 --store $url"; waypost delete "$1" --store "$url" >/dev/null; }
     ;;
@@ -95,7 +95,7 @@ show curl http://127.0.0.2:8080/
 curl -s http://127.0.0.2:8080/ | head -n 3
 
 # From here on requests flow through the second proxy, 200 a second, until the end.
-curl --rate 200/s -s -o /dev/null -w '%{http_code}\n' 'http://127.0.0.2:8080/demo/[1-1000000]' >"$dir/requests" 2>/dev/null &
+stdbuf -oL curl --rate 200/s -s -o /dev/null -w '%{http_code}\n' 'http://127.0.0.2:8080/demo/[1-1000000]' >"$dir/requests" 2>/dev/null &
 load=$!
 jobs+=("$load")
 requests() { wc -l <"$dir/requests"; }
@@ -124,7 +124,7 @@ printf '  curl -H "host: shop.example.com" answers %s\n' "$(curl -s -o /dev/null
 
 step "6. The controller is killed; the proxy serves on"
 show "kill -9 $dev_job"
-kill -9 "$dev_job"
+kill -9 "$dev_job"; wait "$dev_job" 2>/dev/null || true
 before=$(requests)
 await "a thousand requests without a controller" sh -c "[ \$(wc -l <'$dir/requests') -gt $((before + 1000)) ]"
 echo "  $(($(requests) - before)) requests without a controller, $(failures) failed"
