@@ -8,7 +8,8 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: help setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
+# `make demo STORE=…` and `make chaos STORE=…`
+.PHONY: chaos help setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -37,6 +38,10 @@ test: servers ## unit, conformance and whole-product tests against real servers
 
 demo: setup ## a tour: STORE=file|etcd|consul|zookeeper
 	@scripts/demo.sh $(STORE)
+
+chaos: servers ## 100 seeded runs of random writes and faults: STORE=file|etcd|consul|zookeeper, RUNS=n, SEED=n
+	cargo build --workspace --locked
+	WAYPOST_CHAOS_STORE=$(STORE) WAYPOST_CHAOS_RUNS=$(or $(RUNS),100) WAYPOST_CHAOS_SEED=$(or $(SEED),1) cargo test --locked --test it -- chaos:: --nocapture --test-threads 1
 
 bench-propagation: servers ## write acknowledged to served, on every store
 	@scripts/bench.sh propagation

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod bad_input;
+mod chaos;
 mod harness;
 mod http;
 mod outage;

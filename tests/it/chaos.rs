@@ -1,0 +1,345 @@
+//! Random writes and random faults from a seed: whatever happens, soon after the store is whole again the table is
+//! what the store holds, and on the way the versions never went down.
+//!
+//! `make chaos STORE=etcd` runs a hundred seeds; the ordinary tests run a few. A failure prints the seed and what was
+//! done; `WAYPOST_CHAOS_SEED=… WAYPOST_CHAOS_RUNS=1` repeats it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use waypost_adapter::{Adapter, Event, Key};
+use waypost_model::compile::{Compiler, EntryInput, Written};
+use waypost_model::limits::Limits;
+use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
+
+use crate::harness::{Box1, get, loopback, raw};
+
+/// After the store is whole again, everything is as it says within this time.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// A store, a controller and a proxy over it.
+struct Arena {
+    server: Option<Box<dyn Server>>,
+    adapter: Arc<dyn Adapter>,
+    run: Box1,
+    web: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// What is broken at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    StoreKilled,
+    StoreFrozen,
+    WaypostFrozen,
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
+fn chaos(store: &str) {
+    if std::env::var("WAYPOST_CHAOS_STORE").is_ok_and(|wanted| wanted != store) {
+        return;
+    }
+    let first = setting("WAYPOST_CHAOS_SEED").unwrap_or(1);
+    let runs = setting("WAYPOST_CHAOS_RUNS").unwrap_or(3);
+    let mut arena = Arena::new(store);
+    let mut slowest = Duration::ZERO;
+    for seed in first..first + runs {
+        let mut told = Vec::new();
+        match arena.round(seed, &mut told) {
+            Ok(took) => slowest = slowest.max(took),
+            Err(why) => panic!("seed {seed} on {store}: {why}\nit was done:\n  {}\n{}", told.join("\n  "), arena.run.process.output()),
+        }
+    }
+    println!("{store}: {runs} runs from seed {first}; the slowest was right {slowest:?} after its store was whole");
+}
+
+impl Arena {
+    fn new(store: &str) -> Self {
+        let server: Option<Box<dyn Server>> = match store {
+            "etcd" => Some(Box::new(Etcd::new(1))),
+            "consul" => Some(Box::new(Consul::new(1))),
+            "zookeeper" => Some(Box::new(ZooKeeper::new(1))),
+            _ => None,
+        };
+        let url = server.as_ref().map_or("file://{dir}".to_owned(), |server| format!("{store}://{}/waypost", server.endpoints()[0]));
+        let run = Box1::start(&url, &["--version-header", "--drain-deadline", "1s"]);
+        let url = if server.is_none() { format!("file://{}", run.dir().display()) } else { url };
+        let adapter = waypost::stores::open(&waypost::stores::StoreFlags::from(url.as_str())).unwrap().adapter;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Self { server, adapter, run, web: loopback(), runtime }
+    }
+
+    /// One run. Returns how long after the store was whole everything was right.
+    fn round(&mut self, seed: u64, told: &mut Vec<String>) -> Result<Duration, String> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let watcher = Versions::watch(self.run.admin);
+        let mut fault: Option<(Fault, usize)> = None;
+        for step in 0..rng.usize(15..50) {
+            if let Some((what, until)) = fault
+                && step >= until
+            {
+                self.mend(what, told);
+                fault = None;
+            }
+            match rng.u8(0..100) {
+                0..7 if fault.is_none() => fault = self.harm(&mut rng, step, told),
+                7..9 if fault.is_none() => {
+                    told.push("waypost killed and started again".to_owned());
+                    watcher.restart(|| {
+                        self.run.process.kill();
+                        self.run.restart();
+                    });
+                }
+                9..10 if fault.is_none() && self.server.is_some() => {
+                    told.push("store wiped".to_owned());
+                    self.server.as_mut().unwrap().wipe();
+                }
+                _ => self.write(&mut rng, seed, step, fault, told),
+            }
+        }
+        if let Some((what, _)) = fault {
+            self.mend(what, told);
+        }
+        self.last_word(seed);
+        let took = self.until_right(seed)?;
+        watcher.finish()?;
+        Ok(took)
+    }
+
+    fn harm(&mut self, rng: &mut fastrand::Rng, step: usize, told: &mut Vec<String>) -> Option<(Fault, usize)> {
+        let what = match &self.server {
+            None => Fault::WaypostFrozen,
+            Some(_) => [Fault::StoreKilled, Fault::StoreFrozen, Fault::WaypostFrozen][rng.usize(0..3)],
+        };
+        told.push(format!("{what:?}"));
+        match (what, &mut self.server) {
+            (Fault::StoreKilled, Some(server)) => server.kill(0),
+            (Fault::StoreFrozen, Some(server)) => server.freeze(0),
+            _ => self.run.process.freeze(),
+        }
+        Some((what, step + rng.usize(1..8)))
+    }
+
+    fn mend(&mut self, what: Fault, told: &mut Vec<String>) {
+        told.push(format!("{what:?} no more"));
+        match (what, &mut self.server) {
+            (Fault::StoreKilled, Some(server)) => server.start(0),
+            (Fault::StoreFrozen, Some(server)) => server.thaw(0),
+            _ => self.run.process.thaw(),
+        }
+    }
+
+    /// A write of any kind, good or bad; while the store is away, time passes instead.
+    fn write(&mut self, rng: &mut fastrand::Rng, seed: u64, step: usize, fault: Option<(Fault, usize)>, told: &mut Vec<String>) {
+        if matches!(fault, Some((Fault::StoreKilled | Fault::StoreFrozen, _))) {
+            std::thread::sleep(Duration::from_millis(rng.u64(50..400)));
+            return;
+        }
+        let key = match rng.u8(0..10) {
+            0..5 => format!("routes/r{}", rng.u8(0..20)),
+            5..9 => format!("endpoints/b{}/e{}", rng.u8(0..5), rng.u8(0..10)),
+            _ => format!("backends/b{}", rng.u8(0..5)),
+        };
+        let value = match (rng.u8(0..10), key.split('/').next().unwrap()) {
+            (0..2, _) => None,
+            (2, _) => Some("{broken".to_owned()),
+            (_, "routes") => Some(format!(r#"{{"hostnames":["r{seed}-{step}"],"rules":[{{"backendRefs":[{{"name":"b{}"}}]}}]}}"#, step % 5)),
+            (_, "endpoints") => Some(format!("127.0.0.1:{}", 1 + step)),
+            _ => Some(r#"{"balancing":"Random"}"#.to_owned()),
+        };
+        told.push(format!("{key} {value:?}"));
+        let full = Key::from(format!("waypost/{key}"));
+        let written = self.runtime.block_on(async {
+            match value {
+                Some(value) => self.adapter.put(&full, Bytes::from(value)).await.map(drop),
+                None => self.adapter.delete(&full).await,
+            }
+        });
+        if let Err(error) = written {
+            told.push(format!("  {error}"));
+        }
+        if rng.bool() {
+            std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
+        }
+    }
+
+    /// Writes that tell this run from the others.
+    fn last_word(&self, seed: u64) {
+        let listener = format!(r#"{{"address":"{}"}}"#, self.web);
+        let route =
+            format!(r#"{{"hostnames":["last"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{seed}"}}}}]}}]}}"#);
+        let end = Instant::now() + Duration::from_secs(30);
+        for (key, value) in [("listeners/web", listener), ("routes/last", route)] {
+            let key = Key::from(format!("waypost/{key}"));
+            while let Err(error) = self.runtime.block_on(self.adapter.put(&key, Bytes::from(value.clone()))) {
+                assert!(Instant::now() < end, "the store is not whole again: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    fn until_right(&self, seed: u64) -> Result<Duration, String> {
+        let (expected, unclear) = self.expected();
+        let whole = Instant::now();
+        loop {
+            let wrong = self.wrong(seed, &expected, &unclear);
+            match wrong {
+                None => return Ok(whole.elapsed()),
+                Some(why) if whole.elapsed() > RECOVERY => return Err(format!("{RECOVERY:?} after the store was whole: {why}")),
+                Some(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn wrong(&self, seed: u64, expected: &BTreeMap<String, String>, unclear: &BTreeSet<String>) -> Option<String> {
+        let Some((version, published)) = published(self.run.api) else { return Some("the controller publishes nothing".to_owned()) };
+        let clear = |objects: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+            objects.iter().filter(|(path, _)| !unclear.contains(*path)).map(|(path, digest)| (path.clone(), digest.clone())).collect()
+        };
+        let (published, expected) = (clear(&published), clear(expected));
+        if published != expected {
+            let missing: Vec<_> = expected.iter().filter(|item| published.get(item.0) != Some(item.1)).map(|item| item.0).collect();
+            let extra: Vec<_> = published.keys().filter(|path| !expected.contains_key(*path)).collect();
+            return Some(format!("of what the store holds {missing:?} is not published or another, and {extra:?} is too much"));
+        }
+        let serving = version_of(self.run.admin);
+        if serving.map(|(epoch, sequence)| format!("{epoch}.{sequence}")) != Some(version.clone()) {
+            return Some(format!("{version} is published, the proxy serves {serving:?}"));
+        }
+        let answer = TcpStream::connect(self.web).is_ok().then(|| get(self.web, "last", "/"));
+        match answer {
+            Some(answer) if answer.status == 200 && answer.body == seed.to_string() => None,
+            other => Some(format!("the last route answers {other:?}")),
+        }
+    }
+
+    /// What a consistent read compiles to, by path and digest; and the paths of entries that are refused, whose last
+    /// good value may serve or not, depending on what was seen of it.
+    fn expected(&self) -> (BTreeMap<String, String>, BTreeSet<String>) {
+        let entries = self.runtime.block_on(async {
+            let mut source = self.adapter.source("waypost");
+            let end = Instant::now() + Duration::from_secs(30);
+            loop {
+                match source.next().await {
+                    Ok(Event::Reset { entries, .. }) => return entries,
+                    Ok(other) => panic!("the first event was {other:?}"),
+                    Err(error) => assert!(Instant::now() < end, "{error}"),
+                }
+            }
+        });
+        let inputs = entries.into_iter().filter_map(|entry| {
+            let written = Written { value: entry.value.as_ref().into(), revision: entry.revision.0 };
+            Some(EntryInput { key: entry.key.below("waypost")?, written, unreadable: entry.unreadable })
+        });
+        let mut compiler = Compiler::new(1, Limits::default());
+        compiler.reset(0, inputs.collect());
+        compiler.commit();
+        let objects = compiler.config().objects().chain(compiler.membership().objects());
+        let expected = objects.map(|object| (object.path().to_owned(), object.digest().to_string())).collect();
+        let refused = compiler.views().filter(|view| !view.verdict.accepted());
+        let singular = |key: &str| key.split_once('/').map(|(kind, name)| format!("{}/{name}", kind.trim_end_matches('s'))).unwrap_or_default();
+        (expected, refused.map(|view| singular(&view.id.key)).collect())
+    }
+}
+
+/// What the controller publishes: the version, and each object's path and digest.
+fn published(api: SocketAddr) -> Option<(String, BTreeMap<String, String>)> {
+    let mut stream = TcpStream::connect(api).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(b"GET /v1/watch HTTP/1.0\r\n\r\n").ok()?;
+    let mut objects = BTreeMap::new();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let Ok(frame) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        match frame["type"].as_str() {
+            Some("put") => drop(objects.insert(format!("{}/{}", text(&frame["object"]["kind"]), text(&frame["object"]["name"])), text(&frame["digest"]))),
+            Some("commit") => return Some((text(&frame["version"]), objects)),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The version that a proxy serves.
+fn version_of(admin: SocketAddr) -> Option<(u64, u64)> {
+    let answer = raw(admin, b"GET /readyz?verbose HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").ok()?;
+    let (_, rest) = answer.body.split_once("version ")?;
+    let (epoch, sequence) = rest.split_once(' ')?.0.split_once('.')?;
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// Watches a proxy's version, which never goes down while the process lives.
+struct Versions {
+    stop: Arc<AtomicBool>,
+    /// Held by whoever looks or restarts; the number of lives so far.
+    life: Arc<Mutex<u64>>,
+    thread: std::thread::JoinHandle<Result<(), String>>,
+}
+
+impl Versions {
+    fn watch(admin: SocketAddr) -> Self {
+        let (stop, life) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0)));
+        let (stopped, lives) = (stop.clone(), life.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut highest, mut known) = ((0, 0), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                {
+                    let life = lives.lock().unwrap();
+                    if known != *life {
+                        // A process that was started again begins with what its disk has.
+                        (highest, known) = ((0, 0), *life);
+                    }
+                    if let Some(version) = version_of(admin) {
+                        if version < highest {
+                            return Err(format!("the proxy went from version {highest:?} back to {version:?}"));
+                        }
+                        highest = version;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        });
+        Self { stop, life, thread }
+    }
+
+    /// Ends a life and begins another.
+    fn restart(&self, restart: impl FnOnce()) {
+        let mut life = self.life.lock().unwrap();
+        *life += 1;
+        restart();
+    }
+
+    fn finish(self) -> Result<(), String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn a_directory_and_waypost_under_random_faults_end_in_agreement() {
+    chaos("file");
+}
+
+#[test]
+fn etcd_and_waypost_under_random_faults_end_in_agreement() {
+    chaos("etcd");
+}
+
+#[test]
+fn consul_and_waypost_under_random_faults_end_in_agreement() {
+    chaos("consul");
+}
+
+#[test]
+fn zookeeper_and_waypost_under_random_faults_end_in_agreement() {
+    chaos("zookeeper");
+}
