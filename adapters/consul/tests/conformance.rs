@@ -51,6 +51,7 @@ conforms!(server_killed_and_restarted, 1);
 conforms!(server_frozen_for_longer_than_every_time_out, 1);
 conforms!(leader_of_three_killed, 3);
 conforms!(store_wiped, 1);
+conforms!(put_if_with_an_unknown_outcome, 1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -144,4 +145,13 @@ async fn tls_with_own_authority_and_client_certificate() {
     let endpoints = vec![server.tls_endpoint()];
     let open = |tls| -> Store { adapter(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() }) };
     conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_three_passes_the_basic_part() {
+    let server = Consul::new(3);
+    let store = store(&server);
+    conformance::ordinary_life(store.clone()).await;
+    conformance::whole_tree_deleted(store.clone()).await;
+    conformance::put_if_raced_by_sixteen_writers(store).await;
 }

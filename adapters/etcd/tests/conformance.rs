@@ -49,6 +49,7 @@ conforms!(server_killed_and_restarted, 1);
 conforms!(server_frozen_for_longer_than_every_time_out, 1);
 conforms!(leader_of_three_killed, 3);
 conforms!(store_wiped, 1);
+conforms!(put_if_with_an_unknown_outcome, 1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -171,4 +172,46 @@ async fn tls_with_own_authority_and_client_certificate() {
     let endpoints = vec![server.tls_endpoint()];
     let open = |tls| -> Store { Arc::new(EtcdAdapter::new(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() })) };
     conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_policies_are_enough_for_controller_and_registrant() {
+    let server = Etcd::new(1);
+    for command in [
+        "user add root:secret",
+        "role add root",
+        "user grant-role root root",
+        "user add controller:secret",
+        "user add shop:secret",
+        "role add waypost-controller",
+        "role grant-permission waypost-controller --prefix=true read waypost/",
+        "role grant-permission waypost-controller --prefix=true readwrite waypost-status/",
+        "user grant-role controller waypost-controller",
+        "role add waypost-shop",
+        "role grant-permission waypost-shop --prefix=true readwrite waypost/endpoints/shop/",
+        "user grant-role shop waypost-shop",
+        "auth enable",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        assert!(server.ctl(&words).is_some(), "{command}");
+    }
+    let (controller, shop) = (with_user(&server, "controller"), with_user(&server, "shop"));
+    let mirror = Mirror::follow(controller.as_ref(), ROOT);
+    shop.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
+    mirror.until(RECOVERY, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
+    controller.put(&Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
+    for (who, what) in [(&controller, "routes/a"), (&shop, "routes/a"), (&shop, "endpoints/other/a")] {
+        assert_eq!(who.put(&key(what), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied, "{what}");
+    }
+    shop.delete(&key("endpoints/shop/a")).await.unwrap();
+    mirror.until(RECOVERY, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_three_passes_the_basic_part() {
+    let server = Etcd::new(3);
+    let store = store(&server);
+    conformance::ordinary_life(store.clone()).await;
+    conformance::whole_tree_deleted(store.clone()).await;
+    conformance::put_if_raced_by_sixteen_writers(store).await;
 }

@@ -216,6 +216,42 @@ pub async fn put_if_raced_by_sixteen_writers(store: Store) {
     assert_eq!(store.put_if(&key("leader"), Bytes::new(), Expected::Absent).await.unwrap(), PutIf::Conflict);
 }
 
+/// A conditional write whose answer is lost: what the caller is told agrees with what the store then holds, and a write
+/// that is not known to have happened is never told as one that has.
+pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
+    for (round, frozen) in [0, 200, 1_500, 4_000, 8_000].into_iter().enumerate() {
+        let name = key(&format!("leader{round}"));
+        put(&store, "warm", "up").await;
+        server.freeze(0);
+        let (writer, target) = (store.clone(), name.clone());
+        let writing = tokio::spawn(async move { writer.put_if(&target, Bytes::from_static(b"mine"), Expected::Absent).await });
+        tokio::time::sleep(Duration::from_millis(frozen)).await;
+        server.thaw(0);
+        let outcome = writing.await.unwrap();
+        // Requests that were under way at the thaw have ended once a later write of another client has.
+        put(&store, "after", "wards").await;
+        let found = loop {
+            match store.get(&name).await {
+                Ok(found) => break found,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        match outcome {
+            Ok(PutIf::Written(revision)) => {
+                let found = found.unwrap_or_else(|| panic!("frozen for {frozen} ms: told as written, but not there"));
+                assert_eq!((found.value.as_ref(), found.revision), (&b"mine"[..], revision), "frozen for {frozen} ms");
+            }
+            Ok(PutIf::Conflict) => panic!("frozen for {frozen} ms: nobody else wrote"),
+            Err(error) => assert!(matches!(error.kind, ErrorKind::Unreachable | ErrorKind::UnknownOutcome), "{error:?}"),
+        }
+        // Whatever became of it, from here on exactly one of several wins.
+        let expected = store.get(&name).await.unwrap().map_or(Expected::Absent, |entry| Expected::At(entry.revision));
+        let tries = [store.put_if(&name, Bytes::from_static(b"x"), expected).await, store.put_if(&name, Bytes::from_static(b"y"), expected).await];
+        let wins = tries.iter().filter(|outcome| matches!(outcome, Ok(PutIf::Written(_)))).count();
+        assert_eq!(wins, 1, "{tries:?}");
+    }
+}
+
 /// A store that says nothing new says so at least every ten seconds.
 pub async fn idle_is_told(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);

@@ -44,6 +44,7 @@ conforms!(server_killed_and_restarted, 1);
 conforms!(server_frozen_for_longer_than_every_time_out, 1);
 conforms!(leader_of_three_killed, 3);
 conforms!(store_wiped, 1);
+conforms!(put_if_with_an_unknown_outcome, 1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -130,4 +131,46 @@ async fn tls_with_own_authority_and_client_certificate() {
     let endpoints = vec![server.tls_endpoint()];
     let open = |tls| -> Store { Arc::new(ZooKeeperAdapter::new(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() })) };
     conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_access_lists_are_enough_for_controller_and_registrant() {
+    use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
+    let server = ZooKeeper::new(1);
+    let identity = |user: &str| Auth::Password { user: user.to_owned(), password: "secret".to_owned() };
+    let open =
+        |user: &str| -> Store { Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), auth: identity(user), ..Settings::default() })) };
+    // What an administrator sets up once. A client that is logged in as the owner stands for `digest:owner:HASH`.
+    let everybody_reads = Acl::new(Permission::READ, AuthId::new("world", "anyone"));
+    for (path, owner) in [("/waypost", "admin"), ("/waypost/endpoints", "admin"), ("/waypost/endpoints/shop", "shop"), ("/waypost-status", "controller")] {
+        let admin = Client::connector().with_auth("digest", format!("{owner}:secret").as_bytes()).connect(&server.endpoints()[0]).await.unwrap();
+        let acls = [Acl::new(Permission::ALL, AuthId::new("auth", "")), everybody_reads.clone()];
+        if path.starts_with("/waypost/endpoints/") {
+            // The parent is the administrator's, so he makes the node and hands it over.
+            let parent = Client::connector().with_auth("digest", b"admin:secret").with_auth("digest", format!("{owner}:secret").as_bytes());
+            let parent = parent.connect(&server.endpoints()[0]).await.unwrap();
+            parent.create(path, b"", &CreateMode::Persistent.with_acls(Acls::new(&acls))).await.unwrap();
+        } else {
+            admin.create(path, b"", &CreateMode::Persistent.with_acls(Acls::new(&acls))).await.unwrap();
+        }
+    }
+    let (controller, shop) = (open("controller"), open("shop"));
+    let mirror = Mirror::follow(controller.as_ref(), ROOT);
+    shop.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
+    mirror.until(RECOVERY, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
+    controller.put(&waypost_adapter::Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
+    for (who, what) in [(&controller, "routes/a"), (&shop, "routes/a"), (&controller, "endpoints/shop/b")] {
+        assert_eq!(who.put(&key(what), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied, "{what}");
+    }
+    shop.delete(&key("endpoints/shop/a")).await.unwrap();
+    mirror.until(RECOVERY, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_three_passes_the_basic_part() {
+    let server = ZooKeeper::new(3);
+    let store = store(&server);
+    conformance::ordinary_life(store.clone()).await;
+    conformance::whole_tree_deleted(store.clone()).await;
+    conformance::put_if_raced_by_sixteen_writers(store).await;
 }
