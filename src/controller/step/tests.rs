@@ -1,1 +1,158 @@
+//! A script of inputs, and in words what comes of each. The order of the words is the contract.
 
+use std::fmt::Write as _;
+
+use waypost_adapter::ErrorKind;
+
+use super::*;
+
+const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+
+/// A controller and its clock.
+struct Script {
+    state: State,
+    now: Duration,
+    heard: u64,
+    told: String,
+}
+
+impl Script {
+    fn new(stores: usize) -> Self {
+        let names = (0..stores).map(|number| format!("store{number}")).collect();
+        Self { state: State::new(names, Limits::default(), 3, Some("c".to_owned())), now: Duration::from_secs(1), heard: 0, told: String::new() }
+    }
+
+    /// After so many milliseconds this happens.
+    fn after(&mut self, millis: u64, input: Input) -> Output {
+        self.now += Duration::from_millis(millis);
+        let output = self.state.step(input, Now { since_start: self.now, date: 0 });
+        let at = self.now.as_millis() - 1_000;
+        if let Some(snapshot) = &output.publish {
+            let names = |lane: &Lane| {
+                let names: std::collections::BTreeSet<_> = lane.objects().map(|object| object.path().to_owned()).collect();
+                names.into_iter().collect::<Vec<_>>().join(" ")
+            };
+            writeln!(self.told, "{at}: publish {}: {} | {}", snapshot.version, names(&snapshot.config), names(&snapshot.membership)).unwrap();
+        }
+        for event in self.state.events.since(self.heard) {
+            self.heard = event.number + 1;
+            writeln!(self.told, "{at}: {} {}: {}", event.reason, event.about, event.message).unwrap();
+        }
+        output
+    }
+
+    fn reset(&mut self, millis: u64, source: usize, at: u64, entries: &[(&str, &str)]) -> Output {
+        let entries = entries.iter().map(|(key, value)| Entry::new(key.as_bytes().to_vec(), value.as_bytes().to_vec(), at)).collect();
+        self.after(millis, Input::Store { source, event: StoreEvent::Reset { entries, at: Revision(at), drift: 0 } })
+    }
+
+    fn put(&mut self, millis: u64, at: u64, key: &str, value: &str) -> Output {
+        let change = Change::Put(Entry::new(key.as_bytes().to_vec(), value.as_bytes().to_vec(), at));
+        self.after(millis, Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) } })
+    }
+
+    fn delete(&mut self, millis: u64, at: u64, key: &str) -> Output {
+        let change = Change::Delete(waypost_adapter::Key::from(key.to_owned()));
+        self.after(millis, Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) } })
+    }
+
+    fn told(self, wanted: &str) {
+        let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>();
+        assert_eq!(lines(&self.told), lines(wanted));
+    }
+}
+
+#[test]
+fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#)]);
+    script.put(100, 2, "routes/a", ROUTE);
+    script.put(3, 3, "routes/b", ROUTE);
+    // Membership has a window of its own.
+    script.put(1, 4, "endpoints/shop/1", "10.0.0.1:80");
+    assert_eq!(script.state.due(), Some(Duration::from_millis(1_110)));
+    script.after(6, Input::Tick);
+    script.after(50, Input::Tick);
+    script.put(1, 5, "routes/b", ROUTE);
+    script.delete(50, 6, "routes/b");
+    script.told(
+        "0: publish 3.1: listener/web |
+         0: StoreRead store0: 1 entries at revision 1
+         100: publish 3.2: listener/web route/a |
+         104: publish 3.3: listener/web route/a | endpoint/shop/1
+         110: publish 3.4: listener/web route/a route/b | endpoint/shop/1
+         211: publish 3.5: listener/web route/a | endpoint/shop/1
+         211: Deleted routes/b: the entry is gone",
+    );
+}
+
+#[test]
+fn a_bad_value_is_told_and_the_last_good_one_stays() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#), ("routes/a", ROUTE)]);
+    let output = script.put(100, 2, "routes/a", "{");
+    assert!(output.publish.is_none() && output.entries_changed, "nothing to publish, something to keep on disk");
+    assert_eq!(output.verdicts.len(), 1);
+    script.told(
+        "0: publish 3.1: listener/web route/a |
+         0: StoreRead store0: 2 entries at revision 1
+         100: Rejected routes/a: revision 2: 1:1 EOF while parsing an object; revision 1 still serves",
+    );
+}
+
+#[test]
+fn nothing_is_published_before_every_store_was_heard_or_remembered() {
+    let mut script = Script::new(2);
+    assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
+    let failed = AdapterError::new(ErrorKind::Unreachable, "h:1", "no answer", "start it");
+    script.after(10, Input::StoreFailed { source: 1, error: failed.clone() });
+    script.after(10, Input::StoreFailed { source: 1, error: failed });
+    assert!(!script.state.is_ready());
+    script.reset(10, 1, 7, &[("routes/a", ROUTE), ("routes/b", ROUTE)]);
+    let published = script.state.snapshot.clone();
+    assert_eq!(published.config.objects().count(), 2, "the first store's routes/a wins");
+    assert!(script.told.contains("StoreLost store1: h:1: no answer; start it; nothing is published yet"), "{}", script.told);
+    assert_eq!(script.told.matches("StoreLost").count(), 1, "the same trouble is told once");
+    assert!(script.told.contains("StoreBack store1"), "{}", script.told);
+}
+
+#[test]
+fn nothing_is_published_before_the_cluster_is_known() {
+    let mut script = Script::new(1);
+    script.state = State::new(vec!["s".to_owned()], Limits::default(), 1, None);
+    assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
+    let published = script.after(5, Input::Cluster("c".to_owned())).publish.expect("now it is");
+    assert_eq!((published.cluster.as_str(), published.version.to_string().as_str()), ("c", "1.1"));
+}
+
+#[test]
+fn a_proxy_that_saw_a_newer_epoch_raises_ours_and_a_foreign_one_does_not() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[("routes/a", ROUTE)]);
+    let opened = |cluster: &str, epoch| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch, sequence: 9 }, cluster: Some(cluster.to_owned()) };
+    assert_eq!(script.after(1, opened("other", 20)).epoch, None);
+    assert_eq!(script.after(1, opened("c", 2)).epoch, None, "older than ours");
+    let output = script.after(1, opened("c", 5));
+    assert_eq!(output.epoch, Some(6), "written to disk before anything is published under it");
+    assert_eq!(output.publish.expect("published again").version, Version { epoch: 6, sequence: 1 });
+}
+
+#[test]
+fn an_entry_is_live_when_every_proxy_that_follows_serves_its_version() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#)]);
+    for name in ["p", "q"] {
+        script.after(0, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
+    }
+    script.put(100, 2, "routes/a", ROUTE);
+    let report = |name: &str, sequence| Input::Reported {
+        name: name.to_owned(),
+        report: Box::new(Report { applied: Some(Version { epoch: 3, sequence }), ..Report::default() }),
+    };
+    let id = EntryId { source: 0, key: "routes/a".to_owned() };
+    let live = |script: &Script| script.state.tracks.get(&id).and_then(|track| track.live);
+    script.after(2, report("p", 2));
+    assert_eq!(live(&script), None, "q still serves what was before");
+    script.after(2, report("q", 2));
+    assert_eq!(live(&script), Some(Duration::from_millis(1_104)));
+}
