@@ -22,13 +22,13 @@ pub async fn run(number: usize, store: Arc<Store>, inputs: mpsc::Sender<Input>, 
     tokio::select! {
         () = stop.cancelled() => {}
         () = follow(number, &store, &inputs) => {}
+        () = look_for_other_spelling(number, &store, &inputs) => {}
     }
 }
 
 async fn follow(number: usize, store: &Store, inputs: &mpsc::Sender<Input>) {
     let mut source = store.adapter.source(&store.root);
     let mut pause = BACKOFF.0;
-    let mut spelling_due = tokio::time::Instant::now();
     loop {
         let input = match tokio::time::timeout(SILENCE, source.next()).await {
             Ok(Ok(event)) => {
@@ -51,13 +51,17 @@ async fn follow(number: usize, store: &Store, inputs: &mpsc::Sender<Input>) {
         if inputs.send(input).await.is_err() {
             return;
         }
-        if tokio::time::Instant::now() >= spelling_due {
-            spelling_due = tokio::time::Instant::now() + SPELLING;
-            let found = other_spelling(store).await;
-            if inputs.send(Input::OtherSpelling { source: number, found }).await.is_err() {
-                return;
-            }
+    }
+}
+
+/// Keys under the other spelling of the root are read by nobody; now and then they are counted, beside the watch.
+async fn look_for_other_spelling(number: usize, store: &Store, inputs: &mpsc::Sender<Input>) {
+    loop {
+        let found = other_spelling(store).await;
+        if inputs.send(Input::OtherSpelling { source: number, found }).await.is_err() {
+            return;
         }
+        tokio::time::sleep(SPELLING).await;
     }
 }
 
