@@ -102,7 +102,7 @@ fn example(kind: Kind) -> &'static str {
 fn json<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
     if let Some(offset) = position::too_deep(text, DEPTH) {
         let (line, column) = position::of_offset(text.as_bytes(), offset);
-        return Err(Problem { line, column, ..Problem::whole(format!("brackets are nested more than {DEPTH} deep")) });
+        return Err(Problem { line, column, ..Problem::whole(format!("brackets are nested more than {DEPTH} deep; write the value flatter")) });
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let mut ignored = Vec::new();
@@ -183,12 +183,32 @@ fn dotted(path: &[String]) -> String {
     })
 }
 
-/// The message without serde's own position, which is that of the end of a token.
+/// What a parser says, without its own position, which is that of the end of a token, and in words that tell what to
+/// write instead.
 fn reason(error: &impl ToString) -> String {
     let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
-        None => text,
+    let text = text.rfind(" at line ").and_then(|at| text.get(..at)).unwrap_or(&text);
+    if let Some(what) = text.strip_prefix("EOF while parsing ") {
+        return format!("the value ends in the middle of {what}; add what closes it");
+    }
+    if let Some((found, expected)) = text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+        return format!("expected {}, found {}", in_json_words(expected), in_json_words(found));
+    }
+    match text {
+        "trailing characters" => "something follows the end of the value; take it away".to_owned(),
+        "expected value" => "here is no JSON value; put text into double quotes".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// The names of JSON for those of serde.
+fn in_json_words(text: &str) -> &str {
+    match text {
+        "a sequence" => "a list, such as [...]",
+        "sequence" => "a list",
+        "a map" => "an object, such as {...}",
+        "map" => "an object",
+        other => other,
     }
 }
 
@@ -241,22 +261,22 @@ mod tests {
     #[test]
     fn every_broken_value_is_told_where_and_why() {
         for (kind, value, message) in [
-            (Kind::Route, "{\"rules\":[", "1:10 EOF while parsing a list"),
+            (Kind::Route, "{\"rules\":[", "1:10 the value ends in the middle of a list; add what closes it"),
             (Kind::Route, "", "1:1 the value is empty; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),
             (
                 Kind::Route,
                 "null",
                 "1:1 expected an object, found null; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}",
             ),
-            (Kind::Route, r#"{"hostnames":null,"rules":[]}"#, "1:14 hostnames: invalid type: null, expected a sequence"),
+            (Kind::Route, r#"{"hostnames":null,"rules":[]}"#, "1:14 hostnames: expected a list, such as [...], found null"),
             (
                 Kind::Route,
                 r#"{"hostnames":["a/b"],"rules":[]}"#,
                 "1:15 hostnames[0]: hostname \"a/b\" has a path; write \"a\" here and the path under rules[].matches[].path",
             ),
-            (Kind::Route, r#"{"rules":5}"#, "1:10 rules: invalid type: integer `5`, expected a sequence"),
+            (Kind::Route, r#"{"rules":5}"#, "1:10 rules: expected a list, such as [...], found integer `5`"),
             (Kind::Route, r#"{"rules":[],"rules":[]}"#, "1:1 duplicate field `rules`"),
-            (Kind::Route, r#"{"rules":[]} x"#, "1:14 trailing characters"),
+            (Kind::Route, r#"{"rules":[]} x"#, "1:14 something follows the end of the value; take it away"),
             (Kind::Route, r#"{"rules":[{}]}"#, "1:11 rules[0]: the rule goes nowhere; write backendRefs, or a filter of type RequestRedirect or FixedResponse"),
             (Kind::Listener, r#"{"address":"0.0.0.0:0"}"#, "1:12 address: address \"0.0.0.0:0\" has the port 0; ports are 1 to 65535"),
             (Kind::Listener, r#"{"address":"0.0.0.0:80","protocol":"HTTQ"}"#, "1:36 protocol: unknown variant `HTTQ`, expected `HTTP`"),
@@ -271,7 +291,7 @@ mod tests {
     #[test]
     fn five_thousand_brackets_are_refused_before_they_are_parsed() {
         let value = format!("{{\"rules\":{}", "[".repeat(5_000));
-        assert_eq!(problem(Kind::Route, &value), "1:73 brackets are nested more than 64 deep");
+        assert_eq!(problem(Kind::Route, &value), "1:73 brackets are nested more than 64 deep; write the value flatter");
         let yaml = format!("rules: {}", "[".repeat(5_000));
         assert!(problem(Kind::Route, &yaml).contains("not valid YAML"), "{}", problem(Kind::Route, &yaml));
     }
@@ -279,7 +299,12 @@ mod tests {
     #[test]
     fn an_invalid_regular_expression_is_refused() {
         let value = r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"/a("}}]}]}"#;
-        assert!(problem(Kind::Route, value).contains("the regular expression \"/a(\" is not valid: unclosed group"), "{}", problem(Kind::Route, value));
+        assert!(
+            problem(Kind::Route, value)
+                .contains("the regular expression \"/a(\" is not valid: unclosed group; the syntax is that of RE2, without look-around and back-references"),
+            "{}",
+            problem(Kind::Route, value)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use waypost_testkit::Process;
+use waypost_testkit::servers::{Etcd, Server as _};
 
 use crate::harness::{Backend, Box1, get, loopback, text, until, waypost, waypost_proxy};
 
@@ -17,10 +18,10 @@ fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
     let brackets = format!("{{\"rules\":{}", "[".repeat(5_000));
     let large = format!("{{\"rules\":[],\"x\":\"{}\"}}", "x".repeat(300_000));
     let cases = [
-        ("routes/bad", "{\"rules\":[", "1:10 EOF while parsing a list"),
-        ("routes/bad", &brackets, "1:73 brackets are nested more than 64 deep"),
+        ("routes/bad", "{\"rules\":[", "1:10 the value ends in the middle of a list; add what closes it"),
+        ("routes/bad", &brackets, "1:73 brackets are nested more than 64 deep; write the value flatter"),
         ("routes/bad", r#"{"ruels":[]}"#, r#"1:2 unknown field "ruels"; did you mean "rules"?"#),
-        ("routes/bad", r#"{"rules":{}}"#, "1:10 rules: invalid type: map, expected a sequence"),
+        ("routes/bad", r#"{"rules":{}}"#, "1:10 rules: expected a list, such as [...], found an object"),
         ("routes/bad", "null", r#"1:1 expected an object, found null; write {"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#),
         ("routes/bad", &large, "1:1 the value has 300019 bytes; at most 262144 are accepted (setting valueBytes)"),
         ("endpoints/shop/bad", "10.0.0.5:0", "1:1 address \"10.0.0.5:0\" has the port 0; ports are 1 to 65535"),
@@ -30,7 +31,7 @@ fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
         (
             "routes/bad",
             r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"("}}],"backendRefs":[{"name":"shop"}]}]}"#,
-            "1:31 rules[0].matches[0].path: the regular expression \"(\" is not valid: unclosed group",
+            "1:31 rules[0].matches[0].path: the regular expression \"(\" is not valid: unclosed group; the syntax is that of RE2, without look-around and back-references",
         ),
         (
             "routes/bad",
@@ -179,4 +180,92 @@ fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
     let proxy = start();
     until("service from the config before", || std::net::TcpStream::connect(web).is_ok() && get(web, "any", "/").body == "a");
     assert!(proxy.output().contains("the checksum does not fit; the file is torn or was changed by hand; the config before it is used"), "{}", proxy.output());
+}
+
+#[test]
+fn a_full_state_directory_is_told_and_changes_nothing_that_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, state) = (folder.path().join("waypost"), folder.path().join("state"));
+    for path in [&dir, &state] {
+        std::fs::create_dir(path).unwrap();
+    }
+    let (api, admin, web) = (loopback(), loopback(), loopback());
+    let write = |key: &str, value: &str| {
+        let path = dir.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value).unwrap();
+    };
+    // A file system of its own with little room, seen by this process alone.
+    let script = format!(
+        "mount -t tmpfs -o size=192k tmpfs {0} && exec {1} run --store file://{2} --state {0} --api {api} --admin {admin} --name p1 --drain-delay 0s",
+        state.display(),
+        waypost().display(),
+        dir.display()
+    );
+    let mut command = Command::new("unshare");
+    // Without being root, a user namespace gives the right to mount.
+    let namespaces: &[&str] =
+        if std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0) { &["-m"] } else { &["-Urm"] };
+    command.args(namespaces).args(["sh", "-c", &script]);
+    let mut process = Process::start(&mut command, &folder.path().join("run.log"));
+    waypost_testkit::process::wait_for_port(api, &mut process);
+    let verb = |arguments: &[&str]| Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{api}")).output().unwrap();
+    let backend = Backend::named("a");
+    write("listeners/web", &format!("{{\"address\":\"{web}\"}}"));
+    write("endpoints/shop/a", &backend.address.to_string());
+    write("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    assert!(verb(&["wait", "routes/shop"]).status.success());
+    assert!(verb(&["wait", "endpoints/shop/a"]).status.success());
+    // More than fits, and not to be compressed away.
+    let noise: String = (0..60_000).map(|_| fastrand::alphanumeric()).collect();
+    for number in 0..4 {
+        let route = format!(
+            r#"{{"hostnames":["h{number}"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{number}{noise}"}}}}]}}]}}"#
+        );
+        write(&format!("routes/big{number}"), &route);
+        assert!(verb(&["wait", &format!("routes/big{number}")]).status.success(), "what cannot be kept is served all the same");
+    }
+    until("a word about the disk", || {
+        let told = process.output();
+        told.contains("No space left on device") && told.contains("state directory")
+    });
+    assert_eq!(get(web, "any", "/").body, "a");
+    assert!(get(web, "h3", "/").body.starts_with('3'));
+}
+
+#[test]
+fn a_corrupt_state_of_the_controller_costs_the_last_change_and_no_more() {
+    let mut run = Box1::on_files();
+    run.listener();
+    run.write("routes/first", r#"{"hostnames":["first"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    run.ok(&["wait", "routes/first"]);
+    let file = run.folder.path().join("state/controller/entries.json.gz");
+    until("the entries on disk", || file.exists());
+    let before = std::fs::read(&file).unwrap();
+    run.write("routes/second", r#"{"hostnames":["second"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    run.ok(&["wait", "routes/second"]);
+    until("the next generation on disk", || std::fs::read(&file).is_ok_and(|now| now != before));
+    run.process.terminate();
+    std::fs::write(&file, "garbage").unwrap();
+    // Without its store the controller has nothing but its disk.
+    std::fs::rename(run.dir(), run.folder.path().join("away")).unwrap();
+    run.restart();
+    until("a word about the file", || {
+        let told = run.process.output();
+        told.contains("entries.json.gz") && told.contains("the generation before it is used")
+    });
+    until("the entries of the generation before", || run.ok(&["get", "routes"]).contains("first"));
+    std::fs::rename(run.folder.path().join("away"), run.dir()).unwrap();
+    until("the store again", || run.ok(&["get", "routes"]).contains("second"));
+}
+
+#[test]
+fn keys_under_the_other_spelling_of_the_root_are_named() {
+    let etcd = Etcd::new(1);
+    etcd.ctl(&["put", "/waypost/routes/lost", "{}"]).unwrap();
+    let run = Box1::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), &[]);
+    until("a word about them", || text(&run.verb(&["status"]).stdout).contains("/waypost/routes/lost"));
+    let told = text(&run.verb(&["status"]).stdout);
+    let wanted = r#"1 keys such as "/waypost/routes/lost" are written under "/waypost", which nobody reads; write them under "waypost""#;
+    assert!(told.contains(wanted), "{told}");
 }

@@ -161,7 +161,7 @@ impl Pattern {
             Err(error) => {
                 let reason = error.to_string();
                 let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                Err(format!("the regular expression {text:?} is not valid: {reason}"))
+                Err(format!("the regular expression {text:?} is not valid: {reason}; the syntax is that of RE2, without look-around and back-references"))
             }
         }
     }

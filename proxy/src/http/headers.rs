@@ -2,6 +2,7 @@
 //! the request is.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Version, uri};
@@ -75,6 +76,8 @@ pub(crate) struct Client {
     pub(crate) address: IpAddr,
     address_text: HeaderValue,
     port: HeaderValue,
+    /// The last host, and the Forwarded element that says so: a connection rarely asks for more than one.
+    forwarded: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Client {
@@ -82,10 +85,21 @@ impl Client {
     pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         let address = peer.ip().to_canonical();
         let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { address, address_text: value(address.to_string()), port: value(local.port().to_string()) }
+        Self { address, address_text: value(address.to_string()), port: value(local.port().to_string()), forwarded: Mutex::default() }
     }
 
-    fn forwarded(&self, host: &str) -> String {
+    /// This hop as an element of Forwarded (RFC 7239).
+    fn forwarded(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let mut last = self.forwarded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, element)) = last.as_ref().filter(|(known, _)| Some(known) == host) {
+            return Some(element.clone());
+        }
+        let element = HeaderValue::try_from(self.element(host.and_then(|host| host.to_str().ok()).unwrap_or_default())).ok()?;
+        *last = host.map(|host| (host.clone(), element.clone()));
+        Some(element)
+    }
+
+    fn element(&self, host: &str) -> String {
         let node = match self.address {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("\"[{ip}]\""),
@@ -97,11 +111,12 @@ impl Client {
 
 /// Tells the endpoint for whom the request is. What a peer that is not trusted said about that is replaced.
 pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: Option<&HeaderValue>, trusted: bool) {
-    let host_text = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let own = client.forwarded(host_text);
+    // Room for what is added, so that the map grows once.
+    headers.reserve(8);
+    let own = client.forwarded(host);
     if trusted {
         append(headers, &X_FORWARDED_FOR, &client.address_text);
-        if let Some(value) = HeaderValue::try_from(own).ok().filter(|_| headers.contains_key(header::FORWARDED)) {
+        if let Some(value) = own.filter(|_| headers.contains_key(header::FORWARDED)) {
             append(headers, &header::FORWARDED, &value);
         }
         or_insert(headers, &X_FORWARDED_PROTO, || Some(HeaderValue::from_static("http")));
@@ -117,9 +132,9 @@ pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: Option<&He
         None => drop(headers.remove(&X_FORWARDED_HOST)),
     }
     headers.remove(&X_REAL_IP);
-    match HeaderValue::try_from(own) {
-        Ok(value) => drop(headers.insert(header::FORWARDED, value)),
-        Err(_) => drop(headers.remove(header::FORWARDED)),
+    match own {
+        Some(value) => drop(headers.insert(header::FORWARDED, value)),
+        None => drop(headers.remove(header::FORWARDED)),
     }
 }
 

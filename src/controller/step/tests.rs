@@ -96,7 +96,7 @@ fn a_bad_value_is_told_and_the_last_good_one_stays() {
     script.told(
         "0: publish 3.1: listener/web route/a |
          0: StoreRead store0: 2 entries at revision 1
-         100: Rejected routes/a: revision 2: 1:1 EOF while parsing an object; revision 1 still serves",
+         100: Rejected routes/a: revision 2: 1:1 the value ends in the middle of an object; add what closes it; revision 1 still serves",
     );
 }
 
