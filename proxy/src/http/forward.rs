@@ -112,13 +112,13 @@ impl Job<'_> {
         upgraded: &mut Option<StartTunnel>,
     ) -> Result<Answer, Refusal> {
         let (name, backend) = self.backend()?;
-        let limits = self.limits(&backend);
+        let limits = self.limits(backend);
         let Some(mut request) = request.take() else { return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the request was taken already")) };
         let client = self.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, incoming) = request.into_parts();
         let replayable = incoming.is_end_stream() && is_idempotent(&parts.method);
         let (request, sent) = outgoing(parts, incoming, &limits);
-        let (response, endpoint, sender) = self.attempts(&name, &backend, &limits, Outgoing { request, replayable, sent: sent.clone() }, record).await?;
+        let (response, endpoint, sender) = self.attempts(name, backend, &limits, Outgoing { request, replayable, sent: sent.clone() }, record).await?;
         let in_flight = endpoint.1;
         let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: endpoint.0.address.clone(), sent };
         check_coding(response.headers()).map_err(|reason| answer::refuse(StatusCode::BAD_GATEWAY, reason))?;
@@ -126,13 +126,13 @@ impl Job<'_> {
     }
 
     /// One of the rule's backends that has an endpoint which takes requests, by their shares.
-    fn backend(&self) -> Result<(Arc<str>, Arc<Backend>), Refusal> {
+    fn backend(&self) -> Result<(&str, &Backend), Refusal> {
         let Action::Forward { targets } = &self.rule.action else {
             return Err(answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the rule goes nowhere"));
         };
         let usable = |target: &&Target| self.table.backends.get(&target.backend).is_some_and(|backend| !backend.balancer.is_empty());
         let chosen = choose(targets.iter().filter(usable));
-        let found = chosen.and_then(|target| Some((target.backend.clone(), self.table.backends.get(&target.backend)?.clone())));
+        let found = chosen.and_then(|target| Some((&*target.backend, &**self.table.backends.get(&target.backend)?)));
         found.ok_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, self.nobody(targets)))
     }
 
@@ -157,44 +157,44 @@ impl Job<'_> {
     }
 
     /// Tries endpoints until one responds or no further try is safe.
-    async fn attempts(
+    async fn attempts<'t>(
         &self,
         name: &str,
-        backend: &Backend,
+        backend: &'t Backend,
         limits: &Limits,
         outgoing: Outgoing,
         record: &mut Option<Box<Record>>,
-    ) -> Result<(Response<Incoming>, (Endpoint, crate::endpoint::InFlight), Sender), Refusal> {
+    ) -> Result<(Response<Incoming>, (&'t Endpoint, crate::endpoint::InFlight), Sender), Refusal> {
         let metrics = &self.connection.core.shared.metrics;
         let Outgoing { mut request, replayable, sent } = outgoing;
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut retries = 0;
         let mut budget = Vec::new();
         let mut fresh = false;
-        let mut again: Option<Endpoint> = None;
+        let mut again: Option<&Endpoint> = None;
         let mut last = None;
         loop {
-            let chosen = again.take().or_else(|| backend.balancer.pick(&tried).cloned());
+            let chosen = again.take().or_else(|| backend.balancer.pick(&tried));
             let Some(endpoint) = chosen else {
                 return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
             };
             let in_flight = endpoint.state.begin();
             if let Some(record) = record {
-                record.taken(name, &endpoint, retries);
+                record.taken(name, endpoint, retries);
             }
-            let (sender, reused) = match self.sender(&endpoint, limits, fresh).await {
+            let (sender, reused) = match self.sender(endpoint, limits, fresh).await {
                 Ok(found) => found,
                 // The rule's own time is over: that is not the endpoint's fault.
                 Err(Failure::Timeout(reason)) => {
                     discard(request.into_body());
-                    return Err(failed(&endpoint, Failure::Timeout(reason)));
+                    return Err(failed(endpoint, Failure::Timeout(reason)));
                 }
                 Err(failure) => {
                     endpoint.state.refused();
                     metrics.connect_errors.inc();
                     tried.push(endpoint.id.clone());
                     let slow = matches!(failure, Failure::Connect { slow: true, .. });
-                    last = Some(failed(&endpoint, failure));
+                    last = Some(failed(endpoint, failure));
                     // A refusal costs the backend nothing; a connection that hangs is load, and pays from the budget.
                     let allowed = tried.len() < ATTEMPTS && (!slow || metrics.retry().map(|guard| budget.push(guard)).is_some());
                     if !allowed {
@@ -224,12 +224,12 @@ impl Job<'_> {
                 }
                 Err(Failure::Unanswered(reason)) => {
                     let retry = copy.filter(|_| retries == 0).zip(metrics.retry());
-                    let Some((copy, guard)) = retry else { return Err(failed(&endpoint, Failure::Broken(reason))) };
+                    let Some((copy, guard)) = retry else { return Err(failed(endpoint, Failure::Broken(reason))) };
                     budget.push(guard);
                     (request, fresh, again) = (copy, true, Some(endpoint));
                     retries += 1;
                 }
-                Err(failure) => return Err(failed(&endpoint, failure)),
+                Err(failure) => return Err(failed(endpoint, failure)),
             }
         }
     }
@@ -242,6 +242,13 @@ impl Job<'_> {
                 return Ok((sender, true));
             }
         }
+        // Rare and large: on the heap, so that the requests that find a connection do not carry its room along.
+        Box::pin(self.open(endpoint, limits)).await.map(|sender| (sender, false))
+    }
+
+    /// A new connection to an endpoint.
+    async fn open(&self, endpoint: &Endpoint, limits: &Limits) -> Result<Sender, Failure> {
+        let core = &self.connection.core;
         let connecting = connect(endpoint);
         let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
         let stream = match limit {
@@ -258,7 +265,7 @@ impl Job<'_> {
                 tracing::debug!(%error, "a connection to an endpoint broke off");
             }
         });
-        Ok((sender, false))
+        Ok(sender)
     }
 
     async fn send(

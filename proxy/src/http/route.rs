@@ -86,17 +86,17 @@ async fn routed(
         method: request.method(),
         headers: request.headers(),
     };
-    let rule = table.find(&wanted).ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?.clone();
+    let rule = table.find(&wanted).ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?;
     if let Some(record) = record {
         record.routed(&listener.name, &rule.route, &table.version_text);
     }
     match &rule.action {
-        Action::Redirect(to) => Ok(finish(&rule, redirect(to, host_text, request.uri()))),
-        Action::Fixed { status, body, content_type } => Ok(finish(&rule, answer::with_body(*status, content_type.clone(), body.clone()))),
+        Action::Redirect(to) => Ok(finish(rule, redirect(to, host_text, request.uri()))),
+        Action::Fixed { status, body, content_type } => Ok(finish(rule, answer::with_body(*status, content_type.clone(), body.clone()))),
         Action::Forward { .. } => {
             let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
-            let upgrade = prepare(request, &rule, connection, host.as_ref(), trusted)?;
-            let job = forward::Job { connection, table, rule: &rule, upgrade };
+            let upgrade = prepare(request, rule, connection, host.as_ref(), trusted)?;
+            let job = forward::Job { connection, table, rule, upgrade };
             job.run(taken, record, upgraded).await
         }
     }
