@@ -25,6 +25,10 @@ const HEAD: Duration = Duration::from_secs(60);
 /// request says so, and no request is lost on its way.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// The most that is read at once, and the largest head. A head and 64 KiB of body, which is what many servers write at
+/// once, come in one read; buffers begin at 8 KiB and grow only while reads fill them.
+pub(crate) const BUFFER: usize = 80 * 1024;
+
 /// What a connection's requests have in common.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -82,7 +86,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, 
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(64 * 1024)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Stalling::new(stream)), service);
     tokio::select! {
         () = run(serving.with_upgrades(), &connection.end) => {}

@@ -56,7 +56,11 @@ impl AsyncWrite for Stalling {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        // One piece is cheaper to send plainly.
+        let polled = match bytes {
+            [only] => Pin::new(&mut self.stream).poll_write(context, only),
+            several => Pin::new(&mut self.stream).poll_write_vectored(context, several),
+        };
         self.watch(polled, context)
     }
 
