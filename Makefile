@@ -26,12 +26,15 @@ tools: setup
 build: setup ## debug build of everything
 	cargo build --workspace --locked
 
-check: tools ## fmt, clippy, rustdoc, cargo-deny
+check: tools ## fmt, clippy, rustdoc, cargo-deny, the architecture, the key reference
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 	"$(WAYPOST_CACHE)/tools/bin/cargo-deny" --offline check --hide-inclusion-graph bans licenses sources
 	scripts/advisories.sh
+	cargo build --workspace --locked --quiet
+	scripts/key-reference.sh | diff -u docs/keys.md - || { echo 'docs/keys.md is out of date: run make key-reference' >&2; exit 1; }
+	cargo test --locked --quiet --test it -- architecture
 
 test: servers ## unit, conformance and whole-product tests against real servers
 	@scripts/test.sh
