@@ -317,6 +317,47 @@ mod tests {
         }
     }
 
+    /// At the limit, one above, and ten times above, for everything that a route may have many of.
+    #[test]
+    fn a_route_may_have_so_many_parts_and_not_one_more() {
+        let limits = Limits { rules_per_route: 4, matches_per_rule: 4, hostnames_per_route: 4, ..Limits::default() };
+        let key = ResourceKey::new(Kind::Route, "a");
+        let list = |one: &dyn Fn(usize) -> String, count: usize| (0..count).map(one).collect::<Vec<_>>().join(",");
+        let rule = |_| r#"{"backendRefs":[{"name":"b"}]}"#.to_owned();
+        for (count, ok) in [(4, true), (5, false), (40, false)] {
+            let hosts = list(&|number| format!("\"h{number}\""), count);
+            let matches = list(&|number| format!(r#"{{"path":{{"value":"/{number}"}}}}"#), count);
+            for (value, setting) in [
+                (format!(r#"{{"rules":[{}]}}"#, list(&rule, count)), "rulesPerRoute"),
+                (format!(r#"{{"hostnames":[{hosts}],"rules":[]}}"#), "hostnamesPerRoute"),
+                (format!(r#"{{"rules":[{{"matches":[{matches}],"backendRefs":[{{"name":"b"}}]}}]}}"#), "matchesPerRule"),
+            ] {
+                match parse(&key, value.as_bytes(), &limits) {
+                    Ok(_) => assert!(ok, "{count} of {setting}"),
+                    Err(problem) => assert!(!ok && problem.message.contains(setting), "{count} of {setting}: {problem}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_regular_expression_may_be_so_large_compiled_and_no_larger() {
+        let key = ResourceKey::new(Kind::Route, "a");
+        let within = |repeat: usize, regex_bytes: usize| {
+            let value = format!(
+                r#"{{"rules":[{{"matches":[{{"path":{{"type":"RegularExpression","value":"/[a-z]{{{repeat}}}"}}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#
+            );
+            parse(&key, value.as_bytes(), &Limits { regex_bytes, ..Limits::default() }).map(drop)
+        };
+        let told = |repeat| within(repeat, 64 * 1024);
+        let most = (1..5_000).take_while(|repeat| told(*repeat).is_ok()).last().unwrap();
+        assert_eq!(within(most + 1, 128 * 1024), Ok(()), "it is a setting");
+        for repeat in [most + 1, most * 10] {
+            let problem = told(repeat).unwrap_err();
+            assert!(problem.message.contains("regexBytes") || problem.message.contains("too large") || problem.message.contains("size limit"), "{problem}");
+        }
+    }
+
     #[test]
     fn endpoints_are_written_bare_quoted_empty_or_in_full() {
         let limits = Limits::default();

@@ -58,6 +58,9 @@ pub struct ServingFlags {
     /// Write the access log (JSON lines) to this file, or - for standard output
     #[arg(long, value_name = "FILE", env = "WAYPOST_ACCESS_LOG")]
     pub access_log: Option<String>,
+    /// Bytes of a request's head; a larger one is refused with 431
+    #[arg(long, value_name = "N", default_value_t = 81_920, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576), env = "WAYPOST_MAX_HEAD_BYTES")]
+    pub max_head_bytes: u32,
     /// After SIGTERM, go on accepting for this long while the readiness probe fails
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "WAYPOST_DRAIN_DELAY")]
     pub drain_delay: Duration,
@@ -108,6 +111,7 @@ impl ServingFlags {
             listen: self.listen,
             version_header: self.version_header,
             access_log: self.access_log.map(|path| if path == "-" { AccessLog::Stdout } else { AccessLog::File(path.into()) }),
+            max_head_bytes: usize::try_from(self.max_head_bytes).map_err(|error| error.to_string())?,
             drain_delay: self.drain_delay,
             drain_deadline: self.drain_deadline,
             ..defaults

@@ -5,6 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Default of [`Config::max_head_bytes`]. Also the most that is read at once: a head and 64 KiB of body, which is what
+/// many servers write at once, come in one read. Buffers begin at 8 KiB and grow only while reads fill them.
+pub const DEFAULT_HEAD_BYTES: usize = 80 * 1024;
+
 /// A proxy's settings, checked before anything is bound.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -28,6 +32,8 @@ pub struct Config {
     pub version_header: bool,
     /// Where to write the access log, if anywhere.
     pub access_log: Option<AccessLog>,
+    /// Bytes of a request's head; a larger one is refused with 431.
+    pub max_head_bytes: usize,
     /// How long to go on accepting after the readiness probe fails.
     pub drain_delay: Duration,
     /// How long requests under way may take after that.
@@ -59,6 +65,7 @@ impl Config {
             listen: None,
             version_header: false,
             access_log: None,
+            max_head_bytes: DEFAULT_HEAD_BYTES,
             drain_delay: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(30),
             insecure: false,

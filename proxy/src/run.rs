@@ -104,8 +104,14 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let admin_address = admin.local_addr().map_err(admin_failed)?;
     let active = Active::new(Table::default());
     let abort = CancellationToken::new();
-    let shared =
-        Arc::new(Shared { active: active.clone(), metrics: metrics.clone(), tail: tail.clone(), version_header: config.version_header, abort: abort.clone() });
+    let shared = Arc::new(Shared {
+        active: active.clone(),
+        metrics: metrics.clone(),
+        tail: tail.clone(),
+        version_header: config.version_header,
+        max_head_bytes: config.max_head_bytes,
+        abort: abort.clone(),
+    });
     let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
     let listeners = Arc::new(Listeners::new(workers.clone(), accept));

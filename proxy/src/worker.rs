@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Where request records go.
     pub(crate) tail: Arc<Tail>,
+    /// Bytes of a request's head.
+    pub(crate) max_head_bytes: usize,
     /// Whether responses carry the version.
     pub(crate) version_header: bool,
     /// Ends everything at once.

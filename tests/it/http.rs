@@ -427,3 +427,24 @@ fn a_listener_that_cannot_move_stays_and_one_that_is_renamed_never_closes() {
     run.ok(&["wait", "listeners/front"]);
     assert_eq!(get(web, "h", "/").status, 200);
 }
+
+#[test]
+fn a_head_may_be_so_large_and_no_larger() {
+    let backend = Backend::echo();
+    let run = Box1::start("file://{dir}", &["--max-head-bytes", "16384"]);
+    let web = run.listener();
+    run.write("endpoints/b/1", &backend.address.to_string());
+    run.write("routes/r", &format!(r#"{{"rules":[{TO_B}]}}"#));
+    run.ok(&["wait", "endpoints/b/1"]);
+    run.ok(&["wait", "routes/r"]);
+    let request = |bytes: usize| {
+        let empty = "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx: \r\n\r\n".len();
+        format!("GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx: {}\r\n\r\n", "x".repeat(bytes - empty))
+    };
+    assert_eq!(raw(web, request(16_000).as_bytes()).unwrap().status, 200);
+    let before = backend.count();
+    assert_eq!(raw(web, request(16_385 + 8_192).as_bytes()).unwrap().status, 431);
+    // Of a client that goes on writing regardless the connection may be gone before it reads.
+    drop(raw(web, request(163_840).as_bytes()).map(|response| assert_eq!(response.status, 431)));
+    assert_eq!(backend.count(), before, "neither reached the endpoint");
+}

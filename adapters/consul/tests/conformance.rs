@@ -22,36 +22,7 @@ fn with_token(server: &Consul, token: &str) -> Store {
     adapter(Settings { endpoints: server.endpoints(), auth: Auth::Token(token.to_owned()), ..Settings::default() })
 }
 
-/// One test of the shared suite against one server of its own.
-macro_rules! conforms {
-    ($name:ident, $members:expr) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let server = Consul::new($members);
-            conformance::$name(store(&server), server).await;
-        }
-    };
-    ($name:ident) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let server = Consul::new(1);
-            conformance::$name(store(&server)).await;
-        }
-    };
-}
-
-conforms!(ordinary_life);
-conforms!(burst_of_ten_thousand_keys);
-conforms!(binary_and_empty_values);
-conforms!(prefix_boundaries);
-conforms!(whole_tree_deleted);
-conforms!(put_if_raced_by_sixteen_writers);
-conforms!(idle_is_told);
-conforms!(server_killed_and_restarted, 1);
-conforms!(server_frozen_for_longer_than_every_time_out, 1);
-conforms!(leader_of_three_killed, 3);
-conforms!(store_wiped, 1);
-conforms!(put_if_with_an_unknown_outcome, 1);
+waypost_testkit::conformance_suite!(Consul, store);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -145,13 +116,4 @@ async fn tls_with_own_authority_and_client_certificate() {
     let endpoints = vec![server.tls_endpoint()];
     let open = |tls| -> Store { adapter(Settings { endpoints: endpoints.clone(), tls, ..Settings::default() }) };
     conformance::tls_with_own_authority_and_client_certificate(open, &certificates).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_of_three_passes_the_basic_part() {
-    let server = Consul::new(3);
-    let store = store(&server);
-    conformance::ordinary_life(store.clone()).await;
-    conformance::whole_tree_deleted(store.clone()).await;
-    conformance::put_if_raced_by_sixteen_writers(store).await;
 }

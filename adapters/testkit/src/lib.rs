@@ -12,3 +12,42 @@ pub mod tls;
 pub use mirror::Mirror;
 pub use process::{Process, free_port};
 pub use tls::Certificates;
+
+/// The part of the suite that every store with a server passes, each promise a test with a server of its own.
+/// `$server` is a type of [`servers`], `$store` makes a [`conformance::Store`] of one.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($server:ty, $store:path) => {
+        $crate::conformance_suite! { @alone $server, $store:
+            ordinary_life, burst_of_ten_thousand_keys, binary_and_empty_values, prefix_boundaries, whole_tree_deleted,
+            put_if_raced_by_sixteen_writers, idle_is_told
+        }
+        $crate::conformance_suite! { @harmed $server, $store:
+            server_killed_and_restarted 1, server_frozen_for_longer_than_every_time_out 1, leader_of_three_killed 3, store_wiped 1,
+            put_if_with_an_unknown_outcome 1
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_cluster_of_three_passes_the_basic_part() {
+            let server = <$server>::new(3);
+            let store = $store(&server);
+            $crate::conformance::ordinary_life(store.clone()).await;
+            $crate::conformance::whole_tree_deleted(store.clone()).await;
+            $crate::conformance::put_if_raced_by_sixteen_writers(store).await;
+        }
+    };
+    (@alone $server:ty, $store:path: $($name:ident),+) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = <$server>::new(1);
+            $crate::conformance::$name($store(&server)).await;
+        }
+    )+};
+    (@harmed $server:ty, $store:path: $($name:ident $members:literal),+) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let server = <$server>::new($members);
+            $crate::conformance::$name($store(&server), server).await;
+        }
+    )+};
+}

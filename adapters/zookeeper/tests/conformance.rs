@@ -15,36 +15,7 @@ fn store(server: &impl Server) -> Store {
     Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
 }
 
-/// One test of the shared suite against one server of its own.
-macro_rules! conforms {
-    ($name:ident, $members:expr) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let server = ZooKeeper::new($members);
-            conformance::$name(store(&server), server).await;
-        }
-    };
-    ($name:ident) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let server = ZooKeeper::new(1);
-            conformance::$name(store(&server)).await;
-        }
-    };
-}
-
-conforms!(ordinary_life);
-conforms!(burst_of_ten_thousand_keys);
-conforms!(binary_and_empty_values);
-conforms!(prefix_boundaries);
-conforms!(whole_tree_deleted);
-conforms!(put_if_raced_by_sixteen_writers);
-conforms!(idle_is_told);
-conforms!(server_killed_and_restarted, 1);
-conforms!(server_frozen_for_longer_than_every_time_out, 1);
-conforms!(leader_of_three_killed, 3);
-conforms!(store_wiped, 1);
-conforms!(put_if_with_an_unknown_outcome, 1);
+waypost_testkit::conformance_suite!(ZooKeeper, store);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -164,13 +135,4 @@ async fn the_documented_access_lists_are_enough_for_controller_and_registrant() 
     }
     shop.delete(&key("endpoints/shop/a")).await.unwrap();
     mirror.until(RECOVERY, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_of_three_passes_the_basic_part() {
-    let server = ZooKeeper::new(3);
-    let store = store(&server);
-    conformance::ordinary_life(store.clone()).await;
-    conformance::whole_tree_deleted(store.clone()).await;
-    conformance::put_if_raced_by_sixteen_writers(store).await;
 }

@@ -219,3 +219,20 @@ mod incremental {
         }
     }
 }
+
+#[test]
+fn routes_of_one_host_over_the_limit_are_refused_and_move_up_when_there_is_room() {
+    let limit = 3usize;
+    for extra in [0usize, 1, 9 * limit] {
+        let mut compiler = Compiler::new(1, Limits { routes_per_host: limit, ..Limits::default() });
+        let route = |n: usize| format!(r#"{{"hostnames":["h"],"rules":[{{"matches":[{{"path":{{"value":"/{n}"}}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#);
+        compiler.reset(0, (0..limit + extra).map(|n| input(&format!("routes/{n:02}"), &route(n), 1)).collect());
+        compiler.commit();
+        assert_eq!(compiler.config().len(), limit);
+        let refused = compiler.views().filter(|view| !view.verdict.accepted()).count();
+        assert_eq!(refused, extra);
+        compiler.change(0, vec![EntryChange::Delete("routes/00".to_owned())]);
+        compiler.commit();
+        assert_eq!(compiler.config().len(), (limit + extra - 1).min(limit));
+    }
+}

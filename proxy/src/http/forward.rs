@@ -11,12 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
+use crate::config::DEFAULT_HEAD_BYTES;
 use crate::http::answer::Refusal;
 use crate::http::body::{Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
 use crate::http::discard::discard;
 use crate::http::route::StartTunnel;
 use crate::http::sent::Sent;
-use crate::http::serve::{BUFFER, Connection};
+use crate::http::serve::Connection;
 use crate::http::stall::Stalling;
 use crate::http::{answer, expect, headers, upgrade};
 use crate::listener::keep_alive;
@@ -257,7 +258,7 @@ impl Job<'_> {
         };
         let stream = stream.map_err(|error| Failure::Connect { reason: error.to_string(), slow: false })?;
         let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
-        let (sender, driver) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
+        let (sender, driver) = http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
         endpoint.state.connected();
         core.shared.metrics.connects.inc();
         tokio::spawn(async move {

@@ -25,10 +25,6 @@ const HEAD: Duration = Duration::from_secs(60);
 /// request says so, and no request is lost on its way.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// The most that is read at once, and the largest head. A head and 64 KiB of body, which is what many servers write at
-/// once, come in one read; buffers begin at 8 KiB and grow only while reads fill them.
-pub(crate) const BUFFER: usize = 80 * 1024;
-
 /// What a connection's requests have in common.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -76,7 +72,7 @@ impl Connection {
 /// Serves a connection until it ends, or until `end` and a grace.
 pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerConfig>, end: CancellationToken, place: Place) {
     let open = Open::new(&core.shared.metrics, place);
-    let abort = core.shared.abort.clone();
+    let (abort, max_head) = (core.shared.abort.clone(), core.shared.max_head_bytes);
     let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end, _open: open });
     let shared = connection.clone();
     let service = service_fn(move |request| {
@@ -86,7 +82,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, 
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
+        .max_buf_size(max_head)
         .serve_connection(TokioIo::new(Stalling::new(stream)), service);
     tokio::select! {
         () = run(serving.with_upgrades(), &connection.end) => {}
