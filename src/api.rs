@@ -6,6 +6,8 @@ mod resources;
 mod wait;
 mod watch;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -23,6 +25,7 @@ pub use wait::{For, WaitAnswer, WaitOutcome};
 #[derive(Debug, Clone)]
 pub struct Api {
     handle: Handle,
+    streams: Arc<watch::Streams>,
     stop: CancellationToken,
 }
 
@@ -43,7 +46,7 @@ pub fn router(handle: Handle, stop: CancellationToken) -> Router {
         .route("/metrics", get(probes::metrics))
         .route("/version", get(probes::version))
         .fallback(missing)
-        .with_state(Api { handle, stop })
+        .with_state(Api { handle, streams: Arc::default(), stop })
 }
 
 /// A refusal.

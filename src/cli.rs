@@ -24,13 +24,16 @@ mod wait;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// Waypost: a load balancer steered from etcd, Consul, ZooKeeper or a directory.
 #[derive(Debug, Parser)]
 #[command(name = "waypost", version, about, propagate_version = true)]
 struct Cli {
+    /// Read flags from a TOML file
+    #[arg(long, global = true, value_name = "FILE", env = "WAYPOST_CONFIG")]
+    config: Option<std::path::PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -104,15 +107,22 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 type Outcome = Result<(), Failure>;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &Cli::command(), &["store", "limits"]) {
+    let command = waypost_proxy::flags::with_environment(Cli::command());
+    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &command, &["store", "limits"]) {
         Ok(arguments) => arguments,
         Err(message) => return report(Failure::usage(message)),
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };

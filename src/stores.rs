@@ -90,25 +90,36 @@ fn split(url: &str) -> Result<Parts, String> {
     Ok(Parts { scheme: scheme.to_owned(), tls: plain.is_some(), endpoints, root: root.to_owned(), shown: format!("{written}://{hosts}/{root}") })
 }
 
-/// Opens the store that the flags describe. Nothing is connected yet.
+/// Opens several stores, the first one first in rank. A credential in the environment is only taken for a sole store:
+/// no other shall see it.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn open_all(flags: &[StoreFlags]) -> Result<Vec<Store>, String> {
+    flags.iter().map(|one| open_one(one, flags.len() == 1)).collect()
+}
+
+/// Opens the one store that the flags describe. Nothing is connected yet.
 ///
 /// # Errors
 /// What is wrong with them.
 pub fn open(flags: &StoreFlags) -> Result<Store, String> {
+    open_one(flags, true)
+}
+
+fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
     let parts = split(&flags.url)?;
+    refuse_unused(&parts, flags)?;
     if parts.scheme == "file" {
         return open_directory(parts);
     }
     let settings = Settings {
         endpoints: parts.endpoints.iter().map(|endpoint| with_port(endpoint, default_port(&parts.scheme))).collect(),
         tls: parts.tls.then(|| tls(flags)).transpose()?,
-        auth: auth(&parts.scheme, flags)?,
+        auth: auth(&parts.scheme, flags, sole)?,
         datacenter: flags.datacenter.clone(),
         namespace: flags.namespace.clone(),
     };
-    if !parts.tls && (flags.ca.is_some() || flags.cert.is_some()) {
-        return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.scheme));
-    }
     let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.scheme.as_str() {
         #[cfg(feature = "etcd")]
         "etcd" => (Arc::new(waypost_adapter_etcd::EtcdAdapter::new(settings)), Some(format!("/{}", parts.root))),
@@ -119,6 +130,21 @@ pub fn open(flags: &StoreFlags) -> Result<Store, String> {
         other => return Err(format!("this build has no {other} adapter")),
     };
     Ok(Store { url: parts.shown, adapter, root: parts.root, other_spelling: other })
+}
+
+/// Settings that this store would not use: whoever gave them believes in something that is not so.
+fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
+    let certificates = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
+    if parts.scheme == "file" && (certificates || flags.token_file.is_some()) {
+        return Err(format!("credentials are given, but {} is a directory and has none; take them away", parts.shown));
+    }
+    if certificates && !parts.tls {
+        return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.scheme));
+    }
+    if parts.scheme != "consul" && (flags.datacenter.is_some() || flags.namespace.is_some()) {
+        return Err(format!("a datacenter or namespace is given, but {} knows neither; only consul:// does", parts.shown));
+    }
+    Ok(())
 }
 
 #[cfg(feature = "file")]
@@ -166,8 +192,8 @@ fn tls(flags: &StoreFlags) -> Result<Tls, String> {
     Ok(Tls { ca: flags.ca.as_deref().map(read).transpose()?, identity })
 }
 
-/// The credential: from the file, else from the variable that the store's own tools use.
-fn auth(scheme: &str, flags: &StoreFlags) -> Result<Auth, String> {
+/// The credential: from the file, else, for a sole store, from the variable that the store's own tools use.
+fn auth(scheme: &str, flags: &StoreFlags, sole: bool) -> Result<Auth, String> {
     let variable = match scheme {
         "consul" => "CONSUL_HTTP_TOKEN",
         "etcd" => "ETCDCTL_USER",
@@ -175,7 +201,7 @@ fn auth(scheme: &str, flags: &StoreFlags) -> Result<Auth, String> {
     };
     let secret = match &flags.token_file {
         Some(path) => Some(read(path)?),
-        None => std::env::var(variable).ok(),
+        None => std::env::var(variable).ok().filter(|_| sole),
     };
     let Some(secret) = secret.map(|secret| secret.trim().to_owned()).filter(|secret| !secret.is_empty()) else { return Ok(Auth::None) };
     if scheme == "consul" {
@@ -199,6 +225,16 @@ mod tests {
         assert_eq!(split("consul://127.0.0.1").unwrap().root, "waypost");
         assert_eq!(with_port("[::1]", 8500), "[::1]:8500");
         assert_eq!(with_port("h:1", 8500), "h:1");
+    }
+
+    #[test]
+    fn settings_that_a_store_would_not_use_are_refused() {
+        let file = StoreFlags { token_file: Some("/x".into()), ..StoreFlags::from("file:///etc/waypost") };
+        assert!(open(&file).unwrap_err().contains("is a directory and has none"));
+        let clear = StoreFlags { key: Some("/x".into()), ..StoreFlags::from("etcd://h/x") };
+        assert!(open(&clear).unwrap_err().contains("is in clear text; write etcds://"));
+        let datacenter = StoreFlags { datacenter: Some("dc1".into()), ..StoreFlags::from("zookeeper://h/x") };
+        assert!(open(&datacenter).unwrap_err().contains("only consul:// does"));
     }
 
     #[test]

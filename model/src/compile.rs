@@ -1,19 +1,20 @@
 //! The whole tree: entries of every store in, lanes and verdicts out. Only what changed is parsed again.
 
 mod index;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::compile::index::Index;
-use crate::key::{Kind, Place, ResourceKey, place};
+pub use crate::compile::view::EntryView;
+use crate::key::{Place, ResourceKey, place};
 use crate::lane::{Change, Lane};
 use crate::limits::Limits;
 use crate::object::Object;
 use crate::parse::parse;
 use crate::problem::Problem;
 use crate::resource::Resource;
-use crate::verdict::{Condition, ConditionType, Verdict};
 
 /// A value and the store's revision of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,8 @@ struct Good {
 struct Entry {
     place: Place,
     written: Written,
+    /// Why the store's adapter could not read it, if it could not.
+    unreadable: Option<String>,
     /// Why the current value is refused.
     problem: Option<Problem>,
     /// What serves: the current value, or the last one that was accepted.
@@ -86,6 +89,15 @@ struct Source {
     /// Whether its entries are complete: it was reset, or restored from disk.
     complete: bool,
     entries: BTreeMap<String, Entry>,
+    /// Keys of entries that were refused because there are too many.
+    over: BTreeSet<String>,
+}
+
+/// What the last accepted value of `current` names.
+#[derive(Debug, Clone)]
+struct Active {
+    tree: String,
+    written: Written,
 }
 
 /// An entry as it is saved: enough to serve it again, and to keep its last good value.
@@ -95,25 +107,6 @@ pub struct SavedEntry {
     pub input: EntryInput,
     /// The last good value, where it is not the current one.
     pub last_good: Option<Written>,
-}
-
-/// What people see of an entry.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EntryView {
-    /// Which entry.
-    pub id: EntryId,
-    /// The resource it names, if it names one.
-    pub resource: Option<ResourceKey>,
-    /// The current value.
-    pub written: Written,
-    /// The answer to it.
-    pub verdict: Verdict,
-    /// What is wrong with the current value, in parts.
-    pub problem: Option<Problem>,
-    /// The revision that serves although the current value was refused.
-    pub last_good: Option<u64>,
-    /// Whether the entry, or its last good value, is part of the snapshot.
-    pub in_snapshot: bool,
 }
 
 /// What a commit changed.
@@ -132,7 +125,7 @@ pub struct Outcome {
 pub struct Compiler {
     limits: Limits,
     sources: Vec<Source>,
-    active_tree: Option<String>,
+    active: Option<Active>,
     index: Index,
     config: Lane,
     membership: Lane,
@@ -147,7 +140,7 @@ impl Compiler {
         Self {
             limits,
             sources: (0..stores).map(|_| Source::default()).collect(),
-            active_tree: None,
+            active: None,
             index: Index::default(),
             config: Lane::default(),
             membership: Lane::default(),
@@ -174,7 +167,7 @@ impl Compiler {
 
     /// The tree that `current` names.
     pub fn active_tree(&self) -> Option<&str> {
-        self.active_tree.as_deref()
+        self.active.as_ref().map(|active| active.tree.as_str())
     }
 
     /// Whether every store has delivered its entries, now or before a restart.
@@ -187,10 +180,29 @@ impl Compiler {
         self.sources.get(source).map_or(0, |source| source.entries.len())
     }
 
+    /// How far the limits are used, whichever entry comes nearest. Looks at all entries.
+    pub fn most_used(&self) -> Limits {
+        let mut most = Limits { routes_per_host: self.index.most_routes_per_host(), endpoints_per_backend: self.index.most_endpoints(), ..Limits::nothing() };
+        for entry in self.sources.iter().flat_map(|source| source.entries.values()) {
+            most.value_bytes = most.value_bytes.max(entry.written.value.len());
+            let Some(good) = &entry.good else { continue };
+            most.object_bytes = most.object_bytes.max(good.object.bytes().len());
+            if let Resource::Route(route) = &good.resource {
+                most.rules_per_route = most.rules_per_route.max(route.rules.len());
+                most.hostnames_per_route = most.hostnames_per_route.max(route.hostnames.len());
+                most.matches_per_rule = route.rules.iter().map(|rule| rule.matches.len()).fold(most.matches_per_rule, usize::max);
+            }
+        }
+        most
+    }
+
     /// Takes in what was saved before a restart.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>) {
         for SavedEntry { input, last_good } in saved {
             if let Some(written) = last_good {
+                if input.key == CURRENT {
+                    self.active = tree_name(&written.value).ok().map(|tree| Active { tree, written: written.clone() });
+                }
                 self.put(source, EntryInput { written, key: input.key.clone(), unreadable: None });
             }
             self.put(source, input);
@@ -200,60 +212,63 @@ impl Compiler {
         }
     }
 
-    /// All entries of a store, to be saved.
+    /// All entries of a store that are not folders, to be saved.
     pub fn save(&self, source: usize) -> Vec<SavedEntry> {
         let saved = |(key, entry): (&String, &Entry)| SavedEntry {
-            input: EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: None },
-            last_good: entry.problem.as_ref().and(entry.good.as_ref()).map(|good| good.written.clone()),
+            input: EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() },
+            last_good: self.last_good(entry).cloned(),
         };
-        self.sources.get(source).map(|source| source.entries.iter().map(saved).collect()).unwrap_or_default()
+        let source = self.sources.get(source);
+        source.into_iter().flat_map(|source| &source.entries).filter(|(_, entry)| entry.place != Place::Folder).map(saved).collect()
     }
 
-    /// Replaces all entries of a store. Entries that did not change are not parsed again. Returns how many entries
-    /// differ from what was known.
-    pub fn reset(&mut self, source: usize, entries: Vec<EntryInput>) -> usize {
+    /// What serves instead of an entry's current value, if that was refused.
+    fn last_good<'a>(&'a self, entry: &'a Entry) -> Option<&'a Written> {
+        entry.problem.as_ref()?;
+        match entry.place {
+            Place::Current => self.active.as_ref().map(|active| &active.written),
+            _ => entry.good.as_ref().map(|good| &good.written),
+        }
+    }
+
+    /// Replaces all entries of a store. Entries that did not change are not parsed again.
+    pub fn reset(&mut self, source: usize, entries: Vec<EntryInput>) {
         let keys: BTreeSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         let known = self.sources.get(source).map(|source| &source.entries);
         let gone: Vec<String> = known.into_iter().flat_map(BTreeMap::keys).filter(|key| !keys.contains(key.as_str())).cloned().collect();
-        let mut changed = gone.len();
         gone.into_iter().for_each(|key| self.delete(source, &key));
         for entry in entries {
-            changed += usize::from(self.put(source, entry));
+            self.put(source, entry);
         }
         if let Some(source) = self.sources.get_mut(source) {
             source.complete = true;
         }
-        changed
     }
 
     /// Applies changes of a store.
     pub fn change(&mut self, source: usize, changes: Vec<EntryChange>) {
         for change in changes {
             match change {
-                EntryChange::Put(entry) => {
-                    self.put(source, entry);
-                }
+                EntryChange::Put(entry) => self.put(source, entry),
                 EntryChange::Delete(key) => self.delete(source, &key),
             }
         }
     }
 
-    /// Returns whether the entry differs from what was known.
-    fn put(&mut self, source: usize, input: EntryInput) -> bool {
+    fn put(&mut self, source: usize, input: EntryInput) {
         let EntryInput { key, written, unreadable } = input;
         let limit = self.limits.entries;
-        let Some(state) = self.sources.get_mut(source) else { return false };
-        let before = state.entries.remove(&key);
-        if let Some(same) = before.as_ref().filter(|entry| entry.written == written && unreadable.is_none()) {
-            state.entries.insert(key, same.clone());
-            return false;
+        let Some(state) = self.sources.get_mut(source) else { return };
+        if state.entries.get(&key).is_some_and(|entry| entry.written == written && entry.unreadable == unreadable) {
+            return;
         }
+        let before = state.entries.remove(&key);
+        state.over.remove(&key);
         let place = place(&key, written.value.is_empty());
-        let mut entry = Entry { place, written, problem: None, good: before.and_then(|entry| entry.good) };
-        if let Some(reason) = unreadable {
-            entry.problem = Some(Problem::whole(reason));
-        } else if state.entries.len() >= limit {
+        let mut entry = Entry { place, written, unreadable, problem: None, good: before.and_then(|entry| entry.good) };
+        if state.entries.len() - state.over.len() >= limit {
             entry.problem = Some(Problem::whole(format!("the store has more than {limit} entries (setting entries)")));
+            state.over.insert(key.clone());
         } else {
             interpret(&mut entry, source, &self.limits);
         }
@@ -261,13 +276,29 @@ impl Compiler {
         if let Some(state) = self.sources.get_mut(source) {
             state.entries.insert(key, entry);
         }
-        true
     }
 
     fn delete(&mut self, source: usize, key: &str) {
-        if let Some(entry) = self.sources.get_mut(source).and_then(|source| source.entries.remove(key)) {
+        let Some(state) = self.sources.get_mut(source) else { return };
+        state.over.remove(key);
+        if let Some(entry) = state.entries.remove(key) {
             self.mark(source, key, &entry.place);
+            self.admit_one(source);
         }
+    }
+
+    /// An entry that was one too many takes the room of one that went.
+    fn admit_one(&mut self, source: usize) {
+        let Some(state) = self.sources.get_mut(source) else { return };
+        if state.entries.len() - state.over.len() >= self.limits.entries {
+            return;
+        }
+        let Some((key, mut entry)) = state.over.pop_first().and_then(|key| state.entries.remove_entry(&key)) else { return };
+        entry.problem = None;
+        interpret(&mut entry, source, &self.limits);
+        let place = entry.place.clone();
+        state.entries.insert(key.clone(), entry);
+        self.mark(source, &key, &place);
     }
 
     fn mark(&mut self, source: usize, key: &str, place: &Place) {
@@ -289,14 +320,16 @@ impl Compiler {
             self.choose_tree();
         }
         let mut changes = (Vec::new(), Vec::new());
-        let dirty = std::mem::take(&mut self.dirty);
-        let freed = self.index.waiting_for_room();
-        for resource in dirty.into_iter().chain(freed) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let waited = self.index.waiting_for_room();
+        dirty.extend(waited.iter().cloned());
+        for resource in self.by_need_of_room(dirty) {
             let change = self.install(&resource);
             let lane = if resource.kind.is_membership() { &mut changes.1 } else { &mut changes.0 };
             lane.extend(change);
         }
-        let affected = self.index.take_affected();
+        let mut affected = self.index.take_affected();
+        affected.extend(waited.into_iter().filter(|resource| !self.index.is_waiting(resource)));
         let ids: Vec<EntryId> = affected.iter().flat_map(|resource| self.ids_of(resource)).collect();
         self.touched.extend(ids);
         let outcome = Outcome { touched: std::mem::take(&mut self.touched), config: !changes.0.is_empty(), membership: !changes.1.is_empty() };
@@ -309,14 +342,22 @@ impl Compiler {
         outcome
     }
 
-    /// Installs what now stands for a resource; returns the change of its lane, if any.
+    /// What goes comes first, and so makes room for what comes.
+    fn by_need_of_room(&self, dirty: BTreeSet<ResourceKey>) -> Vec<ResourceKey> {
+        let (coming, going): (Vec<_>, Vec<_>) = dirty.into_iter().partition(|resource| self.effective(resource).is_some());
+        [going, coming].concat()
+    }
+
+    /// Installs what now stands for a resource; returns the change of its lane, if any. What finds no room waits, and
+    /// what was installed under its name before goes on.
     fn install(&mut self, resource: &ResourceKey) -> Option<Change> {
-        let found = self.effective(resource).map(|(_, good)| (good.object.clone(), good.resource.clone()));
-        let found = found.filter(|(_, parsed)| self.index.has_room(resource, parsed, &self.limits));
-        match found {
-            Some((object, parsed)) => self.index.put(resource, &object, &parsed).then_some(Change::Put(object)),
-            None => self.index.remove(resource).map(|object| Change::Delete(object.path().to_owned())),
+        let Some((object, parsed)) = self.effective(resource).map(|(_, good)| (good.object.clone(), good.resource.clone())) else {
+            return self.index.remove(resource).map(|object| Change::Delete(object.path().to_owned()));
+        };
+        if !self.index.has_room(resource, &parsed, &self.limits) {
+            return None;
         }
+        self.index.put(resource, &object, &parsed).then_some(Change::Put(object))
     }
 
     /// The entry that stands for a resource: that of the first store that has one.
@@ -327,7 +368,7 @@ impl Compiler {
 
     /// The key below the root under which the active entry of a resource stands.
     fn active_key(&self, resource: &ResourceKey) -> String {
-        match &self.active_tree {
+        match self.active_tree() {
             Some(tree) if !resource.kind.is_membership() => format!("trees/{tree}/{resource}"),
             _ => resource.to_string(),
         }
@@ -341,12 +382,12 @@ impl Compiler {
 
     /// Reads `current` of the first store that has it. A tree without keys is refused, and the last one stays.
     fn choose_tree(&mut self) {
-        let holder = self.sources.iter().position(|source| source.entries.contains_key("current"));
-        let wanted = holder.and_then(|number| self.sources.get(number)?.entries.get("current")).map(|entry| tree_name(&entry.written.value));
+        let holder = self.sources.iter().position(|source| source.entries.contains_key(CURRENT));
+        let wanted = holder.and_then(|number| self.sources.get(number)?.entries.get(CURRENT)).map(|entry| (named_tree(entry), entry.written.clone()));
         let next = match wanted {
             None => None,
-            Some(Ok(tree)) if self.tree_has_keys(&tree) => Some(tree),
-            Some(bad) => {
+            Some((Ok(tree), written)) if self.tree_has_keys(&tree) => Some(Active { tree, written }),
+            Some((bad, _)) => {
                 let message = match bad {
                     Ok(tree) => format!("there is no key under trees/{tree}/; write the tree first, then current"),
                     Err(message) => message,
@@ -356,8 +397,8 @@ impl Compiler {
             }
         };
         self.set_current_problem(holder, None);
-        if next != self.active_tree {
-            self.active_tree = next;
+        let before = std::mem::replace(&mut self.active, next);
+        if before.as_ref().map(|active| active.tree.as_str()) != self.active_tree() {
             let all = self.sources.iter().enumerate().flat_map(|(number, source)| source.entries.iter().map(move |(key, entry)| (number, key, entry)));
             for (source, key, entry) in all {
                 if let Place::Resource { resource, .. } = &entry.place {
@@ -370,10 +411,10 @@ impl Compiler {
     }
 
     fn set_current_problem(&mut self, holder: Option<usize>, problem: Option<Problem>) {
-        if let Some(entry) = holder.and_then(|number| self.sources.get_mut(number)?.entries.get_mut("current")) {
+        if let Some(entry) = holder.and_then(|number| self.sources.get_mut(number)?.entries.get_mut(CURRENT)) {
             entry.problem = problem;
         }
-        self.touched.extend(holder.map(|source| EntryId { source, key: "current".to_owned() }));
+        self.touched.extend(holder.map(|source| EntryId { source, key: CURRENT.to_owned() }));
     }
 
     fn tree_has_keys(&self, tree: &str) -> bool {
@@ -384,69 +425,16 @@ impl Compiler {
         };
         self.sources.iter().any(has)
     }
+}
 
-    /// What people see of one entry.
-    pub fn view(&self, id: &EntryId) -> Option<EntryView> {
-        let entry = self.sources.get(id.source)?.entries.get(&id.key)?;
-        let resource = match &entry.place {
-            Place::Folder => return None,
-            Place::Resource { resource, .. } => Some(resource.clone()),
-            Place::Current | Place::Unknown(_) => None,
-        };
-        let in_snapshot = resource.as_ref().is_some_and(|resource| {
-            self.active_key(resource) == id.key && self.effective(resource).is_some_and(|(source, _)| source == id.source) && self.index.has(resource)
-        });
-        Some(EntryView {
-            id: id.clone(),
-            resource,
-            written: entry.written.clone(),
-            verdict: self.verdict(id, entry),
-            problem: entry.problem.clone(),
-            last_good: entry.problem.as_ref().and(entry.good.as_ref()).map(|good| good.written.revision),
-            in_snapshot,
-        })
-    }
+/// The key that names the active tree.
+const CURRENT: &str = "current";
 
-    /// All entries that are not folders, in the order of stores and keys.
-    pub fn views(&self) -> impl Iterator<Item = EntryView> + '_ {
-        self.ids().filter_map(|id| self.view(&id))
-    }
-
-    fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
-        let of = |(number, source): (usize, &Source)| source.entries.keys().map(|key| EntryId { source: number, key: key.clone() }).collect::<Vec<_>>();
-        self.sources.iter().enumerate().flat_map(of)
-    }
-
-    fn verdict(&self, id: &EntryId, entry: &Entry) -> Verdict {
-        use ConditionType::{Accepted, Programmed};
-        let refused = |reason: &str, message: String| Verdict { conditions: vec![Condition::no(Accepted, reason, message)] };
-        if let Place::Unknown(message) = &entry.place {
-            return refused("UnknownKey", message.clone());
-        }
-        if let Some(problem) = &entry.problem {
-            return refused("Invalid", problem.to_string());
-        }
-        let Place::Resource { resource, .. } = &entry.place else {
-            return Verdict {
-                conditions: vec![Condition::yes(Accepted, "Accepted", format!("the tree {} is active", self.active_tree.as_deref().unwrap_or("at the root")))],
-            };
-        };
-        if self.active_key(resource) != id.key {
-            let active = self.active_tree.as_deref().map_or("the root".to_owned(), |tree| format!("trees/{tree}/"));
-            return refused("NotInActiveTree", format!("the active config is {active}; write current to switch"));
-        }
-        if !self.index.has(resource) {
-            return refused("OverLimit", Index::room_message(resource, &self.limits));
-        }
-        let mut conditions = Vec::new();
-        let winner = self.effective(resource).map_or(id.source, |(source, _)| source);
-        if winner != id.source {
-            conditions.push(Condition::yes(Accepted, "Accepted", "the value is valid"));
-            conditions.push(Condition::no(Programmed, "Shadowed", format!("shadowed by {resource} of store {}, which comes first", winner + 1)));
-            return Verdict { conditions };
-        }
-        self.index.conditions(resource, &mut conditions);
-        Verdict { conditions }
+/// The tree that an entry at `current` names.
+fn named_tree(entry: &Entry) -> Result<String, String> {
+    match &entry.unreadable {
+        Some(reason) => Err(reason.clone()),
+        None => tree_name(&entry.written.value),
     }
 }
 
@@ -459,22 +447,22 @@ fn tree_name(value: &[u8]) -> Result<String, String> {
 
 /// Parses an entry's value; on success it becomes what serves.
 fn interpret(entry: &mut Entry, source: usize, limits: &Limits) {
+    if let Some(reason) = &entry.unreadable {
+        entry.problem = Some(Problem::whole(reason.clone()));
+        return;
+    }
     let Place::Resource { resource, .. } = &entry.place else { return };
     match parse(resource, &entry.written.value, limits) {
         Ok(parsed) => {
             let object = Object::compile(&resource.name, source, &parsed);
+            let (bytes, most) = (object.bytes().len(), limits.object_bytes);
+            if bytes > most {
+                entry.problem = Some(Problem::whole(format!("the value compiles to {bytes} bytes; at most {most} are accepted (setting objectBytes)")));
+                return;
+            }
             entry.good = Some(Good { written: entry.written.clone(), resource: parsed, object });
         }
         Err(problem) => entry.problem = Some(problem),
-    }
-}
-
-/// The backend that an entry is about, for messages: a backend's own name, an endpoint's first part.
-pub fn backend_of(resource: &ResourceKey) -> Option<&str> {
-    match resource.kind {
-        Kind::Backend => Some(&resource.name),
-        Kind::Endpoint => resource.endpoint_parts().map(|(backend, _)| backend),
-        Kind::Listener | Kind::Route => None,
     }
 }
 

@@ -79,6 +79,15 @@ impl ResourceKey {
     pub fn endpoint_parts(&self) -> Option<(&str, &str)> {
         self.name.split_once('/').filter(|_| self.kind == Kind::Endpoint)
     }
+
+    /// The backend that it is about: a backend's own name, an endpoint's first part.
+    pub fn backend(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Backend => Some(&self.name),
+            Kind::Endpoint => self.endpoint_parts().map(|(backend, _)| backend),
+            Kind::Listener | Kind::Route => None,
+        }
+    }
 }
 
 impl fmt::Display for ResourceKey {
@@ -199,6 +208,35 @@ pub fn parse_typed(root: &str, typed: &str) -> Result<ResourceKey, String> {
     }
 }
 
+/// Reads what people type for a key: a resource in any form that [`parse_typed`] takes, `current`, a key of a tree, or
+/// any of them below `root`. Returns the key below the root.
+///
+/// # Errors
+/// What is wrong with it, naming the nearest kind.
+pub fn parse_key(root: &str, typed: &str) -> Result<String, String> {
+    let relative = typed.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(typed).trim_matches('/');
+    match place(relative, false) {
+        Place::Resource { .. } | Place::Current => Ok(relative.to_owned()),
+        _ => parse_typed(root, typed).map(|resource| resource.to_string()),
+    }
+}
+
+/// Puts words together that are one key: `route shop` is `route/shop`.
+pub fn join_typed(words: &[String]) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut words = words.iter().peekable();
+    while let Some(word) = words.next() {
+        match words.peek() {
+            Some(name) if Kind::from_any(word).is_some() => {
+                keys.push(format!("{word}/{name}"));
+                words.next();
+            }
+            _ => keys.push(word.clone()),
+        }
+    }
+    keys
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,5 +284,16 @@ mod tests {
             assert_eq!(parse_typed("waypost", typed).unwrap(), ResourceKey::new(Kind::Route, "shop"), "{typed}");
         }
         assert!(parse_typed("waypost", "shop").unwrap_err().contains("KIND/NAME"));
+        for (typed, key) in [
+            ("route/shop", "routes/shop"),
+            ("waypost/current", "current"),
+            ("trees/v2/routes/shop", "trees/v2/routes/shop"),
+            ("waypost/trees/v2/routes/shop", "trees/v2/routes/shop"),
+        ] {
+            assert_eq!(parse_key("waypost", typed).unwrap(), key);
+        }
+        assert!(parse_key("waypost", "rotues/shop").unwrap_err().contains("did you mean \"routes\"?"));
+        let words = ["route", "shop", "endpoints/shop/a", "current"].map(str::to_owned);
+        assert_eq!(join_typed(&words), ["route/shop", "endpoints/shop/a", "current"]);
     }
 }

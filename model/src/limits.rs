@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Bytes of one value.
     pub value_bytes: usize,
+    /// Bytes of what a value compiles to: a YAML value that repeats itself by aliases grows.
+    pub object_bytes: usize,
     /// Entries of one store.
     pub entries: usize,
     /// Rules of one route.
@@ -28,6 +30,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             value_bytes: 256 * 1024,
+            object_bytes: 1024 * 1024,
             entries: 200_000,
             rules_per_route: 128,
             matches_per_rule: 64,
@@ -39,8 +42,47 @@ impl Default for Limits {
     }
 }
 
-/// Default of [`Limits::regex_bytes`]; a proxy, which has no settings of the model, uses ten times this.
-pub const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
+impl Limits {
+    /// All zero: where counting begins.
+    pub const fn nothing() -> Self {
+        Self {
+            value_bytes: 0,
+            object_bytes: 0,
+            entries: 0,
+            rules_per_route: 0,
+            matches_per_rule: 0,
+            hostnames_per_route: 0,
+            routes_per_host: 0,
+            endpoints_per_backend: 0,
+            regex_bytes: 0,
+        }
+    }
+
+    /// Refuses settings that proxies could not follow.
+    ///
+    /// # Errors
+    /// Which setting, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let bounds = [
+            ("valueBytes", self.value_bytes, MOST_OBJECT_BYTES),
+            ("objectBytes", self.object_bytes, MOST_OBJECT_BYTES),
+            ("regexBytes", self.regex_bytes, MOST_REGEX_BYTES),
+        ];
+        match bounds.into_iter().find(|(_, value, most)| value > most) {
+            Some((name, value, most)) => Err(format!("the limit {name} is {value}; proxies take at most {most}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// No object may be larger: it has to fit on a line of the watch stream.
+pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
+
+/// Default of [`Limits::regex_bytes`].
+const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
+
+/// What a proxy, which has no settings of the model, takes of a compiled regular expression.
+pub const MOST_REGEX_BYTES: usize = 10 * DEFAULT_REGEX_BYTES;
 
 /// Nesting of brackets in a value. Not a setting: the parser's own stack depends on it.
 pub const DEPTH: usize = 64;

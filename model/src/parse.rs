@@ -231,6 +231,11 @@ fn verdict<T, E: ToString>(
     }
     result.map_err(|error| {
         let path = error_path(error.path());
+        let text = error.inner().to_string();
+        if let Some(name) = text.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next()) {
+            let (line, column) = find(&[path.as_slice(), &[name.to_owned()]].concat(), true);
+            return Problem { line, column, field: dotted(&path), message: format!("the field {name:?} is there twice; keep one"), suggestion: None };
+        }
         let (line, column) = find(&path, false);
         Problem { line, column, field: dotted(&path), message: reason(error.inner()), suggestion: None }
     })
@@ -253,6 +258,10 @@ mod tests {
             (r#"{"rules":[{"matches":[{"path":{"vlaue":"/"}}]}]}"#, r#"1:32 unknown field "vlaue" in rules[0].matches[0].path; did you mean "value"?"#),
             (r#"{"rules":[],"zzz":1}"#, r#"1:13 unknown field "zzz"; known are hostnames, listeners, rules"#),
             ("rules: []\nhostname: [a]", r#"2:1 unknown field "hostname"; did you mean "hostnames"?"#),
+            (
+                "rules:\n- backendRefs:\n  - name: a\n- backendRefs:\n  - name: b\n    wieght: 2",
+                r#"6:5 unknown field "wieght" in rules[1].backendRefs[0]; did you mean "weight"?"#,
+            ),
         ] {
             assert_eq!(problem(Kind::Route, value), message, "{value}");
         }
@@ -275,7 +284,7 @@ mod tests {
                 "1:15 hostnames[0]: hostname \"a/b\" has a path; write \"a\" here and the path under rules[].matches[].path",
             ),
             (Kind::Route, r#"{"rules":5}"#, "1:10 rules: expected a list, such as [...], found integer `5`"),
-            (Kind::Route, r#"{"rules":[],"rules":[]}"#, "1:1 duplicate field `rules`"),
+            (Kind::Route, r#"{"rules":[],"rules":[]}"#, "1:13 the field \"rules\" is there twice; keep one"),
             (Kind::Route, r#"{"rules":[]} x"#, "1:14 something follows the end of the value; take it away"),
             (Kind::Route, r#"{"rules":[{}]}"#, "1:11 rules[0]: the rule goes nowhere; write backendRefs, or a filter of type RequestRedirect or FixedResponse"),
             (Kind::Listener, r#"{"address":"0.0.0.0:0"}"#, "1:12 address: address \"0.0.0.0:0\" has the port 0; ports are 1 to 65535"),
@@ -305,6 +314,8 @@ mod tests {
             "{}",
             problem(Kind::Route, value)
         );
+        let closing = r#"{"rules":[{"matches":[{"path":{"type":"RegularExpression","value":"/a)|(?:/b"}}],"backendRefs":[{"name":"b"}]}]}"#;
+        assert!(problem(Kind::Route, closing).contains("is not valid: unopened group"), "{}", problem(Kind::Route, closing));
     }
 
     #[test]

@@ -15,7 +15,20 @@ pub fn of(kind: Kind) -> Value {
     };
     let mut value = schema.to_value();
     close(&mut value);
-    value
+    if kind == Kind::Endpoint { or_bare(value) } else { value }
+}
+
+/// An endpoint may also be the bare address.
+fn or_bare(mut object: Value) -> Value {
+    let taken = |object: &mut Value, name: &str| object.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
+    let (schema, title, description) = (taken(&mut object, "$schema"), taken(&mut object, "title"), taken(&mut object, "description"));
+    let defs = taken(&mut object, "$defs");
+    let bare = serde_json::json!({ "type": "string", "description": "The address alone.", "examples": ["10.0.0.5:8080"] });
+    let mut either = serde_json::json!({ "$schema": schema, "title": title, "description": description, "anyOf": [object, bare] });
+    if let (Some(map), false) = (either.as_object_mut(), defs.is_null()) {
+        map.insert("$defs".to_owned(), defs);
+    }
+    either
 }
 
 /// Says of every object that it has no further properties, which is what the parser enforces.
@@ -68,6 +81,7 @@ mod tests {
         assert_eq!(known_fields(Kind::Route, &path("")), ["hostnames", "listeners", "rules"]);
         assert_eq!(known_fields(Kind::Route, &path("rules.0.matches.1.path")), ["type", "value"]);
         assert_eq!(known_fields(Kind::Route, &path("rules.0.filters.0.requestRedirect")), ["hostname", "path", "port", "scheme", "statusCode"]);
+        assert_eq!(known_fields(Kind::Endpoint, &path("")), ["address", "drain", "weight", "zone"]);
         assert_eq!(known_fields(Kind::Backend, &path("timeouts")), ["connect", "firstByte", "idle"]);
     }
 }

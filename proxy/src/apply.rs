@@ -6,22 +6,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use waypost_model::lane::Lane;
-use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Held, ObjectProblem};
 
 use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+use crate::save::Keep;
 use crate::state::StateDir;
 use crate::table::{Builder, Table};
 
 /// How often a listener that could not be bound is tried again.
 const REBIND: Duration = Duration::from_millis(250);
-/// Configs are written at most this often, and always the last.
-const CONFIG_EVERY: Duration = Duration::from_secs(1);
-/// Memberships are written at most this often, and always the last.
-const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
+/// How often tables that nobody uses any more are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the rest of the proxy knows of the work here.
 #[derive(Debug, Default)]
@@ -74,61 +72,34 @@ pub(crate) struct Applier {
     pub(crate) state: StateDir,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) saved: Saved,
+    /// Where what is to be kept on disk goes.
+    pub(crate) keep: watch::Sender<Option<Keep>>,
     /// The config that is served: what a quarantined one is replaced by.
     pub(crate) served: Option<Lane>,
-}
-
-/// What is on disk already.
-#[derive(Debug, Default)]
-pub(crate) struct Saved {
-    config: Option<Digest>,
-    membership: Option<Digest>,
-    config_at: Option<Instant>,
-    membership_at: Option<Instant>,
-    highest: Version,
-    seen_at: Option<Instant>,
-}
-
-impl Saved {
-    /// What was just read from disk need not be written again.
-    pub(crate) fn from(held: &Held) -> Self {
-        let snapshot = held.snapshot();
-        let known = !held.lanes.is_empty();
-        Self {
-            config: known.then(|| snapshot.config.digest()),
-            membership: known.then(|| snapshot.membership.digest()),
-            highest: held.highest,
-            ..Self::default()
-        }
-    }
+    /// Tables that requests may still use. They are dropped here once none does, never on a serving thread.
+    pub(crate) retired: Vec<Arc<Table>>,
+    /// There is no listener to bind, and that was told.
+    pub(crate) silent: bool,
 }
 
 impl Applier {
-    /// Works until the sender of snapshots is gone, then writes what is not on disk yet.
+    /// Works until the sender of snapshots is gone.
     pub(crate) async fn run(mut self, mut arrivals: watch::Receiver<Option<Arrived>>) {
-        let mut last = None;
         let mut unbound = false;
         loop {
-            let pause = if unbound { REBIND } else { CONFIG_EVERY };
-            match tokio::time::timeout(pause, arrivals.changed()).await {
+            match tokio::time::timeout(if unbound { REBIND } else { SWEEP }, arrivals.changed()).await {
                 Ok(Ok(())) => {
                     let arrived = arrivals.borrow_and_update().clone();
                     if let Some(arrived) = arrived {
                         unbound = self.apply(&arrived);
-                        last = Some(arrived.held);
+                        self.keep.send_replace(Some(Keep { held: arrived.held, quarantined: self.state.quarantined().clone() }));
                     }
                 }
-                Ok(Err(_)) => break,
+                Ok(Err(_)) => return,
                 Err(_) if unbound => unbound = self.bind(),
                 Err(_) => {}
             }
-            if let Some(held) = &last {
-                self.save(held, false);
-            }
-        }
-        if let Some(held) = &last {
-            self.save(held, true);
+            self.drop_retired();
         }
     }
 
@@ -189,14 +160,26 @@ impl Applier {
         self.metrics.swaps.inc();
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
         self.metrics.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
-        let unbound = self.bind();
-        drop(old);
-        unbound
+        self.retired.push(old);
+        self.bind()
+    }
+
+    /// Drops the tables that nobody uses any more.
+    fn drop_retired(&mut self) {
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
     /// Binds what is wanted. Returns whether something could not be bound.
     fn bind(&mut self) -> bool {
-        let failed = self.listeners.reconcile(&self.active.load().listeners);
+        let table = self.active.load();
+        let failed = self.listeners.reconcile(&table.listeners);
+        let silent = table.listeners.is_empty();
+        if silent && !std::mem::replace(&mut self.silent, silent) {
+            tracing::warn!(
+                "no listener is for this proxy, so it serves nothing; write listeners/NAME, or \"proxies\" of one so that it chooses this proxy's labels"
+            );
+        }
+        self.silent = silent;
         let mut problems = self.builder.problems();
         problems.extend(failed.iter().map(|(name, reason)| ObjectProblem {
             kind: "listener".to_owned(),
@@ -212,42 +195,5 @@ impl Applier {
             self.progress.update(|applied| applied.problems = problems);
         }
         !failed.is_empty()
-    }
-
-    /// Writes what is due, or everything that is not on disk. What could not be written is tried again when it is due
-    /// next.
-    fn save(&mut self, held: &Held, all: bool) {
-        let snapshot = held.snapshot();
-        let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
-        let (config, membership) = (snapshot.config.digest(), snapshot.membership.digest());
-        if self.saved.config != Some(config) && !self.state.is_quarantined(config) && due(self.saved.config_at, CONFIG_EVERY) {
-            self.saved.config_at = Some(Instant::now());
-            let result = self.state.save_config(held);
-            if self.note(result, "config") {
-                self.saved.config = Some(config);
-            }
-        }
-        if self.saved.membership != Some(membership) && due(self.saved.membership_at, MEMBERSHIP_EVERY) {
-            self.saved.membership_at = Some(Instant::now());
-            let result = self.state.save_membership(held);
-            if self.note(result, "membership") {
-                self.saved.membership = Some(membership);
-            }
-        }
-        // The highest version fences off a deposed leader also after a restart.
-        if self.saved.highest != held.highest && (all || self.saved.highest.epoch != held.highest.epoch || due(self.saved.seen_at, CONFIG_EVERY)) {
-            self.saved.seen_at = Some(Instant::now());
-            let result = self.state.save_seen(held);
-            if self.note(result, "highest version") {
-                self.saved.highest = held.highest;
-            }
-        }
-    }
-
-    fn note(&self, result: std::io::Result<()>, what: &str) -> bool {
-        if let Err(error) = &result {
-            tracing::error!(%error, "the {what} could not be written to the state directory; serving goes on");
-        }
-        result.is_ok()
     }
 }

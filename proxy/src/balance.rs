@@ -29,6 +29,8 @@ pub struct Endpoint {
 /// Above this many endpoints least-request looks at a sample instead of all.
 const LOOK_AT_ALL: usize = 64;
 const SAMPLE: usize = 8;
+/// So many are drawn where weights differ.
+const DRAWS: usize = 4;
 /// The longest schedule of a weighted round robin.
 const SCHEDULE: u64 = 4_096;
 
@@ -37,6 +39,8 @@ const SCHEDULE: u64 = 4_096;
 pub struct Balancer {
     endpoints: Vec<Endpoint>,
     total_weight: u64,
+    /// All weights are the same.
+    even: bool,
     policy: Policy,
 }
 
@@ -64,7 +68,8 @@ impl Balancer {
                 Policy::RoundRobin { schedule: schedule(&weights), turn }
             }
         };
-        Self { endpoints, total_weight, policy }
+        let even = endpoints.windows(2).all(|pair| pair.first().map(|one| one.weight) == pair.last().map(|other| other.weight));
+        Self { endpoints, total_weight, even, policy }
     }
 
     /// Whether nothing can take a request.
@@ -81,7 +86,8 @@ impl Balancer {
 
     fn choose(&self) -> Option<&Endpoint> {
         match &self.policy {
-            Policy::LeastRequest => self.least(|endpoint| !endpoint.state.avoided()),
+            Policy::LeastRequest if self.even => self.least(|endpoint| !endpoint.state.avoided()),
+            Policy::LeastRequest => self.least_drawn(),
             Policy::Random => self.random(),
             Policy::RoundRobin { schedule, turn } => {
                 let length = u64::try_from(schedule.len()).ok().filter(|length| *length > 0)?;
@@ -102,6 +108,13 @@ impl Balancer {
             ticket = ticket.saturating_sub(weight);
             hit
         })
+    }
+
+    /// Of a few endpoints that are drawn by their weights, the one with the fewest requests in proportion to its weight:
+    /// while nothing is busy, the first one drawn, so that the shares are those of the weights.
+    fn least_drawn(&self) -> Option<&Endpoint> {
+        let load = |endpoint: &Endpoint| endpoint.state.in_flight() * 1_000_000 / u64::from(endpoint.weight.max(1));
+        (0..DRAWS).filter_map(|_| self.random()).filter(|endpoint| !endpoint.state.avoided()).min_by_key(|endpoint| load(endpoint))
     }
 
     /// The endpoint with the fewest requests in proportion to its weight, of all or of a sample; ties are broken by
@@ -168,13 +181,17 @@ mod tests {
 
     #[test]
     fn least_request_prefers_the_idle_one_in_proportion_to_the_weight() {
-        let all = [endpoint("a", 1), endpoint("b", 1), endpoint("heavy", 4)];
+        let all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1)];
         let balancer = Balancer::new(&all, Balancing::LeastRequest, Arc::default());
-        let guards: Vec<_> = (0..2).map(|_| all[2].state.begin()).collect();
-        assert_eq!(share(&balancer, "heavy"), 1_000, "2 of weight 4 is less than 0 of weight 1 would become");
-        drop(guards);
-        let _busy = (all[0].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin(), all[2].state.begin());
+        let _busy = (all[0].state.begin(), all[2].state.begin());
         assert_eq!(share(&balancer, "b"), 1_000);
+        let all = [endpoint("light", 1), endpoint("heavy", 9)];
+        let balancer = Balancer::new(&all, Balancing::LeastRequest, Arc::default());
+        let idle = share(&balancer, "light");
+        assert!((50..=160).contains(&idle), "a tenth, while nothing is busy: {idle}");
+        let _busy: Vec<_> = (0..9).map(|_| all[1].state.begin()).collect();
+        let busy = share(&balancer, "light");
+        assert!((250..=450).contains(&busy), "1 of 4 draws finds it, and it is less busy: {busy}");
     }
 
     #[test]

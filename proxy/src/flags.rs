@@ -4,7 +4,24 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::{Arg, Command};
+use clap::builder::FalseyValueParser;
+use clap::{Arg, ArgAction, Command};
+
+/// The command with `WAYPOST_<FLAG>` for every flag that has no variable of its own.
+pub fn with_environment(command: Command) -> Command {
+    let command = command.mut_args(|argument| {
+        let argument = match argument.get_action() {
+            // Whoever sets a switch to 1, yes or true means it.
+            ArgAction::SetTrue => argument.value_parser(FalseyValueParser::new()),
+            _ => argument,
+        };
+        match argument.get_long().map(|long| format!("WAYPOST_{}", long.replace('-', "_").to_uppercase())) {
+            Some(name) if argument.get_env().is_none() => argument.env(name),
+            _ => argument,
+        }
+    });
+    command.mut_subcommands(with_environment)
+}
 
 /// The arguments with those of the file that `--config` names put in where neither the command line nor the
 /// environment has them. `keep` names keys of the file that are no flags and are read elsewhere.
@@ -14,11 +31,17 @@ use clap::{Arg, Command};
 pub fn with_file(arguments: Vec<OsString>, command: &Command, keep: &[&str]) -> Result<Vec<OsString>, String> {
     let Some(path) = config_path(&arguments) else { return Ok(arguments) };
     let table = read(Path::new(&path))?;
-    let command = chosen(command, &arguments);
+    let (all, command) = (command, chosen(command, &arguments));
     let mut extra = Vec::new();
     for (key, value) in table.iter().filter(|(key, _)| !keep.contains(&key.as_str())) {
         let flag = kebab(key);
-        let argument = find(command, &flag).ok_or_else(|| unknown(command, &path, key))?;
+        // One file serves every verb: what only another one knows is not for this one.
+        let Some(argument) = find(command, &flag) else {
+            if all.get_subcommands().any(|other| find(other, &flag).is_some()) {
+                continue;
+            }
+            return Err(unknown(command, &path, key));
+        };
         let given = arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(&format!("--{flag}")));
         let in_environment = argument.get_env().is_some_and(|name| std::env::var_os(name).is_some());
         if !given && !in_environment {
@@ -125,6 +148,25 @@ mod tests {
     fn the_file_gives_what_the_command_line_does_not() {
         let file = "name = \"a\"\ndrainDelay = \"1s\"\ninsecure = true\nlabel = { tier = \"edge\" }\nstore = []";
         assert_eq!(merged(file, &["--name", "b"]).unwrap(), ["--name", "b", "--drain-delay=1s", "--insecure", "--label=tier=edge"]);
+    }
+
+    #[test]
+    fn what_only_another_verb_knows_is_left_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "state = \"/x\"\noutput = \"json\"").unwrap();
+        let verb = |name: &'static str, flag: &'static str| Command::new(name).arg(Arg::new(flag).long(flag));
+        let command = Command::new("x").subcommand(verb("run", "state")).subcommand(verb("status", "output"));
+        let arguments = ["x".into(), "status".into(), "--config".into(), path.clone().into_os_string()].to_vec();
+        assert_eq!(with_file(arguments, &command, &[]).unwrap().last().unwrap(), "--output=json");
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        let command = with_environment(command());
+        let variable = |flag: &str| find(&command, flag).and_then(Arg::get_env).map(|name| name.to_string_lossy().into_owned());
+        assert_eq!(variable("drain-delay").as_deref(), Some("WAYPOST_DRAIN_DELAY"));
+        assert_eq!(variable("insecure").as_deref(), Some("WAYPOST_INSECURE"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod metrics;
 mod pool;
 mod report;
 mod run;
+mod save;
 mod state;
 mod subscribe;
 pub mod table;

@@ -2,20 +2,21 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::EnvFilter;
 use waypost_proxy::cli::Flags;
-use waypost_proxy::{flags, start};
+use waypost_proxy::{RunError, flags, start};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = match flags::with_file(std::env::args_os().collect(), &Flags::command(), &[]) {
+    let command = flags::with_environment(Flags::command());
+    let arguments = match flags::with_file(std::env::args_os().collect(), &command, &[]) {
         Ok(arguments) => arguments,
         Err(message) => return fail(2, &message),
     };
-    let config = match Flags::try_parse_from(arguments) {
+    let config = match command.try_get_matches_from(arguments).and_then(|matches| Flags::from_arg_matches(&matches)) {
         Ok(flags) => flags.into_config(),
         Err(error) => error.exit(),
     };
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
                 Err(error) => fail(1, &error.to_string()),
             }
         }
+        Err(error @ RunError::ClearText(_)) => fail(2, &error.to_string()),
         Err(error) => fail(1, &error.to_string()),
     }
 }

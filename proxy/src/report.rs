@@ -46,11 +46,10 @@ impl Reporter {
 
     async fn send(&self, path: &str, report: &Report) -> Result<(), String> {
         let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
-        let Some(url) = self.config.controllers.first() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
-        let request = post(url, path, body).map_err(|error| error.to_string())?;
+        let request = post(&link.url, path, body).map_err(|error| error.to_string())?;
         let sending = async {
-            let response = link.send_request(request).await?;
+            let response = link.sender.send_request(request).await?;
             let status = response.status();
             Ok((status, response.into_body().collect().await?.to_bytes()))
         };

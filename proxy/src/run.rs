@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
 use crate::admin::Admin;
-use crate::apply::{Applier, Arrived, Progress, Saved};
+use crate::apply::{Applier, Arrived, Progress};
 use crate::config::Config;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::report::Reporter;
+use crate::save::{Keep, Saver};
 use crate::state::StateDir;
 use crate::subscribe::Subscriber;
 use crate::table::{Builder, Table};
@@ -117,19 +118,24 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let listeners = Arc::new(Listeners::new(workers.clone(), accept));
     let progress = Arc::new(Progress::default());
     let builder = Builder::new(config.labels.clone(), config.bind, config.listen);
+    let (keep, kept) = watch::channel(None);
+    let saver = Saver::new(&state, &found.held);
     let applier = Applier {
         active: active.clone(),
         builder,
         listeners: listeners.clone(),
-        saved: Saved::from(&found.held),
+        keep,
         served: None,
+        retired: Vec::new(),
+        silent: false,
         state,
         progress: progress.clone(),
         metrics: metrics.clone(),
     };
     let surface =
         Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
-    let parts = Parts { config: Arc::new(config), held: found.held, applier, surface, listeners, progress, metrics, active, abort, admin, admin_address };
+    let parts =
+        Parts { config: Arc::new(config), held: found.held, applier, saver, kept, surface, listeners, progress, metrics, active, abort, admin, admin_address };
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
     let asked = stop.clone();
@@ -149,6 +155,8 @@ struct Parts {
     config: Arc<Config>,
     held: waypost_wire::Held,
     applier: Applier,
+    saver: Saver,
+    kept: watch::Receiver<Option<Keep>>,
     surface: Arc<Admin>,
     listeners: Arc<Listeners>,
     progress: Arc<Progress>,
@@ -176,7 +184,8 @@ impl Parts {
             Ok(listener) => drop(tokio::spawn(self.surface.clone().run(listener))),
             Err(error) => tracing::error!(%error, "the admin surface could not start"),
         }
-        let applying = spawn_applier(self.applier, arrived);
+        let applying = spawn("apply", self.applier.run(arrived));
+        let saving = spawn("save", self.saver.run(self.kept));
         let subscriber = Subscriber {
             config: self.config.clone(),
             run_id: run_id.clone(),
@@ -209,20 +218,20 @@ impl Parts {
         reporting.abort();
         // The subscriber held the sender of snapshots; without it the applier writes what is left and ends.
         drop(subscribing.await);
-        if let Some(applying) = applying
-            && applying.join().is_err()
-        {
-            tracing::error!("the thread that applies snapshots panicked");
+        for (what, thread) in [("applies snapshots", applying), ("saves them", saving)] {
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("the thread that {what} panicked");
+            }
         }
         tracing::info!("left");
     }
 }
 
-/// Building tables has a thread of its own, so that neither requests nor the watch stream wait for it.
-fn spawn_applier(applier: Applier, arrived: watch::Receiver<Option<Arrived>>) -> Option<JoinHandle<()>> {
+/// A thread for work for which neither requests nor the watch stream may wait.
+fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let spawned = runtime.and_then(|runtime| std::thread::Builder::new().name("apply".to_owned()).spawn(move || runtime.block_on(applier.run(arrived))));
-    spawned.inspect_err(|error| tracing::error!(%error, "the thread that applies snapshots could not start")).ok()
+    let spawned = runtime.and_then(|runtime| std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(work)));
+    spawned.inspect_err(|error| tracing::error!(%error, "the thread {name:?} could not start")).ok()
 }
 
 async fn drain(metrics: &Metrics, deadline: Duration) {

@@ -41,6 +41,7 @@ struct Line {
 struct Seen {
     cluster: String,
     highest: Version,
+    digests: BTreeMap<Lane, Digest>,
     quarantined: BTreeSet<Digest>,
 }
 
@@ -73,43 +74,48 @@ impl StateDir {
     /// Opens or makes the directory, and reads the newest config that is whole and not quarantined.
     pub(crate) fn open(folder: &Path) -> io::Result<(Self, Found)> {
         std::fs::create_dir_all(folder)?;
+        let mut found = Found::default();
         // Whether it can be written is found out now, not with the first snapshot.
         let probe = folder.join(".probe");
-        std::fs::write(&probe, b"")?;
-        std::fs::remove_file(&probe)?;
-        let mut found = Found::default();
+        match std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                found.notes.push(format!("the state directory {} is full; free some space: what comes now cannot be kept", folder.display()));
+            }
+            probed => probed?,
+        }
         let seen: Seen = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
         let mut state = Self { folder: folder.to_owned(), next: 0, quarantined: seen.quarantined, crashes: None };
-        state.judge_mark(&mut found.notes);
+        let crashed_again = state.judge_mark(&mut found.notes);
         found.held = state.restore(&mut found.notes);
-        found.held.highest = found.held.highest.max(seen.highest);
+        if seen.highest >= found.held.highest {
+            (found.held.highest, found.held.seen) = (seen.highest, seen.digests);
+        }
         if found.held.cluster.is_empty() {
             found.held.cluster = seen.cluster;
+        }
+        // Before anything else is applied, which takes the mark away.
+        if crashed_again && let Err(error) = state.files().save_seen(&found.held, &state.quarantined) {
+            found.notes.push(format!("the quarantine could not be written to the state directory: {error}"));
         }
         Ok((state, found))
     }
 
-    /// A mark that is still there means that the last run ended while it applied that config.
-    fn judge_mark(&mut self, notes: &mut Vec<String>) {
-        let Ok(text) = std::fs::read(self.folder.join("applying")) else { return };
-        let Ok(mut mark) = serde_json::from_slice::<Mark>(&text) else { return };
+    /// A mark that is still there means that the last run ended while it applied that config. Returns whether the config
+    /// is quarantined from now on.
+    fn judge_mark(&mut self, notes: &mut Vec<String>) -> bool {
+        let Ok(text) = std::fs::read(self.folder.join("applying")) else { return false };
+        let Ok(mut mark) = serde_json::from_slice::<Mark>(&text) else { return false };
         mark.crashes += 1;
-        if mark.crashes >= CRASHES && self.quarantined.insert(mark.config) {
+        let quarantined = mark.crashes >= CRASHES && self.quarantined.insert(mark.config);
+        if quarantined {
             notes.push(format!("config {} was being applied in {} crashes and is quarantined", mark.config.short(), mark.crashes));
         }
         self.crashes = Some(mark);
-    }
-
-    fn ring(&self) -> Vec<(u64, PathBuf)> {
-        let items = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("config-")?.strip_suffix(".jsonl")?.parse().ok();
-        let mut ring: Vec<(u64, PathBuf)> = items.map(|item| item.path()).filter_map(|path| Some((number(&path)?, path))).collect();
-        ring.sort();
-        ring
+        quarantined
     }
 
     fn restore(&mut self, notes: &mut Vec<String>) -> Held {
-        let ring = self.ring();
+        let ring = ring(&self.folder);
         self.next = ring.last().map_or(0, |(number, _)| number + 1);
         let mut held = Held { restored: true, ..Held::default() };
         for (_, path) in ring.into_iter().rev() {
@@ -170,16 +176,36 @@ impl StateDir {
         }
     }
 
+    /// What writes into the directory.
+    pub(crate) fn files(&self) -> Files {
+        Files { folder: self.folder.clone(), next: self.next }
+    }
+
+    /// The configs that are never tried again.
+    pub(crate) fn quarantined(&self) -> &BTreeSet<Digest> {
+        &self.quarantined
+    }
+}
+
+/// The files of a state directory, for the one who writes them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    folder: PathBuf,
+    next: u64,
+}
+
+impl Files {
     /// Adds a config to the ring.
     pub(crate) fn save_config(&mut self, held: &Held) -> io::Result<()> {
         let configs = held.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
         let bytes = render(held, configs)?;
-        waypost_disk::write_once(&self.folder.join(format!("config-{:010}.jsonl", self.next)), &bytes)?;
-        self.next += 1;
-        let ring = self.ring();
-        for (_, path) in ring.iter().take(ring.len().saturating_sub(RING)) {
+        let ring = ring(&self.folder);
+        // Room first: a full disk is relieved by what goes.
+        for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RING)) {
             std::fs::remove_file(path)?;
         }
+        waypost_disk::write_once(&self.folder.join(format!("config-{:010}.jsonl", self.next)), &bytes)?;
+        self.next += 1;
         Ok(())
     }
 
@@ -189,11 +215,19 @@ impl StateDir {
         waypost_disk::write(&self.folder.join("membership.jsonl"), &render(held, membership)?)
     }
 
-    /// Writes the highest version and the cluster.
-    pub(crate) fn save_seen(&self, held: &Held) -> io::Result<()> {
-        let seen = Seen { cluster: held.cluster.clone(), highest: held.highest, quarantined: self.quarantined.clone() };
+    /// Writes the highest version, its digests, the cluster and what is quarantined.
+    pub(crate) fn save_seen(&self, held: &Held, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
+        let seen = Seen { cluster: held.cluster.clone(), highest: held.highest, digests: held.seen.clone(), quarantined: quarantined.clone() };
         waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&seen)?)
     }
+}
+
+fn ring(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let items = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("config-")?.strip_suffix(".jsonl")?.parse().ok();
+    let mut ring: Vec<(u64, PathBuf)> = items.map(|item| item.path()).filter_map(|path| Some((number(&path)?, path))).collect();
+    ring.sort();
+    ring
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, notes: &mut Vec<String>) -> Option<T> {
@@ -243,6 +277,7 @@ mod tests {
             lanes: BTreeMap::from([(Lane::Stable, lane("route")), (Lane::Membership, lane("endpoint"))]),
             track: Some(Lane::Stable),
             restored: false,
+            seen: BTreeMap::new(),
         }
     }
 
@@ -255,20 +290,21 @@ mod tests {
     #[test]
     fn a_proxy_starts_from_the_newest_config_that_is_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state, found) = StateDir::open(folder.path()).unwrap();
+        let (state, found) = StateDir::open(folder.path()).unwrap();
         assert!(found.held.lanes.is_empty());
+        let mut files = state.files();
         for n in 1..=7 {
             let held = held(n, &format!("r{n}"));
-            state.save_config(&held).unwrap();
-            state.save_membership(&held).unwrap();
-            state.save_seen(&held).unwrap();
+            files.save_config(&held).unwrap();
+            files.save_membership(&held).unwrap();
+            files.save_seen(&held, state.quarantined()).unwrap();
         }
-        assert_eq!(state.ring().len(), RING);
+        assert_eq!(ring(folder.path()).len(), RING);
         let (name, restored) = route(folder.path());
         assert_eq!(name, "r7");
         assert!(restored.restored && restored.lanes.len() == 2);
         assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 });
-        let newest = state.ring().pop().unwrap().1;
+        let newest = ring(folder.path()).pop().unwrap().1;
         std::fs::write(&newest, b"garbage").unwrap();
         std::fs::write(folder.path().join("seen.json"), b"garbage").unwrap();
         let (name, restored) = route(folder.path());
@@ -279,10 +315,11 @@ mod tests {
     #[test]
     fn a_config_that_crashes_the_proxy_twice_is_quarantined() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut state, _) = StateDir::open(folder.path()).unwrap();
-        state.save_config(&held(1, "good")).unwrap();
+        let (state, _) = StateDir::open(folder.path()).unwrap();
+        let mut files = state.files();
+        files.save_config(&held(1, "good")).unwrap();
         let bad = held(2, "bad");
-        state.save_config(&bad).unwrap();
+        files.save_config(&bad).unwrap();
         let digest = bad.lanes[&Lane::Stable].digest();
         state.begin(digest).unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
@@ -291,6 +328,9 @@ mod tests {
         let (state, found) = StateDir::open(folder.path()).unwrap();
         assert!(state.is_quarantined(digest));
         assert!(found.notes.iter().any(|note| note.contains("quarantined")));
+        state.begin(held(1, "good").lanes[&Lane::Stable].digest()).unwrap();
+        state.end().unwrap();
+        assert!(StateDir::open(folder.path()).unwrap().0.is_quarantined(digest), "also when no controller came in between");
         assert_eq!(route(folder.path()).0, "good");
     }
 

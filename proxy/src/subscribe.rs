@@ -26,8 +26,14 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Bounds of the pause before the next try, which is random below it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// The sending side of the connection to a controller.
-pub(crate) type Link = http2::SendRequest<Full<Bytes>>;
+/// The sending side of the connection to a controller, and where it goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    /// The controller.
+    pub(crate) url: url::Url,
+    /// Takes requests.
+    pub(crate) sender: http2::SendRequest<Full<Bytes>>,
+}
 
 #[derive(Debug, Error)]
 enum WatchError {
@@ -108,7 +114,7 @@ impl Subscriber {
         let failed = |reason: String| WatchError::Connect { url: name.clone(), reason };
         let body = serde_json::to_vec(&request).map_err(|error| failed(error.to_string()))?;
         let request = post(url, WATCH_PATH, body).map_err(|error| failed(error.to_string()))?;
-        let response = timeout(SILENCE, link.send_request(request)).await.map_err(|_| WatchError::Silent { url: name.clone() })?;
+        let response = timeout(SILENCE, link.sender.send_request(request)).await.map_err(|_| WatchError::Silent { url: name.clone() })?;
         let response = response.map_err(|error| failed(error.to_string()))?;
         let status = response.status();
         if status != StatusCode::OK {
@@ -167,13 +173,13 @@ async fn connect(url: &url::Url) -> Result<Link, String> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(HEARTBEAT_SECONDS))).keep_alive_timeout(SILENCE);
     builder.initial_stream_window_size(4 * 1024 * 1024).initial_connection_window_size(8 * 1024 * 1024);
-    let (link, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "the connection to a controller ended");
         }
     });
-    Ok(link)
+    Ok(Link { url: url.clone(), sender })
 }
 
 /// A POST of JSON to a controller.

@@ -64,6 +64,14 @@ pub struct Backend {
 }
 
 impl Table {
+    /// What now stands for the listener that accepted a connection: the one that has its socket, whatever it is called
+    /// by now, else the one of its name; of a listener that is gone, what it was.
+    pub fn listener_of<'a>(&'a self, accepted: &'a Arc<ListenerConfig>) -> &'a Arc<ListenerConfig> {
+        let named = self.listeners.get(&accepted.name);
+        let holds = |listener: &&Arc<ListenerConfig>| listener.address == accepted.address;
+        named.filter(holds).or_else(|| self.listeners.values().find(holds)).or(named).unwrap_or(accepted)
+    }
+
     /// The rule for a request: the most specific hostname that has a match, then the first match in order.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
         let host = request.host;

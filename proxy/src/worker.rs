@@ -119,12 +119,14 @@ impl Drop for Place {
 }
 
 async fn work(core: Arc<Core>, mut accepted: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>) {
-    let pool = core.pool.clone();
+    let (pool, active) = (core.pool.clone(), core.shared.active.clone());
     tokio::spawn(async move {
         let mut tick = tokio::time::interval(SWEEP);
         loop {
             tick.tick().await;
             pool.sweep();
+            // A core without requests lets an old table go as well.
+            drop(active.pin());
         }
     });
     while let Some(Accepted { stream, peer, listener, end }) = accepted.recv().await {

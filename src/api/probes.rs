@@ -13,7 +13,7 @@ pub(super) async fn live() -> &'static str {
 
 /// Ready: a first complete snapshot is published. Staleness is told, and no reason to be unready.
 pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Gone> {
-    let status = api.handle.ask(Query::Status).await?;
+    let status = api.handle.ask(Query::Ready).await?;
     let mut text = String::new();
     if query.is_some_and(|query| query.contains("verbose")) {
         for source in &status.sources {

@@ -32,8 +32,8 @@ pub(super) async fn proxies(State(api): State<Api>) -> Result<Json<Vec<ProxyInfo
     api.handle.ask(Query::Proxies).await.map(Json)
 }
 
-pub(super) async fn history(State(api): State<Api>) -> Result<Json<Vec<ConfigRecord>>, Gone> {
-    api.handle.ask(Query::History).await.map(Json)
+pub(super) async fn history(State(api): State<Api>) -> Json<Vec<ConfigRecord>> {
+    Json(api.handle.history().await)
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,9 +63,12 @@ pub struct ExportedEntry {
 }
 
 pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Gone> {
-    let exported = match api.handle.ask(|to| Query::Export(at.at, to)).await? {
-        Ok(exported) => exported,
-        Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),
+    let exported = match at.at {
+        None => api.handle.ask(Query::Export).await?,
+        Some(number) => match api.handle.export_config(number).await {
+            Ok(exported) => exported,
+            Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),
+        },
     };
     // The first store wins where two have the same key.
     let mut entries = std::collections::BTreeMap::new();

@@ -8,11 +8,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
-use waypost_model::verdict::ConditionType;
+use waypost_model::verdict::{Condition, ConditionType, Status};
 
 use super::{Api, refuse};
 use crate::controller::handle::{Gone, Query};
-use crate::controller::view::EntryInfo;
+use crate::controller::view::{EntryAnswer, EntryInfo};
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -68,9 +68,8 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
         Ok(limit) => limit.map_or(Duration::from_secs(30), waypost_model::duration::Duration::get).min(LONGEST),
         Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
     };
-    let key = match waypost_model::key::parse_typed(api.handle.root(), &request.key) {
-        Ok(resource) => resource.to_string(),
-        Err(_) if request.key.trim_matches('/').ends_with("current") => "current".to_owned(),
+    let key = match api.handle.relative(&request.key) {
+        Ok(key) => key,
         Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
     };
     let deadline = Instant::now() + limit;
@@ -82,29 +81,27 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
     let mut changes = api.handle.changes();
     loop {
         changes.mark_unchanged();
-        let found = api.handle.ask(|to| Query::Entries(key.clone(), to)).await?;
-        let entry = found.into_iter().find(|entry| entry.key.ends_with(&key) && entry.key.len() == api.handle.root().len() + 1 + key.len());
-        if let Some(answer) = judge(&key, request.what, written, entry.as_ref()) {
+        let found = api.handle.ask(|to| Query::Entry(key.clone(), to)).await?;
+        if let Some(answer) = judge(&key, request.what, written, &found) {
             return Ok(Json(answer).into_response());
         }
         if timeout_at(deadline, changes.changed()).await.is_err() {
-            return Ok(Json(WaitAnswer { outcome: WaitOutcome::Timeout, message: late(&key, limit, entry.as_ref()), entry }).into_response());
+            let message = late(&key, request.what, limit, &found);
+            return Ok(Json(WaitAnswer { outcome: WaitOutcome::Timeout, message, entry: found.entry }).into_response());
         }
     }
 }
 
 /// Decides whether waiting is over.
-fn judge(key: &str, what: For, written: Option<u64>, entry: Option<&EntryInfo>) -> Option<WaitAnswer> {
-    let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: entry.cloned(), message });
-    let Some(entry) = entry else {
-        return if what == For::Gone { done(format!("{key} is gone")) } else { None };
+fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Option<WaitAnswer> {
+    let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: found.entry.clone(), message });
+    let Some(entry) = &found.entry else {
+        return if what == For::Gone && found.serving.is_empty() { done(format!("{key} is gone")) } else { None };
     };
     if what == For::Gone || written.is_some_and(|written| entry.revision < written) {
         return None;
     }
-    let refused =
-        entry.conditions.iter().find(|condition| condition.status == waypost_model::verdict::Status::False && condition.r#type != ConditionType::ResolvedRefs);
-    if let Some(condition) = refused {
+    if let Some(condition) = refusal(entry, what) {
         let serving = match entry.last_good_revision {
             Some(revision) => format!("; revision {revision}, the last good one, still serves"),
             None if condition.r#type == ConditionType::Accepted => "; nothing was served under this key before".to_owned(),
@@ -123,9 +120,22 @@ fn judge(key: &str, what: For, written: Option<u64>, entry: Option<&EntryInfo>) 
     }
 }
 
-fn late(key: &str, limit: Duration, entry: Option<&EntryInfo>) -> String {
-    match entry {
+/// Why what is waited for cannot come by itself: the entry is refused or, where it is to be live, shadowed. A proxy that
+/// cannot serve it yet may still come to it.
+fn refusal(entry: &EntryInfo, what: For) -> Option<&Condition> {
+    let stands = |condition: &&Condition| match condition.r#type {
+        ConditionType::Accepted => true,
+        ConditionType::Programmed => what == For::Live && condition.reason == "Shadowed",
+        ConditionType::ResolvedRefs => false,
+    };
+    entry.conditions.iter().filter(|condition| condition.status == Status::False).find(stands)
+}
+
+fn late(key: &str, what: For, limit: Duration, found: &EntryAnswer) -> String {
+    match &found.entry {
+        None if what == For::Gone => format!("{key} is deleted, but after {limit:?} still served by {}", found.serving.join(", ")),
         None => format!("{key} is not in the store after {limit:?}"),
+        Some(_) if what == For::Gone => format!("{key} is still in the store after {limit:?}"),
         Some(entry) if entry.live.of == 0 => format!("{key} is accepted, but no proxy is connected"),
         Some(entry) => format!("{key} is live on {}/{} proxies after {limit:?}; {}", entry.live.on, entry.live.of, entry.live.lagging.join("; ")),
     }

@@ -72,6 +72,11 @@ pub(super) struct CredentialFlags {
 }
 
 impl CredentialFlags {
+    /// Whether there is anything secret among them.
+    pub(super) const fn any(&self) -> bool {
+        self.store_token_file.is_some() || self.store_cert.is_some() || self.store_key.is_some()
+    }
+
     /// A store's settings with these credentials.
     pub(super) fn with(&self, url: &str) -> StoreFlags {
         StoreFlags {
@@ -140,22 +145,9 @@ impl StoreFlag {
     }
 }
 
-/// The key below the root that people mean: a resource in any form, or `current`, or any key below the root.
-pub(super) fn relative_key(root: &str, typed: &str) -> Result<String, Failure> {
-    if let Ok(resource) = waypost_model::key::parse_typed(root, typed) {
-        return Ok(resource.to_string());
-    }
-    let relative = typed.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(typed).trim_matches('/');
-    match waypost_model::key::place(relative, false) {
-        waypost_model::key::Place::Unknown(message) => Err(Failure::usage(message)),
-        waypost_model::key::Place::Folder => Err(Failure::usage("the key is empty; write KIND/NAME, such as routes/shop")),
-        _ => Ok(relative.to_owned()),
-    }
-}
-
-/// A key from one or two words: `routes/shop`, or `route shop`.
+/// The one key that people typed in one word or two: `routes/shop`, or `route shop`.
 pub(super) fn joined(words: &[String]) -> String {
-    words.join("/")
+    waypost_model::key::join_typed(words).join("/")
 }
 
 /// An error of a store as a failure.

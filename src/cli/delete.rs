@@ -1,11 +1,13 @@
 //! `waypost delete KEY`
 
 use clap::Args;
+use serde_json::json;
 use waypost_adapter::Key;
 
-use super::Outcome;
-use super::client::{ControllerFlag, StoreFlag, joined, relative_key, store_failure};
+use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::text::machine;
 use super::wait::{WaitFor, wait_for};
+use super::{Failure, Outcome};
 use crate::api::For;
 
 #[derive(Debug, Args)]
@@ -23,17 +25,21 @@ pub(super) struct DeleteFlags {
     /// Wait at most this long
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     timeout: String,
+    #[command(flatten)]
+    output: OutputFlag,
 }
 
 pub(super) async fn run(flags: DeleteFlags) -> Outcome {
     let store = flags.store.open(&flags.controller).await?;
-    let key = relative_key(&store.root, &joined(&flags.key))?;
+    let key = waypost_model::key::parse_key(&store.root, &joined(&flags.key)).map_err(Failure::usage)?;
     let full = Key::from(store.full_key(&key));
     let found = store.adapter.get(&full).await.map_err(|error| store_failure(&error))?;
     store.adapter.delete(&full).await.map_err(|error| store_failure(&error))?;
-    println!("{full} {}", if found.is_some() { "is deleted" } else { "was not there" });
+    if !machine(flags.output.output, &json!({ "key": full.to_string(), "found": found.is_some() }))? {
+        println!("{full} {}", if found.is_some() { "is deleted" } else { "was not there" });
+    }
     if flags.wait {
-        wait_for(&flags.controller, &WaitFor { key, what: For::Gone, timeout: flags.timeout }).await?;
+        wait_for(&flags.controller, &WaitFor { key, what: For::Gone, timeout: flags.timeout, output: flags.output.output }).await?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::{Failure, Outcome, echo, init, init_log};
 
 #[derive(Debug, Args)]
 pub(super) struct DevFlags {
-    /// The directory to watch; a new example if it is not there
+    /// The directory to watch; a new example if it is empty or not there
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Watch this store instead of a directory
@@ -43,11 +43,13 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
         Some(url) => url,
         None => {
             let dir = flags.dir.unwrap_or_else(|| temporary.join("waypost"));
-            if !dir.exists() {
+            if std::fs::read_dir(&dir).is_ok_and(|mut items| items.next().is_some()) {
+                println!("The keys in {} are watched.", dir.display());
+            } else {
                 init::write(&dir)?;
-                start_echoes().await?;
                 println!("An example is in {}: change a file there and ask again.", dir.display());
             }
+            start_echoes();
             let dir = std::path::absolute(&dir).map_err(Failure::failed)?;
             format!("file://{}", dir.display())
         }
@@ -85,11 +87,17 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
     outcome
 }
 
-/// The endpoints of the example.
-async fn start_echoes() -> Outcome {
+/// The endpoints of the example. An address that is taken is left to whoever has it.
+fn start_echoes() {
     for (name, port) in [("a", 9_001), ("b", 9_002)] {
-        let listener = echo::bind(([127, 0, 0, 1], port).into()).await?;
-        tokio::spawn(echo::serve(listener, name.to_owned()));
+        tokio::spawn(async move {
+            match echo::bind(([127, 0, 0, 1], port).into()).await {
+                Ok(listener) => echo::serve(listener, name.to_owned()).await,
+                Err(failure) => {
+                    println!("Endpoint {name} of the example does not run: {failure}");
+                    Ok(())
+                }
+            }
+        });
     }
-    Ok(())
 }

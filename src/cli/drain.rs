@@ -10,7 +10,8 @@ use waypost_model::key::Kind;
 use waypost_model::limits::Limits;
 use waypost_model::resource::Resource;
 
-use super::client::{ControllerFlag, StoreFlag, joined, store_failure};
+use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::text::machine;
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::For;
@@ -31,6 +32,8 @@ pub(super) struct DrainFlags {
     /// Wait at most this long for the last request
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     timeout: Duration,
+    #[command(flatten)]
+    output: OutputFlag,
 }
 
 pub(super) async fn run(flags: DrainFlags) -> Outcome {
@@ -50,7 +53,7 @@ pub(super) async fn run(flags: DrainFlags) -> Outcome {
         PutIf::Written(_) => {}
         PutIf::Conflict => return Err(Failure::failed(format!("{key} was changed by somebody else in this moment; try again"))),
     }
-    let wanted = WaitFor { key: resource.to_string(), what: For::Live, timeout: format!("{}s", flags.timeout.as_secs().max(1)) };
+    let wanted = WaitFor { key: resource.to_string(), what: For::Live, timeout: format!("{}s", flags.timeout.as_secs().max(1)), output: flags.output.output };
     wait_for(&flags.controller, &wanted).await?;
     if flags.undo { Ok(()) } else { wait_for_last(&flags, &resource.name).await }
 }
@@ -83,7 +86,9 @@ async fn wait_for_last(flags: &DrainFlags, name: &str) -> Outcome {
             .map(|draining| draining.in_flight)
             .sum();
         if left == 0 {
-            println!("endpoints/{name} is drained: no request is under way");
+            if !machine(flags.output.output, &json!({ "endpoint": name, "inFlight": 0 }))? {
+                println!("endpoints/{name} is drained: no request is under way");
+            }
             return Ok(());
         }
         if Instant::now() >= deadline {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Outcome;
 use super::client::{ControllerFlag, Format, OutputFlag};
 use super::history::ago;
 use super::text::machine;
+use super::{Failure, Outcome};
 use crate::controller::events::Event;
 
 #[derive(Debug, Args)]
@@ -26,9 +26,14 @@ pub(super) async fn run(flags: EventsFlags) -> Outcome {
     loop {
         let events: Vec<Event> = flags.controller.get("/v1/events", &[("from", from.to_string())]).await?;
         from = events.last().map_or(from, |event| event.number + 1);
-        if flags.output.output == Format::Table {
+        if flags.follow && flags.output.output == Format::Json {
+            // One document a line: whoever reads along cannot wait for the end of a list.
+            for event in &events {
+                println!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
+            }
+        } else if flags.output.output == Format::Table {
             events.iter().for_each(|event| println!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
-        } else {
+        } else if !(flags.follow && events.is_empty()) {
             machine(flags.output.output, &events)?;
         }
         if !flags.follow {

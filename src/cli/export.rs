@@ -4,9 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::Args;
+use serde_json::json;
 use waypost_adapter::Key;
 
-use super::client::{ControllerFlag, CredentialFlags, store_failure};
+use super::client::{ControllerFlag, CredentialFlags, OutputFlag, store_failure};
+use super::text::machine;
 use super::{Failure, Outcome};
 use crate::api::ExportedEntry;
 use crate::stores;
@@ -23,6 +25,8 @@ pub(super) struct ExportFlags {
     controller: ControllerFlag,
     #[command(flatten)]
     credentials: CredentialFlags,
+    #[command(flatten)]
+    output: OutputFlag,
 }
 
 pub(super) async fn run(flags: ExportFlags) -> Outcome {
@@ -34,13 +38,11 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
     for entry in &entries {
         let value = STANDARD.decode(&entry.value).map_err(Failure::failed)?;
         let key = Key::from(store.full_key(&entry.key));
-        // Folders are made by what is in them.
-        if entry.key.is_empty() || entry.key.ends_with('/') {
-            continue;
-        }
         store.adapter.put(&key, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
     }
-    println!("{} entries are written to {}", entries.len(), store.url);
+    if !machine(flags.output.output, &json!({ "store": store.url, "entries": entries.len() }))? {
+        println!("{} entries are written to {}", entries.len(), store.url);
+    }
     Ok(())
 }
 

@@ -1,14 +1,16 @@
-//! `waypost lint [DIR|FILE…]`: the same checks as the controller's, without one.
+//! `waypost lint [DIR…]`: the same checks as the controller's, without one.
 
 use std::path::Path;
 
 use clap::Args;
+use serde::Serialize;
 use waypost_adapter::Event;
 use waypost_model::compile::{Compiler, EntryInput, EntryView, Written};
 use waypost_model::limits::Limits;
-use waypost_model::verdict::ConditionType;
+use waypost_model::verdict::{Condition, ConditionType, Status};
 
-use super::client::{CredentialFlags, store_failure};
+use super::client::{CredentialFlags, Format, OutputFlag, store_failure};
+use super::text::machine;
 use super::{Failure, Outcome};
 use crate::stores;
 
@@ -25,6 +27,15 @@ pub(super) struct LintFlags {
     schema: Option<String>,
     #[command(flatten)]
     credentials: CredentialFlags,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+/// An entry with something to say about it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    key: String,
+    conditions: Vec<Condition>,
 }
 
 pub(super) async fn run(flags: LintFlags) -> Outcome {
@@ -39,15 +50,16 @@ pub(super) async fn run(flags: LintFlags) -> Outcome {
     if urls.is_empty() {
         return Err(Failure::usage("name a directory, or a store with --store"));
     }
+    let limits = super::serve::limits_of_file()?;
     let mut bad = 0;
     for url in &urls {
-        bad += lint(url, &flags.credentials).await?;
+        bad += lint(url, &flags.credentials, &limits, flags.output.output).await?;
     }
     if bad > 0 { Err(Failure::rejected(format!("{bad} entries would be refused"))) } else { Ok(()) }
 }
 
 /// Prints what is wrong in one store; returns how many entries would be refused.
-async fn lint(url: &str, credentials: &CredentialFlags) -> Result<usize, Failure> {
+async fn lint(url: &str, credentials: &CredentialFlags, limits: &Limits, output: Format) -> Result<usize, Failure> {
     let store = stores::open(&credentials.with(url)).map_err(Failure::usage)?;
     if let Some(path) = store.url.strip_prefix("file://")
         && !Path::new(path).is_dir()
@@ -64,17 +76,21 @@ async fn lint(url: &str, credentials: &CredentialFlags) -> Result<usize, Failure
             unreadable: entry.unreadable,
         })
     });
-    let mut compiler = Compiler::new(1, Limits::default());
+    let mut compiler = Compiler::new(1, limits.clone());
     compiler.reset(0, inputs.collect());
     compiler.commit();
     let views: Vec<EntryView> = compiler.views().collect();
-    for view in &views {
-        for condition in view.verdict.conditions.iter().filter(|condition| condition.status == waypost_model::verdict::Status::False) {
-            let weight = if condition.r#type == ConditionType::Accepted { "error" } else { "warning" };
-            println!("{weight}: {}: {}", store.full_key(&view.id.key), condition.message);
+    let bad = views.iter().filter(|view| !view.verdict.accepted()).count();
+    let finding = |view: &EntryView| Finding { key: store.full_key(&view.id.key), conditions: view.verdict.conditions.clone() };
+    let findings: Vec<Finding> = views.iter().filter(|view| view.verdict.problem().is_some()).map(finding).collect();
+    if machine(output, &findings)? {
+        return Ok(bad);
+    }
+    for Finding { key, conditions } in &findings {
+        for condition in conditions.iter().filter(|condition| condition.status == Status::False) {
+            println!("{}: {key}: {}", if condition.r#type == ConditionType::Accepted { "error" } else { "warning" }, condition.message);
         }
     }
-    let bad = views.iter().filter(|view| !view.verdict.accepted()).count();
     println!("{}: {} entries, {bad} refused", store.url, views.len());
     Ok(bad)
 }

@@ -4,19 +4,20 @@ use std::io::Read as _;
 
 use bytes::Bytes;
 use clap::Args;
+use serde_json::json;
 use waypost_adapter::Key;
 
-use super::client::{ControllerFlag, StoreFlag, relative_key, store_failure};
+use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::text::machine;
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::For;
 
 #[derive(Debug, Args)]
 pub(super) struct PutFlags {
-    /// routes/shop, or the full key
-    key: String,
-    /// The value, @FILE, or - for standard input
-    value: String,
+    /// routes/shop, or route shop, or the full key; then the value, @FILE, or - for standard input
+    #[arg(num_args = 2..=3, required = true, value_names = ["KEY", "VALUE"])]
+    key_and_value: Vec<String>,
     #[command(flatten)]
     store: StoreFlag,
     #[command(flatten)]
@@ -30,21 +31,26 @@ pub(super) struct PutFlags {
     /// Wait at most this long
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     timeout: String,
+    #[command(flatten)]
+    output: OutputFlag,
 }
 
 pub(super) async fn run(flags: PutFlags) -> Outcome {
     let store = flags.store.open(&flags.controller).await?;
-    let key = relative_key(&store.root, &flags.key)?;
-    let value = read_value(&flags.value)?;
+    let Some((value, key)) = flags.key_and_value.split_last() else { return Err(Failure::usage("name a key and a value")) };
+    let key = waypost_model::key::parse_key(&store.root, &joined(key)).map_err(Failure::usage)?;
+    let value = read_value(value)?;
     if let (false, waypost_model::key::Place::Resource { resource, .. }) = (flags.force, waypost_model::key::place(&key, value.is_empty())) {
-        let checked = waypost_model::parse::parse(&resource, &value, &waypost_model::limits::Limits::default());
+        let checked = waypost_model::parse::parse(&resource, &value, &super::serve::limits_of_file()?);
         checked.map_err(|problem| Failure::rejected(format!("{}: {problem}; nothing was written (--force writes it anyway)", store.full_key(&key))))?;
     }
     let full = Key::from(store.full_key(&key));
     let revision = store.adapter.put(&full, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
-    println!("{full} is written at revision {revision}");
+    if !machine(flags.output.output, &json!({ "key": full.to_string(), "revision": revision.0 }))? {
+        println!("{full} is written at revision {revision}");
+    }
     if flags.wait {
-        wait_for(&flags.controller, &WaitFor { key, what: For::Live, timeout: flags.timeout }).await?;
+        wait_for(&flags.controller, &WaitFor { key, what: For::Live, timeout: flags.timeout, output: flags.output.output }).await?;
     }
     Ok(())
 }

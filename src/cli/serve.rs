@@ -86,6 +86,7 @@ pub(super) async fn run_both(mut common: CommonFlags, serving: ServingFlags) -> 
     let url = format!("http://{}", loopback(common.api));
     let url = url.parse().map_err(Failure::usage)?;
     let config = serving.clone().into_config(vec![url], state.join("proxy")).map_err(Failure::usage)?;
+    let config = waypost_proxy::Config { insecure: common.insecure, ..config };
     let controller = Controller::start(&common, serving.name).await?;
     let proxy = waypost_proxy::start(config).map_err(Failure::failed)?;
     signal().await;
@@ -175,7 +176,6 @@ fn tcp_nodelay(listener: TcpListener) -> impl axum::serve::Listener<Addr = Socke
 /// The stores of the flags and of the file, and the limits of the file.
 fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
     let mut wanted: Vec<StoreFlags> = flags.store.iter().map(|url| flags.credentials.with(url)).collect();
-    let mut limits = Limits::default();
     if let Some(path) = &flags.config {
         let table = waypost_proxy::flags::read(path).map_err(Failure::usage)?;
         let named = |error: toml::de::Error| Failure::usage(format!("{}: {}", path.display(), error.message()));
@@ -185,13 +185,26 @@ fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
                 other => Vec::<StoreFlags>::deserialize(other.clone()).map_err(named)?,
             };
         }
-        if let Some(value) = table.get("limits") {
-            limits = Limits::deserialize(value.clone()).map_err(named)?;
-        }
     }
+    let limits = limits_of_file()?;
     if wanted.is_empty() {
         return Err(Failure::usage("no store is given; write --store URL, such as --store consul://127.0.0.1:8500/waypost"));
     }
-    let stores = wanted.iter().map(stores::open).collect::<Result<Vec<_>, _>>().map_err(Failure::usage)?;
-    Ok((stores, limits))
+    if flags.store.len() > 1 && flags.credentials.any() {
+        return Err(Failure::usage(
+            "one credential for several stores would tell each of them the others' secret; give every store its own in a [[store]] table of --config",
+        ));
+    }
+    Ok((stores::open_all(&wanted).map_err(Failure::usage)?, limits))
+}
+
+/// The limits of the file that `--config` names, if one is named and has any.
+pub(super) fn limits_of_file() -> Result<Limits, Failure> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let Some(path) = waypost_proxy::flags::config_path(&arguments) else { return Ok(Limits::default()) };
+    let table = waypost_proxy::flags::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
+    let Some(value) = table.get("limits") else { return Ok(Limits::default()) };
+    let limits = Limits::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: {}", error.message())))?;
+    limits.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+    Ok(limits)
 }

@@ -2,13 +2,14 @@
 
 use clap::Args;
 
-use super::client::ControllerFlag;
+use super::client::{ControllerFlag, Format, OutputFlag};
+use super::text::machine;
 use super::{Failure, Outcome};
 use crate::api::{For, WaitAnswer, WaitOutcome};
 
 #[derive(Debug, Args)]
 pub(super) struct WaitFlags {
-    /// routes/shop, or the full key; several are waited for in turn
+    /// routes/shop, or route shop, or the full key; several are waited for in turn
     #[arg(required = true)]
     key: Vec<String>,
     /// What to wait for
@@ -19,6 +20,8 @@ pub(super) struct WaitFlags {
     timeout: String,
     #[command(flatten)]
     controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
 }
 
 /// One wait.
@@ -26,11 +29,12 @@ pub(super) struct WaitFor {
     pub(super) key: String,
     pub(super) what: For,
     pub(super) timeout: String,
+    pub(super) output: Format,
 }
 
 pub(super) async fn run(flags: WaitFlags) -> Outcome {
-    for key in flags.key {
-        wait_for(&flags.controller, &WaitFor { key, what: flags.what, timeout: flags.timeout.clone() }).await?;
+    for key in waypost_model::key::join_typed(&flags.key) {
+        wait_for(&flags.controller, &WaitFor { key, what: flags.what, timeout: flags.timeout.clone(), output: flags.output.output }).await?;
     }
     Ok(())
 }
@@ -44,15 +48,13 @@ pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> O
     };
     let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
     let answer: WaitAnswer = controller.get("/v1/wait", &query).await?;
+    let told = machine(wanted.output, &answer)?;
+    if !told && answer.outcome != WaitOutcome::Timeout {
+        println!("{}", answer.message);
+    }
     match answer.outcome {
-        WaitOutcome::Done => {
-            println!("{}", answer.message);
-            Ok(())
-        }
-        WaitOutcome::Rejected => {
-            println!("{}", answer.message);
-            Err(Failure { code: 3, message: String::new() })
-        }
-        WaitOutcome::Timeout => Err(Failure::failed(answer.message)),
+        WaitOutcome::Done => Ok(()),
+        WaitOutcome::Rejected => Err(Failure { code: 3, message: String::new() }),
+        WaitOutcome::Timeout => Err(Failure::failed(if told { String::new() } else { answer.message })),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +21,8 @@ struct Line {
     key: String,
     value: String,
     revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_good: Option<Good>,
 }
@@ -43,6 +46,7 @@ fn line(entry: &SavedEntry) -> Line {
         key: entry.input.key.clone(),
         value: encode(&entry.input.written),
         revision: entry.input.written.revision,
+        unreadable: entry.input.unreadable.clone(),
         last_good: entry.last_good.as_ref().map(|good| Good { value: encode(good), revision: good.revision }),
     }
 }
@@ -54,7 +58,42 @@ fn entry(line: Line) -> Option<SavedEntry> {
         None => None,
     };
     let written = decode(&line.value, line.revision)?;
-    Some(SavedEntry { input: EntryInput { key: line.key, written, unreadable: None }, last_good })
+    Some(SavedEntry { input: EntryInput { key: line.key, written, unreadable: line.unreadable }, last_good })
+}
+
+/// The entries of one store, by its URL.
+pub type SavedStore = (String, Vec<SavedEntry>);
+
+/// The authors' bytes of one store, as they serve.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// The store's URL.
+    pub store: String,
+    /// Keys below the root, and values.
+    pub entries: Vec<(String, Arc<[u8]>)>,
+}
+
+impl Exported {
+    /// What serves of these entries: the last good value where the current one was refused, nothing of one that could
+    /// never be read.
+    pub fn of((store, entries): SavedStore) -> Self {
+        let value = |entry: SavedEntry| match entry.last_good {
+            Some(good) => Some((entry.input.key, good.value)),
+            None => entry.input.unreadable.is_none().then_some((entry.input.key, entry.input.written.value)),
+        };
+        Self { store, entries: entries.into_iter().filter_map(value).collect() }
+    }
+}
+
+/// Whether two URLs name the same store: the same scheme and root, and an endpoint in common.
+pub fn same_store(a: &str, b: &str) -> bool {
+    fn parts(url: &str) -> Option<(&str, &str, &str)> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (hosts, root) = rest.split_once('/').unwrap_or((rest, ""));
+        Some((scheme.trim_end_matches('s'), hosts, root))
+    }
+    let (Some(a), Some(b)) = (parts(a), parts(b)) else { return a == b };
+    (a.0, a.2) == (b.0, b.2) && a.1.split(',').any(|host| b.1.split(',').any(|other| host == other))
 }
 
 fn entries_file(folder: &Path) -> PathBuf {
@@ -65,7 +104,7 @@ fn entries_file(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The disk refused.
-pub fn save_entries(folder: &Path, stores: &[(String, Vec<SavedEntry>)]) -> io::Result<()> {
+pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
     let saved: Vec<Saved> = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
     waypost_disk::write(&entries_file(folder), &pack(&saved)?)
 }
@@ -74,7 +113,7 @@ pub fn save_entries(folder: &Path, stores: &[(String, Vec<SavedEntry>)]) -> io::
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_entries(folder: &Path) -> Result<Vec<(String, Vec<SavedEntry>)>, String> {
+pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
     let Some(content) = waypost_disk::read(&entries_file(folder)).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
     if let Some(note) = &content.fallback {
         tracing::warn!("{note}");
@@ -168,7 +207,7 @@ impl History {
     ///
     /// # Errors
     /// There is no such config, or its file cannot be used.
-    pub fn entries(&self, number: u64) -> Result<Vec<(String, Vec<SavedEntry>)>, String> {
+    pub fn entries(&self, number: u64) -> Result<Vec<SavedStore>, String> {
         let known = self.records.iter().any(|record| record.number == number);
         if !known {
             return Err(format!("there is no config C{number}; `waypost history` lists those there are"));
@@ -180,8 +219,8 @@ impl History {
     /// Adds a config, unless it is the last one again.
     ///
     /// # Errors
-    /// The disk refused; the record is kept in memory.
-    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[(String, Vec<SavedEntry>)]) -> io::Result<()> {
+    /// The disk refused; the config is to be added again later.
+    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[SavedStore]) -> io::Result<()> {
         let digest = config.digest().to_string();
         if self.records.last().is_some_and(|last| last.digest == digest) {
             self.last = config.clone();
@@ -198,14 +237,18 @@ impl History {
         }
         let number = self.records.last().map_or(1, |last| last.number + 1);
         let record = ConfigRecord { number, digest, at, version, objects: config.len(), changes: lines };
-        self.records.push(record.clone());
-        self.last = config.clone();
-        let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
-        waypost_disk::write_once(&self.file(number), &pack(&Kept { record, stores })?)?;
-        while self.records.len() > self.keep {
+        // Room first: a full disk is relieved by what goes.
+        while self.records.len() >= self.keep {
             let oldest = self.records.remove(0);
-            std::fs::remove_file(self.file(oldest.number))?;
+            match std::fs::remove_file(self.file(oldest.number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
+        waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores })?)?;
+        self.records.push(record);
+        self.last = config.clone();
         Ok(())
     }
 }
@@ -226,6 +269,25 @@ mod tests {
         let all = vec![("file:///a".to_owned(), vec![saved("routes/a", b"{\"x\":\xff}", Some(b"{}")), saved("endpoints/a/b", b"", None)])];
         save_entries(folder.path(), &all).unwrap();
         assert_eq!(load_entries(folder.path()).unwrap(), all);
+    }
+
+    #[test]
+    fn a_store_is_known_again_by_any_of_its_endpoints() {
+        assert!(same_store("etcd://h1:1,h2:1/waypost", "etcd://h2:1,h3:1/waypost"));
+        assert!(same_store("etcd://h1:1/waypost", "etcds://h1:1/waypost"));
+        for other in ["etcd://h3:1/waypost", "etcd://h1:1/other", "consul://h1:1/waypost"] {
+            assert!(!same_store("etcd://h1:1/waypost", other), "{other}");
+        }
+        assert!(same_store("file:///a/b", "file:///a/b") && !same_store("file:///a/b", "file:///a/c"));
+    }
+
+    #[test]
+    fn what_is_exported_is_what_serves() {
+        let unreadable = SavedEntry { input: EntryInput { unreadable: Some("no right".to_owned()), ..saved("routes/c", b"", None).input }, last_good: None };
+        let entries = vec![saved("routes/a", b"now", None), saved("routes/b", b"bad", Some(b"good")), unreadable];
+        let exported = Exported::of(("s".to_owned(), entries));
+        let told: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
+        assert_eq!(told, [("routes/a", b"now".as_slice()), ("routes/b", b"good")]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct Event {
     pub number: u64,
     /// When, in milliseconds since 1970.
     pub at: u64,
-    /// One word: `Accepted`, `Rejected`, `Deleted`, `Published`, `StoreLost`, `StoreBack`, `ProxyConnected` and so on.
+    /// One word: `Rejected`, `Deleted`, `StoreLost`, `StoreBack`, `ProxyConnected` and so on.
     pub reason: String,
     /// What it is about: a key, a store, a proxy.
     pub about: String,
@@ -31,10 +31,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// Adds an event and logs it.
+    /// Adds an event.
     pub fn add(&mut self, at: u64, reason: &str, about: impl Into<String>, message: impl Into<String>) {
         let event = Event { number: self.next, at, reason: reason.to_owned(), about: about.into(), message: message.into() };
-        tracing::info!(target: "waypost", about = event.about, "{reason}: {}", event.message);
         self.next += 1;
         if self.kept.len() >= KEPT {
             self.kept.pop_front();
@@ -42,8 +41,13 @@ impl Events {
         self.kept.push_back(event);
     }
 
+    /// The number of the event that comes next.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// The events from number `from` on.
-    pub fn since(&self, from: u64) -> Vec<Event> {
-        self.kept.iter().filter(|event| event.number >= from).cloned().collect()
+    pub fn since(&self, from: u64) -> impl Iterator<Item = &Event> {
+        self.kept.iter().rev().take_while(move |event| event.number >= from).collect::<Vec<_>>().into_iter().rev()
     }
 }

@@ -1,43 +1,36 @@
 //! The API's side of the controller: commands in, answers out, and the snapshot to follow.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::snapshot::Snapshot;
 
-use super::disk::ConfigRecord;
+use super::disk::{ConfigRecord, Exported, History};
 use super::events::Event;
 use super::settings::Store;
 use super::step::Input;
-use super::view::{EntryInfo, ProxyInfo, StatusInfo};
+use super::view::{EntryAnswer, EntryInfo, ProxyInfo, ReadyInfo, StatusInfo};
 
 /// A question to the one task that owns the state.
 #[derive(Debug)]
 pub enum Query {
     /// The status.
     Status(oneshot::Sender<StatusInfo>),
+    /// Whether something is published, and how fresh the stores are.
+    Ready(oneshot::Sender<ReadyInfo>),
     /// All entries of these keys' beginnings; relative to the root, empty for all.
     Entries(String, oneshot::Sender<Vec<EntryInfo>>),
+    /// The entry under a key, relative to the root.
+    Entry(String, oneshot::Sender<EntryAnswer>),
     /// The proxies.
     Proxies(oneshot::Sender<Vec<ProxyInfo>>),
     /// Events from this number on.
     Events(u64, oneshot::Sender<Vec<Event>>),
-    /// The configs of the history.
-    History(oneshot::Sender<Vec<ConfigRecord>>),
-    /// The authors' bytes of a config, or of now: (store, [(key, value)]).
-    Export(Option<u64>, oneshot::Sender<Result<Vec<Exported>, String>>),
+    /// The authors' bytes of what serves now.
+    Export(oneshot::Sender<Vec<Exported>>),
     /// The metrics.
     Metrics(oneshot::Sender<String>),
-}
-
-/// The authors' bytes of one store.
-#[derive(Debug, Clone)]
-pub struct Exported {
-    /// The store's URL.
-    pub store: String,
-    /// Keys below the root, and values.
-    pub entries: Vec<(String, Arc<[u8]>)>,
 }
 
 /// What reaches the controller's task.
@@ -56,6 +49,7 @@ pub struct Handle {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     changes: watch::Receiver<u64>,
     stores: Arc<Vec<Arc<Store>>>,
+    history: Arc<Mutex<History>>,
 }
 
 /// The controller has stopped.
@@ -70,8 +64,9 @@ impl Handle {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         changes: watch::Receiver<u64>,
         stores: Arc<Vec<Arc<Store>>>,
+        history: Arc<Mutex<History>>,
     ) -> Self {
-        Self { commands, snapshots, changes, stores }
+        Self { commands, snapshots, changes, stores, history }
     }
 
     /// The snapshot, and every later one.
@@ -115,8 +110,31 @@ impl Handle {
         Ok(None)
     }
 
-    /// The root of the first store.
-    pub fn root(&self) -> &str {
-        self.stores.first().map_or("waypost", |store| store.root.as_str())
+    /// The key below the root that people mean, whichever store's root they wrote before it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn relative(&self, typed: &str) -> Result<String, String> {
+        let mut roots = self.stores.iter().map(|store| store.root.as_str());
+        let below = |root: &&str| typed.strip_prefix(*root).is_some_and(|rest| rest.starts_with('/'));
+        waypost_model::key::parse_key(roots.find(below).unwrap_or_default(), typed)
+    }
+
+    /// The configs of the history; read from memory, but perhaps only after a write of the disk.
+    pub async fn history(&self) -> Vec<ConfigRecord> {
+        let history = self.history.clone();
+        let read = move || history.lock().unwrap_or_else(PoisonError::into_inner).records().to_vec();
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// The authors' bytes of a config of the history.
+    ///
+    /// # Errors
+    /// There is no such config, or its file cannot be used.
+    pub async fn export_config(&self, number: u64) -> Result<Vec<Exported>, String> {
+        let history = self.history.clone();
+        let read = move || history.lock().unwrap_or_else(PoisonError::into_inner).entries(number);
+        let saved = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
+        Ok(saved.into_iter().map(Exported::of).collect())
     }
 }

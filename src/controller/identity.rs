@@ -40,7 +40,8 @@ impl Identity {
         if let Some(note) = &content.fallback {
             tracing::warn!("{note}");
         }
-        Ok(serde_json::from_slice(&content.bytes).unwrap_or_default())
+        serde_json::from_slice(&content.bytes)
+            .map_err(|error| waypost_disk::ReadError::Content { path: folder.join("identity.json"), reason: error.to_string() })
     }
 
     /// Writes it.
@@ -52,55 +53,66 @@ impl Identity {
     }
 }
 
+/// The store is asked again this often whether it still has the id: somebody may have wiped it.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Finds out the cluster's id: ours from disk if there is one, else the store's, else a new one; and sees to it that
-/// the store has it. Where we may not write there, the id lives on our disk alone.
+/// the store has it, also after a wipe. Where we may not write there, the id lives on our disk alone.
 pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender<Input>) {
     let key = Key::from(format!("{}/cluster", store.status_root()));
+    let mut own = own;
     let mut pause = Duration::from_millis(100);
-    if let Some(id) = &own
-        && inputs.send(Input::Cluster(id.clone())).await.is_err()
-    {
-        return;
-    }
+    let mut told = None;
     loop {
-        let told = match store.adapter.get(&key).await {
-            Ok(Some(entry)) => match serde_json::from_slice::<ClusterRecord>(&entry.value) {
-                Ok(record) => {
-                    if own.as_ref().is_some_and(|own| *own != record.id) {
-                        tracing::error!(
-                            store = store.url,
-                            "the store belongs to cluster {}, this controller to {}; check --store and --state",
-                            record.id,
-                            own.as_deref().unwrap_or_default()
-                        );
-                    }
-                    Some(record.id)
-                }
-                Err(error) => {
-                    tracing::error!("{key} cannot be read: {error}; delete it to have it written again");
-                    Some(own.clone().unwrap_or_else(new_id))
-                }
-            },
-            Ok(None) => create(&store, &key, own.clone().unwrap_or_else(new_id)).await,
-            Err(error) if error.kind == ErrorKind::Denied => {
-                tracing::info!("{error}; the cluster's id is kept in --state alone");
-                Some(own.clone().unwrap_or_else(new_id))
-            }
-            Err(_) => None,
-        };
-        match (told, &own) {
-            (Some(id), None) => {
-                if inputs.send(Input::Cluster(id)).await.is_err() {
-                    tracing::debug!("the controller is gone");
-                }
+        if let Some(id) = own.as_ref().filter(|id| told.as_ref() != Some(*id)) {
+            if inputs.send(Input::Cluster(id.clone())).await.is_err() {
                 return;
             }
-            (Some(_), Some(_)) => return,
-            (None, _) => {
-                pause = (pause * 2).min(Duration::from_secs(5));
+            told = Some(id.clone());
+        }
+        match look(&store, &key, own.as_deref(), pause.is_zero()).await {
+            Some(id) => {
+                own.get_or_insert(id);
+                if told.is_some() {
+                    pause = Duration::ZERO;
+                    tokio::time::sleep(LOOK_AGAIN + jitter(LOOK_AGAIN)).await;
+                }
+            }
+            None => {
+                pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(5));
                 tokio::time::sleep(jitter(pause)).await;
             }
         }
+    }
+}
+
+/// The id that holds, once the store was asked and has one; `None` to ask again. What was told before is not logged
+/// again.
+async fn look(store: &Store, key: &Key, own: Option<&str>, before: bool) -> Option<String> {
+    let ours = || own.map_or_else(new_id, str::to_owned);
+    match store.adapter.get(key).await {
+        Ok(Some(entry)) => match serde_json::from_slice::<ClusterRecord>(&entry.value) {
+            Ok(record) => {
+                if let (false, Some(own)) = (before, own.filter(|own| *own != record.id)) {
+                    tracing::error!(store = store.url, "the store belongs to cluster {}, this controller to {own}; check --store and --state", record.id);
+                }
+                Some(record.id)
+            }
+            Err(error) => {
+                if !before {
+                    tracing::error!("{key} cannot be read: {error}; delete it to have it written again");
+                }
+                Some(ours())
+            }
+        },
+        Ok(None) => create(store, key, ours()).await,
+        Err(error) if error.kind == ErrorKind::Denied => {
+            if !before {
+                tracing::info!("{error}; the cluster's id is kept in --state alone");
+            }
+            Some(ours())
+        }
+        Err(_) => None,
     }
 }
 

@@ -1,20 +1,19 @@
 //! The task that owns the state, and what carries out what the steps decide.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use waypost_model::compile::{EntryId, SavedEntry};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{History, load_entries, save_entries};
-use super::handle::{Command, Exported, Handle, Query};
+use super::disk::{Exported, History, SavedStore, load_entries, same_store, save_entries};
+use super::handle::{Command, Handle, Query};
 use super::identity::{self, Identity};
 use super::metrics::{Metrics, StoreLabel};
 use super::settings::{Settings, Store};
@@ -26,6 +25,8 @@ use super::{feed, verdicts};
 const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// What could not be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why a controller could not start.
 #[derive(Debug, Error)]
@@ -53,8 +54,15 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         tracing::error!("{error}; a new epoch is begun");
         Identity::default()
     });
-    identity.epoch += 1;
-    identity.save(&settings.state).map_err(|error| failed(error.to_string()))?;
+    identity.epoch = identity.epoch.saturating_add(1);
+    match identity.save(&settings.state) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
+            identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+            tracing::error!("the state directory is full: {error}; free some space: what is learned now would be lost in a restart");
+        }
+        saved => saved.map_err(|error| failed(error.to_string()))?,
+    }
     let known = Some(identity.cluster.clone()).filter(|id| !id.is_empty());
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let names = stores.iter().map(|store| store.url.clone()).collect();
@@ -63,7 +71,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (inputs, from_feeds) = mpsc::channel(QUEUE);
     let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
     let (change_sender, changes) = watch::channel(0);
-    let (verdict_sender, wanted) = mpsc::channel(QUEUE);
+    let outbox = Arc::new(verdicts::Outbox::default());
     let (saver, to_save) = watch::channel(None);
     for (number, store) in stores.iter().enumerate() {
         tasks.spawn(feed::run(number, store.clone(), inputs.clone(), stop.clone()));
@@ -77,7 +85,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
                 () = settling => {}
             }
         });
-        tasks.spawn(verdicts::run(first.clone(), wanted, stop.clone()));
+        tasks.spawn(verdicts::run(first.clone(), outbox.clone(), stop.clone()));
     }
     let metrics = Arc::new(Metrics::default());
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
@@ -91,23 +99,24 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         started: Instant::now(),
         snapshots: snapshot_sender,
         changes: change_sender,
-        verdicts: verdict_sender,
+        outbox,
+        others: Vec::new(),
+        logged: 0,
         saver,
         unsaved: false,
         save_due: None,
         config: None,
         metrics,
-        history,
         leader,
     };
     tasks.spawn(owner.run(receiver, from_feeds, stop.clone()));
-    Ok(Handle::new(commands, snapshots, changes, stores))
+    Ok(Handle::new(commands, snapshots, changes, stores, history))
 }
 
 /// What goes to disk.
 #[derive(Debug, Clone)]
 struct ToSave {
-    stores: Vec<(String, Vec<SavedEntry>)>,
+    stores: Vec<SavedStore>,
     config: Option<(Version, Lane, u64)>,
 }
 
@@ -119,13 +128,16 @@ struct Owner {
     started: Instant,
     snapshots: watch::Sender<Arc<Snapshot>>,
     changes: watch::Sender<u64>,
-    verdicts: mpsc::Sender<verdicts::Wanted>,
+    outbox: Arc<verdicts::Outbox>,
+    /// What is saved of stores that are not given this time.
+    others: Vec<SavedStore>,
+    /// Events up to here are in the log.
+    logged: u64,
     saver: watch::Sender<Option<ToSave>>,
     unsaved: bool,
     save_due: Option<Instant>,
     config: Option<(Version, Lane, u64)>,
     metrics: Arc<Metrics>,
-    history: Arc<std::sync::Mutex<History>>,
     leader: LeaderInfo,
 }
 
@@ -133,12 +145,12 @@ impl Owner {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
         self.restore();
         loop {
-            let due = self.state.due().map(|due| self.started + due);
-            let wake = [due, self.save_due].into_iter().flatten().min();
+            let due = self.started + self.state.due();
+            let wake = self.save_due.map_or(due, |save| save.min(due));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = sleep_until(wake) => {
+                () = tokio::time::sleep_until(wake.into()) => {
                     self.input(Input::Tick);
                     self.save_if_due(false);
                 }
@@ -164,8 +176,9 @@ impl Owner {
             Vec::new()
         });
         for (url, entries) in saved {
-            let Some(number) = self.stores.iter().position(|store| store.url == url) else {
-                tracing::warn!(store = url, "the saved entries of a store that is no longer given are left alone");
+            let Some(number) = self.stores.iter().position(|store| same_store(&store.url, &url)) else {
+                tracing::warn!(store = url, "the saved entries of a store that is not given are left alone");
+                self.others.push((url, entries));
                 continue;
             };
             let now = self.now();
@@ -207,20 +220,14 @@ impl Owner {
         if output.changed {
             self.changes.send_modify(|count| *count += 1);
         }
-        self.tell_verdicts(&output.verdicts);
+        self.outbox.add(verdicts::wanted(&self.state.compiler, &output.verdicts, self.settings.status_writes));
+        for event in self.state.events.since(self.logged) {
+            tracing::info!(target: "waypost", about = event.about, "{}: {}", event.reason, event.message);
+        }
+        self.logged = self.state.events.next();
         self.unsaved |= output.entries_changed;
         if self.unsaved && self.save_due.is_none() {
             self.save_due = Some(Instant::now() + SAVE_EVERY);
-        }
-    }
-
-    fn tell_verdicts(&self, touched: &BTreeSet<EntryId>) {
-        let views = touched
-            .iter()
-            .filter_map(|id| self.state.compiler.view(id).map(|view| verdicts::of(&view, self.settings.status_writes)).unwrap_or_else(|| gone(id)));
-        let wanted: BTreeMap<_, _> = views.collect();
-        if !wanted.is_empty() && self.verdicts.try_send(wanted).is_err() {
-            tracing::warn!("the store is slower than verdicts come; some are in the API alone");
         }
     }
 
@@ -237,8 +244,13 @@ impl Owner {
             return;
         }
         (self.unsaved, self.save_due) = (false, None);
-        let stores = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number))).collect();
+        let stores = self.saved().chain(self.others.iter().cloned()).collect();
         self.saver.send_replace(Some(ToSave { stores, config: self.config.clone() }));
+    }
+
+    /// The entries of every store as they are saved.
+    fn saved(&self) -> impl Iterator<Item = SavedStore> + '_ {
+        self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
     }
 
     fn answer(&self, query: Query) {
@@ -246,38 +258,17 @@ impl Owner {
         // Whoever asked may have gone; that is no error.
         match query {
             Query::Status(to) => drop(to.send(view::status(&self.state, &self.stores, self.leader.clone(), now))),
+            Query::Ready(to) => drop(to.send(view::ready(&self.state, &self.stores, now))),
             Query::Entries(prefix, to) => {
-                let views = self.state.compiler.views().filter(|view| view.id.key.starts_with(&prefix));
+                let views = self.state.compiler.views_below(&prefix);
                 drop(to.send(views.map(|view| view::entry(&self.state, &self.stores, &view, now)).collect()));
             }
+            Query::Entry(key, to) => drop(to.send(view::answer(&self.state, &self.stores, &key, now))),
             Query::Proxies(to) => drop(to.send(view::proxies(&self.state, now))),
-            Query::Events(from, to) => drop(to.send(self.state.events.since(from))),
-            Query::History(to) => drop(to.send(self.history.lock().map(|history| history.records().to_vec()).unwrap_or_default())),
-            Query::Export(config, to) => drop(to.send(self.export(config))),
+            Query::Events(from, to) => drop(to.send(self.state.events.since(from).cloned().collect())),
+            Query::Export(to) => drop(to.send(self.saved().map(Exported::of).collect())),
             Query::Metrics(to) => drop(to.send(self.metrics.render(&view::status(&self.state, &self.stores, self.leader.clone(), now)))),
         }
-    }
-
-    fn export(&self, config: Option<u64>) -> Result<Vec<Exported>, String> {
-        let saved = match config {
-            Some(number) => self.history.lock().map_err(|error| error.to_string())?.entries(number)?,
-            None => self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number))).collect(),
-        };
-        // What serves is what is exported: the last good value where the current one was refused.
-        let value = |entry: SavedEntry| (entry.input.key, entry.last_good.unwrap_or(entry.input.written).value);
-        Ok(saved.into_iter().map(|(store, entries)| Exported { store, entries: entries.into_iter().map(value).collect() }).collect())
-    }
-}
-
-/// The verdict of an entry that is gone: nothing is to stand there.
-fn gone(id: &EntryId) -> Option<(String, Option<bytes::Bytes>)> {
-    waypost_model::key::parse_typed("", &id.key).ok().map(|resource| (resource.to_string(), None))
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake.into()).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -289,14 +280,20 @@ async fn save(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
+    let mut failed = false;
     loop {
         // The owner drops its sender after it handed over the last.
-        let more = to_save.changed().await.is_ok();
+        let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
+            Ok(changed) => changed.is_ok(),
+            Err(_) => true,
+        };
         let work = to_save.borrow_and_update().clone();
         if let Some(work) = work {
             let (folder, history) = (folder.clone(), history.clone());
             let written = tokio::task::spawn_blocking(move || write(&folder, &history, &work)).await;
-            if let Err(error) = written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            let result = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            failed = result.is_err();
+            if let Err(error) = result {
                 metrics.disk_errors.inc();
                 tracing::error!(%error, "the state directory could not be written; free some space: last good values would be lost in a restart");
             }

@@ -118,7 +118,14 @@ pub struct Track {
     pub version: Option<Version>,
     /// When the last proxy that follows us served it.
     pub live: Option<Duration>,
+    /// The entry was deleted: what is tracked is that proxies stop serving it.
+    pub gone: bool,
 }
+
+/// How often what is over is forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
+const REMEMBER_GONE: Duration = Duration::from_secs(60);
 
 /// Everything that the controller knows.
 #[derive(Debug)]
@@ -142,6 +149,7 @@ pub struct State {
     /// Entries that are published and not yet live everywhere.
     arriving: BTreeSet<EntryId>,
     windows: (Window, Window),
+    swept: Duration,
     names: Vec<String>,
     no_listener_told: bool,
     cluster: Option<String>,
@@ -162,6 +170,7 @@ impl State {
             unpublished: BTreeSet::new(),
             arriving: BTreeSet::new(),
             windows: Default::default(),
+            swept: Duration::ZERO,
             names,
             no_listener_told: false,
             cluster,
@@ -180,8 +189,8 @@ impl State {
     }
 
     /// The next moment at which [`Input::Tick`] is needed.
-    pub fn due(&self) -> Option<Duration> {
-        [self.windows.0.due(), self.windows.1.due()].into_iter().flatten().min()
+    pub fn due(&self) -> Duration {
+        [self.windows.0.due(), self.windows.1.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }
 
     /// One step.
@@ -208,11 +217,21 @@ impl State {
             }
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => {
-                self.proxies.sweep(now.since_start);
+                self.sweep(now);
                 let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
                 self.publish(due.0, due.1, now)
             }
         }
+    }
+
+    /// Forgets what is over.
+    fn sweep(&mut self, now: Now) {
+        if now.since_start < self.swept + SWEEP {
+            return;
+        }
+        self.swept = now.since_start;
+        self.proxies.sweep(now.since_start);
+        self.tracks.retain(|_, track| !track.gone || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
     }
 
     fn store(&mut self, source: usize, event: StoreEvent, now: Now) -> Output {
@@ -253,7 +272,8 @@ impl State {
     fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
         let name = self.names.get(source).cloned().unwrap_or_default();
         if let Some(state) = self.sources.get_mut(source) {
-            if state.error.as_ref() != Some(&error) {
+            // Endpoints take turns in failing; that is one loss and not many.
+            if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
                 let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
                 self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
             }
@@ -280,13 +300,14 @@ impl State {
 
     fn track(&mut self, id: &EntryId, now: Now) {
         let Some(view) = self.compiler.view(id) else {
-            if self.tracks.remove(id).is_some() {
+            if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.gone) {
+                *track = Track { seen: now.since_start, version: None, live: None, gone: true, ..*track };
                 self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
             }
             return;
         };
         let revision = view.written.revision;
-        if self.tracks.get(id).is_some_and(|track| track.revision == revision) {
+        if self.tracks.get(id).is_some_and(|track| track.revision == revision && !track.gone) {
             return;
         }
         if !view.verdict.accepted()
@@ -295,7 +316,7 @@ impl State {
             let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
             self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
         }
-        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None });
+        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, gone: false });
     }
 
     /// Publishes the lanes that are due, if their content is new.
@@ -366,7 +387,7 @@ impl State {
         let ours = cluster.is_none_or(|cluster| Some(cluster) == self.cluster.as_deref());
         // We lost our state, or another led in between: nobody may be asked to go back.
         if ours && highest > self.snapshot.version && highest.epoch >= self.snapshot.version.epoch {
-            let version = Version { epoch: highest.epoch + 1, sequence: self.snapshot.version.sequence.min(1) };
+            let version = Version { epoch: highest.epoch.saturating_add(1), sequence: self.snapshot.version.sequence.min(1) };
             self.events.add(now.date, "EpochRaised", name, format!("version {highest} was seen; going on as {version}"));
             output.epoch = Some(version.epoch);
             let next = Snapshot { version, ..self.snapshot.as_ref().clone() };

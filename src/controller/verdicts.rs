@@ -2,94 +2,167 @@
 //! rate; where we may not write, they are in the API alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use waypost_adapter::{ErrorKind, Event, Key};
-use waypost_model::compile::EntryView;
+use waypost_adapter::{AdapterError, ErrorKind, Event, Key};
+use waypost_model::compile::{Compiler, EntryId, EntryView};
+use waypost_model::key::{Place, place};
 
+use super::feed::jitter;
 use super::settings::{StatusWrites, Store};
 
-/// What is to stand at a key: a verdict, or nothing.
+/// What is to stand at a key below `verdicts/`: a verdict, or nothing.
 pub type Wanted = BTreeMap<String, Option<Bytes>>;
 
 /// A pause between two writes, so that a burst of verdicts does not load the store.
 const PAUSE: Duration = Duration::from_millis(5);
 /// After a refusal the next try comes this much later.
 const REFUSED: Duration = Duration::from_secs(60);
+/// After any other error, at most this much; half of it on the average.
+const FAILED: Duration = Duration::from_secs(4);
+/// What stands in the store is compared with what should this often: somebody may have wiped it.
+const COMPARE: Duration = Duration::from_secs(60);
 
-/// The key below `verdicts/` and the text of an entry's verdict; `None` where none is to be written.
-pub fn of(view: &EntryView, writes: StatusWrites) -> Option<(String, Option<Bytes>)> {
-    let resource = view.resource.as_ref()?;
-    let problem = view.verdict.problem();
-    let told = match writes {
-        StatusWrites::None => return None,
-        StatusWrites::Problems => problem.is_some(),
-        StatusWrites::All => true,
+/// Verdicts on their way to the writer: one for each key, the newest.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    wanted: Mutex<Wanted>,
+    told: Notify,
+}
+
+impl Outbox {
+    /// Adds verdicts in place of older ones.
+    pub fn add(&self, wanted: Wanted) {
+        if !wanted.is_empty() {
+            self.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
+            self.told.notify_one();
+        }
+    }
+
+    fn take(&self) -> Wanted {
+        std::mem::take(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What is to stand in the store after these entries changed. A resource has one verdict there: that of the entry that
+/// answers for it, however many trees and stores have one of its name.
+pub fn wanted(compiler: &Compiler, touched: &BTreeSet<EntryId>, writes: StatusWrites) -> Wanted {
+    let one = |id: &EntryId| match place(&id.key, false) {
+        Place::Resource { resource, .. } => Some((resource.to_string(), compiler.entry_of(&resource))),
+        Place::Current => Some((id.key.clone(), compiler.entry_at(&id.key))),
+        Place::Folder | Place::Unknown(_) => None,
     };
+    let text = |id: Option<EntryId>| id.and_then(|id| compiler.view(&id)).and_then(|view| text(&view, writes));
+    if writes == StatusWrites::None { Wanted::new() } else { touched.iter().filter_map(one).map(|(name, id)| (name, text(id))).collect() }
+}
+
+fn text(view: &EntryView, writes: StatusWrites) -> Option<Bytes> {
+    if writes == StatusWrites::Problems && view.verdict.problem().is_none() {
+        return None;
+    }
     let text = json!({ "revision": view.written.revision, "conditions": view.verdict.conditions, "lastGoodRevision": view.last_good });
-    Some((resource.to_string(), told.then(|| Bytes::from(text.to_string()))))
+    Some(Bytes::from(text.to_string()))
 }
 
 /// Writes verdicts as they come, until stopped.
-pub async fn run(store: Arc<Store>, mut wanted: mpsc::Receiver<Wanted>, stop: CancellationToken) {
+pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, stop: CancellationToken) {
     let root = format!("{}/verdicts", store.status_root());
-    let mut written: Option<BTreeSet<String>> = None;
-    let mut open = Wanted::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            more = wanted.recv() => match more {
-                Some(more) => open.extend(more),
-                None => return,
-            },
-            () = std::future::ready(()), if !open.is_empty() => {
-                // What an earlier run left behind is found out once, and taken away where it no longer holds.
-                if written.is_none() {
-                    written = existing(&store, &root).await;
+    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = writer.run(&outbox) => {}
+    }
+}
+
+struct Writer {
+    store: Arc<Store>,
+    root: String,
+    /// What should stand there.
+    wanted: BTreeMap<String, Bytes>,
+    /// What stands there, as far as is known.
+    standing: BTreeMap<String, Bytes>,
+    /// Names whose two may differ.
+    open: BTreeSet<String>,
+    /// When to compare next; before the first verdict nothing is read.
+    compare: Option<Instant>,
+}
+
+impl Writer {
+    async fn run(mut self, outbox: &Outbox) {
+        loop {
+            for (name, value) in outbox.take() {
+                match value {
+                    Some(value) => drop(self.wanted.insert(name.clone(), value)),
+                    None => drop(self.wanted.remove(&name)),
                 }
-                let known = written.get_or_insert_default();
-                if !write_one(&store, &root, &mut open, known).await {
+                self.open.insert(name);
+                self.compare.get_or_insert_with(Instant::now);
+            }
+            if let Some(due) = self.compare.filter(|due| *due <= Instant::now()) {
+                self.compare = Some(due.max(Instant::now()) + COMPARE / 2 + jitter(COMPARE));
+                self.look().await;
+            }
+            match (self.open.pop_first(), self.compare) {
+                (Some(name), _) => self.write(name).await,
+                (None, Some(due)) if !self.wanted.is_empty() => {
                     tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(REFUSED) => {}
+                        () = outbox.told.notified() => {}
+                        () = sleep_until(due) => {}
                     }
                 }
+                (None, _) => outbox.told.notified().await,
             }
         }
     }
-}
 
-async fn existing(store: &Store, root: &str) -> Option<BTreeSet<String>> {
-    match tokio::time::timeout(Duration::from_secs(5), store.adapter.source(root).next()).await {
-        Ok(Ok(Event::Reset { entries, .. })) => Some(entries.iter().filter_map(|entry| entry.key.below(root)).collect()),
-        _ => None,
+    /// Finds out what an earlier run, or somebody else, left behind or took away.
+    async fn look(&mut self) {
+        let listing = timeout(Duration::from_secs(5), self.store.adapter.source(&self.root).next()).await;
+        // Without the right to look, only what we wrote ourselves is known.
+        let Ok(Ok(Event::Reset { entries, .. })) = listing else { return };
+        self.standing = entries.into_iter().filter_map(|entry| Some((entry.key.below(&self.root)?, entry.value))).collect();
+        self.open.extend(self.standing.keys().chain(self.wanted.keys()).cloned());
+    }
+
+    /// Writes one verdict; what the store does not take is tried again.
+    async fn write(&mut self, name: String) {
+        let wanted = self.wanted.get(&name).cloned();
+        if self.standing.get(&name) == wanted.as_ref() {
+            return;
+        }
+        let key = Key::from(format!("{}/{name}", self.root));
+        let result = match &wanted {
+            Some(value) => self.store.adapter.put(&key, value.clone()).await.map(drop),
+            None => self.store.adapter.delete(&key).await,
+        };
+        match (result, wanted) {
+            (Ok(()), Some(value)) => drop(self.standing.insert(name, value)),
+            (Ok(()), None) => drop(self.standing.remove(&name)),
+            (Err(error), _) => {
+                self.open.insert(name);
+                return pause_after(&error).await;
+            }
+        }
+        sleep(PAUSE).await;
     }
 }
 
-/// Writes one verdict. Returns whether the store took it.
-async fn write_one(store: &Store, root: &str, open: &mut Wanted, known: &mut BTreeSet<String>) -> bool {
-    let Some((name, value)) = open.pop_first() else { return true };
-    let key = Key::from(format!("{root}/{name}"));
-    let result = match &value {
-        Some(value) => store.adapter.put(&key, value.clone()).await.map(|_| known.insert(name.clone())),
-        None if known.contains(&name) => store.adapter.delete(&key).await.map(|()| known.remove(&name)),
-        None => return true,
-    };
-    match result {
-        Ok(_) => {
-            tokio::time::sleep(PAUSE).await;
-            true
+async fn pause_after(error: &AdapterError) {
+    match error.kind {
+        ErrorKind::Denied => {
+            tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
+            sleep(REFUSED).await;
         }
-        Err(error) => {
-            let remedy = if error.kind == ErrorKind::Denied { "; allow writing there, or start with --status-writes none" } else { "" };
-            tracing::warn!("a verdict was not written: {error}{remedy}");
-            open.entry(name).or_insert(value);
-            false
+        ErrorKind::Refused | ErrorKind::Settings => {
+            tracing::warn!("a verdict was not written: {error}");
+            sleep(REFUSED).await;
         }
+        ErrorKind::Unreachable | ErrorKind::UnknownOutcome => sleep(FAILED / 4 + jitter(FAILED)).await,
     }
 }

@@ -19,6 +19,8 @@ use super::step::{Now, State};
 pub struct EntryInfo {
     /// The whole key.
     pub key: String,
+    /// The key below the store's root.
+    pub path: String,
     /// The store it is in.
     pub store: String,
     /// `route`, `endpoint` and so on; absent for keys that name no resource.
@@ -60,6 +62,24 @@ pub struct Live {
     /// Milliseconds from the controller's first sight of it until it was live everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub millis: Option<f64>,
+}
+
+/// What is to be said of one key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EntryAnswer {
+    /// The entry, if it is there.
+    pub entry: Option<EntryInfo>,
+    /// Of an entry that was deleted a moment ago: the proxies that still serve it.
+    pub serving: Vec<String>,
+}
+
+/// Whether something is published, and how fresh the stores are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadyInfo {
+    /// What is published; absent before the first publication.
+    pub version: Option<Version>,
+    /// The stores.
+    pub sources: Vec<SourceInfo>,
 }
 
 /// One proxy.
@@ -183,16 +203,36 @@ impl StatusInfo {
 /// A store is current if it was confirmed within this time.
 const CURRENT: Duration = Duration::from_secs(15);
 
+/// What is to be said of a key below the root.
+pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
+    let found = state.compiler.entry_at(key).and_then(|id| state.compiler.view(&id));
+    let gone = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.gone);
+    let serving = match (&found, (0..stores.len()).find_map(gone)) {
+        (None, Some(track)) => {
+            let proxies = state.proxies.connected(now.since_start);
+            proxies.filter(|(_, proxy)| !track.version.is_some_and(|version| proxy.serves(version))).map(|(name, _)| name.clone()).collect()
+        }
+        _ => Vec::new(),
+    };
+    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving }
+}
+
+/// Whether there is something to follow, and how fresh it is.
+pub fn ready(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> ReadyInfo {
+    ReadyInfo { version: Some(state.snapshot.version).filter(|_| state.is_ready()), sources: sources(state, stores, now) }
+}
+
 /// The shape of one entry.
 pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, now: Now) -> EntryInfo {
     let store = stores.get(view.id.source);
     let live = live(state, view, now);
     let mut conditions = view.verdict.conditions.clone();
     if view.verdict.problem().is_none() || view.verdict.get(ConditionType::Programmed).is_none() && view.verdict.accepted() {
-        conditions.push(programmed(&live));
+        conditions.push(programmed(&live, trouble(state, view, now)));
     }
     EntryInfo {
         key: store.map_or_else(|| view.id.key.clone(), |store| store.full_key(&view.id.key)),
+        path: view.id.key.clone(),
         store: store.map(|store| store.url.clone()).unwrap_or_default(),
         kind: view.resource.as_ref().map(|resource| resource.kind.singular().to_owned()),
         name: view.resource.as_ref().map(|resource| resource.name.clone()),
@@ -205,7 +245,14 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
     }
 }
 
-fn programmed(live: &Live) -> Condition {
+/// What keeps a proxy that follows us from serving an entry, if anything does.
+fn trouble<'a>(state: &'a State, view: &EntryView, now: Now) -> Option<&'a ObjectProblem> {
+    let resource = view.resource.as_ref()?;
+    let problems = state.proxies.connected(now.since_start).flat_map(|(_, proxy)| &proxy.report.problems);
+    problems.into_iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name)
+}
+
+fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
     let told = format!("live on {}/{} proxies", live.on, live.of);
     match (&live.version, live.on, live.of) {
         (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{told} at version {version}")),
@@ -215,6 +262,10 @@ fn programmed(live: &Live) -> Condition {
             reason: "NoProxies".to_owned(),
             message: "no proxy is connected".to_owned(),
         },
+        _ if trouble.is_some() => {
+            let reason = trouble.map_or("Invalid", |problem| problem.reason.as_str());
+            Condition::no(ConditionType::Programmed, reason, format!("{told}; {}", live.lagging.join("; ")))
+        }
         _ => Condition {
             r#type: ConditionType::Programmed,
             status: waypost_model::verdict::Status::Unknown,
@@ -290,8 +341,6 @@ pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec
 
 /// The status, but for who leads.
 pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInfo, now: Now) -> StatusInfo {
-    let limits = state.compiler.limits();
-    let most = |number| state.compiler.entries_of(number);
     let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
@@ -305,6 +354,24 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInf
         proxies: proxies(state, now),
         rejected: rejected.map(|view| full(&view.id)).collect(),
         active_tree: state.compiler.active_tree().map(str::to_owned),
-        limits: vec![LimitInfo { name: "entries".to_owned(), used: (0..stores.len()).map(most).max().unwrap_or_default(), limit: limits.entries }],
+        limits: used(state, stores.len()),
     }
+}
+
+/// How far every limit that counts something across entries is used.
+fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
+    let limits = state.compiler.limits();
+    let most = state.compiler.most_used();
+    let entries = (0..stores).map(|number| state.compiler.entries_of(number)).max().unwrap_or_default();
+    let info = |name: &str, used, limit| LimitInfo { name: name.to_owned(), used, limit };
+    vec![
+        info("entries", entries, limits.entries),
+        info("routesPerHost", most.routes_per_host, limits.routes_per_host),
+        info("endpointsPerBackend", most.endpoints_per_backend, limits.endpoints_per_backend),
+        info("valueBytes", most.value_bytes, limits.value_bytes),
+        info("objectBytes", most.object_bytes, limits.object_bytes),
+        info("rulesPerRoute", most.rules_per_route, limits.rules_per_route),
+        info("matchesPerRule", most.matches_per_rule, limits.matches_per_rule),
+        info("hostnamesPerRoute", most.hostnames_per_route, limits.hostnames_per_route),
+    ]
 }

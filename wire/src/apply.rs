@@ -24,7 +24,7 @@ pub enum ApplyError {
     #[error("version {0} came a second time with other content; two leaders published it")]
     Conflict(Version),
     /// It is from another cluster.
-    #[error("the controller belongs to cluster {offered}, this proxy to {own}; run `waypost adopt` to move it")]
+    #[error("the controller belongs to cluster {offered}, this proxy to {own}; to move it, stop it and delete its state directory")]
     ForeignCluster {
         /// The cluster that came.
         offered: String,
@@ -54,6 +54,8 @@ pub struct Held {
     pub track: Option<Lane>,
     /// It comes from disk, where the lanes may be of different versions.
     pub restored: bool,
+    /// The digests of the highest version, once it was whole: no other content may come under that version.
+    pub seen: BTreeMap<Lane, Digest>,
 }
 
 impl Held {
@@ -137,11 +139,19 @@ impl Incoming {
             }
             lanes.insert(*lane, objects.with(self.changes.remove(lane).unwrap_or_default()));
         }
-        let next = Held { cluster: begin.cluster, highest: commit.version, version: commit.version, lanes, track: self.track.or(held.track), restored: false };
+        let next = Held {
+            cluster: begin.cluster,
+            highest: commit.version,
+            version: commit.version,
+            lanes,
+            track: self.track.or(held.track),
+            restored: false,
+            seen: commit.digests.clone(),
+        };
         if next.digests() != commit.digests {
             return Err(ApplyError::Digest(commit.version));
         }
-        if held.version == next.version && !held.restored && !held.lanes.is_empty() && held.digests() != next.digests() {
+        if held.highest == next.version && !held.seen.is_empty() && held.seen != commit.digests {
             return Err(ApplyError::Conflict(commit.version));
         }
         Ok(next)

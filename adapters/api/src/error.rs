@@ -36,4 +36,9 @@ impl AdapterError {
     pub fn new(kind: ErrorKind, endpoint: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { kind, endpoint: endpoint.into(), message: message.into(), remedy: remedy.into() }
     }
+
+    /// The same error of a write that may have happened all the same.
+    pub fn unknown_outcome(&self) -> Self {
+        Self { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", self.message), ..self.clone() }
+    }
 }

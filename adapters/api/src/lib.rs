@@ -36,7 +36,8 @@ impl Key {
     }
 }
 
-fn escape(bytes: &[u8]) -> String {
+/// Text of bytes that should be UTF-8; those that are not become `\xNN`.
+pub fn escape(bytes: &[u8]) -> String {
     bytes.utf8_chunks().fold(String::new(), |mut text, chunk| {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
@@ -197,13 +198,14 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     async fn delete(&self, key: &Key) -> Result<(), AdapterError>;
 }
 
-/// Decides after a write of unknown outcome: if the entry now has the written value at another revision than
-/// before, it was written.
-pub fn settled(found: Option<&Entry>, value: &Bytes, expected: Expected) -> PutIf {
+/// Decides after a write of unknown outcome, from what was read back: `None` if that is still what was expected, for then
+/// the write may yet arrive.
+pub fn settled(found: Option<&Entry>, value: &Bytes, expected: Expected) -> Option<PutIf> {
     match (found, expected) {
-        (Some(entry), Expected::Absent) if entry.value == *value => PutIf::Written(entry.revision),
-        (Some(entry), Expected::At(before)) if entry.value == *value && entry.revision != before => PutIf::Written(entry.revision),
-        _ => PutIf::Conflict,
+        (None, Expected::Absent) => None,
+        (Some(entry), Expected::At(before)) if entry.revision == before => None,
+        (Some(entry), _) if entry.value == *value => Some(PutIf::Written(entry.revision)),
+        _ => Some(PutIf::Conflict),
     }
 }
 
@@ -218,5 +220,23 @@ mod tests {
         assert_eq!(below(b"waypost"), Some(String::new()));
         assert_eq!(below(b"waypost2/routes/a"), None);
         assert_eq!(below(b"waypost/routes/\xff"), Some("routes/\\xff".to_owned()));
+    }
+
+    #[test]
+    fn a_write_that_may_yet_arrive_is_not_settled() {
+        let mine = Bytes::from_static(b"mine");
+        let entry = |value: &'static [u8], revision| Some(Entry::new(b"k".to_vec(), value, revision));
+        let (absent, before) = (Expected::Absent, Expected::At(Revision(1)));
+        for (found, expected, outcome) in [
+            (None, absent, None),
+            (entry(b"mine", 2), absent, Some(PutIf::Written(Revision(2)))),
+            (entry(b"theirs", 2), absent, Some(PutIf::Conflict)),
+            (entry(b"old", 1), before, None),
+            (entry(b"mine", 2), before, Some(PutIf::Written(Revision(2)))),
+            (entry(b"theirs", 2), before, Some(PutIf::Conflict)),
+            (None, before, Some(PutIf::Conflict)),
+        ] {
+            assert_eq!(settled(found.as_ref(), &mine, expected), outcome, "{found:?} {expected:?}");
+        }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Http {
     current: Arc<AtomicUsize>,
 }
 
-/// An answer: 200, or 404, which is no error.
+/// An answer: 200, or 404 and, of a transaction, 409, which are no errors.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -51,6 +51,27 @@ impl Kv<'_> {
         let value = value.map_err(|error| unreachable(endpoint, format!("{}: the value is not base64: {error}", self.key)))?;
         Ok(Entry::new(self.key.as_bytes().to_vec(), value, self.modify_index))
     }
+}
+
+/// The part of a transaction's answer that counts: the entry as it is now.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Written {
+    #[serde(rename = "Results")]
+    pub(crate) results: Vec<WrittenKv>,
+}
+
+/// One result of a transaction.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WrittenKv {
+    #[serde(rename = "KV")]
+    pub(crate) kv: WrittenIndex,
+}
+
+/// Where a key was written.
+#[derive(Debug, Deserialize)]
+pub(crate) struct WrittenIndex {
+    #[serde(rename = "ModifyIndex")]
+    pub(crate) modify_index: u64,
 }
 
 impl Answer {
@@ -85,9 +106,12 @@ impl Http {
         self.settings.endpoints.get(self.current.load(Ordering::Relaxed) % count).cloned().unwrap_or_default()
     }
 
-    /// The endpoint in use failed: the next one's turn.
-    pub(crate) fn failed(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
+    /// An endpoint failed: the next one's turn, unless somebody else noticed before.
+    pub(crate) fn failed(&self, endpoint: &str) {
+        let seen = self.current.load(Ordering::Relaxed);
+        if self.current() == endpoint {
+            self.current.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_default();
+        }
     }
 
     /// One request to the endpoint in use.
@@ -101,10 +125,11 @@ impl Http {
         loop {
             tries -= 1;
             match self.once(method.clone(), path, parameters, body.clone()).await {
-                Err(error) if error.kind == ErrorKind::Unreachable && tries > 0 => self.failed(),
                 Err(error) if error.kind == ErrorKind::Unreachable => {
-                    self.failed();
-                    return Err(error);
+                    self.failed(&error.endpoint);
+                    if tries == 0 {
+                        return Err(error);
+                    }
                 }
                 other => return other,
             }
@@ -140,7 +165,7 @@ impl Http {
             return Err(denied(&endpoint, "the token may not read all keys below the root"));
         }
         match status {
-            200 | 404 => Ok(Answer { status, index, body, endpoint }),
+            200 | 404 | 409 => Ok(Answer { status, index, body, endpoint }),
             _ => Err(refused(&endpoint, status, &String::from_utf8_lossy(&body))),
         }
     }
@@ -150,7 +175,7 @@ pub(crate) fn unreachable(endpoint: &str, message: impl Into<String>) -> Adapter
     AdapterError::new(ErrorKind::Unreachable, endpoint, message, "check that Consul runs there and has a leader")
 }
 
-fn denied(endpoint: &str, message: impl Into<String>) -> AdapterError {
+pub(crate) fn denied(endpoint: &str, message: impl Into<String>) -> AdapterError {
     AdapterError::new(ErrorKind::Denied, endpoint, message, "give a token whose policy has key_prefix read on the root, by CONSUL_HTTP_TOKEN or tokenFile")
 }
 

@@ -4,8 +4,11 @@ mod client;
 mod source;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use reqwest::Method;
+use serde_json::json;
 use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Settings, Source, settled};
 
 use crate::client::{Http, Kv};
@@ -35,10 +38,31 @@ impl ConsulAdapter {
         found.into_iter().next().map(|kv| kv.entry(&answer.endpoint)).transpose()
     }
 
-    /// Writes with the given parameters; says whether Consul took it, or that it is not known.
-    async fn write(&self, key: &Key, value: &Bytes, parameter: &[&str]) -> Result<bool, AdapterError> {
-        let answer = self.http.once(Method::PUT, &key_path(key)?, parameter, Some(value.clone())).await?;
+    /// Writes; says whether Consul took it.
+    async fn write(&self, key: &Key, value: &Bytes) -> Result<bool, AdapterError> {
+        let answer = self.http.once(Method::PUT, &key_path(key)?, &[], Some(value.clone())).await?;
         Ok(answer.body.trim_ascii() == b"true")
+    }
+
+    /// Checks and sets in a transaction, whose answer names the new index: a plain write would have to be read back, and
+    /// somebody else may have written by then.
+    async fn write_if(&self, key: &Key, value: &Bytes, index: u64) -> Result<PutIf, AdapterError> {
+        key_path(key)?;
+        let operation = json!([{ "KV": { "Verb": "cas", "Key": key.to_string(), "Value": STANDARD.encode(value), "Index": index } }]);
+        let answer = self.http.once(Method::PUT, "/v1/txn", &[], Some(Bytes::from(operation.to_string()))).await?;
+        if answer.status == 409 {
+            let told = String::from_utf8_lossy(&answer.body).into_owned();
+            return if told.contains("Permission denied") { Err(client::denied(&answer.endpoint, told)) } else { Ok(PutIf::Conflict) };
+        }
+        let written: client::Written = answer.json().map_err(|error| error.unknown_outcome())?;
+        let revision = written.results.first().map(|result| Revision(result.kv.modify_index));
+        revision.map(PutIf::Written).ok_or_else(|| client::unreachable(&answer.endpoint, "the transaction's answer names no index").unknown_outcome())
+    }
+
+    /// After a write of unknown outcome: what is there now.
+    async fn look_again(&self, key: &Key, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
+        self.http.failed(&error.endpoint);
+        self.read(key).await.map_err(|_| error.unknown_outcome())
     }
 }
 
@@ -65,19 +89,17 @@ impl Adapter for ConsulAdapter {
     async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
         // The read finds an endpoint that answers, so that the write itself is sent once.
         let before = self.read(key).await?;
-        let written = self.write(key, &value, &[]).await;
-        let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
-        let found = self.read(key).await;
-        match (written, found) {
-            (Ok(true), Ok(Some(entry))) => Ok(entry.revision),
-            (Ok(true), _) => Ok(Revision(0)),
-            (Ok(false), _) => Err(AdapterError::new(ErrorKind::Refused, self.http.current(), format!("{key} was not written"), "look at the agent's log")),
-            (Err(error), Ok(found)) if error.kind == ErrorKind::Unreachable => match settled(found.as_ref(), &value, expected) {
-                PutIf::Written(revision) => Ok(revision),
-                PutIf::Conflict => Err(unknown(&error)),
-            },
-            (Err(error), Err(_)) if error.kind == ErrorKind::Unreachable => Err(unknown(&error)),
-            (Err(error), _) => Err(error),
+        match self.write(key, &value).await {
+            Ok(true) => Ok(self.read(key).await.ok().flatten().map_or(Revision(0), |entry| entry.revision)),
+            Ok(false) => Err(AdapterError::new(ErrorKind::Refused, self.http.current(), format!("{key} was not written"), "look at the agent's log")),
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
+                match settled(self.look_again(key, &error).await?.as_ref(), &value, expected) {
+                    Some(PutIf::Written(revision)) => Ok(revision),
+                    Some(PutIf::Conflict) | None => Err(error.unknown_outcome()),
+                }
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -88,24 +110,24 @@ impl Adapter for ConsulAdapter {
             Expected::Absent => 0,
             Expected::At(revision) => revision.0,
         };
-        let written = self.write(key, &value, &[&format!("cas={index}")]).await;
-        match written {
-            Ok(false) => Ok(PutIf::Conflict),
-            Ok(true) => {
-                let found = self.read(key).await?;
-                Ok(PutIf::Written(found.filter(|entry| entry.value == value).map_or(Revision(0), |entry| entry.revision)))
+        match self.write_if(key, &value, index).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                let found = self.look_again(key, &error).await?;
+                settled(found.as_ref(), &value, expected).ok_or_else(|| error.unknown_outcome())
             }
-            Err(error) if error.kind == ErrorKind::Unreachable => Ok(settled(self.read(key).await.map_err(|_| unknown(&error))?.as_ref(), &value, expected)),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
-        // Without `recurse`, whose mere presence would delete everything below.
-        self.http.everywhere(Method::DELETE, &key_path(key)?, &[], None).await.map(drop)
+        // The read finds an endpoint that answers. Without `recurse`, whose mere presence would delete everything below.
+        self.read(key).await?;
+        match self.http.once(Method::DELETE, &key_path(key)?, &[], None).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => match self.look_again(key, &error).await? {
+                None => Ok(()),
+                Some(_) => Err(error.unknown_outcome()),
+            },
+            other => other.map(drop),
+        }
     }
-}
-
-fn unknown(error: &AdapterError) -> AdapterError {
-    AdapterError { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", error.message), ..error.clone() }
 }

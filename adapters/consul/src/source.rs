@@ -40,8 +40,14 @@ impl ConsulSource {
         Self { http, root: root.to_owned(), index: None, told: HashMap::new(), next_list: now, tokens: (BURST, now) }
     }
 
+    /// Everything, by a read that only a leader with a quorum answers.
     async fn consistent(&self) -> Result<Answer, AdapterError> {
-        self.http.once(Method::GET, &self.path(), &["recurse", "consistent"], None).await
+        let answer = self.http.once(Method::GET, &self.path(), &["recurse", "consistent"], None).await?;
+        if answer.status == 404 {
+            // Nothing there, or nothing that an unknown caller may see: only the folder's own key tells them apart.
+            self.http.once(Method::GET, &self.path(), &[], None).await?;
+        }
+        Ok(answer)
     }
 
     fn path(&self) -> String {
@@ -62,7 +68,6 @@ impl ConsulSource {
             self.index = None;
             return Ok(None);
         }
-        self.index = Some(answer.index);
         if answer.index == index {
             return Ok(Some(Event::Idle { at: Revision(index) }));
         }
@@ -71,6 +76,7 @@ impl ConsulSource {
             // An election may answer with nothing or with less; only a consistent read is believed here.
             return self.confirm().await;
         }
+        self.index = Some(answer.index);
         self.tell(changes, answer.index)
     }
 
@@ -99,10 +105,6 @@ impl ConsulSource {
 
     async fn reset(&mut self, drift: usize) -> Result<Event, AdapterError> {
         let answer = self.consistent().await?;
-        if answer.status == 404 {
-            // Nothing there, or nothing that an unknown caller may see: only the folder's own key tells them apart.
-            self.http.once(Method::GET, &self.path(), &[], None).await?;
-        }
         let entries = entries(&answer)?;
         self.told = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
         self.index = Some(answer.index);
@@ -179,7 +181,7 @@ impl Source for ConsulSource {
                 Ok(None) => {}
                 Err(error) => {
                     self.index = None;
-                    self.http.failed();
+                    self.http.failed(&error.endpoint);
                     return Err(error);
                 }
             }

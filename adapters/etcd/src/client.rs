@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, KeyValue, TlsOptions};
-use tokio::sync::Mutex;
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
 
 /// Every call ends within this time.
@@ -38,22 +38,35 @@ impl Connections {
         self.settings.endpoints.len()
     }
 
-    /// The client in use, connected if it is not.
-    pub(crate) async fn get(&self) -> Result<(Client, String), AdapterError> {
-        let mut current = self.current.lock().await;
-        let endpoint = self.settings.endpoints.get(current.0 % self.count().max(1)).cloned().unwrap_or_default();
-        if let Some(client) = &current.1 {
-            return Ok((client.clone(), endpoint));
-        }
-        let client = connect(&self.settings, &endpoint).await?;
-        current.1 = Some(client.clone());
-        Ok((client, endpoint))
+    fn lock(&self) -> MutexGuard<'_, (usize, Option<Client>)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client in use failed: the next endpoint's turn.
-    pub(crate) async fn failed(&self) {
-        let mut current = self.current.lock().await;
-        *current = (current.0 + 1, None);
+    fn endpoint(&self, number: usize) -> String {
+        self.settings.endpoints.get(number % self.count().max(1)).cloned().unwrap_or_default()
+    }
+
+    /// The client in use, connected if it is not, and its endpoint. Nobody waits for another's connection.
+    pub(crate) async fn get(&self) -> (String, Result<Client, AdapterError>) {
+        let (number, client) = self.lock().clone();
+        let endpoint = self.endpoint(number);
+        if let Some(client) = client {
+            return (endpoint, Ok(client));
+        }
+        let connected = connect(&self.settings, &endpoint).await;
+        let mut current = self.lock();
+        if let (Ok(client), true) = (&connected, current.0 == number) {
+            current.1 = Some(client.clone());
+        }
+        (endpoint, connected)
+    }
+
+    /// An endpoint failed: the next one's turn, unless somebody else noticed before.
+    pub(crate) fn failed(&self, endpoint: &str) {
+        let mut current = self.lock();
+        if self.endpoint(current.0) == endpoint {
+            *current = (current.0 + 1, None);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod source;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, KvClient, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, KvClient, Txn, TxnOp};
 use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Settings, Source, settled};
 
 use crate::client::{Connections, bounded, entry_of};
@@ -27,10 +27,11 @@ impl EtcdAdapter {
     async fn read(&self, key: &Key) -> Result<(Option<Entry>, KvClient, String), AdapterError> {
         let mut last = None;
         for _ in 0..=self.connections.count() {
-            match self.read_once(key).await {
-                Ok(found) => return Ok(found),
+            let (endpoint, client) = self.connections.get().await;
+            match read_once(&endpoint, client, key).await {
+                Ok((entry, kv)) => return Ok((entry, kv, endpoint)),
                 Err(error) if error.kind == ErrorKind::Unreachable => {
-                    self.connections.failed().await;
+                    self.connections.failed(&endpoint);
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -39,12 +40,17 @@ impl EtcdAdapter {
         Err(last.unwrap_or_else(|| AdapterError::new(ErrorKind::Settings, "etcd", "no endpoint is given", "write etcd://HOST:PORT/ROOT")))
     }
 
-    async fn read_once(&self, key: &Key) -> Result<(Option<Entry>, KvClient, String), AdapterError> {
-        let (client, endpoint) = self.connections.get().await?;
-        let mut kv = client.kv_client();
-        let mut response = bounded(&endpoint, kv.get(key.bytes(), None)).await?;
-        Ok((response.take_kvs().pop().map(entry_of), kv, endpoint))
+    /// After a write of unknown outcome: what is there now.
+    async fn look_again(&self, key: &Key, endpoint: &str, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
+        self.connections.failed(endpoint);
+        self.get(key).await.map_err(|_| error.unknown_outcome())
     }
+}
+
+async fn read_once(endpoint: &str, client: Result<Client, AdapterError>, key: &Key) -> Result<(Option<Entry>, KvClient), AdapterError> {
+    let mut kv = client?.kv_client();
+    let mut response = bounded(endpoint, kv.get(key.bytes(), None)).await?;
+    Ok((response.take_kvs().pop().map(entry_of), kv))
 }
 
 #[async_trait]
@@ -63,11 +69,10 @@ impl Adapter for EtcdAdapter {
         match bounded(&endpoint, kv.put(key.bytes(), value.to_vec(), None)).await {
             Ok(response) => Ok(revision(response.header().map_or(0, etcd_client::ResponseHeader::revision))),
             Err(error) if error.kind == ErrorKind::Unreachable => {
-                self.connections.failed().await;
                 let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
-                match settled(self.get(key).await.map_err(|_| unknown(&error))?.as_ref(), &value, expected) {
-                    PutIf::Written(revision) => Ok(revision),
-                    PutIf::Conflict => Err(unknown(&error)),
+                match settled(self.look_again(key, &endpoint, &error).await?.as_ref(), &value, expected) {
+                    Some(PutIf::Written(revision)) => Ok(revision),
+                    Some(PutIf::Conflict) | None => Err(error.unknown_outcome()),
                 }
             }
             Err(error) => Err(error),
@@ -86,8 +91,8 @@ impl Adapter for EtcdAdapter {
             Ok(response) if response.succeeded() => Ok(PutIf::Written(revision(response.header().map_or(0, etcd_client::ResponseHeader::revision)))),
             Ok(_) => Ok(PutIf::Conflict),
             Err(error) if error.kind == ErrorKind::Unreachable => {
-                self.connections.failed().await;
-                Ok(settled(self.get(key).await.map_err(|_| unknown(&error))?.as_ref(), &value, expected))
+                let found = self.look_again(key, &endpoint, &error).await?;
+                settled(found.as_ref(), &value, expected).ok_or_else(|| error.unknown_outcome())
             }
             Err(error) => Err(error),
         }
@@ -95,14 +100,16 @@ impl Adapter for EtcdAdapter {
 
     async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
         let (_, mut kv, endpoint) = self.read(key).await?;
-        bounded(&endpoint, kv.delete(key.bytes(), None)).await.map(drop)
+        match bounded(&endpoint, kv.delete(key.bytes(), None)).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => match self.look_again(key, &endpoint, &error).await? {
+                None => Ok(()),
+                Some(_) => Err(error.unknown_outcome()),
+            },
+            other => other.map(drop),
+        }
     }
 }
 
 fn revision(number: i64) -> Revision {
     Revision(u64::try_from(number).unwrap_or_default())
-}
-
-fn unknown(error: &AdapterError) -> AdapterError {
-    AdapterError { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", error.message), ..error.clone() }
 }

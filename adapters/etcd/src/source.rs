@@ -27,6 +27,16 @@ pub(crate) struct EtcdSource {
     live: Option<Live>,
     /// Revisions of what was told.
     told: BTreeMap<Key, Revision>,
+    /// A listing that the watch has yet to catch up with, to be compared.
+    audit: Option<Audit>,
+}
+
+/// A listing, to be compared with what the watch says once it has come as far.
+struct Audit {
+    entries: BTreeMap<Key, Revision>,
+    at: i64,
+    /// Keys that the watch told as gone meanwhile.
+    deleted: BTreeSet<Key>,
 }
 
 struct Live {
@@ -49,7 +59,7 @@ impl std::fmt::Debug for EtcdSource {
 
 impl EtcdSource {
     pub(crate) fn new(settings: Settings, root: &str) -> Self {
-        Self { settings, root: root.to_owned(), next_endpoint: 0, live: None, told: BTreeMap::new() }
+        Self { settings, root: root.to_owned(), next_endpoint: 0, live: None, told: BTreeMap::new(), audit: None }
     }
 
     fn prefix(&self) -> Vec<u8> {
@@ -57,7 +67,8 @@ impl EtcdSource {
     }
 
     /// Lists, and watches from there on.
-    async fn begin(&mut self) -> Result<Event, AdapterError> {
+    async fn begin(&mut self, drift: usize) -> Result<Event, AdapterError> {
+        self.audit = None;
         let count = self.settings.endpoints.len().max(1);
         let endpoint = self.settings.endpoints.get(self.next_endpoint % count).cloned().unwrap_or_default();
         self.next_endpoint = self.next_endpoint.wrapping_add(1);
@@ -69,7 +80,7 @@ impl EtcdSource {
         let now = Instant::now();
         self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         self.live = Some(Live { endpoint, client, stream, listed: at, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
-        Ok(Event::Reset { entries, at: revision(at), drift: 0 })
+        Ok(Event::Reset { entries, at: revision(at), drift })
     }
 
     /// All entries at one revision, page by page.
@@ -104,7 +115,7 @@ impl EtcdSource {
     }
 
     async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
-        let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
+        let Some(live) = self.live.as_mut() else { return self.begin(0).await.map(Some) };
         let message = tokio::select! {
             biased;
             message = live.stream.message() => message.map_err(|error| explain(&live.endpoint, &error))?,
@@ -114,7 +125,7 @@ impl EtcdSource {
                 bounded(&live.endpoint, live.stream.request_progress()).await?;
                 return Ok(None);
             }
-            () = sleep_until(live.next_list) => return self.audit().await,
+            () = sleep_until(live.next_list) => return self.begin_audit().await,
         };
         let message = message.ok_or_else(|| unreachable(&live.endpoint, "the watch ended"))?;
         live.heard = Instant::now();
@@ -125,6 +136,11 @@ impl EtcdSource {
         }
         if let Some(error) = refused(&live.endpoint, &message) {
             return Err(error);
+        }
+        let drift = self.compare(&message);
+        if drift > 0 {
+            self.live = None;
+            return self.begin(drift).await.map(Some);
         }
         self.take(&message)
     }
@@ -155,6 +171,9 @@ impl EtcdSource {
                 }
                 EventType::Delete => {
                     self.told.remove(&key);
+                    if let Some(audit) = &mut self.audit {
+                        audit.deleted.insert(key.clone());
+                    }
                     changes.push(Change::Delete(key));
                 }
             }
@@ -162,33 +181,34 @@ impl EtcdSource {
         Ok(Some(Event::Changes { changes, at: revision(live.at) }))
     }
 
-    /// Lists again and compares: what the watch should have told and did not is drift.
-    async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
-        let Some(live) = self.live.as_ref() else { return Ok(None) };
-        let (client, endpoint, before) = (live.client.clone(), live.endpoint.clone(), live.at);
+    /// Lists again. What differs from what the watch said may be on its way: the two are compared when it has come as
+    /// far as the listing.
+    async fn begin_audit(&mut self) -> Result<Option<Event>, AdapterError> {
+        let Some(live) = self.live.as_mut() else { return Ok(None) };
+        live.next_list = Instant::now() + relist_pause();
+        let (client, endpoint) = (live.client.clone(), live.endpoint.clone());
         let (entries, at) = self.list(&client, &endpoint).await?;
-        let late = |entry: &&Entry| self.told.get(&entry.key) != Some(&entry.revision);
-        let missed = entries.iter().filter(late).filter(|entry| entry.revision <= revision(before)).count();
-        let present: BTreeSet<&Key> = entries.iter().map(|entry| &entry.key).collect();
-        let gone = self.told.keys().filter(|key| !present.contains(key)).count();
-        let drift = missed + if at == before { gone } else { 0 };
-        if drift == 0 {
-            // Whatever else differs is on its way: the watch goes on.
-            if let Some(live) = self.live.as_mut() {
-                live.next_list = Instant::now() + relist_pause();
-            }
-            return Ok(None);
+        self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new() });
+        if let Some(live) = self.live.as_mut() {
+            live.next_progress = Instant::now();
         }
-        let stream = self.watch(&client, &endpoint, at).await?;
-        self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
-        let now = Instant::now();
-        self.live = Some(Live { endpoint, client, stream, listed: at, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
-        Ok(Some(Event::Reset { entries, at: revision(at), drift }))
+        Ok(None)
+    }
+
+    /// In how many entries the listing differs, once the server says that the watch has told everything up to it.
+    fn compare(&mut self, message: &WatchResponse) -> usize {
+        let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let Some(audit) = self.audit.take_if(|audit| message.events().is_empty() && header >= audit.at) else { return 0 };
+        let newer = |told: &Revision| *told > revision(audit.at);
+        let missed =
+            |(key, listed): &(&Key, &Revision)| !audit.deleted.contains(*key) && self.told.get(*key).is_none_or(|told| told != *listed && !newer(told));
+        let kept = |(key, told): &(&Key, &Revision)| !audit.entries.contains_key(*key) && !newer(told);
+        audit.entries.iter().filter(missed).count() + self.told.iter().filter(kept).count()
     }
 }
 
 fn relist_pause() -> Duration {
-    RELIST + Duration::from_millis(u64::from(std::process::id()) * 7_919 % 15_000)
+    RELIST + Duration::from_millis(fastrand::u64(0..15_000))
 }
 
 /// Why the server ended a watch, if it did.

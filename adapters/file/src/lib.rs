@@ -7,6 +7,7 @@ mod source;
 mod tree;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,8 +56,13 @@ impl FileAdapter {
         let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
         let write = || {
             std::fs::create_dir_all(&folder)?;
+            let before = std::fs::metadata(&path).map(|meta| revision_of(&meta)).ok();
             let mut file = std::fs::File::create(&temporary)?;
             file.write_all(value)?;
+            // Two writes within one tick of the file system's clock are still two revisions.
+            if let Some(before) = before.filter(|before| file.metadata().is_ok_and(|meta| revision_of(&meta) <= *before)) {
+                file.set_modified(UNIX_EPOCH + Duration::from_nanos(before.0 + 1))?;
+            }
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
             std::fs::metadata(&path)

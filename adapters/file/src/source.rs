@@ -16,6 +16,8 @@ use crate::tree::{Walk, entry_of, key_of, walk};
 
 /// How often the watch is confirmed.
 const IDLE: Duration = Duration::from_secs(5);
+/// How often the directory itself is looked at, which the watch does not tell of when a link to it is swapped.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often the whole directory is read again.
 const RELIST: Duration = Duration::from_secs(30);
 /// After a folder appeared, its files may have come before its watch: look again.
@@ -45,6 +47,8 @@ pub(crate) struct FileSource {
     entries: BTreeMap<String, Entry>,
     at: Revision,
     next_idle: Instant,
+    /// When to look next whether the directory is still the one that is watched.
+    next_look: Instant,
     next_walk: Instant,
     /// When a walk that a signal asked for is due: at once, unless walks have just been busy.
     asked_walk: Option<Instant>,
@@ -78,6 +82,8 @@ struct Walking {
 #[derive(Debug)]
 struct Watch {
     _watcher: notify::RecommendedWatcher,
+    /// The directory that is watched: device and inode. Another may come to stand under its name.
+    folder: (u64, u64),
     signals: mpsc::Receiver<Signal>,
     overflow: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
@@ -92,6 +98,7 @@ impl FileSource {
             entries: BTreeMap::new(),
             at: Revision(0),
             next_idle: now,
+            next_look: now,
             next_walk: now,
             asked_walk: None,
             walking: None,
@@ -118,8 +125,15 @@ impl FileSource {
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(watch_failed)?;
         watcher.watch(&self.folder, RecursiveMode::Recursive).map_err(watch_failed)?;
-        self.watch = Some(Watch { _watcher: watcher, signals, overflow });
+        let folder = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
+        self.watch = Some(Watch { _watcher: watcher, folder, signals, overflow });
         Ok(())
+    }
+
+    /// Whether another directory stands under the name of the one that is watched, as after a link was swapped.
+    fn was_replaced(&self) -> Result<bool, AdapterError> {
+        let now = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
+        Ok(self.watch.as_ref().is_some_and(|watch| watch.folder != now))
     }
 
     /// Begins to walk, until two walks agree. The watch is armed before.
@@ -228,8 +242,15 @@ impl FileSource {
             }
             () = sleep_until(self.next_idle), if !first => {
                 self.next_idle = Instant::now() + IDLE;
-                std::fs::metadata(&self.folder).map_err(|error| failed(&self.folder, &error))?;
                 return Ok(Some(Event::Idle { at: self.at }));
+            }
+            () = sleep_until(self.next_look), if !first => {
+                self.next_look = Instant::now() + LOOK;
+                if self.was_replaced()? {
+                    // Everything is read from what stands there now.
+                    (self.watch, self.walking) = (None, None);
+                }
+                return Ok(None);
             }
             signal = watch.signals.recv(), if !first => signal,
         };
@@ -343,6 +364,12 @@ fn differences(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>
     let gone = before.values().filter(|entry| !after.contains_key(&key_text(&entry.key))).map(|entry| Change::Delete(entry.key.clone()));
     let fresh = after.iter().filter(|(key, entry)| before.get(*key).is_none_or(|was| was.value != entry.value || was.unreadable != entry.unreadable));
     gone.chain(fresh.map(|(_, entry)| Change::Put(entry.clone()))).collect()
+}
+
+/// Device and inode of what stands under a path.
+fn identity(folder: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(folder).map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn key_text(key: &Key) -> String {

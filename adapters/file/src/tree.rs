@@ -38,12 +38,14 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
 
 /// Whether a file name can be an entry's: not hidden, not what editors leave behind.
 pub(crate) fn is_entry_name(name: &str) -> bool {
-    !name.starts_with('.') && !name.ends_with('~') && !name.ends_with(".swp") && !name.ends_with(".tmp") && name != "4913"
+    !name.starts_with('.') && !name.ends_with('~') && !name.ends_with(".swp") && name != "4913"
 }
 
-/// The key of a file below the root's directory: its path without a known ending.
+/// The key of a file below the root's directory: its path without a known ending. Bytes that are not UTF-8 become
+/// `\xNN`, which no name may contain, so that the key gets its verdict.
 pub(crate) fn key_of(root: &str, relative: &Path) -> Option<String> {
-    let text = relative.to_str()?;
+    use std::os::unix::ffi::OsStrExt as _;
+    let text = &waypost_adapter::escape(relative.as_os_str().as_bytes());
     if !text.split('/').all(is_entry_name) {
         return None;
     }
@@ -86,7 +88,8 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
         };
         if meta.is_dir() && depth < DEPTH {
             match descend(&path, depth + 1, found) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Gone meanwhile; or not ours to read, such as lost+found: that hurts only itself.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
                 other => other?,
             }
         } else if meta.is_file() {

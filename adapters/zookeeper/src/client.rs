@@ -3,11 +3,10 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Key, Revision, Settings};
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Error, Permission, Stat, TlsOptions};
 
@@ -33,20 +32,23 @@ impl Session {
         Self { settings, client: Mutex::new(None) }
     }
 
-    /// The session, opened if there is none that lives.
-    pub(crate) async fn get(&self) -> Result<Client, AdapterError> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = client.as_ref().filter(|client| !client.state().is_terminated()) {
-            return Ok(client.clone());
-        }
-        let opened = connect(&self.settings).await?;
-        *client = Some(opened.clone());
-        Ok(opened)
+    fn lock(&self) -> MutexGuard<'_, Option<Client>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session failed: the next use opens another.
-    pub(crate) async fn forget(&self) {
-        *self.client.lock().await = None;
+    /// The session, opened if there is none that lives. Nobody waits for another's session.
+    pub(crate) async fn get(&self) -> Result<Client, AdapterError> {
+        let known = self.lock().clone().filter(|client| !client.state().is_terminated());
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        let opened = connect(&self.settings).await?;
+        Ok(self.lock().insert(opened).clone())
+    }
+
+    /// A session failed: the next use opens another, unless that was done before.
+    pub(crate) fn forget(&self, failed: &Client) {
+        self.lock().take_if(|client| client.session_id() == failed.session_id());
     }
 }
 

@@ -75,19 +75,24 @@ impl ZooKeeperAdapter {
     }
 
     /// After a write of unknown outcome: what is there now, on a new session.
-    async fn look_again(&self, key: &Key, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
-        self.session.forget().await;
-        self.get(key).await.map_err(|_| unknown(error))
+    async fn look_again(&self, key: &Key, client: &Client, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
+        self.session.forget(client);
+        self.get(key).await.map_err(|_| error.unknown_outcome())
+    }
+
+    async fn remove(&self, client: &Client, path: &str) -> Result<(), AdapterError> {
+        match bounded_raw(&self.settings, client.delete(path, None)).await? {
+            Ok(()) | Err(Error::NoNode) => Ok(()),
+            // It has children: without a value of its own it is a folder, and no entry.
+            Err(Error::NotEmpty) => bounded(&self.settings, client.set_data(path, b"", None)).await.map(drop),
+            Err(error) => Err(explain(&self.settings, &error)),
+        }
     }
 }
 
 /// Runs a call within its time, leaving the client's own errors to the caller.
 async fn bounded_raw<T>(settings: &Settings, call: impl Future<Output = Result<T, Error>>) -> Result<Result<T, Error>, AdapterError> {
     client::in_time(settings, call).await
-}
-
-fn unknown(error: &AdapterError) -> AdapterError {
-    AdapterError { kind: ErrorKind::UnknownOutcome, message: format!("{}; whether it was written is not known", error.message), ..error.clone() }
 }
 
 #[async_trait]
@@ -104,7 +109,7 @@ impl Adapter for ZooKeeperAdapter {
             match self.read(&client, &path).await {
                 Ok(found) => return Ok(found.map(|(entry, _)| entry)),
                 Err(error) if error.kind == ErrorKind::Unreachable => {
-                    self.session.forget().await;
+                    self.session.forget(&client);
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -121,9 +126,9 @@ impl Adapter for ZooKeeperAdapter {
         match self.write(&client, &path, &value).await {
             Err(error) if error.kind == ErrorKind::Unreachable => {
                 let expected = before.map_or(Expected::Absent, |entry| Expected::At(entry.revision));
-                match settled(self.look_again(key, &error).await?.as_ref(), &value, expected) {
-                    PutIf::Written(revision) => Ok(revision),
-                    PutIf::Conflict => Err(unknown(&error)),
+                match settled(self.look_again(key, &client, &error).await?.as_ref(), &value, expected) {
+                    Some(PutIf::Written(revision)) => Ok(revision),
+                    Some(PutIf::Conflict) | None => Err(error.unknown_outcome()),
                 }
             }
             other => other,
@@ -136,7 +141,10 @@ impl Adapter for ZooKeeperAdapter {
         self.get(key).await?;
         let client = self.session.get().await?;
         match self.write_if(&client, &path, &value, expected).await {
-            Err(error) if error.kind == ErrorKind::Unreachable => Ok(settled(self.look_again(key, &error).await?.as_ref(), &value, expected)),
+            Err(error) if error.kind == ErrorKind::Unreachable => {
+                let found = self.look_again(key, &client, &error).await?;
+                settled(found.as_ref(), &value, expected).ok_or_else(|| error.unknown_outcome())
+            }
             other => other,
         }
     }
@@ -145,11 +153,12 @@ impl Adapter for ZooKeeperAdapter {
         let path = path_of(&self.settings, key)?;
         self.get(key).await?;
         let client = self.session.get().await?;
-        match bounded_raw(&self.settings, client.delete(&path, None)).await? {
-            Ok(()) | Err(Error::NoNode) => Ok(()),
-            // It has children: without a value of its own it is a folder, and no entry.
-            Err(Error::NotEmpty) => bounded(&self.settings, client.set_data(&path, b"", None)).await.map(drop),
-            Err(error) => Err(explain(&self.settings, &error)),
+        match self.remove(&client, &path).await {
+            Err(error) if error.kind == ErrorKind::Unreachable => match self.look_again(key, &client, &error).await? {
+                None => Ok(()),
+                Some(_) => Err(error.unknown_outcome()),
+            },
+            other => other,
         }
     }
 }

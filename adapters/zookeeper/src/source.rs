@@ -31,6 +31,10 @@ pub(crate) struct ZooKeeperSource {
     live: Option<Live>,
     tree: Tree,
     at: Revision,
+    /// Paths that were told of and are still to be read, and what came of those that were: whoever drops a wait for the
+    /// next event loses neither.
+    unread: BTreeSet<String>,
+    untold: Vec<Change>,
 }
 
 struct Live {
@@ -48,7 +52,7 @@ impl std::fmt::Debug for ZooKeeperSource {
 
 impl ZooKeeperSource {
     pub(crate) fn new(settings: Arc<Settings>, root: &str) -> Self {
-        Self { settings, root: root.to_owned(), live: None, tree: Tree::new(), at: Revision(0) }
+        Self { settings, root: root.to_owned(), live: None, tree: Tree::new(), at: Revision(0), unread: BTreeSet::new(), untold: Vec::new() }
     }
 
     fn path(&self) -> String {
@@ -56,23 +60,28 @@ impl ZooKeeperSource {
     }
 
     async fn begin(&mut self) -> Result<Event, AdapterError> {
+        (self.unread, self.untold) = (BTreeSet::new(), Vec::new());
         let client = connect(&self.settings).await?;
         let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
         (self.tree, self.at) = (Tree::new(), Revision(0));
         let now = Instant::now();
-        let mut live = Live { client, watcher, next_idle: now + IDLE, next_list: now + relist_pause() };
+        let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + relist_pause() };
         let (tree, at) = walk(&self.settings, &live.client, &self.path()).await?;
         (self.tree, self.at) = (tree, at);
         // What changed during the walk has been told by now; reading it again makes the listing whole.
         bounded(&self.settings, live.client.sync(&self.path())).await?;
-        let events = drain(&mut live.watcher, &self.settings)?;
-        self.reread(&live.client, &events).await?;
         self.live = Some(live);
+        self.catch_up().await?;
+        self.untold.clear();
         Ok(Event::Reset { entries: self.tree.values().cloned().collect(), at: self.at, drift: 0 })
     }
 
     async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
         let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
+        if !self.unread.is_empty() || !self.untold.is_empty() {
+            self.catch_up().await?;
+            return Ok(self.tell());
+        }
         let event = tokio::select! {
             biased;
             event = live.watcher.changed() => event,
@@ -84,16 +93,34 @@ impl ZooKeeperSource {
                 return Ok(Some(Event::Idle { at: self.at }));
             }
         };
-        let mut events = paths(&self.settings, event)?;
-        events.extend(drain(&mut live.watcher, &self.settings)?);
-        let client = live.client.clone();
-        let changes = self.reread(&client, &events).await?;
-        Ok((!changes.is_empty()).then_some(Event::Changes { changes, at: self.at }))
+        self.unread.extend(paths(&self.settings, event)?);
+        self.catch_up().await?;
+        Ok(self.tell())
     }
 
-    /// Reads these nodes again and tells what differs.
-    async fn reread(&mut self, client: &Client, paths: &BTreeSet<String>) -> Result<Vec<Change>, AdapterError> {
-        let mut changes = Vec::new();
+    /// Reads everything again that was told of, until nothing more is: the server tells of all nodes that a transaction
+    /// changed before it shows any of them as changed, so what is told together belongs together.
+    async fn catch_up(&mut self) -> Result<(), AdapterError> {
+        loop {
+            let Some(live) = self.live.as_mut() else { return Ok(()) };
+            self.unread.extend(drain(&mut live.watcher, &self.settings)?);
+            if self.unread.is_empty() {
+                return Ok(());
+            }
+            let (client, paths) = (live.client.clone(), self.unread.clone());
+            self.reread(&client, &paths).await?;
+            self.unread.retain(|path| !paths.contains(path));
+        }
+    }
+
+    /// What came of reading again.
+    fn tell(&mut self) -> Option<Event> {
+        let changes = std::mem::take(&mut self.untold);
+        (!changes.is_empty()).then_some(Event::Changes { changes, at: self.at })
+    }
+
+    /// Reads these nodes again and notes what differs.
+    async fn reread(&mut self, client: &Client, paths: &BTreeSet<String>) -> Result<(), AdapterError> {
         let mut parents = BTreeSet::new();
         // The root itself is no entry.
         let root = self.path();
@@ -105,13 +132,13 @@ impl ZooKeeperSource {
                         self.at = self.at.max(newest);
                         if self.tree.get(&key) != Some(&entry) {
                             self.tree.insert(key, entry.clone());
-                            changes.push(Change::Put(entry));
+                            self.untold.push(Change::Put(entry));
                         }
                     }
                     None => {
                         if let Some(entry) = self.tree.remove(&key) {
                             parents.extend(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()));
-                            changes.push(Change::Delete(entry.key));
+                            self.untold.push(Change::Delete(entry.key));
                         }
                     }
                 }
@@ -122,7 +149,7 @@ impl ZooKeeperSource {
                 self.at = self.at.max(Revision(u64::try_from(stat.pzxid).unwrap_or_default()));
             }
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// Walks again and compares: what the watch did not tell is drift.
@@ -135,18 +162,16 @@ impl ZooKeeperSource {
         let (tree, at) = walk(&self.settings, &client, &root).await?;
         // Events of changes during the walk are still in the queue: they explain what differs.
         bounded(&self.settings, client.sync(&root)).await?;
-        let explained = match self.live.as_mut() {
-            Some(live) => drain(&mut live.watcher, &self.settings)?,
-            None => return Ok(None),
-        };
-        let mut changes = self.reread(&client, &explained).await?;
+        let Some(live) = self.live.as_mut() else { return Ok(None) };
+        let explained = drain(&mut live.watcher, &self.settings)?;
+        self.unread.extend(explained.iter().cloned());
+        self.catch_up().await?;
         let is_explained = |key: &String| explained.contains(&format!("/{key}"));
         let fresh = tree.iter().filter(|(key, entry)| !is_explained(key) && self.tree.get(*key) != Some(*entry)).count();
         let gone = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
         self.at = self.at.max(at);
         if fresh + gone == 0 {
-            let at = self.at;
-            return Ok(Some(if changes.is_empty() { Event::Idle { at } } else { Event::Changes { changes: std::mem::take(&mut changes), at } }));
+            return Ok(self.tell().or(Some(Event::Idle { at: self.at })));
         }
         self.live = None;
         let Event::Reset { entries, at, .. } = self.begin().await? else { return Ok(None) };
@@ -155,7 +180,7 @@ impl ZooKeeperSource {
 }
 
 fn relist_pause() -> Duration {
-    RELIST + Duration::from_millis(u64::from(std::process::id()) * 7_919 % 15_000)
+    RELIST + Duration::from_millis(fastrand::u64(0..15_000))
 }
 
 /// The path that an event is about.
@@ -221,7 +246,8 @@ async fn children_of(settings: &Settings, client: &Client, parents: &[String]) -
     while let Some(joined) = in_time(settings, set.join_next()).await? {
         match joined {
             Ok((parent, Ok((names, _)))) => all.push((parent, names)),
-            Ok((_, Err(Error::NoNode))) => {}
+            // Of a node that we may not read neither the value nor the children are known; it hurts only itself.
+            Ok((_, Err(Error::NoNode | Error::NoAuth))) => {}
             Ok((_, Err(error))) => return Err(explain(settings, &error)),
             Err(error) => return Err(unreachable(settings, error.to_string())),
         }

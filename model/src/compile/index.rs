@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::backend_of;
 use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
@@ -19,13 +18,15 @@ struct Installed {
     /// What a route claims: (claims on one hostname and listener, rank, where in the route).
     claims: Vec<Claim>,
     hostnames: Vec<String>,
+    /// A listener that serves only routes which name it.
+    explicit_only: bool,
 }
 
 #[derive(Debug)]
 struct Claim {
     text: String,
-    /// The same claim on every listener, for a claim on one.
-    everywhere: Option<String>,
+    /// For a claim on one listener: which, and the same claim on every listener.
+    narrow: Option<(ResourceKey, String)>,
     rank: MatchRank,
     place: String,
 }
@@ -42,6 +43,8 @@ pub(super) struct Index {
     hosts: HashMap<String, usize>,
     /// Claimants in the order of their ranks.
     claims: HashMap<String, BTreeMap<MatchRank, String>>,
+    /// Routes that claim on one listener what the key claims on every one, with the number of such claims.
+    narrow: HashMap<String, HashMap<String, usize>>,
     /// Resources that found no room.
     waiting: BTreeSet<ResourceKey>,
     /// Resources whose verdict may have changed since the last look.
@@ -69,14 +72,34 @@ impl Index {
         std::mem::take(&mut self.affected)
     }
 
-    /// Whether one more resource of this name fits; if not, it waits.
+    /// Routes of the host that has most.
+    pub(super) fn most_routes_per_host(&self) -> usize {
+        self.hosts.values().copied().max().unwrap_or_default()
+    }
+
+    /// Endpoints of the backend that has most.
+    pub(super) fn most_endpoints(&self) -> usize {
+        self.endpoints.values().copied().max().unwrap_or_default()
+    }
+
+    /// Whether a resource found no room.
+    pub(super) fn is_waiting(&self, resource: &ResourceKey) -> bool {
+        self.waiting.contains(resource)
+    }
+
+    /// Whether a resource fits, in place of what is installed under its name; if not, it waits.
     pub(super) fn has_room(&mut self, resource: &ResourceKey, parsed: &Resource, limits: &Limits) -> bool {
-        let full = !self.has(resource)
-            && match parsed {
-                Resource::Endpoint(_) => backend_of(resource).and_then(|name| self.endpoints.get(name)).is_some_and(|n| *n >= limits.endpoints_per_backend),
-                Resource::Route(route) => hostnames(route).iter().filter_map(|host| self.hosts.get(host)).any(|n| *n >= limits.routes_per_host),
-                Resource::Listener(_) | Resource::Backend(_) => false,
-            };
+        let installed = self.installed.get(resource);
+        let full = match parsed {
+            Resource::Endpoint(_) => {
+                installed.is_none() && resource.backend().and_then(|name| self.endpoints.get(name)).is_some_and(|n| *n >= limits.endpoints_per_backend)
+            }
+            Resource::Route(route) => hostnames(route).iter().any(|host| {
+                let own = installed.is_some_and(|installed| installed.hostnames.contains(host));
+                self.hosts.get(host).is_some_and(|n| n - usize::from(own) >= limits.routes_per_host)
+            }),
+            Resource::Listener(_) | Resource::Backend(_) => false,
+        };
         if full {
             self.waiting.insert(resource.clone());
         }
@@ -85,7 +108,7 @@ impl Index {
 
     /// Why a resource found no room.
     pub(super) fn room_message(resource: &ResourceKey, limits: &Limits) -> String {
-        match backend_of(resource) {
+        match resource.backend() {
             Some(backend) => {
                 format!("backend {backend} has {} endpoints already, the most that are accepted (setting endpointsPerBackend)", limits.endpoints_per_backend)
             }
@@ -108,6 +131,7 @@ impl Index {
             refers: route.map(references).unwrap_or_default(),
             claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
             hostnames: route.map(hostnames).unwrap_or_default(),
+            explicit_only: matches!(parsed, Resource::Listener(listener) if listener.explicit_only),
         };
         self.link(resource, &installed);
         self.installed.insert(resource.clone(), installed);
@@ -123,11 +147,15 @@ impl Index {
             let others: Vec<String> = claimants.values().filter(|name| **name != resource.name).cloned().collect();
             claimants.insert(claim.rank.clone(), resource.name.clone());
             self.affected.extend(others.into_iter().map(|name| ResourceKey::new(Kind::Route, name)));
+            if let Some((_, everywhere)) = &claim.narrow {
+                *self.narrow.entry(everywhere.clone()).or_default().entry(resource.name.clone()).or_default() += 1;
+            }
+            self.touch_narrower(claim);
         }
         for host in &installed.hostnames {
             *self.hosts.entry(host.clone()).or_default() += 1;
         }
-        if let (Kind::Endpoint, Some(backend)) = (resource.kind, backend_of(resource)) {
+        if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             *self.endpoints.entry(backend.to_owned()).or_default() += 1;
         }
         self.touch_referrers(resource);
@@ -149,20 +177,35 @@ impl Index {
                     self.claims.remove(&claim.text);
                 }
             }
+            if let Some((_, everywhere)) = &claim.narrow
+                && let Some(routes) = self.narrow.get_mut(everywhere)
+            {
+                decrease(routes, &resource.name);
+                if routes.is_empty() {
+                    self.narrow.remove(everywhere);
+                }
+            }
+            self.touch_narrower(claim);
         }
         for host in &installed.hostnames {
             decrease(&mut self.hosts, host);
         }
-        if let (Kind::Endpoint, Some(backend)) = (resource.kind, backend_of(resource)) {
+        if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             decrease(&mut self.endpoints, backend);
         }
         self.touch_referrers(resource);
         Some(installed.object)
     }
 
+    /// Whoever claims on one listener what this claims on every one may have a new verdict.
+    fn touch_narrower(&mut self, claim: &Claim) {
+        let names = self.narrow.get(&claim.text).into_iter().flat_map(HashMap::keys);
+        self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, name.clone())));
+    }
+
     /// Whoever refers to a resource, or to an endpoint's backend, may have a new verdict.
     fn touch_referrers(&mut self, resource: &ResourceKey) {
-        let target = match (resource.kind, backend_of(resource)) {
+        let target = match (resource.kind, resource.backend()) {
             (Kind::Endpoint, Some(backend)) => ResourceKey::new(Kind::Backend, backend),
             _ => resource.clone(),
         };
@@ -191,7 +234,10 @@ impl Index {
             let missing: Vec<String> = installed.refers.iter().filter(|target| !self.resolves(target)).map(missing).collect();
             conditions.push(match missing.is_empty() {
                 true => Condition::yes(ResolvedRefs, "ResolvedRefs", "every reference is resolved"),
-                false => Condition::no(ResolvedRefs, "BackendNotFound", missing.join("; ")),
+                false => {
+                    let backend = installed.refers.iter().any(|target| target.kind == Kind::Backend && !self.resolves(target));
+                    Condition::no(ResolvedRefs, if backend { "BackendNotFound" } else { "ListenerNotFound" }, missing.join("; "))
+                }
             });
         }
         if let (true, Some((_, by))) = (all, shadows.first()) {
@@ -201,7 +247,10 @@ impl Index {
 
     /// The route that takes every request of this claim before `resource` does.
     fn shadow(&self, resource: &ResourceKey, claim: &Claim) -> Option<&str> {
-        let texts = std::iter::once(&claim.text).chain(&claim.everywhere);
+        // A listener that serves only routes which name it serves none that names no listener.
+        let shared = |listener: &ResourceKey| !self.installed.get(listener).is_some_and(|installed| installed.explicit_only);
+        let everywhere = claim.narrow.as_ref().filter(|(listener, _)| shared(listener)).map(|(_, text)| text);
+        let texts = std::iter::once(&claim.text).chain(everywhere);
         texts
             .filter_map(|text| self.claims.get(text)?.iter().next())
             .find(|(rank, name)| **rank < claim.rank && **name != resource.name)
@@ -225,8 +274,15 @@ fn decrease(counts: &mut HashMap<String, usize>, key: &str) {
     }
 }
 
+/// The hosts that a route takes a place of; one without hostnames is for every host.
 fn hostnames(route: &Route) -> Vec<String> {
-    route.hostnames.iter().map(|host| host.as_str().to_owned()).collect()
+    let mut hosts: Vec<String> = route.hostnames.iter().map(|host| host.as_str().to_owned()).collect();
+    hosts.sort();
+    hosts.dedup();
+    if hosts.is_empty() {
+        hosts.push("*".to_owned());
+    }
+    hosts
 }
 
 fn references(route: &Route) -> Vec<ResourceKey> {
@@ -249,7 +305,7 @@ fn claims(name: &str, object: &Object, route: &Route) -> Vec<Claim> {
             for (host, listener) in hosts.into_iter().flat_map(|host| listeners.iter().map(move |listener| (host, *listener))) {
                 claims.push(Claim {
                     text: claim(listener, host, found),
-                    everywhere: (listener != "*").then(|| claim("*", host, found)),
+                    narrow: (listener != "*").then(|| (ResourceKey::new(Kind::Listener, listener), claim("*", host, found))),
                     rank: rank.clone(),
                     place: format!("rules[{rule_at}].matches[{match_at}]"),
                 });

@@ -26,28 +26,47 @@ pub(super) fn too_deep(text: &str, limit: usize) -> Option<usize> {
     None
 }
 
-/// Line and column of the value at `path` in valid JSON; with `key`, of the last segment's key itself.
+/// Line and column of the value at `path` in valid JSON; with `key`, of the last segment's key itself, and of its last
+/// occurrence if there are several.
 pub(super) fn in_json(text: &str, path: &[String], key: bool) -> (usize, usize) {
     let mut scan = Scan { text, at: 0 };
     of_offset(text.as_bytes(), scan.find(path, key).unwrap_or(0))
 }
 
-/// The same for YAML: the last line on the way that names each segment in turn.
+/// The same for YAML in block style: the line that names each segment in turn, from the list item it is in.
 pub(super) fn in_yaml(text: &str, path: &[String], key: bool) -> (usize, usize) {
-    let mut found = (1, 1);
-    let mut lines = text.lines().enumerate().peekable();
-    for segment in path.iter().filter(|segment| segment.parse::<usize>().is_err()) {
-        for (number, line) in lines.by_ref() {
-            let trimmed = line.trim_start_matches([' ', '-', '{', '"', '\'']);
-            let named = trimmed.strip_prefix(segment.as_str()).map(|rest| rest.trim_start_matches(['"', '\'', ' ']));
-            if let Some(rest) = named.and_then(|rest| rest.strip_prefix(':')) {
-                let column = if key { line.len() - trimmed.len() } else { line.len() - rest.trim_start().len() };
-                found = (number + 1, line.get(..column).unwrap_or(line).chars().count() + 1);
-                break;
-            }
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut from, mut found) = (0, (1, 1));
+    for segment in path {
+        let next = match segment.parse::<usize>() {
+            Ok(index) => yaml_item(&lines, from, index).map(|(line, column)| (line, line, column)),
+            Err(_) => yaml_field(&lines, from, segment, key).map(|(line, column)| (line + 1, line, column)),
+        };
+        if let Some((next, line, column)) = next {
+            (from, found) = (next, (line + 1, column));
         }
     }
     found
+}
+
+/// Line and column of item number `index` of the list that begins at or after line `from`.
+fn yaml_item(lines: &[&str], from: usize, index: usize) -> Option<(usize, usize)> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let is_item = |line: &str| line.trim_start().starts_with("- ") || line.trim() == "-";
+    let rest = lines.get(from..)?;
+    let first = rest.iter().find(|line| is_item(line)).map(|line| indent(line))?;
+    let mut items = rest.iter().enumerate().filter(|(_, line)| is_item(line) && indent(line) == first);
+    items.nth(index).map(|(at, _)| (from + at, first + 3))
+}
+
+/// Line and column of the field `name`, or of its value, at or after line `from`.
+fn yaml_field(lines: &[&str], from: usize, name: &str, key: bool) -> Option<(usize, usize)> {
+    lines.iter().enumerate().skip(from).find_map(|(number, line)| {
+        let trimmed = line.trim_start_matches([' ', '-', '{', '"', '\'']);
+        let rest = trimmed.strip_prefix(name)?.trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?;
+        let offset = if key { line.len() - trimmed.len() } else { line.len() - rest.trim_start().len() };
+        Some((number, line.get(..offset).unwrap_or(line).chars().count() + 1))
+    })
 }
 
 /// Walks over the tokens of JSON.
@@ -89,23 +108,31 @@ impl<'a> Scan<'a> {
     fn find(&mut self, path: &[String], key: bool) -> Option<usize> {
         let (start, open) = self.token()?;
         let Some((segment, rest)) = path.split_first() else { return Some(start) };
-        let mut index = 0usize;
+        if open == "[" { self.find_item(segment, rest, key) } else { self.find_field(segment, rest, key) }
+    }
+
+    fn find_item(&mut self, segment: &str, rest: &[String], key: bool) -> Option<usize> {
+        for _ in 0..segment.parse::<usize>().ok()? {
+            self.skip()?;
+            self.token().filter(|(_, token)| *token == ",")?;
+        }
+        self.find(rest, key)
+    }
+
+    fn find_field(&mut self, segment: &str, rest: &[String], key: bool) -> Option<usize> {
+        let mut last = None;
         loop {
-            if open == "[" {
-                if index.to_string() == *segment {
+            let Some((at, name)) = self.token().filter(|(_, token)| token.starts_with('"')) else { return last };
+            self.token().filter(|(_, token)| *token == ":")?;
+            if serde_json::from_str::<String>(name).ok()? == *segment {
+                if !(key && rest.is_empty()) {
                     return self.find(rest, key);
                 }
-                self.skip()?;
-            } else {
-                let (at, name) = self.token().filter(|(_, token)| token.starts_with('"'))?;
-                self.token().filter(|(_, token)| *token == ":")?;
-                if serde_json::from_str::<String>(name).ok()? == *segment {
-                    return if key && rest.is_empty() { Some(at) } else { self.find(rest, key) };
-                }
-                self.skip()?;
+                last = Some(at);
             }
-            index += 1;
-            self.token().filter(|(_, token)| *token == ",")?;
+            if self.skip().is_none() || self.token().is_none_or(|(_, token)| token != ",") {
+                return last;
+            }
         }
     }
 

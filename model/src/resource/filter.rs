@@ -84,6 +84,11 @@ impl TryFrom<Written> for Filter {
             return Err(format!("the filter has the type {:?} and the field {field}, which belongs to another type; write two filters", written.r#type));
         }
         let field = given.iter().find(|(_, kind, _)| *kind == written.r#type).map_or("", |(_, _, field)| field);
+        for changes in written.request_header_modifier.iter().chain(&written.response_header_modifier) {
+            changes
+                .check()
+                .map_err(|name| format!("the header {name:?} belongs to the connection and cannot be changed; the proxy sets it; take it out of {field}"))?;
+        }
         let filter = match written.r#type {
             FilterType::RequestHeaderModifier => written.request_header_modifier.map(Self::RequestHeaderModifier),
             FilterType::ResponseHeaderModifier => written.response_header_modifier.map(Self::ResponseHeaderModifier),
@@ -121,6 +126,20 @@ pub struct HeaderModifier {
     /// Headers that are taken away.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<HeaderName>,
+}
+
+/// Fields that say where a message ends or how it travels: whoever could change them could smuggle a second message in.
+const FRAMING: [&str; 9] = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect"];
+
+impl HeaderModifier {
+    /// The first header that may not be changed, if there is one.
+    fn check(&self) -> Result<(), &str> {
+        let pairs = self.set.iter().chain(&self.add).map(|pair| &pair.name);
+        match pairs.chain(&self.remove).find(|name| FRAMING.contains(&name.as_str())) {
+            Some(name) => Err(name.as_str()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A header and its value.

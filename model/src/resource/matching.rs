@@ -4,7 +4,7 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::DEFAULT_REGEX_BYTES;
+use crate::limits::MOST_REGEX_BYTES;
 use crate::value::{HeaderName, Method};
 
 /// One way for a request to match a rule: everything that is given must hold.
@@ -152,8 +152,9 @@ impl Pattern {
     /// # Errors
     /// What is wrong with the expression, or that it is too large.
     pub fn new(text: &str) -> Result<Self, String> {
-        let whole = format!("^(?:{text})$");
-        match regex::RegexBuilder::new(&whole).size_limit(DEFAULT_REGEX_BYTES * 10).build() {
+        let compile = |text: &str| regex::RegexBuilder::new(text).size_limit(MOST_REGEX_BYTES).build();
+        // By itself first: a text with a bracket too many would close the one that is put around it.
+        match compile(text).and_then(|_| compile(&format!("^(?:{text})$"))) {
             Ok(regex) => Ok(Self { text: text.to_owned(), regex }),
             Err(regex::Error::CompiledTooBig(limit)) => {
                 Err(format!("the regular expression {text:?} compiles to more than {limit} bytes; make it smaller, repetition counts are what grows"))

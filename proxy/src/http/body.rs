@@ -83,10 +83,10 @@ pub(crate) enum RequestBody {
     Client(Box<ClientBody>),
 }
 
-/// A client's body.
+/// A client's body. What is left of it when it is dropped is read and thrown away, so that the client hears the answer.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    incoming: Incoming,
+    incoming: Option<Incoming>,
     patience: Patience,
     gate: Option<Gate>,
     sent: Arc<Sent>,
@@ -95,7 +95,16 @@ pub(crate) struct ClientBody {
 impl RequestBody {
     /// A client's body; `sent` is told once all of it was passed on.
     pub(crate) fn client(incoming: Incoming, patience: Patience, gate: Option<Gate>, sent: Arc<Sent>) -> Self {
-        Self::Client(Box::new(ClientBody { incoming, patience, gate, sent }))
+        Self::Client(Box::new(ClientBody { incoming: Some(incoming), patience, gate, sent }))
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // At the end of the process there is no runtime to read with.
+        if let (Some(incoming), Ok(_runtime)) = (self.incoming.take(), tokio::runtime::Handle::try_current()) {
+            discard(incoming);
+        }
     }
 }
 
@@ -107,19 +116,18 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let Self::Client(body) = this else { return Poll::Ready(None) };
         if body.sent.poll_abandoned(context).is_ready() {
-            if let Self::Client(body) = std::mem::replace(this, Self::Empty) {
-                discard(body.incoming);
-            }
+            *this = Self::Empty;
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
         if let Some(gate) = &mut body.gate {
             std::task::ready!(gate.poll_open(context));
             body.gate = None;
         }
-        match Pin::new(&mut body.incoming).poll_frame(context) {
+        let Some(incoming) = &mut body.incoming else { return Poll::Ready(None) };
+        match Pin::new(&mut *incoming).poll_frame(context) {
             Poll::Ready(frame) => {
                 body.patience.moved();
-                if ends(frame.as_ref()) || body.incoming.is_end_stream() {
+                if ends(frame.as_ref()) || incoming.is_end_stream() {
                     body.sent.finish();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
@@ -131,14 +139,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client(body) => body.incoming.is_end_stream(),
+            Self::Client(body) => body.incoming.as_ref().is_none_or(Body::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client(body) => body.incoming.size_hint(),
+            Self::Client(body) => body.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
         }
     }
 }

@@ -13,8 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::balance::Endpoint;
 use crate::config::DEFAULT_HEAD_BYTES;
 use crate::http::answer::Refusal;
-use crate::http::body::{Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
-use crate::http::discard::discard;
+use crate::http::body::{BodyError, Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
 use crate::http::route::StartTunnel;
 use crate::http::sent::Sent;
 use crate::http::serve::Connection;
@@ -36,7 +35,7 @@ pub(crate) struct Job<'a> {
     /// The client's connection.
     pub(crate) connection: &'a Arc<Connection>,
     /// The table that the request began with.
-    pub(crate) table: &'a Arc<Table>,
+    pub(crate) table: &'a Table,
     /// The rule that it matched.
     pub(crate) rule: &'a Arc<CompiledRule>,
     /// The protocol that the client wants to switch to.
@@ -61,8 +60,8 @@ enum Failure {
     Unanswered(String),
     /// The endpoint failed after it may have begun to work.
     Broken(String),
-    /// The client's own body broke off.
-    Client,
+    /// The client's own body broke off, or did not come in time.
+    Client(StatusCode, String),
     /// Nothing came in time.
     Timeout(&'static str),
 }
@@ -186,10 +185,7 @@ impl Job<'_> {
             let (sender, reused) = match self.sender(endpoint, limits, fresh).await {
                 Ok(found) => found,
                 // The rule's own time is over: that is not the endpoint's fault.
-                Err(Failure::Timeout(reason)) => {
-                    discard(request.into_body());
-                    return Err(failed(endpoint, Failure::Timeout(reason)));
-                }
+                Err(Failure::Timeout(reason)) => return Err(failed(endpoint, Failure::Timeout(reason))),
                 Err(failure) => {
                     endpoint.state.refused();
                     metrics.connect_errors.inc();
@@ -199,7 +195,6 @@ impl Job<'_> {
                     // A refusal costs the backend nothing; a connection that hangs is load, and pays from the budget.
                     let allowed = tried.len() < ATTEMPTS && (!slow || metrics.retry().map(|guard| budget.push(guard)).is_some());
                     if !allowed {
-                        discard(request.into_body());
                         return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::BAD_GATEWAY, "no endpoint could be reached")));
                     }
                     retries += 1;
@@ -238,7 +233,7 @@ impl Job<'_> {
     /// A connection to an endpoint, and whether it was used before.
     async fn sender(&self, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<(Sender, bool), Failure> {
         let core = &self.connection.core;
-        while let Some(mut sender) = core.pool.take(&endpoint.address).filter(|_| !fresh) {
+        while let Some(mut sender) = if fresh { None } else { core.pool.take(&endpoint.address) } {
             if sender.is_ready() || tokio::time::timeout(READY, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
                 return Ok((sender, true));
             }
@@ -352,12 +347,11 @@ fn outgoing(mut parts: http::request::Parts, incoming: Incoming, limits: &Limits
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let sent = Sent::begin();
-    let waits = expect::expects_continue(&parts.headers);
-    let (gate, open) = expect::gate();
+    let (gate, open) = expect::expects_continue(&parts.headers).then(expect::gate).unzip();
     let patience = Patience::new(limits.idle, limits.deadline);
-    let body = RequestBody::client(incoming, patience, waits.then_some(gate), sent.clone());
+    let body = RequestBody::client(incoming, patience, gate, sent.clone());
     let mut request = Request::from_parts(parts, body);
-    if waits {
+    if let Some(open) = open {
         hyper::ext::on_informational(&mut request, move |response| open(response.status()));
     }
     (request, Some(sent))
@@ -411,16 +405,25 @@ fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 fn classify(error: &hyper::Error, reused: bool) -> Failure {
-    if error.is_user() || is_client_body(error) {
-        return Failure::Client;
+    if let Some(failure) = client_body(error) {
+        return failure;
     }
     let reason = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).last().map_or_else(|| error.to_string(), ToString::to_string);
     let unanswered = error.is_incomplete_message() || error.is_closed() || error.is_canceled() || io_reset(error);
     if reused && unanswered { Failure::Unanswered(reason) } else { Failure::Broken(reason) }
 }
 
-fn is_client_body(error: &hyper::Error) -> bool {
-    std::iter::successors(std::error::Error::source(error), |cause| cause.source()).any(|cause| cause.is::<crate::http::body::BodyError>())
+/// Whether it was the client's body that failed, and how to answer.
+fn client_body(error: &hyper::Error) -> Option<Failure> {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let status = match causes.find_map(|cause| cause.downcast_ref::<BodyError>()) {
+        Some(BodyError::Idle(limit)) => return Some(Failure::Client(StatusCode::REQUEST_TIMEOUT, format!("nothing of the request's body came for {limit:?}"))),
+        Some(BodyError::Deadline) => return Some(Failure::Timeout("the request took longer than its rule allows")),
+        Some(_) => StatusCode::BAD_REQUEST,
+        None if error.is_user() => StatusCode::BAD_REQUEST,
+        None => return None,
+    };
+    Some(Failure::Client(status, "the request's body broke off".to_owned()))
 }
 
 fn io_reset(error: &hyper::Error) -> bool {
@@ -436,7 +439,7 @@ fn failed(endpoint: &Endpoint, failure: Failure) -> Refusal {
         Failure::Connect { reason, .. } => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} could not be reached: {reason}")),
         Failure::Unanswered(reason) | Failure::Broken(reason) => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} failed: {reason}")),
         Failure::Stale(_) => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} closed the connection")),
-        Failure::Client => answer::refuse(StatusCode::BAD_REQUEST, "the request's body broke off"),
+        Failure::Client(status, reason) => answer::refuse(status, reason),
         Failure::Timeout(reason) => answer::refuse(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
     }
 }

@@ -95,7 +95,8 @@ impl Client {
             return Some(element.clone());
         }
         let element = HeaderValue::try_from(self.element(host.and_then(|host| host.to_str().ok()).unwrap_or_default())).ok()?;
-        *last = host.map(|host| (host.clone(), element.clone()));
+        // Copied: the value itself would keep the whole buffer that it was read into.
+        *last = host.and_then(|host| Some((HeaderValue::from_bytes(host.as_bytes()).ok()?, element.clone())));
         Some(element)
     }
 
@@ -104,8 +105,11 @@ impl Client {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("\"[{ip}]\""),
         };
-        let quoted = if host.contains(':') { format!("\"{host}\"") } else { host.to_owned() };
-        format!("for={node};host={quoted};proto=http")
+        match host {
+            "" => format!("for={node};proto=http"),
+            host if host.contains(':') => format!("for={node};host=\"{host}\";proto=http"),
+            host => format!("for={node};host={host};proto=http"),
+        }
     }
 }
 
@@ -124,17 +128,27 @@ pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: Option<&He
         or_insert(headers, &X_FORWARDED_PORT, || Some(client.port.clone()));
         return;
     }
+    forget_claims(headers);
     headers.insert(&X_FORWARDED_FOR, client.address_text.clone());
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.insert(&X_FORWARDED_PORT, client.port.clone());
-    match host {
-        Some(host) => drop(headers.insert(&X_FORWARDED_HOST, host.clone())),
-        None => drop(headers.remove(&X_FORWARDED_HOST)),
+    if let Some(host) = host {
+        headers.insert(&X_FORWARDED_HOST, host.clone());
     }
-    headers.remove(&X_REAL_IP);
-    match own {
-        Some(value) => drop(headers.insert(header::FORWARDED, value)),
-        None => drop(headers.remove(header::FORWARDED)),
+    if let Some(value) = own {
+        headers.insert(header::FORWARDED, value);
+    }
+}
+
+/// Takes away everything that a stranger says about where the request comes from: Forwarded, X-Real-IP, and every
+/// X-Forwarded field there is, for frameworks act upon X-Forwarded-Prefix, -Ssl, -User and others as well.
+fn forget_claims(headers: &mut HeaderMap) {
+    let claims = |name: &HeaderName| {
+        let text = name.as_str();
+        text.starts_with("x-forwarded") || text.starts_with("x_forwarded") || *name == header::FORWARDED || *name == X_REAL_IP
+    };
+    while let Some(name) = headers.keys().find(|name| claims(name)).cloned() {
+        headers.remove(name);
     }
 }
 
@@ -265,7 +279,8 @@ mod tests {
         let client = Client::new("[::ffff:10.0.0.9]:5000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
         let host = HeaderValue::from_static("shop.example.com:80");
         let said = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1"), ("x-real-ip", "1.1.1.1")];
-        let mut headers = map(&said);
+        let more = [("x-forwarded-prefix", "/evil"), ("x-forwarded-user", "admin"), ("x-forwarded-ssl", "on"), ("x_forwarded_for", "1.1.1.1")];
+        let mut headers = map(&[said.as_slice(), &more].concat());
         forward(&mut headers, &client, Some(&host), false);
         assert_eq!(
             headers,
@@ -277,6 +292,9 @@ mod tests {
                 ("forwarded", "for=10.0.0.9;host=\"shop.example.com:80\";proto=http")
             ])
         );
+        let mut headers = map(&[]);
+        forward(&mut headers, &client, None, false);
+        assert_eq!(headers["forwarded"], "for=10.0.0.9;proto=http", "of HTTP/1.0 without a host");
         let mut headers = map(&said);
         forward(&mut headers, &client, Some(&host), true);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");

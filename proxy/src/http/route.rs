@@ -20,7 +20,7 @@ use crate::tail::Record;
 pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let shared = &connection.core.shared;
     let counted = Counted::begin(&shared.metrics);
-    let table = shared.active.load();
+    let table = shared.active.pin();
     let mut record = shared.tail.wanted().then(|| {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         Record::begin(&shared.tail, request.method(), host, request.uri().path(), connection.client.address)
@@ -63,7 +63,7 @@ pub(crate) type StartTunnel = Box<dyn FnOnce(Counted) + Send>;
 
 async fn routed(
     connection: &Arc<Connection>,
-    table: &Arc<Table>,
+    table: &Table,
     taken: &mut Option<Request<Incoming>>,
     record: &mut Option<Box<Record>>,
     upgraded: &mut Option<StartTunnel>,
@@ -76,7 +76,7 @@ async fn routed(
     headers::framing(request.version(), request.method(), request.headers()).map_err(|(status, reason)| answer::refuse(status, reason))?;
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = headers::host_name(host_text);
-    let listener = table.listeners.get(&connection.listener.name).unwrap_or(&connection.listener);
+    let listener = table.listener_of(&connection.listener);
     let wanted = table::Request {
         listener: &listener.name,
         explicit_only: listener.explicit_only,

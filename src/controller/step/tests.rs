@@ -70,7 +70,7 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
     script.put(3, 3, "routes/b", ROUTE);
     // Membership has a window of its own.
     script.put(1, 4, "endpoints/shop/1", "10.0.0.1:80");
-    assert_eq!(script.state.due(), Some(Duration::from_millis(1_110)));
+    assert_eq!(script.state.due(), Duration::from_millis(1_110));
     script.after(6, Input::Tick);
     script.after(50, Input::Tick);
     script.put(1, 5, "routes/b", ROUTE);

@@ -1,0 +1,117 @@
+//! What people see of the tree: each entry with its verdict.
+
+use std::ops::Bound;
+
+use super::index::Index;
+use super::{Compiler, Entry, EntryId, Source, Written};
+use crate::key::{Place, ResourceKey, place};
+use crate::problem::Problem;
+use crate::verdict::{Condition, ConditionType, Verdict};
+
+/// What people see of an entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntryView {
+    /// Which entry.
+    pub id: EntryId,
+    /// The resource it names, if it names one.
+    pub resource: Option<ResourceKey>,
+    /// The current value.
+    pub written: Written,
+    /// The answer to it.
+    pub verdict: Verdict,
+    /// What is wrong with the current value, in parts.
+    pub problem: Option<Problem>,
+    /// The revision that serves although the current value was refused.
+    pub last_good: Option<u64>,
+    /// Whether the entry, or its last good value, is part of the snapshot.
+    pub in_snapshot: bool,
+}
+
+impl Compiler {
+    /// What people see of one entry.
+    pub fn view(&self, id: &EntryId) -> Option<EntryView> {
+        let entry = self.sources.get(id.source)?.entries.get(&id.key)?;
+        let resource = match &entry.place {
+            Place::Folder => return None,
+            Place::Resource { resource, .. } => Some(resource.clone()),
+            Place::Current | Place::Unknown(_) => None,
+        };
+        let in_snapshot = match &resource {
+            Some(resource) => {
+                let chosen = self.active_key(resource) == id.key && self.effective(resource).is_some_and(|(source, _)| source == id.source);
+                chosen && self.index.has(resource) && !self.index.is_waiting(resource)
+            }
+            None => entry.place == Place::Current && entry.problem.is_none(),
+        };
+        Some(EntryView {
+            id: id.clone(),
+            resource,
+            written: entry.written.clone(),
+            verdict: self.verdict(id, entry),
+            problem: entry.problem.clone(),
+            last_good: self.last_good(entry).map(|written| written.revision),
+            in_snapshot,
+        })
+    }
+
+    /// All entries that are not folders, in the order of stores and keys.
+    pub fn views(&self) -> impl Iterator<Item = EntryView> + '_ {
+        self.views_below("")
+    }
+
+    /// Those whose keys begin like this.
+    pub fn views_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = EntryView> + 'a {
+        let keys = move |source: &'a Source| {
+            source.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(key, _)| key).take_while(move |key| key.starts_with(prefix))
+        };
+        let ids = self.sources.iter().enumerate().flat_map(move |(number, source)| keys(source).map(move |key| EntryId { source: number, key: key.clone() }));
+        ids.filter_map(|id| self.view(&id))
+    }
+
+    /// The entry that answers for a resource: the active one of the first store that has it.
+    pub fn entry_of(&self, resource: &ResourceKey) -> Option<EntryId> {
+        self.ids_of(resource).into_iter().next()
+    }
+
+    /// The entry under a key below the root, of the first store that has it; a resource of the active tree is found
+    /// under its plain name as well.
+    pub fn entry_at(&self, key: &str) -> Option<EntryId> {
+        let exact = self.sources.iter().position(|source| source.entries.contains_key(key)).map(|source| EntryId { source, key: key.to_owned() });
+        exact.or_else(|| match place(key, false) {
+            Place::Resource { tree: None, resource } => self.entry_of(&resource),
+            _ => None,
+        })
+    }
+
+    fn verdict(&self, id: &EntryId, entry: &Entry) -> Verdict {
+        use ConditionType::{Accepted, Programmed};
+        let refused = |reason: &str, message: String| Verdict { conditions: vec![Condition::no(Accepted, reason, message)] };
+        if let Place::Unknown(message) = &entry.place {
+            return refused("UnknownKey", message.clone());
+        }
+        if let Some(problem) = &entry.problem {
+            return refused("Invalid", problem.to_string());
+        }
+        let Place::Resource { resource, .. } = &entry.place else {
+            return Verdict {
+                conditions: vec![Condition::yes(Accepted, "Accepted", format!("the tree {} is active", self.active_tree().unwrap_or("at the root")))],
+            };
+        };
+        if self.active_key(resource) != id.key {
+            let active = self.active_tree().map_or("the root".to_owned(), |tree| format!("trees/{tree}/"));
+            return refused("NotInActiveTree", format!("the active config is {active}; write current to switch"));
+        }
+        if self.index.is_waiting(resource) {
+            return refused("OverLimit", Index::room_message(resource, &self.limits));
+        }
+        let mut conditions = Vec::new();
+        let winner = self.effective(resource).map_or(id.source, |(source, _)| source);
+        if winner != id.source {
+            conditions.push(Condition::yes(Accepted, "Accepted", "the value is valid"));
+            conditions.push(Condition::no(Programmed, "Shadowed", format!("shadowed by {resource} of store {}, which comes first", winner + 1)));
+            return Verdict { conditions };
+        }
+        self.index.conditions(resource, &mut conditions);
+        Verdict { conditions }
+    }
+}

@@ -1,0 +1,103 @@
+//! Keeping what is served on disk, on a thread of its own: a disk that hangs delays no change.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use waypost_model::object::Digest;
+use waypost_model::snapshot::Version;
+use waypost_wire::Held;
+
+use crate::state::{Files, StateDir};
+
+/// Configs are written at most this often, and always the last.
+const CONFIG_EVERY: Duration = Duration::from_secs(1);
+/// Memberships are written at most this often, and always the last.
+const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
+
+/// What is to be kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Keep {
+    /// What is held.
+    pub(crate) held: Held,
+    /// Configs that are never tried again.
+    pub(crate) quarantined: BTreeSet<Digest>,
+}
+
+/// Writes what is to be kept.
+#[derive(Debug)]
+pub(crate) struct Saver {
+    files: Files,
+    config: Option<Digest>,
+    membership: Option<Digest>,
+    seen: (Version, BTreeSet<Digest>),
+    config_at: Option<Instant>,
+    membership_at: Option<Instant>,
+    seen_at: Option<Instant>,
+}
+
+impl Saver {
+    /// A saver for which `found`, which was just read from disk, need not be written again.
+    pub(crate) fn new(state: &StateDir, found: &Held) -> Self {
+        let snapshot = found.snapshot();
+        let known = !found.lanes.is_empty();
+        Self {
+            files: state.files(),
+            config: known.then(|| snapshot.config.digest()),
+            membership: known.then(|| snapshot.membership.digest()),
+            seen: (found.highest, state.quarantined().clone()),
+            config_at: None,
+            membership_at: None,
+            seen_at: None,
+        }
+    }
+
+    /// Works until the sender is gone, then writes what is not on disk yet.
+    pub(crate) async fn run(mut self, mut keep: watch::Receiver<Option<Keep>>) {
+        loop {
+            let ended = matches!(tokio::time::timeout(CONFIG_EVERY, keep.changed()).await, Ok(Err(_)));
+            let latest = keep.borrow_and_update().clone();
+            if let Some(latest) = latest {
+                self.save(&latest, ended);
+            }
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Writes what is due, or everything that is not on disk. What could not be written is tried again when it is due
+    /// next.
+    fn save(&mut self, Keep { held, quarantined }: &Keep, all: bool) {
+        let snapshot = held.snapshot();
+        let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
+        let (config, membership) = (snapshot.config.digest(), snapshot.membership.digest());
+        if self.config != Some(config) && !quarantined.contains(&config) && due(self.config_at, CONFIG_EVERY) {
+            self.config_at = Some(Instant::now());
+            if noted(self.files.save_config(held), "config") {
+                self.config = Some(config);
+            }
+        }
+        if self.membership != Some(membership) && due(self.membership_at, MEMBERSHIP_EVERY) {
+            self.membership_at = Some(Instant::now());
+            if noted(self.files.save_membership(held), "membership") {
+                self.membership = Some(membership);
+            }
+        }
+        // The highest version fences off a deposed leader also after a restart; a quarantine must survive one.
+        let urgent = self.seen.0.epoch != held.highest.epoch || self.seen.1 != *quarantined;
+        if (self.seen.0 != held.highest || urgent) && (urgent || due(self.seen_at, CONFIG_EVERY)) {
+            self.seen_at = Some(Instant::now());
+            if noted(self.files.save_seen(held, quarantined), "highest version") {
+                self.seen = (held.highest, quarantined.clone());
+            }
+        }
+    }
+}
+
+fn noted(result: std::io::Result<()>, what: &str) -> bool {
+    if let Err(error) = &result {
+        tracing::error!(%error, "the {what} could not be written to the state directory; serving goes on");
+    }
+    result.is_ok()
+}
