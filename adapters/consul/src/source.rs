@@ -68,7 +68,9 @@ impl ConsulSource {
             self.index = None;
             return Ok(None);
         }
-        if answer.index == index {
+        // Nothing at all where there was something is looked into even at the same index: a right may have gone.
+        let vanished = answer.status == 404 && !self.told.is_empty();
+        if answer.index == index && !vanished {
             return Ok(Some(Event::Idle { at: Revision(index) }));
         }
         let (changes, backwards) = self.differences(&answer)?;

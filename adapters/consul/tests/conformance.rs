@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use waypost_adapter::{Auth, ErrorKind, Key, Settings};
 use waypost_adapter_consul::ConsulAdapter;
@@ -14,15 +16,59 @@ fn adapter(settings: Settings) -> Store {
     Arc::new(ConsulAdapter::new(settings).unwrap())
 }
 
+fn open(endpoints: Vec<String>) -> Store {
+    adapter(Settings { endpoints, ..Settings::default() })
+}
+
 fn store(server: &impl Server) -> Store {
-    adapter(Settings { endpoints: server.endpoints(), ..Settings::default() })
+    open(server.endpoints())
+}
+
+/// Transactions carry values in base64.
+fn on_the_wire(value: &str) -> Vec<u8> {
+    STANDARD.encode(value).into_bytes()
 }
 
 fn with_token(server: &Consul, token: &str) -> Store {
     adapter(Settings { endpoints: server.endpoints(), auth: Auth::Token(token.to_owned()), ..Settings::default() })
 }
 
-waypost_testkit::conformance_suite!(Consul, store);
+waypost_testkit::conformance_suite!(Consul, store, open, on_the_wire);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_told_whole() {
+    let server = Consul::new(1);
+    let url = format!("http://{}/v1/txn", server.endpoints()[0]);
+    let store = store(&server);
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only(Vec::<reqwest::Certificate>::new()).build().unwrap();
+    let write = move |value: String| {
+        let set =
+            ["waypost/routes/a", "waypost/routes/z"].map(|key| serde_json::json!({ "KV": { "Verb": "set", "Key": key, "Value": STANDARD.encode(&value) } }));
+        let request = client.put(&url).body(serde_json::json!(set).to_string());
+        async move { assert!(request.send().await.unwrap().status().is_success()) }
+    };
+    conformance::a_transaction_is_told_whole(store, write).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_was_taken_away_is_no_deletion() {
+    let server = Consul::with_acls();
+    let master = with_token(&server, Consul::MASTER);
+    put(&master, "routes/a", "1").await;
+    let rules = |rules: &str| server.run(&["acl", "policy", "update", "-name", "anonymous-read", "-rules", rules]).expect("a policy");
+    server.run(&["acl", "policy", "create", "-name", "anonymous-read", "-rules", r#"key_prefix "waypost/" { policy = "read" }"#]).expect("a policy");
+    server.run(&["acl", "token", "update", "-accessor-id", "00000000-0000-0000-0000-000000000002", "-policy-name", "anonymous-read"]).expect("a token");
+    let mirror = Mirror::follow(store(&server).as_ref(), ROOT);
+    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.may_not_go_back(true);
+    rules(r#"key_prefix "other/" { policy = "read" }"#);
+    put(&master, "routes/b", "2").await;
+    mirror.until(std::time::Duration::from_secs(20), "an error", |mirror| mirror.errors().0 > 0).await;
+    assert_eq!(mirror.errors().1.unwrap().kind, ErrorKind::Denied);
+    assert!(mirror.entry("waypost/routes/a").is_some(), "what may not be read is not gone");
+    rules(r#"key_prefix "waypost/" { policy = "read" }"#);
+    mirror.until(std::time::Duration::from_secs(20), "both", |mirror| mirror.values().len() == 2).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {

@@ -111,6 +111,9 @@ impl EtcdSource {
         let options = WatchOptions::new().with_prefix().with_start_revision(at).with_progress_notify();
         let mut stream = bounded(endpoint, watcher.watch(self.prefix(), Some(options))).await?;
         let first = bounded(endpoint, stream.message()).await?.ok_or_else(|| unreachable(endpoint, "the watch was not created"))?;
+        if first.compact_revision() != 0 {
+            return Err(unreachable(endpoint, "the listing's revision was compacted meanwhile"));
+        }
         refused(endpoint, &first).map_or(Ok(stream), Err)
     }
 
@@ -199,11 +202,17 @@ impl EtcdSource {
     fn compare(&mut self, message: &WatchResponse) -> usize {
         let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
         let Some(audit) = self.audit.take_if(|audit| message.events().is_empty() && header >= audit.at) else { return 0 };
-        let newer = |told: &Revision| *told > revision(audit.at);
-        let missed =
-            |(key, listed): &(&Key, &Revision)| !audit.deleted.contains(*key) && self.told.get(*key).is_none_or(|told| told != *listed && !newer(told));
-        let kept = |(key, told): &(&Key, &Revision)| !audit.entries.contains_key(*key) && !newer(told);
-        audit.entries.iter().filter(missed).count() + self.told.iter().filter(kept).count()
+        audit.differences(&self.told)
+    }
+}
+
+impl Audit {
+    /// In how many entries the listing differs from what was told up to its revision.
+    fn differences(&self, told: &BTreeMap<Key, Revision>) -> usize {
+        let newer = |told: &Revision| *told > revision(self.at);
+        let missed = |(key, listed): &(&Key, &Revision)| !self.deleted.contains(*key) && told.get(*key).is_none_or(|told| told != *listed && !newer(told));
+        let kept = |(key, told): &(&Key, &Revision)| !self.entries.contains_key(*key) && !newer(told);
+        self.entries.iter().filter(missed).count() + told.iter().filter(kept).count()
     }
 }
 
@@ -253,6 +262,29 @@ impl Source for EtcdSource {
                     return Err(error);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_finds_what_the_watch_lost_and_nothing_that_came_later() {
+        let map = |pairs: &[(&'static str, u64)]| pairs.iter().map(|(key, revision)| (Key::from(*key), Revision(*revision))).collect::<BTreeMap<_, _>>();
+        let audit =
+            |deleted: &[&'static str]| Audit { entries: map(&[("a", 3), ("b", 5)]), at: 10, deleted: deleted.iter().map(|key| Key::from(*key)).collect() };
+        for (told, deleted, wanted) in [
+            (map(&[("a", 3), ("b", 5)]), audit(&[]), 0),
+            (map(&[("a", 3), ("b", 12), ("c", 11)]), audit(&[]), 0),
+            (map(&[("a", 3)]), audit(&["b"]), 0),
+            (map(&[("a", 3)]), audit(&[]), 1),
+            (map(&[("a", 2), ("b", 5)]), audit(&[]), 1),
+            (map(&[("a", 3), ("b", 5), ("gone", 4)]), audit(&[]), 1),
+        ] {
+            assert_eq!(deleted.differences(&told), wanted, "{told:?}");
         }
     }
 }

@@ -11,8 +11,16 @@ use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, pu
 use waypost_testkit::servers::{Etcd, Server};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
+fn open(endpoints: Vec<String>) -> Store {
+    Arc::new(EtcdAdapter::new(Settings { endpoints, ..Settings::default() }))
+}
+
 fn store(server: &impl Server) -> Store {
-    Arc::new(EtcdAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
+    open(server.endpoints())
+}
+
+fn on_the_wire(value: &str) -> Vec<u8> {
+    value.as_bytes().to_vec()
 }
 
 fn with_user(server: &Etcd, user: &str) -> Store {
@@ -20,7 +28,21 @@ fn with_user(server: &Etcd, user: &str) -> Store {
     Arc::new(EtcdAdapter::new(Settings { endpoints: server.endpoints(), auth, ..Settings::default() }))
 }
 
-waypost_testkit::conformance_suite!(Etcd, store);
+waypost_testkit::conformance_suite!(Etcd, store, open, on_the_wire);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_told_whole() {
+    let server = Etcd::new(1);
+    let client = etcd_client::Client::connect(server.endpoints(), None).await.unwrap();
+    let write = move |value: String| {
+        let mut kv = client.kv_client();
+        async move {
+            let puts = ["waypost/routes/a", "waypost/routes/z"].map(|key| etcd_client::TxnOp::put(key, value.clone(), None));
+            kv.txn(etcd_client::Txn::new().and_then(puts)).await.unwrap();
+        }
+    };
+    conformance::a_transaction_is_told_whole(store(&server), write).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {
@@ -102,8 +124,7 @@ async fn a_store_restored_from_an_older_backup_is_listed_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_user_watches_also_after_its_token_expired_and_is_denied_elsewhere() {
     let server = Etcd::new(1);
-    let open = store(&server);
-    put(&open, "routes/a", "1").await;
+    put(&store(&server), "routes/a", "1").await;
     for command in [
         &["user", "add", "root:secret"][..],
         &["role", "add", "root"],

@@ -132,3 +132,51 @@ async fn a_directory_that_is_not_there_is_named_and_read_when_it_comes() {
     std::fs::write(folder.path().join(ROOT).join("current"), "x").unwrap();
     mirror.until(RECOVERY, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_that_is_a_link_may_be_swapped_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for (version, content) in [("v1", "one"), ("v2", "two"), ("v3", "three")] {
+        std::fs::create_dir_all(folder.path().join(version).join("routes")).unwrap();
+        std::fs::write(folder.path().join(version).join("routes/a"), content).unwrap();
+    }
+    let swap = |version: &str| {
+        std::os::unix::fs::symlink(version, folder.path().join("new")).unwrap();
+        std::fs::rename(folder.path().join("new"), folder.path().join(ROOT)).unwrap();
+    };
+    swap("v1");
+    let store: Store = Arc::new(FileAdapter::new(folder.path()));
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    let is = |content: &'static str| move |mirror: &Mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == content);
+    mirror.until(RECOVERY, "the first", is("one")).await;
+    swap("v2");
+    mirror.until(RECOVERY, "the second", is("two")).await;
+    swap("v3");
+    mirror.until(RECOVERY, "the third", is("three")).await;
+    std::fs::write(folder.path().join("v3/routes/a"), "changed").unwrap();
+    mirror.until(RECOVERY, "a change in it, by the watch", is("changed")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_not_text_get_a_key_of_their_own() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (folder, store) = store();
+    std::fs::create_dir(folder.path().join(ROOT).join("routes")).unwrap();
+    std::fs::write(folder.path().join(ROOT).join("routes").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "x").unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the strange key", |mirror| mirror.entry("waypost/routes/\\xff\\xfe").is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_writes_in_the_same_moment_are_two_revisions() {
+    use waypost_adapter::{Expected, PutIf};
+    let (_folder, store) = store();
+    let mut last = store.put(&conformance::key("leader"), "0".into()).await.unwrap();
+    for number in 1..200 {
+        let PutIf::Written(next) = store.put_if(&conformance::key("leader"), number.to_string().into(), Expected::At(last)).await.unwrap() else {
+            panic!("nobody else writes")
+        };
+        assert!(next > last);
+        last = next;
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use waypost_adapter::{Adapter, AdapterError, ErrorKind, Event, Expected, Key, PutIf, Tls};
 
+use crate::gate::{Fate, Gate};
 use crate::mirror::Mirror;
 use crate::servers::Server;
 use crate::tls::Certificates;
@@ -252,6 +253,69 @@ pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
     }
 }
 
+/// A conditional write whose answer is lost is found to have been written; one that is held back on the way, and may
+/// arrive at any time, is of unknown outcome: neither written nor refused. `on_the_wire` is the form in which the store's
+/// protocol carries a value.
+pub async fn put_if_whose_answer_or_itself_is_lost_on_the_way(behind: Store, plain: Store, gate: &Gate, on_the_wire: impl Fn(&str) -> Vec<u8>) {
+    for (fate, value) in [(Fate::AnswerLost, "the-answer-is-lost-000"), (Fate::WriteHeld, "the-write-is-held-0000")] {
+        for expected_before in [false, true] {
+            let name = key(&format!("leader-{fate:?}-{expected_before}"));
+            let expected = match expected_before {
+                false => Expected::Absent,
+                true => Expected::At(plain.put(&name, Bytes::from_static(b"before")).await.unwrap()),
+            };
+            put(&behind, "warm", "up").await;
+            let value = format!("{value}-{expected_before:5}");
+            gate.arm(on_the_wire(&value), fate);
+            let outcome = behind.put_if(&name, Bytes::from(value.clone()), expected).await;
+            let found = plain.get(&name).await.unwrap();
+            match fate {
+                Fate::AnswerLost => {
+                    let found = found.expect("the write arrived");
+                    assert_eq!(found.value, value);
+                    assert_eq!(outcome.unwrap(), PutIf::Written(found.revision));
+                }
+                Fate::WriteHeld => {
+                    assert_ne!(found.map(|entry| entry.value), Some(Bytes::from(value)), "the write is still on its way");
+                    assert_eq!(outcome.unwrap_err().kind, ErrorKind::UnknownOutcome);
+                }
+            }
+            gate.release();
+        }
+    }
+}
+
+/// Two keys that are always written together are always told together: `write` sets both to the same value in one
+/// transaction.
+pub async fn a_transaction_is_told_whole<F: Future<Output = ()> + Send + 'static>(store: Store, write: impl Fn(String) -> F + Send + 'static) {
+    let pair = ["waypost/routes/a", "waypost/routes/z"];
+    let together = move |entries: &BTreeMap<Key, waypost_adapter::Entry>| {
+        let value = |name: &str| entries.get(&Key::from(name.to_owned())).map(|entry| entry.value.clone());
+        match pair.map(value) {
+            [a, z] if a == z => Ok(()),
+            [a, z] => Err(format!("half a transaction: {a:?} and {z:?}")),
+        }
+    };
+    write("0".to_owned()).await;
+    let mirror = Mirror::follow_checked(store.as_ref(), ROOT, together);
+    let writing = tokio::spawn(async move {
+        for number in 1..=300 {
+            write(number.to_string()).await;
+        }
+    });
+    // Listings that begin in the middle of it are whole as well.
+    let mut more = Vec::new();
+    while !writing.is_finished() {
+        more.push(Mirror::follow_checked(store.as_ref(), ROOT, together));
+        more.truncate(20);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    writing.await.unwrap();
+    for mirror in more.iter().chain([&mirror]) {
+        mirror.until(PROMPT, "the last transaction", |mirror| mirror.entry(pair[1]).is_some_and(|entry| entry.value == "300")).await;
+    }
+}
+
 /// A store that says nothing new says so at least every ten seconds.
 pub async fn idle_is_told(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
@@ -280,6 +344,7 @@ async fn prepared(store: &Store) -> Mirror {
     }
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     mirror.until(PROMPT, "all", |mirror| without_folders(mirror.values()).len() == 20).await;
+    mirror.may_not_go_back(true);
     mirror
 }
 
@@ -341,6 +406,7 @@ pub async fn leader_of_three_killed<S: Server + 'static>(store: Store, server: S
 /// The store comes back with nothing in it.
 pub async fn store_wiped<S: Server + 'static>(store: Store, mut server: S) {
     let mirror = prepared(&store).await;
+    mirror.may_not_go_back(false);
     let server = tokio::task::spawn_blocking(move || {
         server.wipe();
         server

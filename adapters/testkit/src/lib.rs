@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, reason = "a test kit fails by panicking")]
 
 pub mod conformance;
+pub mod gate;
 pub mod mirror;
 pub mod process;
 pub mod servers;
@@ -14,10 +15,11 @@ pub use process::{Process, free_port};
 pub use tls::Certificates;
 
 /// The part of the suite that every store with a server passes, each promise a test with a server of its own.
-/// `$server` is a type of [`servers`], `$store` makes a [`conformance::Store`] of one.
+/// `$server` is a type of [`servers`], `$store` makes a [`conformance::Store`] of one, `$open` of endpoints;
+/// `$on_the_wire` gives the bytes in which a value travels.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($server:ty, $store:path) => {
+    ($server:ty, $store:path, $open:path, $on_the_wire:path) => {
         $crate::conformance_suite! { @alone $server, $store:
             ordinary_life, burst_of_ten_thousand_keys, binary_and_empty_values, prefix_boundaries, whole_tree_deleted,
             put_if_raced_by_sixteen_writers, idle_is_told
@@ -25,6 +27,14 @@ macro_rules! conformance_suite {
         $crate::conformance_suite! { @harmed $server, $store:
             server_killed_and_restarted 1, server_frozen_for_longer_than_every_time_out 1, leader_of_three_killed 3, store_wiped 1,
             put_if_with_an_unknown_outcome 1
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn put_if_whose_answer_or_itself_is_lost_on_the_way() {
+            let server = <$server>::new(1);
+            let gate = $crate::gate::Gate::before(&server.endpoints()[0]).await;
+            let behind = $open(vec![gate.endpoint()]);
+            $crate::conformance::put_if_whose_answer_or_itself_is_lost_on_the_way(behind, $store(&server), &gate, $on_the_wire).await;
         }
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

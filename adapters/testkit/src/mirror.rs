@@ -8,10 +8,15 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use waypost_adapter::{Adapter, AdapterError, Change, Entry, Event, Key, Revision};
 
-#[derive(Debug, Default)]
+/// What must hold of the entries after every event.
+type Check = Box<dyn Fn(&BTreeMap<Key, Entry>) -> Result<(), String> + Send>;
+
+#[derive(Default)]
 struct Inner {
     entries: BTreeMap<Key, Entry>,
-    /// Revisions that were told before, per key: a value may not come back to an older one within one view.
+    check: Option<Check>,
+    /// The store keeps what was written, so that a Reset may not tell an older revision, nor leave anything out.
+    steady: bool,
     at: Revision,
     resets: usize,
     changes: usize,
@@ -20,6 +25,12 @@ struct Inner {
     errors: usize,
     last_event: Option<Instant>,
     broken: Option<String>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("entries", &self.entries.len()).field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 /// Follows a source as the controller does, and remembers.
@@ -32,8 +43,17 @@ pub struct Mirror {
 impl Mirror {
     /// Follows `root` of a store.
     pub fn follow(adapter: &dyn Adapter, root: &str) -> Self {
+        Self::run(adapter, root, Inner::default())
+    }
+
+    /// The same, checking the entries after every event.
+    pub fn follow_checked(adapter: &dyn Adapter, root: &str, check: impl Fn(&BTreeMap<Key, Entry>) -> Result<(), String> + Send + 'static) -> Self {
+        Self::run(adapter, root, Inner { check: Some(Box::new(check)), ..Inner::default() })
+    }
+
+    fn run(adapter: &dyn Adapter, root: &str, inner: Inner) -> Self {
         let mut source = adapter.source(root);
-        let inner = Arc::new(Mutex::new(Inner::default()));
+        let inner = Arc::new(Mutex::new(inner));
         let shared = inner.clone();
         let task = tokio::spawn(async move {
             let mut fresh = true;
@@ -59,6 +79,12 @@ impl Mirror {
             }
         });
         Self { inner, task }
+    }
+
+    /// Whether the store keeps everything that was written, and nothing is deleted: then nothing may be told as older or
+    /// gone, whatever happens to the connection.
+    pub fn may_not_go_back(&self, steady: bool) {
+        self.inner.lock().unwrap().steady = steady;
     }
 
     /// Key and value of everything that was told.
@@ -154,8 +180,25 @@ impl Drop for Mirror {
 impl Inner {
     fn take(&mut self, event: Event, fresh: bool) -> Result<(), String> {
         self.last_event = Some(Instant::now());
+        self.apply(event, fresh)?;
+        self.check.as_ref().map_or(Ok(()), |check| check(&self.entries))
+    }
+
+    fn compare(&self, entries: &[Entry]) -> Result<(), String> {
+        let told: BTreeMap<&Key, Revision> = entries.iter().map(|entry| (&entry.key, entry.revision)).collect();
+        let back = |entry: &&Entry| told.get(&entry.key).is_none_or(|revision| *revision < entry.revision);
+        match self.entries.values().find(back) {
+            Some(entry) => Err(format!("a Reset took {} back from revision {} to {:?}", entry.key, entry.revision, told.get(&entry.key))),
+            None => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, event: Event, fresh: bool) -> Result<(), String> {
         match event {
             Event::Reset { entries, at, drift } => {
+                if self.steady {
+                    self.compare(&entries)?;
+                }
                 self.entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
                 self.at = at;
                 self.resets += 1;

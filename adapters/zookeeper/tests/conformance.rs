@@ -11,11 +11,81 @@ use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, pu
 use waypost_testkit::servers::{Server, ZooKeeper};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
-fn store(server: &impl Server) -> Store {
-    Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), ..Settings::default() }))
+fn open(endpoints: Vec<String>) -> Store {
+    Arc::new(ZooKeeperAdapter::new(Settings { endpoints, ..Settings::default() }))
 }
 
-waypost_testkit::conformance_suite!(ZooKeeper, store);
+fn store(server: &impl Server) -> Store {
+    open(server.endpoints())
+}
+
+fn on_the_wire(value: &str) -> Vec<u8> {
+    value.as_bytes().to_vec()
+}
+
+waypost_testkit::conformance_suite!(ZooKeeper, store, open, on_the_wire);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_told_whole() {
+    let server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "routes/a", "0").await;
+    put(&store, "routes/z", "0").await;
+    let client = zookeeper_client::Client::connect(&server.endpoints()[0]).await.unwrap();
+    let write = move |value: String| {
+        let client = client.clone();
+        async move {
+            let mut writer = client.new_multi_writer();
+            for path in ["/waypost/routes/a", "/waypost/routes/z"] {
+                writer.add_set_data(path, value.as_bytes(), None).unwrap();
+            }
+            writer.commit().await.unwrap();
+        }
+    };
+    conformance::a_transaction_is_told_whole(store, write).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_we_may_not_read_hurts_only_itself() {
+    use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
+    let server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "routes/open", "1").await;
+    let owner = Client::connector().with_auth("digest", b"owner:secret").connect(&server.endpoints()[0]).await.unwrap();
+    let acls = [Acl::new(Permission::ALL, AuthId::new("auth", ""))];
+    owner.create("/waypost/routes/secret", b"x", &CreateMode::Persistent.with_acls(Acls::new(&acls))).await.unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the open node", |mirror| mirror.entry("waypost/routes/open").is_some()).await;
+    let told = mirror.entry("waypost/routes/secret").unwrap().unreadable.unwrap();
+    assert!(told.contains("grant read"), "{told}");
+    put(&store, "routes/open", "2").await;
+    mirror.until(RECOVERY, "a change beside it", |mirror| mirror.entry("waypost/routes/open").is_some_and(|entry| entry.value == "2")).await;
+    assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_restored_from_an_older_backup_is_listed_anew() {
+    let mut server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "routes/old", "1").await;
+    let backup = server.backup();
+    for number in 0..50 {
+        put(&store, &format!("routes/new{number}"), "2").await;
+    }
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "all", |mirror| mirror.entry("waypost/routes/new49").is_some()).await;
+    let server = tokio::task::spawn_blocking(move || {
+        server.restore(&backup);
+        server
+    })
+    .await
+    .unwrap();
+    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    assert!(mirror.entry("waypost/routes/new0").is_none());
+    put(&store, "routes/after", "3").await;
+    mirror.until(RECOVERY, "what came after", |mirror| mirror.entry("waypost/routes/after").is_some()).await;
+    drop(server);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_at_the_stores_limit() {

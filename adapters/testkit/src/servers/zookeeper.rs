@@ -104,6 +104,23 @@ impl ZooKeeper {
         self.members[number].process = Some(Process::start(&mut command, &log));
     }
 
+    /// A copy of the data of a lone member, which is stopped for it.
+    pub fn backup(&mut self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        self.kill(0);
+        copy_folder(&self.data(0), &copy.path().join("data"));
+        self.start(0);
+        copy
+    }
+
+    /// Puts a backup in place of the data.
+    pub fn restore(&mut self, backup: &tempfile::TempDir) {
+        self.kill(0);
+        std::fs::remove_dir_all(self.data(0)).expect("the old data");
+        copy_folder(&backup.path().join("data"), &self.data(0));
+        self.start(0);
+    }
+
     /// Asks a member with a four-letter word.
     pub fn ask(&self, member: usize, word: &str) -> Option<String> {
         let address = ([127, 0, 0, 1], self.members[member].client).into();
@@ -119,6 +136,11 @@ impl ZooKeeper {
         let alive = (0..self.members.len()).filter(|member| self.members[*member].process.is_some());
         alive.into_iter().all(|member| self.ask(member, "srvr").is_some_and(|text| text.contains("Mode: ")))
     }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status().expect("cp");
+    assert!(copied.success(), "{} could not be copied", from.display());
 }
 
 impl Server for ZooKeeper {
