@@ -12,6 +12,7 @@ use waypost_wire::{Held, ObjectProblem};
 use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::save::Keep;
 use crate::state::StateDir;
 use crate::table::{Builder, Table};
@@ -76,6 +77,8 @@ pub(crate) struct Applier {
     pub(crate) keep: watch::Sender<Option<Keep>>,
     /// The config that is served: what a quarantined one is replaced by.
     pub(crate) served: Option<Lane>,
+    /// Where endpoints that are names go, to be resolved.
+    pub(crate) names: watch::Sender<Arc<Names>>,
     /// Tables that requests may still use. They are dropped here once none does, never on a serving thread.
     pub(crate) retired: Vec<Arc<Table>>,
     /// There is no listener to bind, and that was told.
@@ -161,6 +164,10 @@ impl Applier {
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
         self.metrics.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
         self.retired.push(old);
+        let names = self.builder.names();
+        if !(names.is_empty() && self.names.borrow().is_empty()) {
+            self.names.send_replace(Arc::new(names));
+        }
         self.bind()
     }
 

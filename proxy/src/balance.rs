@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use waypost_model::resource::Balancing;
 
-use crate::endpoint::EndpointState;
+use crate::endpoint::{EndpointState, Peer};
 
 /// An endpoint as requests see it.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub struct Endpoint {
     pub id: Arc<str>,
     /// Where to connect: `host:port`.
     pub address: Arc<str>,
-    /// The socket address, unless the host is a name.
-    pub socket: Option<std::net::SocketAddr>,
+    /// The same as a socket's address, unless the host is a name.
+    pub peer: Option<Peer>,
     /// Its share.
     pub weight: u32,
     /// Its zone, for the access log.
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str, weight: u32) -> Endpoint {
-        Endpoint { id: id.into(), address: "10.0.0.1:80".into(), socket: None, weight, zone: None, drain: false, state: Arc::new(EndpointState::default()) }
+        Endpoint { id: id.into(), address: "10.0.0.1:80".into(), peer: None, weight, zone: None, drain: false, state: Arc::new(EndpointState::default()) }
     }
 
     fn share(balancer: &Balancer, id: &str) -> usize {

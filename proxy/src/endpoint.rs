@@ -1,8 +1,9 @@
 //! What is known of an endpoint on this proxy, across snapshots and cores.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use waypost_model::value::Address;
@@ -10,11 +11,29 @@ use waypost_model::value::Address;
 /// How long an endpoint that refused a connection is left alone while there are others.
 const AVOID: Duration = Duration::from_secs(1);
 
+/// One address that connections can go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The address.
+    pub socket: SocketAddr,
+    /// The same as text, under which idle connections are kept.
+    pub text: Arc<str>,
+}
+
+impl Peer {
+    /// An address.
+    pub fn new(socket: SocketAddr) -> Self {
+        Self { socket, text: socket.to_string().into() }
+    }
+}
+
 /// Live state of one address of one backend; shared by all cores, kept over swaps.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct EndpointState {
     in_flight: AtomicU64,
+    /// Where connections go, of an endpoint that is a name and was resolved.
+    peers: Mutex<Option<Arc<[Peer]>>>,
     /// Milliseconds since `born` until which it is left alone.
     avoid_until: AtomicU64,
     born: Instant,
@@ -22,7 +41,7 @@ pub struct EndpointState {
 
 impl Default for EndpointState {
     fn default() -> Self {
-        Self { in_flight: AtomicU64::new(0), avoid_until: AtomicU64::new(0), born: Instant::now() }
+        Self { in_flight: AtomicU64::new(0), peers: Mutex::default(), avoid_until: AtomicU64::new(0), born: Instant::now() }
     }
 }
 
@@ -36,6 +55,20 @@ impl EndpointState {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// The endpoint's name has these addresses from now on.
+    pub fn resolved(&self, mut peers: Vec<Peer>) {
+        peers.sort_by_key(|peer| peer.socket);
+        let mut known = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(peers.as_slice()) {
+            *known = Some(peers.into());
+        }
+    }
+
+    /// The addresses of the endpoint's name, once it was resolved.
+    pub fn peers(&self) -> Option<Arc<[Peer]>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A connection could not be made.

@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+mod connect;
 pub(crate) mod discard;
 pub(crate) mod expect;
 pub(crate) mod forward;

@@ -19,6 +19,7 @@ pub mod flags;
 mod http;
 pub mod listener;
 pub mod metrics;
+mod names;
 mod pool;
 mod report;
 mod run;

@@ -16,6 +16,7 @@ use crate::apply::{Applier, Arrived, Progress};
 use crate::config::Config;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+use crate::names::{self, Names};
 use crate::report::Reporter;
 use crate::save::{Keep, Saver};
 use crate::state::StateDir;
@@ -119,6 +120,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     let progress = Arc::new(Progress::default());
     let builder = Builder::new(config.labels.clone(), config.bind, config.listen);
     let (keep, kept) = watch::channel(None);
+    let (names, named) = watch::channel(Arc::default());
     let saver = Saver::new(&state, &found.held);
     let applier = Applier {
         active: active.clone(),
@@ -126,6 +128,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         listeners: listeners.clone(),
         keep,
         served: None,
+        names,
         retired: Vec::new(),
         silent: false,
         state,
@@ -134,8 +137,22 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     };
     let surface =
         Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
-    let parts =
-        Parts { config: Arc::new(config), held: found.held, applier, saver, kept, surface, listeners, progress, metrics, active, abort, admin, admin_address };
+    let parts = Parts {
+        config: Arc::new(config),
+        held: found.held,
+        applier,
+        saver,
+        kept,
+        named,
+        surface,
+        listeners,
+        progress,
+        metrics,
+        active,
+        abort,
+        admin,
+        admin_address,
+    };
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
     let asked = stop.clone();
@@ -157,6 +174,7 @@ struct Parts {
     applier: Applier,
     saver: Saver,
     kept: watch::Receiver<Option<Keep>>,
+    named: watch::Receiver<Arc<Names>>,
     surface: Arc<Admin>,
     listeners: Arc<Listeners>,
     progress: Arc<Progress>,
@@ -184,6 +202,7 @@ impl Parts {
             Ok(listener) => drop(tokio::spawn(self.surface.clone().run(listener))),
             Err(error) => tracing::error!(%error, "the admin surface could not start"),
         }
+        tokio::spawn(names::run(self.named));
         let applying = spawn("apply", self.applier.run(arrived));
         let saving = spawn("save", self.saver.run(self.kept));
         let subscriber = Subscriber {

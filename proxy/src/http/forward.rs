@@ -5,30 +5,24 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
-use crate::config::DEFAULT_HEAD_BYTES;
+use crate::endpoint::InFlight;
 use crate::http::answer::Refusal;
 use crate::http::body::{BodyError, Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
+use crate::http::connect::{self, Connected};
 use crate::http::route::StartTunnel;
 use crate::http::sent::Sent;
 use crate::http::serve::Connection;
-use crate::http::stall::Stalling;
 use crate::http::{answer, expect, headers, upgrade};
-use crate::listener::keep_alive;
+use crate::metrics::{Metrics, RetryGuard};
 use crate::pool::Sender;
 use crate::table::{Action, Backend, CompiledRule, Table, Target};
 use crate::tail::Record;
 
 /// Endpoints that one request may try.
 const ATTEMPTS: usize = 3;
-
-/// A connection of the pool that cannot take a request by then is not worth waiting for.
-const READY: Duration = Duration::from_millis(100);
 
 /// A request that goes to an endpoint.
 pub(crate) struct Job<'a> {
@@ -43,15 +37,15 @@ pub(crate) struct Job<'a> {
 }
 
 /// Time-outs of one request.
-struct Limits {
-    connect: Option<Duration>,
+pub(super) struct Limits {
+    pub(super) connect: Option<Duration>,
     first_byte: Option<Duration>,
     idle: Option<Duration>,
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
 }
 
 /// Why an attempt gave no response.
-enum Failure {
+pub(super) enum Failure {
     /// No connection could be made: nothing was sent.
     Connect { reason: String, slow: bool },
     /// The connection closed before it took anything: nothing was sent.
@@ -70,7 +64,7 @@ type Answer = Response<ResponseBody>;
 
 impl Limits {
     /// Why there is no connection in time: the endpoint's fault, or the end of the rule's own time.
-    fn connect_failure(&self) -> Failure {
+    pub(super) fn connect_failure(&self) -> Failure {
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Failure::Timeout("the rule's time was over before there was a connection");
         }
@@ -91,6 +85,63 @@ impl Limits {
             Some(deadline) => timeout_at(deadline, first_byte).await.unwrap_or_default(),
             None => first_byte.await,
         }
+    }
+}
+
+/// What a request got from an endpoint.
+struct Responded {
+    response: Response<Incoming>,
+    in_flight: InFlight,
+    sender: Sender,
+    /// Under which the connection is kept.
+    key: Arc<str>,
+}
+
+/// What was tried for one request, and what may still be.
+struct Tries<'m> {
+    metrics: &'m Arc<Metrics>,
+    tried: Vec<Arc<str>>,
+    count: u32,
+    /// Retries that are paid for, held until the request ends.
+    budget: Vec<RetryGuard<'m>>,
+    last: Option<Refusal>,
+}
+
+impl Tries<'_> {
+    /// No connection could be made: another endpoint may be tried. A refusal costs the backend nothing; a connection that
+    /// hangs is load, and pays from the budget.
+    fn after_no_connection(&mut self, endpoint: &Endpoint, failure: Failure) -> Result<(), Refusal> {
+        endpoint.state.refused();
+        self.metrics.connect_errors.inc();
+        self.tried.push(endpoint.id.clone());
+        let slow = matches!(failure, Failure::Connect { slow: true, .. });
+        let refusal = failed(endpoint, failure);
+        if self.tried.len() >= ATTEMPTS || slow && !self.pay() {
+            return Err(refusal);
+        }
+        self.last = Some(refusal);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// A connection closed before it took anything: a new one is made, unless that happens every time.
+    fn after_stale(&mut self, backend: &str) -> Result<(), Refusal> {
+        self.count += 1;
+        if usize::try_from(self.count).unwrap_or(usize::MAX) > 2 * ATTEMPTS {
+            return Err(answer::refuse(StatusCode::BAD_GATEWAY, format!("an endpoint of {backend} closes every connection")));
+        }
+        Ok(())
+    }
+
+    /// Whether a request that may be repeated is, once, out of the budget.
+    fn may_repeat(&mut self) -> bool {
+        let may = self.count == 0 && self.pay();
+        self.count += 1;
+        may
+    }
+
+    fn pay(&mut self) -> bool {
+        self.metrics.retry().map(|guard| self.budget.push(guard)).is_some()
     }
 }
 
@@ -118,9 +169,9 @@ impl Job<'_> {
         let (parts, incoming) = request.into_parts();
         let replayable = incoming.is_end_stream() && is_idempotent(&parts.method);
         let (request, sent) = outgoing(parts, incoming, &limits);
-        let (response, endpoint, sender) = self.attempts(name, backend, &limits, Outgoing { request, replayable, sent: sent.clone() }, record).await?;
-        let in_flight = endpoint.1;
-        let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: endpoint.0.address.clone(), sent };
+        let outgoing = Outgoing { request, replayable, sent: sent.clone() };
+        let Responded { response, in_flight, sender, key } = self.attempts(name, backend, &limits, outgoing, record).await?;
+        let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: key, sent };
         check_coding(response.headers()).map_err(|reason| answer::refuse(StatusCode::BAD_GATEWAY, reason))?;
         Ok(self.respond(response, lease, in_flight, &limits, client, upgraded))
     }
@@ -157,111 +208,54 @@ impl Job<'_> {
     }
 
     /// Tries endpoints until one responds or no further try is safe.
-    async fn attempts<'t>(
+    async fn attempts(
         &self,
         name: &str,
-        backend: &'t Backend,
+        backend: &Backend,
         limits: &Limits,
         outgoing: Outgoing,
         record: &mut Option<Box<Record>>,
-    ) -> Result<(Response<Incoming>, (&'t Endpoint, crate::endpoint::InFlight), Sender), Refusal> {
-        let metrics = &self.connection.core.shared.metrics;
+    ) -> Result<Responded, Refusal> {
         let Outgoing { mut request, replayable, sent } = outgoing;
-        let mut tried: Vec<Arc<str>> = Vec::new();
-        let mut retries = 0;
-        let mut budget = Vec::new();
-        let mut fresh = false;
+        let mut tries = Tries { metrics: &self.connection.core.shared.metrics, tried: Vec::new(), count: 0, budget: Vec::new(), last: None };
         let mut again: Option<&Endpoint> = None;
-        let mut last = None;
         loop {
-            let chosen = again.take().or_else(|| backend.balancer.pick(&tried));
+            let fresh = again.is_some();
+            let chosen = again.take().or_else(|| backend.balancer.pick(&tries.tried));
             let Some(endpoint) = chosen else {
-                return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
+                return Err(tries.last.unwrap_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
             };
             let in_flight = endpoint.state.begin();
             if let Some(record) = record {
-                record.taken(name, endpoint, retries);
+                record.taken(name, endpoint, tries.count);
             }
-            let (sender, reused) = match self.sender(endpoint, limits, fresh).await {
-                Ok(found) => found,
+            let connected = match connect::connection(&self.connection.core, endpoint, limits, fresh).await {
+                Ok(connected) => connected,
                 // The rule's own time is over: that is not the endpoint's fault.
                 Err(Failure::Timeout(reason)) => return Err(failed(endpoint, Failure::Timeout(reason))),
                 Err(failure) => {
-                    endpoint.state.refused();
-                    metrics.connect_errors.inc();
-                    tried.push(endpoint.id.clone());
-                    let slow = matches!(failure, Failure::Connect { slow: true, .. });
-                    last = Some(failed(endpoint, failure));
-                    // A refusal costs the backend nothing; a connection that hangs is load, and pays from the budget.
-                    let allowed = tried.len() < ATTEMPTS && (!slow || metrics.retry().map(|guard| budget.push(guard)).is_some());
-                    if !allowed {
-                        return Err(last.unwrap_or_else(|| answer::refuse(StatusCode::BAD_GATEWAY, "no endpoint could be reached")));
-                    }
-                    retries += 1;
+                    tries.after_no_connection(endpoint, failure)?;
                     continue;
                 }
             };
-            if !request.headers().contains_key(header::HOST)
-                && let Ok(host) = HeaderValue::try_from(&*endpoint.address)
-            {
-                // Only HTTP/1.0 may come without; whoever gets HTTP/1.1 needs one.
-                request.headers_mut().insert(header::HOST, host);
-            }
+            with_host(&mut request, endpoint);
+            let Connected { sender, reused, key } = connected;
             let copy = (reused && replayable).then(|| head_of(&request));
             match self.send(sender, request, reused, limits, sent.as_deref()).await {
-                Ok((response, sender)) => return Ok((response, (endpoint, in_flight), sender)),
+                Ok((response, sender)) => return Ok(Responded { response, in_flight, sender, key }),
+                // The pool's connection had closed; a new one to the same endpoint is no second load on it.
                 Err(Failure::Stale(unsent)) => {
-                    // The pool's connection had closed; a new one to the same endpoint is no second load on it.
-                    (request, fresh, again) = (*unsent, true, Some(endpoint));
-                    retries += 1;
-                    if retries > 2 * u32::try_from(ATTEMPTS).unwrap_or(3) {
-                        return Err(answer::refuse(StatusCode::BAD_GATEWAY, format!("endpoint {name} closes every connection")));
-                    }
+                    request = *unsent;
+                    tries.after_stale(name)?;
                 }
-                Err(Failure::Unanswered(reason)) => {
-                    let retry = copy.filter(|_| retries == 0).zip(metrics.retry());
-                    let Some((copy, guard)) = retry else { return Err(failed(endpoint, Failure::Broken(reason))) };
-                    budget.push(guard);
-                    (request, fresh, again) = (copy, true, Some(endpoint));
-                    retries += 1;
-                }
+                Err(Failure::Unanswered(reason)) => match copy.filter(|_| tries.may_repeat()) {
+                    Some(copy) => request = copy,
+                    None => return Err(failed(endpoint, Failure::Broken(reason))),
+                },
                 Err(failure) => return Err(failed(endpoint, failure)),
             }
+            again = Some(endpoint);
         }
-    }
-
-    /// A connection to an endpoint, and whether it was used before.
-    async fn sender(&self, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<(Sender, bool), Failure> {
-        let core = &self.connection.core;
-        while let Some(mut sender) = if fresh { None } else { core.pool.take(&endpoint.address) } {
-            if sender.is_ready() || tokio::time::timeout(READY, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
-                return Ok((sender, true));
-            }
-        }
-        // Rare and large: on the heap, so that the requests that find a connection do not carry its room along.
-        Box::pin(self.open(endpoint, limits)).await.map(|sender| (sender, false))
-    }
-
-    /// A new connection to an endpoint.
-    async fn open(&self, endpoint: &Endpoint, limits: &Limits) -> Result<Sender, Failure> {
-        let core = &self.connection.core;
-        let connecting = connect(endpoint);
-        let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
-        let stream = match limit {
-            Some(limit) => timeout_at(limit, connecting).await.map_err(|_| limits.connect_failure())?,
-            None => connecting.await,
-        };
-        let stream = stream.map_err(|error| Failure::Connect { reason: error.to_string(), slow: false })?;
-        let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
-        let (sender, driver) = http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
-        endpoint.state.connected();
-        core.shared.metrics.connects.inc();
-        tokio::spawn(async move {
-            if let Err(error) = driver.with_upgrades().await {
-                tracing::debug!(%error, "a connection to an endpoint broke off");
-            }
-        });
-        Ok(sender)
     }
 
     async fn send(
@@ -296,7 +290,7 @@ impl Job<'_> {
         &self,
         response: Response<Incoming>,
         lease: Lease,
-        in_flight: crate::endpoint::InFlight,
+        in_flight: InFlight,
         limits: &Limits,
         client: Option<hyper::upgrade::OnUpgrade>,
         upgraded: &mut Option<StartTunnel>,
@@ -318,7 +312,7 @@ impl Job<'_> {
         &self,
         mut parts: http::response::Parts,
         incoming: Incoming,
-        in_flight: crate::endpoint::InFlight,
+        in_flight: InFlight,
         client: Option<hyper::upgrade::OnUpgrade>,
         protocol: Option<HeaderValue>,
         upgraded: &mut Option<StartTunnel>,
@@ -371,15 +365,13 @@ fn choose<'t>(mut targets: impl Iterator<Item = &'t Target> + Clone) -> Option<&
     })
 }
 
-async fn connect(endpoint: &Endpoint) -> std::io::Result<TcpStream> {
-    let stream = match endpoint.socket {
-        Some(socket) => TcpStream::connect(socket).await?,
-        // Every new connection asks the resolver again, so a changed record is followed when its TTL ends there.
-        None => TcpStream::connect(&*endpoint.address).await?,
-    };
-    stream.set_nodelay(true)?;
-    keep_alive(&socket2::SockRef::from(&stream))?;
-    Ok(stream)
+/// Only HTTP/1.0 may come without a host; whoever gets HTTP/1.1 needs one.
+fn with_host(request: &mut Request<RequestBody>, endpoint: &Endpoint) {
+    if !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::try_from(&*endpoint.address)
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
 }
 
 /// Only `chunked` is taken off and put on again here; of another coding the endpoint's or client's word would be lost.

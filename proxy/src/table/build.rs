@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::{LEVEL, Object};
@@ -12,7 +12,8 @@ use waypost_wire::ObjectProblem;
 
 use super::{Backend, Candidate, Host, Hosts, ListenerConfig, Table, rule};
 use crate::balance::{Balancer, Endpoint};
-use crate::endpoint::States;
+use crate::endpoint::{EndpointState, Peer, States};
+use crate::names::Names;
 
 /// The name of the listener that `--listen` gives while none is written.
 const DEFAULT_LISTENER: &str = "default";
@@ -43,6 +44,8 @@ pub struct Builder {
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
     backends: HashMap<Arc<str>, Arc<Backend>>,
+    /// Endpoints that are names, by backend.
+    named: HashMap<String, Vec<(Arc<str>, Weak<EndpointState>)>>,
     problems: BTreeMap<String, ObjectProblem>,
 }
 
@@ -64,6 +67,7 @@ impl Builder {
             by_host: HashMap::new(),
             hosts: Hosts::default(),
             backends: HashMap::new(),
+            named: HashMap::new(),
             problems: BTreeMap::new(),
         }
     }
@@ -76,6 +80,15 @@ impl Builder {
     /// Objects that could not be put to use, as of the last build.
     pub fn problems(&self) -> Vec<ObjectProblem> {
         self.problems.values().cloned().collect()
+    }
+
+    /// The endpoints that are names, as of the last build.
+    pub(crate) fn names(&self) -> Names {
+        let mut names = Names::new();
+        for (address, state) in self.named.values().flatten() {
+            names.entry(address.clone()).or_default().push(state.clone());
+        }
+        names
     }
 
     /// The table of a snapshot; only what differs from the last one is looked at.
@@ -209,6 +222,7 @@ impl Builder {
     fn rebuild_backend(&mut self, name: &str) {
         let policy = self.policies.get(name).cloned();
         let members = self.endpoints.get(name);
+        self.named.remove(name);
         if policy.is_none() && members.is_none() {
             self.backends.remove(name);
             return;
@@ -218,13 +232,18 @@ impl Builder {
         let endpoint = |(id, spec): (&String, &resource::Endpoint)| Endpoint {
             id: id.as_str().into(),
             address: spec.address.as_str().into(),
-            socket: spec.address.socket(),
+            peer: spec.address.socket().map(Peer::new),
             weight: spec.weight.get(),
             zone: spec.zone.as_deref().map(Into::into),
             drain: spec.drain,
             state: states.of(name, &spec.address),
         };
         let endpoints: Vec<Endpoint> = members.into_iter().flatten().map(endpoint).collect();
+        let names = endpoints.iter().filter(|endpoint| endpoint.peer.is_none());
+        let names: Vec<_> = names.map(|endpoint| (endpoint.address.clone(), Arc::downgrade(&endpoint.state))).collect();
+        if !names.is_empty() {
+            self.named.insert(name.to_owned(), names);
+        }
         let balancer = Balancer::new(&endpoints, policy.balancing, self.states.turn(name));
         self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts }));
     }
