@@ -8,8 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-# `make demo STORE=…` and `make chaos STORE=…`
-.PHONY: chaos help setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
+.PHONY: chaos help outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -46,6 +45,10 @@ chaos: servers ## 100 seeded runs of random writes and faults: STORE=file|etcd|c
 	cargo build --workspace --locked
 	WAYPOST_CHAOS_STORE=$(STORE) WAYPOST_CHAOS_RUNS=$(or $(RUNS),100) WAYPOST_CHAOS_SEED=$(or $(SEED),1) cargo test --locked --test it -- chaos:: --nocapture --test-threads 1
 
+outage: servers ## store and controller dead under load: DURATION=n seconds (120)
+	cargo build --workspace --locked
+	WAYPOST_OUTAGE_SECONDS=$(or $(DURATION),120) cargo test --locked --test it -- outage:: --nocapture --test-threads 1
+
 bench-propagation: servers ## write acknowledged to served, on every store
 	@scripts/bench.sh propagation
 
@@ -56,5 +59,4 @@ bench-proxy: setup ## CPU per request beside nginx and HAProxy, memory
 	@scripts/bench.sh proxy
 
 key-reference: build ## write docs/keys.md from the schema
-	scripts/key-reference.sh > docs/keys.md
 	scripts/key-reference.sh > docs/keys.md

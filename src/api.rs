@@ -19,6 +19,10 @@ use crate::controller::Handle;
 use crate::controller::handle::Gone;
 
 pub use resources::ExportedEntry;
+// The shapes of the answers, for whoever asks.
+pub use crate::controller::disk::ConfigRecord;
+pub use crate::controller::events::Event;
+pub use crate::controller::view::{EntryInfo, ProxyInfo, SourceInfo, StatusInfo};
 pub use wait::{For, WaitAnswer, WaitOutcome};
 
 /// Everything that a handler needs.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use waypost_adapter::{Adapter, Auth, Settings, Tls};
 
-use crate::controller::Store;
+pub use crate::controller::Store;
 
 /// A store as it is written on the command line or in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use super::Failure;
 use crate::api::ErrorBody;
-use crate::controller::Store;
-use crate::controller::view::StatusInfo;
+use crate::api::StatusInfo;
+use crate::stores::Store;
 use crate::stores::{self, StoreFlags};
 
 /// Where the controller is.

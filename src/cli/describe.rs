@@ -7,7 +7,7 @@ use super::client::{ControllerFlag, OutputFlag, joined};
 use super::get::names;
 use super::text::machine;
 use super::{Failure, Outcome};
-use crate::controller::view::EntryInfo;
+use crate::api::EntryInfo;
 
 #[derive(Debug, Args)]
 pub(super) struct DescribeFlags {

@@ -15,7 +15,7 @@ use super::text::machine;
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::For;
-use crate::controller::view::ProxyInfo;
+use crate::api::ProxyInfo;
 
 #[derive(Debug, Args)]
 pub(super) struct DrainFlags {

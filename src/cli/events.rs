@@ -8,7 +8,7 @@ use super::client::{ControllerFlag, Format, OutputFlag};
 use super::history::ago;
 use super::text::machine;
 use super::{Failure, Outcome};
-use crate::controller::events::Event;
+use crate::api::Event;
 
 #[derive(Debug, Args)]
 pub(super) struct EventsFlags {

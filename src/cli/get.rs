@@ -6,7 +6,7 @@ use waypost_model::verdict::{ConditionType, Status};
 use super::client::{ControllerFlag, OutputFlag, joined};
 use super::text::{machine, table};
 use super::{Failure, Outcome};
-use crate::controller::view::EntryInfo;
+use crate::api::EntryInfo;
 
 #[derive(Debug, Args)]
 pub(super) struct GetFlags {

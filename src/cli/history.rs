@@ -7,7 +7,7 @@ use clap::Args;
 use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::{machine, table};
-use crate::controller::disk::ConfigRecord;
+use crate::api::ConfigRecord;
 
 #[derive(Debug, Args)]
 pub(super) struct HistoryFlags {

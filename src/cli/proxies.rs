@@ -5,7 +5,7 @@ use clap::Args;
 use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::{machine, table};
-use crate::controller::view::ProxyInfo;
+use crate::api::ProxyInfo;
 
 #[derive(Debug, Args)]
 pub(super) struct ProxiesFlags {

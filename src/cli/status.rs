@@ -5,7 +5,7 @@ use clap::Args;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::machine;
 use super::{Failure, Outcome};
-use crate::controller::view::{ProxyInfo, SourceInfo, StatusInfo};
+use crate::api::{ProxyInfo, SourceInfo, StatusInfo};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {

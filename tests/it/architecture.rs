@@ -77,6 +77,8 @@ fn arrows_inside_the_controllers_package_are_those_of_the_architecture() {
         places("src/controller", &["crate::api", "crate::cli", "crate::stores", "waypost_proxy", "axum"]),
     );
     forbid("the API knows neither the command line nor a store", places("src/api", &["crate::cli", "crate::stores", "waypost_proxy", "waypost_adapter_"]));
+    let asking: Vec<String> = places("src/cli", &["crate::controller"]).into_iter().filter(|place| !place.starts_with("src/cli/serve.rs")).collect();
+    forbid("a verb asks the API; only the programs that stay start a controller", asking);
     forbid("the API meets the controller in its handle only", places("src/api", &["controller::run", "controller::feed", "controller::proxies"]));
 }
 
@@ -122,7 +124,43 @@ fn files_and_functions_are_short_enough_to_see() {
             if lines > 500 {
                 long.push(format!("{}: {lines} lines", path.display()));
             }
+            long.extend(
+                functions(&path)
+                    .into_iter()
+                    .filter(|(_, _, lines)| *lines > 70)
+                    .map(|(at, name, lines)| format!("{}:{at}: {name} has {lines} lines", path.display())),
+            );
         }
     }
-    forbid("a file holds one idea, in at most 500 lines", long);
+    forbid("a file holds one idea, in at most 500 lines, a function one step, in at most 70", long);
+}
+
+/// Every function of a file: its line, its name, and how many lines it has, by the indentation of its closing brace.
+fn functions(path: &Path) -> Vec<(usize, String, usize)> {
+    let lines = code(path);
+    let mut found = Vec::new();
+    for (position, (at, text)) in lines.iter().enumerate() {
+        let indent = text.len() - text.trim_start().len();
+        let Some(rest) = text.trim_start().split_once("fn ").filter(|(before, _)| before.split(' ').all(|word| word.is_empty() || MODIFIERS.contains(&word)))
+        else {
+            continue;
+        };
+        let end = lines[position..].iter().find(|(_, text)| text.trim_end() == format!("{}}}", " ".repeat(indent)));
+        if let Some((end, _)) = end {
+            let name = rest.1.split(['(', '<']).next().unwrap_or_default();
+            found.push((*at, name.to_owned(), end - at + 1));
+        }
+    }
+    found
+}
+
+/// What may stand before `fn`.
+const MODIFIERS: [&str; 5] = ["pub", "pub(crate)", "pub(super)", "async", "const"];
+
+#[test]
+fn the_length_of_a_function_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.rs");
+    std::fs::write(&path, "impl X {\n    pub(crate) async fn long<T>(\n        x: T,\n    ) {\n        y();\n    }\n}\nfn one() {\n}\n").unwrap();
+    assert_eq!(functions(&path), [(2, "long".to_owned(), 5), (8, "one".to_owned(), 2)]);
 }

@@ -44,8 +44,11 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 fn chaos(store: &str) {
-    if std::env::var("WAYPOST_CHAOS_STORE").is_ok_and(|wanted| wanted != store) {
-        return;
+    if let Ok(wanted) = std::env::var("WAYPOST_CHAOS_STORE") {
+        assert!(["file", "etcd", "consul", "zookeeper"].contains(&wanted.as_str()), "there is no store {wanted}: file, etcd, consul or zookeeper");
+        if wanted != store {
+            return;
+        }
     }
     let first = setting("WAYPOST_CHAOS_SEED").unwrap_or(1);
     let runs = setting("WAYPOST_CHAOS_RUNS").unwrap_or(3);
@@ -187,8 +190,8 @@ impl Arena {
     }
 
     fn until_right(&self, seed: u64) -> Result<Duration, String> {
-        let (expected, unclear) = self.expected();
         let whole = Instant::now();
+        let (expected, unclear) = self.expected();
         loop {
             let wrong = self.wrong(seed, &expected, &unclear);
             match wrong {

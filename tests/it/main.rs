@@ -9,3 +9,4 @@ mod http;
 mod outage;
 mod swap;
 mod transcript;
+mod verbs;

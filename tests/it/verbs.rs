@@ -1,0 +1,165 @@
+//! What the verbs answer, in every form in which people ask.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use waypost_testkit::Process;
+
+use crate::harness::{Backend, Box1, get, loopback, text, until, waypost, waypost_proxy};
+
+const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+
+#[test]
+fn a_key_may_be_typed_in_words_below_a_tree_or_as_current() {
+    let run = Box1::on_files();
+    let backend = Backend::named("a");
+    run.listener();
+    run.ok(&["put", "endpoint", "shop/a", &backend.address.to_string(), "--wait"]);
+    run.ok(&["put", "route", "shop", ROUTE, "--wait"]);
+    let told = run.ok(&["wait", "route", "shop", "endpoints/shop/a"]);
+    assert_eq!(told.lines().filter(|line| line.contains("is live on 1/1 proxies")).count(), 2, "{told}");
+    let listener = std::fs::read_to_string(run.dir().join("listeners/web")).unwrap();
+    run.ok(&["put", "trees/v2/listeners/web", &listener]);
+    run.ok(&["put", "trees/v2/routes/shop", ROUTE]);
+    assert_eq!(
+        run.fails(3, &["wait", "trees/v2/routes/shop"]),
+        "the active config is the root; write current to switch; nothing was served under this key before\n"
+    );
+    run.ok(&["put", "current", "v2", "--wait"]);
+    assert!(run.ok(&["wait", "current"]).starts_with("current is live on 1/1 proxies"));
+    assert!(run.ok(&["wait", "trees/v2/routes/shop"]).contains("is live on 1/1 proxies"));
+    let told = run.fails(3, &["put", "current", "v3", "--wait"]);
+    assert!(told.contains("there is no key under trees/v3/; write the tree first, then current; revision "), "{told}");
+    std::fs::remove_file(run.dir().join("routes/shop")).unwrap();
+    assert!(run.ok(&["wait", "routes/shop"]).contains("is live"), "the plain name means the active tree's");
+}
+
+#[test]
+fn gone_means_that_no_proxy_serves_it_any_more() {
+    let run = Box1::on_files();
+    run.listener();
+    let mut second = Command::new(waypost_proxy());
+    let (url, state, admin) = (format!("http://{}", run.api), run.folder.path().join("p2").display().to_string(), loopback().to_string());
+    second.args(["--controller", &url, "--state", &state, "--admin", &admin, "--name", "p2", "--bind", "127.0.0.2", "--drain-delay", "0s"]);
+    let second = Process::start(&mut second, &run.folder.path().join("p2.log"));
+    run.ok(&["put", "routes/shop", ROUTE]);
+    until("both proxies", || text(&run.verb(&["wait", "routes/shop"]).stdout).contains("2/2"));
+    second.freeze();
+    assert!(run.ok(&["delete", "routes/shop"]).contains("is deleted"));
+    let told = run.fails(1, &["wait", "routes/shop", "--for", "gone", "--timeout", "1s"]);
+    assert_eq!(told, "waypost: routes/shop is deleted, but after 1s still served by p2\n");
+    second.thaw();
+    assert_eq!(run.ok(&["wait", "routes/shop", "--for", "gone"]), "routes/shop is gone\n");
+}
+
+#[test]
+fn one_file_and_one_environment_serve_every_verb() {
+    let run = Box1::on_files();
+    let file = run.folder.path().join("waypost.toml");
+    std::fs::write(&file, format!("state = \"/nowhere\"\ncontroller = \"http://{}\"\noutput = \"json\"\n[limits]\nvalueBytes = 1000\n", run.api)).unwrap();
+    let verb = |arguments: &[&str], variables: &[(&str, &str)]| {
+        Command::new(waypost()).args(arguments).envs(variables.iter().copied()).env("WAYPOST_CONFIG", &file).output().unwrap()
+    };
+    let status = verb(&["status"], &[]);
+    assert!(status.status.success() && text(&status.stdout).starts_with('{'), "{}", text(&status.stderr));
+    let yaml = verb(&["proxies"], &[("WAYPOST_OUTPUT", "yaml")]);
+    assert!(text(&yaml.stdout).starts_with("- name: p1"), "the environment comes before the file: {}", text(&yaml.stdout));
+    let refused = verb(&["put", "routes/a", &format!("{{\"rules\":[],\"x\":\"{}\"}}", "x".repeat(1_000))], &[]);
+    assert!(text(&refused.stderr).contains("at most 1000 are accepted (setting valueBytes)"), "{}", text(&refused.stderr));
+    std::fs::write(&file, "[limits]\nvalueBytes = 10000000\n").unwrap();
+    let refused = verb(&["lint", &run.dir().display().to_string()], &[]);
+    assert!(text(&refused.stderr).contains("the limit valueBytes is 10000000; proxies take at most 3145728"), "{}", text(&refused.stderr));
+    std::fs::write(&file, "statte = 1\n").unwrap();
+    let refused = verb(&["status"], &[]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("unknown key \"statte\""), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn what_is_exported_can_be_put_in_place_of_what_was() {
+    let run = Box1::on_files();
+    run.listener();
+    run.write("routes/shop.yaml", "rules:\n- backendRefs:\n  - name: shop\n");
+    run.write("endpoints/shop/a", "10.0.0.1:80\n");
+    run.ok(&["wait", "routes/shop"]);
+    run.write("endpoints/shop/a", "10.0.0.1:0\n");
+    until("the refusal", || run.verb(&["wait", "endpoints/shop/a"]).status.code() == Some(3));
+    let copy = run.folder.path().join("copy");
+    run.ok(&["export", "--to", &copy.display().to_string()]);
+    assert_eq!(std::fs::read_to_string(copy.join("routes/shop")).unwrap(), "rules:\n- backendRefs:\n  - name: shop\n", "the author's bytes");
+    assert_eq!(std::fs::read_to_string(copy.join("endpoints/shop/a")).unwrap(), "10.0.0.1:80\n", "what serves, not what was refused");
+    assert!(run.ok(&["lint", &copy.display().to_string()]).contains("3 entries, 0 refused"));
+}
+
+#[test]
+fn a_stream_is_kept_alive_also_after_a_burst_and_is_compressed_when_asked() {
+    let run = Box1::on_files();
+    run.listener();
+    let mut stream = TcpStream::connect(run.api).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
+    stream.write_all(b"GET /v1/watch HTTP/1.0\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    for number in 0..30 {
+        run.write(&format!("routes/r{number}"), &format!(r#"{{"hostnames":["h{number}"],"rules":[{{"backendRefs":[{{"name":"shop"}}]}}]}}"#));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.ok(&["wait", "routes/r29"]);
+    let quiet = Instant::now();
+    lines.by_ref().map(|line| line.expect("a line in time")).find(|line| line.contains("heartbeat")).expect("a heartbeat");
+    assert!(quiet.elapsed() < Duration::from_secs(7), "{:?}", quiet.elapsed());
+
+    let mut stream = TcpStream::connect(run.api).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
+    stream.write_all(b"GET /v1/watch HTTP/1.0\r\naccept-encoding: gzip\r\n\r\n").unwrap();
+    let mut head = BufReader::new(stream);
+    let mut line = String::new();
+    let mut told = String::new();
+    while line != "\r\n" {
+        told += &line;
+        line.clear();
+        head.read_line(&mut line).unwrap();
+    }
+    assert!(told.contains("content-encoding: gzip"), "{told}");
+    let mut first = [0; 2];
+    head.read_exact(&mut first).unwrap();
+    assert_eq!(first, [0x1f, 0x8b]);
+}
+
+#[test]
+fn a_watcher_that_claims_to_have_seen_the_end_of_time_is_refused() {
+    let run = Box1::on_files();
+    run.listener();
+    let body = r#"{"name":"liar","highest":"18446744073709551615.0"}"#;
+    let request =
+        format!("POST /v1/watch HTTP/1.1\r\nhost: c\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let refused = crate::harness::raw(run.api, request.as_bytes()).unwrap();
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    assert!(run.ok(&["status"]).contains("epoch 1"));
+}
+
+#[test]
+fn an_open_connection_follows_its_listener_to_a_new_name() {
+    let run = Box1::on_files();
+    let backend = Backend::named("a");
+    let web = run.listener();
+    run.ok(&["put", "endpoints/shop/a", &backend.address.to_string(), "--wait"]);
+    run.ok(&["put", "routes/shop", r#"{"listeners":["web","front"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    let mut kept = TcpStream::connect(web).unwrap();
+    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut ask = || {
+        kept.write_all(b"GET / HTTP/1.1\r\nhost: any\r\n\r\n").unwrap();
+        let mut buffer = [0; 4_096];
+        let count = kept.read(&mut buffer).unwrap();
+        text(&buffer[..count]).split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(ask(), "200");
+    run.ok(&["put", "routes/shop", r#"{"listeners":["front"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    assert_eq!(ask(), "404", "the route is for another listener");
+    std::fs::rename(run.dir().join("listeners/web"), run.dir().join("listeners/front")).unwrap();
+    run.ok(&["wait", "listeners/front"]);
+    run.ok(&["wait", "listeners/web", "--for", "gone"]);
+    assert_eq!(ask(), "200", "the socket is the renamed listener's now");
+    assert_eq!(get(web, "any", "/").status, 200);
+}
