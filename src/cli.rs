@@ -5,14 +5,18 @@ mod completion;
 mod delete;
 mod describe;
 mod dev;
+mod diff;
 mod drain;
 mod echo;
 mod events;
 mod export;
+mod freeze;
 mod get;
 mod history;
+mod hold;
 mod init;
 mod lint;
+mod pin;
 mod proxies;
 mod put;
 mod serve;
@@ -68,6 +72,18 @@ enum Verb {
     Proxies(proxies::ProxiesFlags),
     /// List the configs that were published
     History(history::HistoryFlags),
+    /// Show what differs between two configs
+    Diff(diff::DiffFlags),
+    /// Publish an old config again and pin it, also with the store down
+    Rollback(pin::RollbackFlags),
+    /// Keep a config published, whatever is written
+    Pin(pin::PinFlags),
+    /// Let a pinned config go
+    Unpin(hold::HoldFlags),
+    /// Keep the config as it is, whatever is written; endpoints go on
+    Freeze(hold::HoldFlags),
+    /// Let a frozen config go on
+    Unfreeze(hold::HoldFlags),
     /// Show what happened
     Events(events::EventsFlags),
     /// Take an endpoint out of service in peace
@@ -155,6 +171,12 @@ fn run(verb: Verb) -> Outcome {
         Verb::Status(flags) => runtime.block_on(status::run(flags)),
         Verb::Proxies(flags) => runtime.block_on(proxies::run(flags)),
         Verb::History(flags) => runtime.block_on(history::run(flags)),
+        Verb::Diff(flags) => runtime.block_on(diff::run(flags)),
+        Verb::Rollback(flags) => runtime.block_on(pin::rollback(flags)),
+        Verb::Pin(flags) => runtime.block_on(pin::pin(flags)),
+        Verb::Unpin(flags) => runtime.block_on(pin::unpin(flags)),
+        Verb::Freeze(flags) => runtime.block_on(freeze::freeze(flags)),
+        Verb::Unfreeze(flags) => runtime.block_on(freeze::unfreeze(flags)),
         Verb::Events(flags) => runtime.block_on(events::run(flags)),
         Verb::Drain(flags) => runtime.block_on(drain::run(flags)),
         Verb::Tail(flags) => runtime.block_on(tail::run(flags)),

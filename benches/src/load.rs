@@ -160,11 +160,13 @@ async fn drive<C: Check>(mut client: Client, mut check: C, pace: Option<Duration
         tick
     });
     while !stop.load(Ordering::Relaxed) {
-        if let Some(tick) = &mut tick {
-            tick.tick().await;
-        }
+        // From when the request was due: what waits behind a stall has waited as well.
+        let due = match &mut tick {
+            Some(tick) => Some(tick.tick().await.into_std()),
+            None => None,
+        };
         let request = check.next();
-        let begun = Instant::now();
+        let begun = due.unwrap_or_else(Instant::now);
         let result = client.ask(&request).await.and_then(|response| check.check(&response));
         outcome.latencies.push((Instant::now(), begun.elapsed()));
         outcome.sent += 1;

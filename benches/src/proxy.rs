@@ -147,8 +147,10 @@ async fn memory() -> bool {
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     let loaded = resident_mb(product.proxy.id());
-    let mut client = Client::new(web);
+    // Several connections, so that the pools of all cores fill.
+    let mut clients: Vec<Client> = (0..16).map(|_| Client::new(web)).collect();
     for number in 0..ROUTES {
+        let client = &mut clients[number % 16];
         let response = client.ask(format!("GET / HTTP/1.1\r\nhost: h{number}\r\n\r\n").as_bytes()).await.expect("an answer");
         assert_eq!(response.status, 200, "h{number}");
     }

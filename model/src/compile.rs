@@ -196,6 +196,15 @@ impl Compiler {
         most
     }
 
+    /// All entries of listeners, routes and backends.
+    pub fn config_entries(&self) -> BTreeSet<EntryId> {
+        let config = |entry: &Entry| matches!(&entry.place, Place::Resource { resource, .. } if !resource.kind.is_membership());
+        let of = |(source, state): (usize, &Source)| {
+            state.entries.iter().filter(|(_, entry)| config(entry)).map(move |(key, _)| EntryId { source, key: key.clone() }).collect::<Vec<_>>()
+        };
+        self.sources.iter().enumerate().flat_map(of).collect()
+    }
+
     /// Takes in what was saved before a restart.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>) {
         for SavedEntry { input, last_good } in saved {

@@ -312,6 +312,34 @@ mod tests {
         assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 }, "the membership and the older file still tell");
     }
 
+    /// Files of the first release are still read, and still written like this.
+    #[test]
+    fn the_files_have_their_golden_forms() {
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/golden-1");
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = StateDir::open(folder.path()).unwrap();
+        let held = Held { seen: BTreeMap::from([(Lane::Stable, held(3, "shop").lanes[&Lane::Stable].digest())]), ..held(3, "shop") };
+        let mut files = state.files();
+        files.save_config(&held).unwrap();
+        files.save_membership(&held).unwrap();
+        files.save_seen(&held, &BTreeSet::from([Digest::of(b"bad")])).unwrap();
+        for name in ["config-0000000000.jsonl", "membership.jsonl", "seen.json"] {
+            let now = std::fs::read_to_string(folder.path().join(name)).unwrap();
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::create_dir_all(&golden).unwrap();
+                std::fs::write(golden.join(name), &now).unwrap();
+            }
+            assert_eq!(now, std::fs::read_to_string(golden.join(name)).unwrap(), "{name}: the form changed: keep the old file, add a new one");
+        }
+        let copy = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(&golden).unwrap().flatten() {
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        let (state, found) = StateDir::open(copy.path()).unwrap();
+        assert_eq!((found.held.version, found.held.cluster.as_str(), &found.held.seen), (held.version, "c", &held.seen));
+        assert!(found.notes.is_empty() && state.is_quarantined(Digest::of(b"bad")));
+    }
+
     #[test]
     fn a_config_that_crashes_the_proxy_twice_is_quarantined() {
         let folder = tempfile::tempdir().unwrap();

@@ -125,7 +125,7 @@ fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Opt
 fn refusal(entry: &EntryInfo, what: For) -> Option<&Condition> {
     let stands = |condition: &&Condition| match condition.r#type {
         ConditionType::Accepted => true,
-        ConditionType::Programmed => what == For::Live && condition.reason == "Shadowed",
+        ConditionType::Programmed => what == For::Live && ["Shadowed", "Frozen", "Pinned"].contains(&condition.reason.as_str()),
         ConditionType::ResolvedRefs => false,
     };
     entry.conditions.iter().filter(|condition| condition.status == Status::False).find(stands)

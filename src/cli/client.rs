@@ -1,7 +1,8 @@
 //! Asking the controller, and opening a store with the caller's own credentials.
 
 use clap::Args;
-use reqwest::{Client, Response};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Failure;
@@ -94,22 +95,39 @@ impl CredentialFlags {
 impl ControllerFlag {
     /// Asks the controller for JSON; `query` holds parameters.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
-        let response = self.send(path, query).await?;
+        let request = self.request(Method::GET, path)?.query(query);
+        self.answer(request).await
+    }
+
+    /// Asks the controller to do something.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let request = self.request(Method::POST, path)?.json(body);
+        self.answer(request).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
+        let url = self.controller.join(path).map_err(Failure::usage)?;
+        Ok(client().map_err(Failure::failed)?.request(method, url))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let response = self.send(request).await?;
         let text = response.bytes().await.map_err(|error| self.not_reached(&error))?;
         serde_json::from_slice(&text)
             .map_err(|error| Failure::failed(format!("the answer of {} is not understood: {error}; is it the same release?", self.controller)))
     }
 
-    async fn send(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
-        let url = self.controller.join(path).map_err(Failure::usage)?;
-        let client = client().map_err(Failure::failed)?;
-        let response = client.get(url).query(query).send().await.map_err(|error| self.not_reached(&error))?;
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| self.not_reached(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
+        if status == StatusCode::CONFLICT {
+            return Err(Failure::failed(told));
+        }
         Err(if status.is_client_error() { Failure::usage(told) } else { Failure::failed(format!("{}: {told}", self.controller)) })
     }
 

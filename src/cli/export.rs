@@ -19,8 +19,8 @@ pub(super) struct ExportFlags {
     #[arg(long, value_name = "DIR|STORE")]
     to: String,
     /// A config of the history (C12); what serves now if not given
-    #[arg(long, value_name = "C")]
-    at: Option<String>,
+    #[arg(long, value_name = "C", value_parser = super::hold::number)]
+    at: Option<u64>,
     #[command(flatten)]
     controller: ControllerFlag,
     #[command(flatten)]
@@ -30,8 +30,7 @@ pub(super) struct ExportFlags {
 }
 
 pub(super) async fn run(flags: ExportFlags) -> Outcome {
-    let at = flags.at.as_deref().map(number).transpose()?;
-    let query: Vec<(&str, String)> = at.map(|number| ("at", number.to_string())).into_iter().collect();
+    let query: Vec<(&str, String)> = flags.at.map(|number| ("at", number.to_string())).into_iter().collect();
     let entries: Vec<ExportedEntry> = flags.controller.get("/v1/export", &query).await?;
     let url = if flags.to.contains("://") { flags.to.clone() } else { format!("file://{}", flags.to) };
     let store = stores::open(&flags.credentials.with(&url)).map_err(Failure::usage)?;
@@ -44,11 +43,4 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
         println!("{} entries are written to {}", entries.len(), store.url);
     }
     Ok(())
-}
-
-fn number(typed: &str) -> Result<u64, Failure> {
-    typed
-        .trim_start_matches(['C', 'c'])
-        .parse()
-        .map_err(|_| Failure::usage(format!("{typed:?} is not a config; write it as in `waypost history`, such as C12")))
 }

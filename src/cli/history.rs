@@ -7,10 +7,13 @@ use clap::Args;
 use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::{machine, table};
-use crate::api::ConfigRecord;
+use crate::api::{Audit, ConfigRecord, date};
 
 #[derive(Debug, Args)]
 pub(super) struct HistoryFlags {
+    /// Show who froze, pinned and released what, instead
+    #[arg(long)]
+    audit: bool,
     #[command(flatten)]
     controller: ControllerFlag,
     #[command(flatten)]
@@ -18,6 +21,9 @@ pub(super) struct HistoryFlags {
 }
 
 pub(super) async fn run(flags: HistoryFlags) -> Outcome {
+    if flags.audit {
+        return audit(&flags).await;
+    }
     let records: Vec<ConfigRecord> = flags.controller.get("/v1/history", &[]).await?;
     if machine(flags.output.output, &records)? {
         return Ok(());
@@ -27,6 +33,15 @@ pub(super) async fn run(flags: HistoryFlags) -> Outcome {
         [format!("C{}", record.number), digest, ago(record.at), record.version.to_string(), record.objects.to_string(), record.changes.join(", ")]
     };
     table(["config", "digest", "published", "version", "objects", "changes"], &records.iter().rev().map(row).collect::<Vec<_>>())
+}
+
+async fn audit(flags: &HistoryFlags) -> Outcome {
+    let all: Vec<Audit> = flags.controller.get("/v1/audit", &[]).await?;
+    if machine(flags.output.output, &all)? {
+        return Ok(());
+    }
+    let row = |audit: &Audit| [date(audit.at), audit.by.clone(), audit.what.clone()];
+    table(["when", "who", "what"], &all.iter().rev().map(row).collect::<Vec<_>>())
 }
 
 /// How long ago a date in milliseconds was.

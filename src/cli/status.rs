@@ -33,6 +33,9 @@ fn print(status: &StatusInfo) {
         None => println!("Leader:   none"),
     }
     println!("Serving:  {version}");
+    if let Some(hold) = &status.hold {
+        println!("Held:     {}", hold.told());
+    }
     if let Some(tree) = &status.active_tree {
         println!("Tree:     {tree} (named by current)");
     }

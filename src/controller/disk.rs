@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use waypost_model::compile::{EntryInput, SavedEntry, Written};
 use waypost_model::lane::{Change, Lane};
+use waypost_model::object::Object;
 use waypost_model::snapshot::Version;
 
 /// An entry as it is written.
@@ -157,6 +158,9 @@ pub struct ConfigRecord {
 struct Kept {
     record: ConfigRecord,
     stores: Vec<Saved>,
+    /// The objects, as proxies get them.
+    #[serde(default)]
+    objects: Vec<String>,
 }
 
 /// The ring of configs on disk.
@@ -166,13 +170,15 @@ pub struct History {
     keep: usize,
     records: Vec<ConfigRecord>,
     last: Lane,
+    /// The config that is held: it stays, however old.
+    spare: Option<u64>,
 }
 
 impl History {
     /// Opens the ring below the state directory.
     pub fn open(state: &Path, keep: usize) -> Self {
         let folder = state.join("history");
-        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), last: Lane::default() };
+        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), last: Lane::default(), spare: None };
         let mut files = history.files();
         files.sort();
         for file in files {
@@ -216,15 +222,39 @@ impl History {
         Ok(kept.stores.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
     }
 
-    /// Adds a config, unless it is the last one again.
+    /// The objects of a config.
+    ///
+    /// # Errors
+    /// There is no such config, or its file cannot be used.
+    pub fn lane(&self, number: u64) -> Result<Lane, String> {
+        let record = self.records.iter().find(|record| record.number == number);
+        let record = record.ok_or_else(|| format!("there is no config C{number}; `waypost history` lists those there are"))?;
+        let kept = self.read(&self.file(number))?;
+        let objects = kept.objects.iter().map(|bytes| Object::read(bytes).map(Change::Put)).collect::<Result<Vec<_>, _>>()?;
+        let lane = Lane::default().with(objects);
+        if lane.digest().to_string() == record.digest {
+            Ok(lane)
+        } else {
+            Err(format!("the file of C{number} does not hold its objects; export it and write it to the store"))
+        }
+    }
+
+    /// Keeps a config from being trimmed.
+    pub const fn spare(&mut self, number: Option<u64>) {
+        self.spare = number;
+    }
+
+    /// Adds a config, unless it is the last one again, or the one that is spared. Returns its number.
     ///
     /// # Errors
     /// The disk refused; the config is to be added again later.
-    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[SavedStore]) -> io::Result<()> {
+    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[SavedStore]) -> io::Result<u64> {
         let digest = config.digest().to_string();
-        if self.records.last().is_some_and(|last| last.digest == digest) {
+        let same = self.records.iter().rev().find(|record| record.digest == digest);
+        let last = self.records.last().map(|last| last.number);
+        if let Some(same) = same.filter(|same| Some(same.number) == last || Some(same.number) == self.spare) {
             self.last = config.clone();
-            return Ok(());
+            return Ok(same.number);
         }
         let told = |change: &Change| match change {
             Change::Put(object) => format!("put {}", object.path()),
@@ -238,18 +268,21 @@ impl History {
         let number = self.records.last().map_or(1, |last| last.number + 1);
         let record = ConfigRecord { number, digest, at, version, objects: config.len(), changes: lines };
         // Room first: a full disk is relieved by what goes.
-        while self.records.len() >= self.keep {
-            let oldest = self.records.remove(0);
+        while self.records.len() >= self.keep
+            && let Some(oldest) = self.records.iter().position(|record| Some(record.number) != self.spare)
+        {
+            let oldest = self.records.remove(oldest);
             match std::fs::remove_file(self.file(oldest.number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
         let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
-        waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores })?)?;
+        let objects = config.objects().map(|object| object.bytes().to_owned()).collect();
+        waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores, objects })?)?;
         self.records.push(record);
         self.last = config.clone();
-        Ok(())
+        Ok(number)
     }
 }
 
@@ -260,6 +293,22 @@ mod tests {
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
         let written = |value: &[u8], revision| Written { value: value.into(), revision };
         SavedEntry { input: EntryInput { key: key.to_owned(), written: written(value, 2), unreadable: None }, last_good: good.map(|value| written(value, 1)) }
+    }
+
+    #[test]
+    fn a_config_that_is_held_stays_in_the_history() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path(), 3);
+        let add = |history: &mut History, n: u64| {
+            let object = Object::read(&format!(r#"{{"kind":"route","name":"r{n}"}}"#)).unwrap();
+            history.add(Version { epoch: 1, sequence: n }, &Lane::default().with([Change::Put(object)]), n, &[]).unwrap()
+        };
+        assert_eq!(add(&mut history, 1), 1);
+        history.spare(Some(1));
+        (2..=6).for_each(|n| assert_eq!(add(&mut history, n), n));
+        assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [1, 5, 6]);
+        assert_eq!(add(&mut history, 1), 1, "it is known again");
+        assert!(History::open(folder.path(), 3).lane(1).is_ok());
     }
 
     #[test]
@@ -299,13 +348,15 @@ mod tests {
             let object = waypost_model::object::Object::read(&format!(r#"{{"kind":"route","name":"r{n}"}}"#)).unwrap();
             lane = lane.with([Change::Put(object)]);
             let stores = vec![("s".to_owned(), vec![saved(&format!("routes/r{n}"), b"v", None)])];
-            history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap();
-            history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap();
+            assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n);
+            assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n, "the same again");
         }
         let history = History::open(folder.path(), 3);
         assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(history.records()[2].changes, ["put route/r5"]);
         assert_eq!(history.entries(4).unwrap()[0].1[0].input.key, "routes/r4");
+        let four: Vec<String> = history.lane(4).unwrap().objects().map(|object| object.name().to_owned()).collect();
+        assert_eq!(four.len(), 4, "C4 had r1 to r4: {four:?}");
         assert!(history.entries(1).unwrap_err().contains("waypost history"));
     }
 }

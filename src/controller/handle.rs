@@ -8,9 +8,11 @@ use waypost_model::snapshot::Snapshot;
 
 use super::disk::{ConfigRecord, Exported, History};
 use super::events::Event;
+use super::hold::Action;
+use super::operator::{Audit, Current, Request, Saved};
 use super::settings::Store;
 use super::step::Input;
-use super::view::{EntryAnswer, EntryInfo, ProxyInfo, ReadyInfo, StatusInfo};
+use super::view::{EntryAnswer, EntryInfo, ObjectDiff, ProxyInfo, ReadyInfo, StatusInfo};
 
 /// A question to the one task that owns the state.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub enum Query {
     Events(u64, oneshot::Sender<Vec<Event>>),
     /// The authors' bytes of what serves now.
     Export(oneshot::Sender<Vec<Exported>>),
+    /// What is published and what it came from; nothing before the first publication.
+    Current(oneshot::Sender<Option<Current>>),
     /// The metrics.
     Metrics(oneshot::Sender<String>),
 }
@@ -50,6 +54,8 @@ pub struct Handle {
     changes: watch::Receiver<u64>,
     stores: Arc<Vec<Arc<Store>>>,
     history: Arc<Mutex<History>>,
+    operator: mpsc::Sender<Request>,
+    saved: Arc<Mutex<Saved>>,
 }
 
 /// The controller has stopped.
@@ -65,8 +71,40 @@ impl Handle {
         changes: watch::Receiver<u64>,
         stores: Arc<Vec<Arc<Store>>>,
         history: Arc<Mutex<History>>,
+        operator: (mpsc::Sender<Request>, Arc<Mutex<Saved>>),
     ) -> Self {
-        Self { commands, snapshots, changes, stores, history }
+        let (operator, saved) = operator;
+        Self { commands, snapshots, changes, stores, history, operator, saved }
+    }
+
+    /// Does what an operator asks for; returns one sentence about it.
+    ///
+    /// # Errors
+    /// Why nothing was done.
+    pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(Request { action, by, to }).await.map_err(|_| Gone.to_string())?;
+        answer.await.map_err(|_| Gone.to_string())?
+    }
+
+    /// Who did what, oldest first.
+    pub fn audit(&self) -> Vec<Audit> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).audit.clone()
+    }
+
+    /// What differs between two configs of the history, or between one and what is published.
+    ///
+    /// # Errors
+    /// There is no such config, or its file cannot be used.
+    pub async fn diff(&self, from: u64, to: Option<u64>) -> Result<Vec<ObjectDiff>, String> {
+        let (history, published) = (self.history.clone(), self.snapshots.borrow().config.clone());
+        let compare = move || {
+            let history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = history.lane(from)?;
+            let after = to.map_or(Ok(published), |number| history.lane(number))?;
+            Ok::<_, String>(ObjectDiff::between(&before, &after))
+        };
+        tokio::task::spawn_blocking(compare).await.map_err(|error| error.to_string())?
     }
 
     /// The snapshot, and every later one.

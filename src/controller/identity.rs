@@ -53,6 +53,28 @@ impl Identity {
     }
 }
 
+/// Where a controller can be reached, in the store.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ControllerRecord {
+    url: String,
+}
+
+/// Keeps `controllers/NAME` in the store, for those who look for a controller; where we may not write, there is none.
+pub async fn announce(store: Arc<Store>, name: String, url: String) {
+    let key = Key::from(format!("{}/controllers/{name}", store.status_root()));
+    let record = ControllerRecord { url };
+    loop {
+        let found = store.adapter.get(&key).await;
+        let stands = matches!(&found, Ok(Some(entry)) if serde_json::from_slice::<ControllerRecord>(&entry.value).is_ok_and(|known| known == record));
+        if let (false, Ok(_), Ok(value)) = (stands, &found, serde_json::to_vec(&record))
+            && let Err(error) = store.adapter.put(&key, Bytes::from(value)).await
+        {
+            tracing::debug!("{key} was not written: {error}");
+        }
+        tokio::time::sleep(LOOK_AGAIN + jitter(LOOK_AGAIN)).await;
+    }
+}
+
 /// The store is asked again this often whether it still has the id: somebody may have wiped it.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 

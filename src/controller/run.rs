@@ -14,8 +14,10 @@ use waypost_model::snapshot::{Snapshot, Version};
 
 use super::disk::{Exported, History, SavedStore, load_entries, same_store, save_entries};
 use super::handle::{Command, Handle, Query};
+use super::hold::Hold;
 use super::identity::{self, Identity};
 use super::metrics::{Metrics, StoreLabel};
+use super::operator::{self, Current};
 use super::settings::{Settings, Store};
 use super::step::{Input, Now, Output, State};
 use super::view::{self, LeaderInfo};
@@ -50,19 +52,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let path = settings.state.clone();
     let failed = |reason: String| StartError::State { path: path.clone(), reason };
     std::fs::create_dir_all(&settings.state).map_err(|error| failed(error.to_string()))?;
-    let mut identity = Identity::load(&settings.state).unwrap_or_else(|error| {
-        tracing::error!("{error}; a new epoch is begun");
-        Identity::default()
-    });
-    identity.epoch = identity.epoch.saturating_add(1);
-    match identity.save(&settings.state) {
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
-            identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
-            tracing::error!("the state directory is full: {error}; free some space: what is learned now would be lost in a restart");
-        }
-        saved => saved.map_err(|error| failed(error.to_string()))?,
-    }
+    let identity = begin_epoch(&settings.state).map_err(|error| failed(error.to_string()))?;
     let known = Some(identity.cluster.clone()).filter(|id| !id.is_empty());
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let names = stores.iter().map(|store| store.url.clone()).collect();
@@ -78,18 +68,23 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     }
     if let Some(first) = stores.first() {
         let settling = identity::settle(first.clone(), known, inputs.clone());
-        let ended = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = ended.cancelled() => {}
-                () = settling => {}
-            }
-        });
+        let announcing = identity::announce(first.clone(), settings.name.clone(), settings.advertise.clone());
+        tasks.spawn(until(stop.clone(), settling));
+        tasks.spawn(until(stop.clone(), announcing));
         tasks.spawn(verdicts::run(first.clone(), outbox.clone(), stop.clone()));
     }
     let metrics = Arc::new(Metrics::default());
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     tasks.spawn(save(settings.state.clone(), history.clone(), to_save, metrics.clone(), stop.clone()));
+    let saved = operator::Saved::load(&settings.state).unwrap_or_else(|error| {
+        tracing::error!("{error}; what was frozen or pinned is not known any more");
+        operator::Saved::default()
+    });
+    let hold = restore_hold(&saved, &history);
+    let (requests, from_operators) = mpsc::channel(QUEUE);
+    let saved = Arc::new(std::sync::Mutex::new(saved));
+    let operator = operator::Operator { folder: settings.state.clone(), history: history.clone(), owner: commands.clone(), saved: saved.clone() };
+    tasks.spawn(until(stop.clone(), operator.run(from_operators)));
     let leader = LeaderInfo { name: settings.name.clone(), url: settings.advertise.clone(), epoch: identity.epoch };
     let owner = Owner {
         settings,
@@ -109,8 +104,49 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         metrics,
         leader,
     };
-    tasks.spawn(owner.run(receiver, from_feeds, stop.clone()));
-    Ok(Handle::new(commands, snapshots, changes, stores, history))
+    tasks.spawn(owner.run(receiver, from_feeds, hold, stop.clone()));
+    Ok(Handle::new(commands, snapshots, changes, stores, history, (requests, saved)))
+}
+
+/// Who we are, under an epoch that no earlier run had.
+fn begin_epoch(folder: &std::path::Path) -> std::io::Result<Identity> {
+    let mut identity = Identity::load(folder).unwrap_or_else(|error| {
+        tracing::error!("{error}; a new epoch is begun");
+        Identity::default()
+    });
+    identity.epoch = identity.epoch.saturating_add(1);
+    match identity.save(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
+            identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+            tracing::error!("the state directory is full: {error}; free some space: what is learned now would be lost in a restart");
+        }
+        saved => saved?,
+    }
+    Ok(identity)
+}
+
+/// Work that ends with `stop` at the latest.
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// What was held when the controller stopped, with its config.
+fn restore_hold(saved: &operator::Saved, history: &std::sync::Mutex<History>) -> Option<Hold> {
+    let date = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+    let mark = saved.mark.clone().filter(|mark| !mark.is_over(date))?;
+    let mut history = history.lock().ok()?;
+    history.spare(Some(mark.config));
+    match history.lane(mark.config) {
+        Ok(lane) => Some(Hold { mark, lane }),
+        Err(error) => {
+            tracing::error!("{error}; {}, but what the store says is published", mark.told());
+            None
+        }
+    }
 }
 
 /// What goes to disk.
@@ -142,7 +178,10 @@ struct Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inputs: mpsc::Receiver<Input>, hold: Option<Hold>, stop: CancellationToken) {
+        if let Some(hold) = hold {
+            self.input(Input::Hold { hold: Some(Box::new(hold)), by: String::new() });
+        }
         self.restore();
         loop {
             let due = self.started + self.state.due();
@@ -211,7 +250,8 @@ impl Owner {
         }
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
-            if output.config_published {
+            // What is held is in the history already.
+            if output.config_published && self.state.hold().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
                 self.unsaved = true;
             }
@@ -220,7 +260,7 @@ impl Owner {
         if output.changed {
             self.changes.send_modify(|count| *count += 1);
         }
-        self.outbox.add(verdicts::wanted(&self.state.compiler, &output.verdicts, self.settings.status_writes));
+        self.outbox.add(verdicts::wanted(&self.state, &output.verdicts, self.settings.status_writes));
         for event in self.state.events.since(self.logged) {
             tracing::info!(target: "waypost", about = event.about, "{}: {}", event.reason, event.message);
         }
@@ -248,6 +288,11 @@ impl Owner {
         self.saver.send_replace(Some(ToSave { stores, config: self.config.clone() }));
     }
 
+    fn current(&self) -> Option<Current> {
+        let snapshot = &self.state.snapshot;
+        self.state.is_ready().then(|| Current { version: snapshot.version, config: snapshot.config.clone(), stores: self.saved().collect() })
+    }
+
     /// The entries of every store as they are saved.
     fn saved(&self) -> impl Iterator<Item = SavedStore> + '_ {
         self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
@@ -267,6 +312,7 @@ impl Owner {
             Query::Proxies(to) => drop(to.send(view::proxies(&self.state, now))),
             Query::Events(from, to) => drop(to.send(self.state.events.since(from).cloned().collect())),
             Query::Export(to) => drop(to.send(self.saved().map(Exported::of).collect())),
+            Query::Current(to) => drop(to.send(self.current())),
             Query::Metrics(to) => drop(to.send(self.metrics.render(&view::status(&self.state, &self.stores, self.leader.clone(), now)))),
         }
     }
@@ -307,7 +353,7 @@ async fn save(
 fn write(folder: &std::path::Path, history: &std::sync::Mutex<History>, work: &ToSave) -> std::io::Result<()> {
     save_entries(folder, &work.stores)?;
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
-        history.add(*version, config, *at, &work.stores)?;
+        history.add(*version, config, *at, &work.stores).map(drop)?;
     }
     Ok(())
 }

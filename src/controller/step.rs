@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use waypost_adapter::{AdapterError, Change, Entry, Event as StoreEvent, Revision};
 use waypost_model::compile::{Compiler, EntryChange, EntryId, EntryInput, SavedEntry, Written};
-use waypost_model::key::Kind;
+use waypost_model::key::{Kind, ResourceKey};
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Report;
 
 use super::events::Events;
+use super::hold::Hold;
 use super::proxies::Proxies;
 use super::window::Window;
 
@@ -68,6 +69,13 @@ pub enum Input {
         name: String,
         /// What it said.
         report: Box<Report>,
+    },
+    /// An operator holds the config, or lets it go; and who that is.
+    Hold {
+        /// What is held from now on.
+        hold: Option<Box<Hold>>,
+        /// Who asked for it.
+        by: String,
     },
     /// Time passed.
     Tick,
@@ -149,6 +157,8 @@ pub struct State {
     /// Entries that are published and not yet live everywhere.
     arriving: BTreeSet<EntryId>,
     windows: (Window, Window),
+    /// What an operator holds, and when that is over.
+    hold: Option<(Hold, Option<Duration>)>,
     swept: Duration,
     names: Vec<String>,
     no_listener_told: bool,
@@ -170,6 +180,7 @@ impl State {
             unpublished: BTreeSet::new(),
             arriving: BTreeSet::new(),
             windows: Default::default(),
+            hold: None,
             swept: Duration::ZERO,
             names,
             no_listener_told: false,
@@ -190,7 +201,8 @@ impl State {
 
     /// The next moment at which [`Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
-        [self.windows.0.due(), self.windows.1.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
+        let released = self.hold.as_ref().and_then(|(_, until)| *until);
+        [self.windows.0.due(), self.windows.1.due(), released].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }
 
     /// One step.
@@ -218,10 +230,48 @@ impl State {
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => {
                 self.sweep(now);
+                if self.hold.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
+                    return self.set_hold(None, "its time being over", now);
+                }
                 let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
                 self.publish(due.0, due.1, now)
             }
+            Input::Hold { hold, by } => self.set_hold(hold.map(|hold| *hold), &by, now),
         }
+    }
+
+    /// What an operator holds.
+    pub fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref().map(|(hold, _)| hold)
+    }
+
+    /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
+    pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
+        let path = format!("{}/{}", resource.kind.singular(), resource.name);
+        let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
+        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(self.compiler.config()))
+    }
+
+    fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
+        let (reason, told) = match (&hold, self.hold.take()) {
+            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
+            (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
+            (None, None) => return Output::default(),
+        };
+        self.events.add(now.date, reason, "config", told);
+        self.hold = hold.map(|hold| {
+            let until = hold.mark.left(now.date).map(|left| now.since_start + left);
+            (hold, until)
+        });
+        let mut output = self.publish(true, false, now);
+        output.changed = true;
+        output.verdicts = self.compiler.config_entries();
+        output
+    }
+
+    /// The config that is to be published.
+    fn config(&self) -> &Lane {
+        self.hold.as_ref().map_or_else(|| self.compiler.config(), |(hold, _)| &hold.lane)
     }
 
     /// Forgets what is over.
@@ -330,7 +380,7 @@ impl State {
         let next = Snapshot {
             cluster: self.cluster.clone().unwrap_or_default(),
             version: self.snapshot.version.next(),
-            config: lane(config, self.compiler.config(), &self.snapshot.config),
+            config: lane(config, self.config(), &self.snapshot.config),
             membership: lane(membership, self.compiler.membership(), &self.snapshot.membership),
         };
         if first || !next.same_content(&self.snapshot) {

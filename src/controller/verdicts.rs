@@ -11,11 +11,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use waypost_adapter::{AdapterError, ErrorKind, Event, Key};
-use waypost_model::compile::{Compiler, EntryId, EntryView};
+use waypost_model::compile::{EntryId, EntryView};
 use waypost_model::key::{Place, place};
+use waypost_model::verdict::Status;
 
 use super::feed::jitter;
 use super::settings::{StatusWrites, Store};
+use super::step::State;
+use super::view;
 
 /// What is to stand at a key below `verdicts/`: a verdict, or nothing.
 pub type Wanted = BTreeMap<String, Option<Bytes>>;
@@ -52,21 +55,23 @@ impl Outbox {
 
 /// What is to stand in the store after these entries changed. A resource has one verdict there: that of the entry that
 /// answers for it, however many trees and stores have one of its name.
-pub fn wanted(compiler: &Compiler, touched: &BTreeSet<EntryId>, writes: StatusWrites) -> Wanted {
+pub fn wanted(state: &State, touched: &BTreeSet<EntryId>, writes: StatusWrites) -> Wanted {
+    let compiler = &state.compiler;
     let one = |id: &EntryId| match place(&id.key, false) {
         Place::Resource { resource, .. } => Some((resource.to_string(), compiler.entry_of(&resource))),
         Place::Current => Some((id.key.clone(), compiler.entry_at(&id.key))),
         Place::Folder | Place::Unknown(_) => None,
     };
-    let text = |id: Option<EntryId>| id.and_then(|id| compiler.view(&id)).and_then(|view| text(&view, writes));
+    let text = |id: Option<EntryId>| id.and_then(|id| compiler.view(&id)).and_then(|view| text(state, &view, writes));
     if writes == StatusWrites::None { Wanted::new() } else { touched.iter().filter_map(one).map(|(name, id)| (name, text(id))).collect() }
 }
 
-fn text(view: &EntryView, writes: StatusWrites) -> Option<Bytes> {
-    if writes == StatusWrites::Problems && view.verdict.problem().is_none() {
+fn text(state: &State, view: &EntryView, writes: StatusWrites) -> Option<Bytes> {
+    let conditions = view::conditions(state, view);
+    if writes == StatusWrites::Problems && conditions.iter().all(|condition| condition.status != Status::False) {
         return None;
     }
-    let text = json!({ "revision": view.written.revision, "conditions": view.verdict.conditions, "lastGoodRevision": view.last_good });
+    let text = json!({ "revision": view.written.revision, "conditions": conditions, "lastGoodRevision": view.last_good });
     Some(Bytes::from(text.to_string()))
 }
 

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use waypost_model::compile::{EntryId, EntryView};
+use waypost_model::lane::{Change, Lane};
 use waypost_model::problem::Problem;
 use waypost_model::snapshot::Version;
 use waypost_model::verdict::{Condition, ConditionType};
 use waypost_wire::ObjectProblem;
 
+use super::hold::Mark;
 use super::proxies::Proxies;
 use super::settings::Store;
 use super::step::{Now, State};
@@ -165,6 +168,30 @@ pub struct LimitInfo {
     pub limit: usize,
 }
 
+/// An object that differs between two configs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ObjectDiff {
+    /// `kind/name`.
+    pub path: String,
+    /// What it was; absent if it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<RawValue>>,
+    /// What it is; absent if it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Box<RawValue>>,
+}
+
+impl ObjectDiff {
+    /// What differs, by path.
+    pub fn between(before: &Lane, after: &Lane) -> Vec<Self> {
+        let json = |lane: &Lane, path: &str| lane.get(path).and_then(|object| RawValue::from_string(object.bytes().to_owned()).ok());
+        let one = |change: &Change| Self { path: change.path().to_owned(), before: json(before, change.path()), after: json(after, change.path()) };
+        let mut all: Vec<Self> = before.changes_to(after).iter().map(one).collect();
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        all
+    }
+}
+
 /// Everything in one screen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -183,6 +210,9 @@ pub struct StatusInfo {
     pub sources: Vec<SourceInfo>,
     /// What is held back.
     pub held: Vec<String>,
+    /// What an operator holds the config at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Mark>,
     /// The proxies.
     pub proxies: Vec<ProxyInfo>,
     /// Keys of refused entries.
@@ -226,8 +256,9 @@ pub fn ready(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Ready
 pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, now: Now) -> EntryInfo {
     let store = stores.get(view.id.source);
     let live = live(state, view, now);
-    let mut conditions = view.verdict.conditions.clone();
-    if view.verdict.problem().is_none() || view.verdict.get(ConditionType::Programmed).is_none() && view.verdict.accepted() {
+    let mut conditions = conditions(state, view);
+    let open = !conditions.iter().any(|condition| condition.r#type == ConditionType::Programmed);
+    if open && view.verdict.accepted() {
         conditions.push(programmed(&live, trouble(state, view, now)));
     }
     EntryInfo {
@@ -243,6 +274,18 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
         last_good_revision: view.last_good,
         live,
     }
+}
+
+/// The verdict of an entry, with what an operator holds.
+pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
+    let mut conditions = view.verdict.conditions.clone();
+    if let (Some(hold), Some(resource), true) = (state.hold(), &view.resource, view.in_snapshot)
+        && state.is_held_back(resource)
+    {
+        conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
+        conditions.push(hold.condition());
+    }
+    conditions
 }
 
 /// What keeps a proxy that follows us from serving an entry, if anything does.
@@ -278,6 +321,9 @@ fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
 fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let track = state.tracks.get(&view.id).copied();
     let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
+    if view.resource.as_ref().is_some_and(|resource| state.is_held_back(resource)) {
+        live.version = None;
+    }
     for (name, proxy) in state.proxies.connected(now.since_start) {
         live.of += 1;
         let troubled = view
@@ -351,6 +397,7 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInf
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
         held: Vec::new(),
+        hold: state.hold().map(|hold| hold.mark.clone()),
         proxies: proxies(state, now),
         rejected: rejected.map(|view| full(&view.id)).collect(),
         active_tree: state.compiler.active_tree().map(str::to_owned),

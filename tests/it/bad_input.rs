@@ -271,3 +271,72 @@ fn keys_under_the_other_spelling_of_the_root_are_named() {
     let wanted = r#"1 keys such as "/waypost/routes/lost" are written under "/waypost", which nobody reads; write them under "waypost""#;
     assert!(told.contains(wanted), "{told}");
 }
+
+#[test]
+fn a_state_directory_that_is_full_at_the_start_is_told_and_what_it_holds_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, state) = (folder.path().join("waypost"), folder.path().join("state"));
+    for path in [&dir, &state] {
+        std::fs::create_dir(path).unwrap();
+    }
+    std::fs::create_dir(dir.join("listeners")).unwrap();
+    std::fs::create_dir(dir.join("routes")).unwrap();
+    let (api, admin, web) = (loopback(), loopback(), loopback());
+    std::fs::write(dir.join("listeners/web"), format!("{{\"address\":\"{web}\"}}")).unwrap();
+    std::fs::write(dir.join("routes/ok"), r#"{"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"ok"}}]}]}"#).unwrap();
+    // Runs, is stopped, and is started again on a disk that was filled and whose store is gone: all in one namespace.
+    let run = format!(
+        "{} run --store file://{} --state {} --api {api} --admin {admin} --name p1 --drain-delay 0s",
+        waypost().display(),
+        dir.display(),
+        state.display()
+    );
+    let script = format!(
+        "mount -t tmpfs -o size=128k tmpfs {0} && {{ {run} & first=$!; \
+         until ls {0}/proxy/config-* 2>/dev/null | grep -q . && grep -q '\"ok\"' {0}/proxy/config-*; do sleep 0.05; done; \
+         kill $first; wait $first; mv {1} {1}.away; head -c 200000 /dev/zero > {0}/filler; echo FULL >&2; exec {run}; }}",
+        state.display(),
+        dir.display()
+    );
+    let mut command = Command::new("unshare");
+    let root = std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
+    command.args(if root { &["-m"][..] } else { &["-Urm"] }).args(["bash", "-c", &script]);
+    let process = Process::start(&mut command, &folder.path().join("run.log"));
+    until("the second start", || process.output().contains("FULL"));
+    until("service from what the disk holds", || std::net::TcpStream::connect(web).is_ok() && get(web, "any", "/").body == "ok");
+    until("a word about the disk", || process.output().contains("the state directory is full: No space left on device"));
+    until("a word about the store", || process.output().contains("create the directory, or correct the path of --store"));
+    assert_eq!(get(web, "any", "/").body, "ok");
+}
+
+#[test]
+fn what_grows_beyond_bounds_or_touches_framing_is_refused() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    run.write("routes/shop", r#"{"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"ok"}}]}]}"#);
+    run.ok(&["wait", "routes/shop"]);
+    let body = "x".repeat(100_000);
+    let rule = "  - {filters: [{type: FixedResponse, fixedResponse: {statusCode: 200, body: *b}}]}\n";
+    let first = format!("rules:\n  - {{filters: [{{type: FixedResponse, fixedResponse: {{statusCode: 200, body: &b {body}}}}}]}}\n");
+    let aliases = first + &rule.repeat(40);
+    let modifier = |kind: &str, field: &str, change: &str| {
+        format!(r#"{{"rules":[{{"filters":[{{"type":"{kind}","{field}":{change}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#)
+    };
+    for (value, told) in [
+        (aliases, " bytes; at most 1048576 are accepted (setting objectBytes)"),
+        (
+            modifier("ResponseHeaderModifier", "responseHeaderModifier", r#"{"set":[{"name":"Content-Length","value":"5"}]}"#),
+            r#"the header "content-length" belongs to the connection and cannot be changed; the proxy sets it; take it out of responseHeaderModifier"#,
+        ),
+        (
+            modifier("RequestHeaderModifier", "requestHeaderModifier", r#"{"remove":["transfer-encoding"]}"#),
+            r#"the header "transfer-encoding" belongs to the connection"#,
+        ),
+    ] {
+        run.write("routes/bad", &value);
+        let printed = run.fails(3, &["wait", "routes/bad"]);
+        assert!(printed.contains(told), "{printed}");
+        assert_eq!(get(web, "any", "/").body, "ok");
+    }
+    assert!(run.ok(&["status"]).contains("Proxies:  1 connected"));
+}

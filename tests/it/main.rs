@@ -5,6 +5,7 @@ mod architecture;
 mod bad_input;
 mod chaos;
 mod harness;
+mod hold;
 mod http;
 mod outage;
 mod swap;

@@ -44,7 +44,11 @@ fn closing_a_listener_under_load_resets_no_connection() {
                 scope.spawn(|| {
                     // New connections until the port is closed: each that was made must be answered.
                     loop {
-                        let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { return };
+                        let mut stream = match std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+                            Ok(stream) => stream,
+                            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+                            Err(error) => return failed.lock().unwrap().push(format!("connecting: {error}")),
+                        };
                         use std::io::{Read as _, Write as _};
                         let mut answer = Vec::new();
                         let asked =
@@ -54,12 +58,44 @@ fn closing_a_listener_under_load_resets_no_connection() {
                         }
                     }
                 });
+                // Kept connections go on until they are told to close, with an answer and not instead of one.
+                scope.spawn(|| {
+                    if let Err(why) = ask_until_told_to_close(address) {
+                        failed.lock().unwrap().push(why);
+                    }
+                });
             }
             std::thread::sleep(Duration::from_millis(200));
             std::fs::remove_file(run.dir().join("listeners/closing")).unwrap();
         });
         let failed = failed.into_inner().unwrap();
         assert!(failed.is_empty(), "round {round}: {failed:?}");
+    }
+}
+
+/// Asks on one connection until an answer says that it is the last.
+fn ask_until_told_to_close(address: std::net::SocketAddr) -> Result<(), String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).map_err(|error| error.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
+    loop {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: any\r\n\r\n").map_err(|error| format!("asking: {error}"))?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\na") {
+            let mut buffer = [0; 1_024];
+            match stream.read(&mut buffer).map_err(|error| format!("reading: {error}"))? {
+                0 => return Err(format!("closed after {} bytes", answer.len())),
+                count => answer.extend_from_slice(&buffer[..count]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        if !answer.starts_with("http/1.1 200") {
+            return Err(answer);
+        }
+        if answer.contains("connection: close") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -18,6 +18,9 @@ fn a_user_of_consul_is_answered_at_every_step() {
     let consul = Consul::new(1);
     let backend = Backend::named("a");
     let run = Box1::start(&format!("consul://{}/waypost", consul.endpoints()[0]), &[]);
+    until("where the controller is", || {
+        consul_kv_get(&consul, "waypost-status/controllers/p1").is_some_and(|record| record.trim() == format!("{{\"url\":\"http://{}\"}}", run.api))
+    });
     until("the key to write", || run.process.output().contains("no listener is written; write listeners/web"));
 
     let web = loopback();

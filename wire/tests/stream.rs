@@ -148,3 +148,51 @@ fn the_present_form_is_the_golden_one() {
     }
     assert_eq!(text, include_str!("golden/stream-1.jsonl"), "the wire form changed: keep the old file, add a new one");
 }
+
+/// What proxies send in the present form is the golden one, and the golden one is still read.
+#[test]
+fn requests_and_reports_have_their_golden_forms() {
+    use waypost_wire::{DrainingEndpoint, ListenerState, Load, ObjectProblem, Report, WatchRequest};
+    let request = WatchRequest {
+        name: "edge-1".to_owned(),
+        run_id: "5f0c1f3e-0000-4000-8000-000000000001".to_owned(),
+        labels: BTreeMap::from([("tier".to_owned(), "edge".to_owned())]),
+        cluster: Some("c1".to_owned()),
+        highest: Some(version(2, 7)),
+        from: Some(version(2, 6)),
+        held: BTreeMap::from([(Lane::Membership, vec![object("a", 1).digest()])]),
+        level: 1,
+    };
+    let report = Report {
+        run_id: "5f0c1f3e-0000-4000-8000-000000000001".to_owned(),
+        labels: BTreeMap::from([("tier".to_owned(), "edge".to_owned())]),
+        admin: "http://127.0.0.1:7410".to_owned(),
+        release: "0.1.0".to_owned(),
+        applied: Some(version(2, 6)),
+        highest: Some(version(2, 7)),
+        refused: Some("version 2.7 does not have the digest that was announced".to_owned()),
+        problems: vec![ObjectProblem {
+            kind: "listener".to_owned(),
+            name: "web".to_owned(),
+            reason: "AddressNotAvailable".to_owned(),
+            message: "taken".to_owned(),
+        }],
+        listeners: vec![ListenerState { name: "web".to_owned(), address: "127.0.0.1:80".to_owned(), bound: false }],
+        load: Load { connections: 1, in_flight: 2, requests: 3 },
+        draining: vec![DrainingEndpoint { name: "shop/a".to_owned(), in_flight: 4 }],
+    };
+    golden("watch-request-1.json", &serde_json::to_string(&request).unwrap(), include_str!("golden/watch-request-1.json"));
+    golden("report-1.json", &serde_json::to_string(&report).unwrap(), include_str!("golden/report-1.json"));
+    assert_eq!(serde_json::from_str::<WatchRequest>(include_str!("golden/watch-request-1.json")).unwrap(), request);
+    assert_eq!(serde_json::from_str::<Report>(include_str!("golden/report-1.json")).unwrap(), report);
+    let newer = include_str!("golden/report-1.json").trim_end().replacen('{', r#"{"mood":"good","#, 1);
+    assert_eq!(serde_json::from_str::<Report>(&newer).unwrap(), report, "what a newer proxy adds is passed over");
+}
+
+fn golden(name: &str, now: &str, kept: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")), format!("{now}\n")).unwrap();
+        return;
+    }
+    assert_eq!(now, kept.trim_end(), "{name}: the form changed: keep the old file, add a new one");
+}

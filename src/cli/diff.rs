@@ -1,0 +1,48 @@
+//! `waypost diff C1 [C2]`: what differs between two configs of the history, or between one and what is published.
+
+use clap::Args;
+use serde_json::value::RawValue;
+
+use super::Outcome;
+use super::client::{ControllerFlag, OutputFlag};
+use super::hold::number;
+use super::text::machine;
+use crate::api::ObjectDiff;
+
+#[derive(Debug, Args)]
+pub(super) struct DiffFlags {
+    /// A config of the history (C12)
+    #[arg(value_parser = number, value_name = "C1")]
+    from: u64,
+    /// Another one; what is published if not given
+    #[arg(value_parser = number, value_name = "C2")]
+    to: Option<u64>,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+pub(super) async fn run(flags: DiffFlags) -> Outcome {
+    let mut query = vec![("from", flags.from.to_string())];
+    query.extend(flags.to.map(|number| ("to", number.to_string())));
+    let all: Vec<ObjectDiff> = flags.controller.get("/v1/diff", &query).await?;
+    if machine(flags.output.output, &all)? {
+        return Ok(());
+    }
+    for diff in &all {
+        println!("{}", diff.path);
+        print('-', diff.before.as_deref());
+        print('+', diff.after.as_deref());
+    }
+    if all.is_empty() {
+        println!("no difference");
+    }
+    Ok(())
+}
+
+fn print(sign: char, object: Option<&RawValue>) {
+    if let Some(object) = object {
+        println!("  {sign} {}", object.get());
+    }
+}

@@ -1,0 +1,13 @@
+//! `waypost freeze` and `waypost unfreeze`: the config stays as it is, whatever is written; endpoints go on.
+
+use super::Outcome;
+use super::hold::HoldFlags;
+use crate::api::Action;
+
+pub(super) async fn freeze(flags: HoldFlags) -> Outcome {
+    flags.ask(Action::Freeze).await
+}
+
+pub(super) async fn unfreeze(flags: HoldFlags) -> Outcome {
+    flags.ask(Action::Unfreeze).await
+}

@@ -1,0 +1,45 @@
+//! What the verbs that hold the config share: the request, and who asks.
+
+use clap::Args;
+
+use super::client::{ControllerFlag, OutputFlag};
+use super::text::machine;
+use super::{Failure, Outcome};
+use crate::api::{Action, HoldAnswer, HoldRequest};
+
+/// The flags that these verbs share.
+#[derive(Debug, Args)]
+pub(super) struct HoldFlags {
+    /// Who asks, for the record [default: user@host]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl HoldFlags {
+    /// Asks for it, and prints what was done.
+    pub(super) async fn ask(self, action: Action) -> Outcome {
+        let by = self.by.unwrap_or_else(|| format!("{}@{}", std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned()), waypost_proxy::cli::host_name()));
+        let answer: HoldAnswer = self.controller.post("/v1/hold", &HoldRequest { action, by }).await?;
+        if !machine(self.output.output, &answer)? {
+            println!("{}", answer.message);
+        }
+        Ok(())
+    }
+}
+
+/// The number of a config as people type it: `C12` or `12`.
+pub(super) fn number(typed: &str) -> Result<u64, String> {
+    typed.trim_start_matches(['C', 'c']).parse().map_err(|_| format!("{typed:?} is not a config; write it as in `waypost history`, such as C12"))
+}
+
+/// For how long, in seconds; at least one.
+pub(super) fn seconds(limit: Option<std::time::Duration>) -> Result<Option<u64>, Failure> {
+    match limit {
+        Some(limit) if limit.as_secs() == 0 => Err(Failure::usage("--for is less than a second; write for example 2h")),
+        other => Ok(other.map(|limit| limit.as_secs())),
+    }
+}

@@ -1,0 +1,47 @@
+//! `waypost pin`, `waypost rollback` and `waypost unpin`: a config of the history stays published, whatever is written.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Outcome;
+use super::hold::{HoldFlags, number, seconds};
+use crate::api::Action;
+
+#[derive(Debug, Args)]
+pub(super) struct PinFlags {
+    /// A config of the history (C12); the one that is published if not given
+    #[arg(value_parser = number, value_name = "C")]
+    config: Option<u64>,
+    /// Let go by itself after this long
+    #[arg(long = "for", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
+    lasting: Option<Duration>,
+    #[command(flatten)]
+    hold: HoldFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackFlags {
+    /// The config of the history to publish again (C12)
+    #[arg(long, value_parser = number, value_name = "C")]
+    to: u64,
+    /// Let go by itself after this long
+    #[arg(long = "for", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
+    lasting: Option<Duration>,
+    #[command(flatten)]
+    hold: HoldFlags,
+}
+
+pub(super) async fn pin(flags: PinFlags) -> Outcome {
+    let seconds = seconds(flags.lasting)?;
+    flags.hold.ask(Action::Pin { config: flags.config, seconds }).await
+}
+
+pub(super) async fn rollback(flags: RollbackFlags) -> Outcome {
+    let seconds = seconds(flags.lasting)?;
+    flags.hold.ask(Action::Pin { config: Some(flags.to), seconds }).await
+}
+
+pub(super) async fn unpin(flags: HoldFlags) -> Outcome {
+    flags.ask(Action::Unpin).await
+}

@@ -1,0 +1,176 @@
+//! The stop buttons: an operator freezes the config where it is, or takes it back and pins it, until somebody lets go.
+//! Membership goes on meanwhile. Pure: the date is an input.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use waypost_model::lane::Lane;
+use waypost_model::verdict::{Condition, ConditionType};
+
+/// Why the config stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It was frozen as it was.
+    Frozen,
+    /// It is one of the history.
+    Pinned,
+}
+
+impl Reason {
+    /// One word, as in conditions and events.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Frozen => "Frozen",
+            Self::Pinned => "Pinned",
+        }
+    }
+
+    /// The command that lets go.
+    pub const fn release(self) -> &'static str {
+        match self {
+            Self::Frozen => "waypost unfreeze",
+            Self::Pinned => "waypost unpin",
+        }
+    }
+}
+
+/// What is kept of a hold over a restart, and shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mark {
+    /// Why.
+    pub reason: Reason,
+    /// The config of the history that is published meanwhile.
+    pub config: u64,
+    /// Who asked for it.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Until when, in milliseconds since 1970; until somebody lets go, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+impl Mark {
+    /// Whether its time is over.
+    pub fn is_over(&self, date: u64) -> bool {
+        self.until.is_some_and(|until| until <= date)
+    }
+
+    /// How much of its time is left, if it has one.
+    pub fn left(&self, date: u64) -> Option<Duration> {
+        self.until.map(|until| Duration::from_millis(until.saturating_sub(date)))
+    }
+
+    /// One sentence for people: what, by whom, since when, and how to let go.
+    pub fn told(&self) -> String {
+        let until = self.until.map(|until| format!(" until {}", date(until))).unwrap_or_default();
+        let what = match self.reason {
+            Reason::Frozen => format!("the config is frozen at C{}", self.config),
+            Reason::Pinned => format!("config C{} is pinned", self.config),
+        };
+        format!("{what} by {} since {}{until}; `{}` releases it", self.by, date(self.at), self.reason.release())
+    }
+}
+
+/// A mark and the config that it names.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// What is kept of it.
+    pub mark: Mark,
+    /// The config that is published meanwhile.
+    pub lane: Lane,
+}
+
+impl Hold {
+    /// What is said of an entry that waits behind it.
+    pub fn condition(&self) -> Condition {
+        Condition::no(ConditionType::Programmed, self.mark.reason.word(), self.mark.told())
+    }
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Action {
+    /// Keep the config that is published.
+    Freeze,
+    /// Let it go on.
+    Unfreeze,
+    /// Publish this config of the history, or keep the one that is published, for so many seconds or until unpinned.
+    Pin {
+        /// Its number; the one that is published if absent.
+        config: Option<u64>,
+        /// Seconds.
+        seconds: Option<u64>,
+    },
+    /// Let it go on.
+    Unpin,
+}
+
+/// Whether an action may follow what is held now.
+///
+/// # Errors
+/// Why not, and what to do first.
+pub fn check(action: &Action, held: Option<&Mark>) -> Result<(), String> {
+    match (action, held) {
+        (Action::Freeze | Action::Pin { .. }, Some(mark)) if mark.reason == Reason::Frozen => Err(format!("{} first", mark.told())),
+        (Action::Unfreeze, None) => Err("nothing is frozen".to_owned()),
+        (Action::Unfreeze, Some(mark)) if mark.reason != Reason::Frozen => Err(format!("nothing is frozen; {}", mark.told())),
+        (Action::Unpin, None) => Err("nothing is pinned".to_owned()),
+        (Action::Unpin, Some(mark)) if mark.reason != Reason::Pinned => Err(format!("nothing is pinned; {}", mark.told())),
+        _ => Ok(()),
+    }
+}
+
+/// A date as people read it (RFC 9110, 5.6.7).
+pub fn date(millis: u64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(reason: Reason, until: Option<u64>) -> Mark {
+        Mark { reason, config: 12, by: "alice".to_owned(), at: 1_767_225_599_000, until }
+    }
+
+    #[test]
+    fn a_hold_says_who_since_when_and_how_to_let_go() {
+        assert_eq!(
+            mark(Reason::Frozen, None).told(),
+            "the config is frozen at C12 by alice since Wed, 31 Dec 2025 23:59:59 GMT; `waypost unfreeze` releases it"
+        );
+        assert_eq!(
+            mark(Reason::Pinned, Some(1_767_225_600_000)).told(),
+            "config C12 is pinned by alice since Wed, 31 Dec 2025 23:59:59 GMT until Thu, 01 Jan 2026 00:00:00 GMT; `waypost unpin` releases it"
+        );
+    }
+
+    #[test]
+    fn a_freeze_is_only_undone_by_who_unfreezes() {
+        let (frozen, pinned) = (mark(Reason::Frozen, None), mark(Reason::Pinned, None));
+        let pin = Action::Pin { config: Some(3), seconds: None };
+        for (action, held, ok) in [
+            (&Action::Freeze, None, true),
+            (&Action::Freeze, Some(&pinned), true),
+            (&pin, Some(&pinned), true),
+            (&pin, Some(&frozen), false),
+            (&Action::Unpin, Some(&frozen), false),
+            (&Action::Unpin, None, false),
+            (&Action::Unfreeze, Some(&frozen), true),
+            (&Action::Unfreeze, Some(&pinned), false),
+        ] {
+            assert_eq!(check(action, held).is_ok(), ok, "{action:?} after {held:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_ends_at_its_time() {
+        let pin = mark(Reason::Pinned, Some(1_000));
+        assert!(!pin.is_over(999) && pin.is_over(1_000));
+        assert_eq!((pin.left(400), pin.left(2_000)), (Some(Duration::from_millis(600)), Some(Duration::ZERO)));
+    }
+}
