@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: chaos help outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy key-reference
+.PHONY: chaos help outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy profile key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench-swap: setup ## 1,000 swaps under load
 
 bench-proxy: setup ## CPU per request beside nginx and HAProxy, memory
 	@scripts/bench.sh proxy
+
+profile: setup ## where the proxy's CPU time goes
+	@scripts/bench.sh profile
 
 key-reference: build ## write docs/keys.md from the schema
 	scripts/key-reference.sh > docs/keys.md

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures: bench.sh propagation|swap|proxy [FLAG...]. Installs what is compared, builds with optimisation, measures
+# The figures: bench.sh propagation|swap|proxy|profile [FLAG...]. Installs what is compared, builds with optimisation, measures
 # on loopback and ends by itself; exits 1 where a promise is broken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,8 +8,10 @@ what=$1
 shift
 case "$what" in
   proxy)
-    # No service is started: the packages' programs are run with configurations of our own.
-    RUNLEVEL=1 need_packages nginx-light haproxy
+    need_programs nginx-light haproxy
+    ;;
+  profile)
+    need_programs nginx-light haproxy linux-perf
     ;;
   propagation)
     if [ -n "${PEERS:-}" ] && [ "$PEERS" != 0 ]; then
@@ -23,6 +25,22 @@ case "$what" in
     fi
     ;;
 esac
+# profile: where the proxy's CPU time goes under small requests, by library and by function.
+profile() {
+  local data load
+  data=$(mktemp)
+  "$CARGO_TARGET_DIR/release/waypost-bench" proxy --parts cpu --sizes 65 --runs 8 --seconds 3 &
+  load=$!
+  until pgrep -P "$load" -x waypost-proxy >/dev/null; do sleep 0.2; done
+  sleep 8
+  perf record -q -e cpu-clock -F 999 -p "$(pgrep -P "$load" -x waypost-proxy)" -o "$data" -- sleep 20
+  wait "$load"
+  perf report -i "$data" --no-children --sort dso --stdio 2>/dev/null | grep '%' | head -5
+  perf report -i "$data" --no-children --sort symbol --stdio 2>/dev/null | grep '%' | head -30
+  rm -f "$data"
+}
+
 say "building with optimisation"
 cargo build --release --workspace --locked --quiet
+if [ "$what" = profile ]; then profile; exit 0; fi
 exec "$CARGO_TARGET_DIR/release/waypost-bench" "$what" "$@"

@@ -27,6 +27,17 @@ need_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# need_programs PKG...: the same for packages whose services must not start with their installation: only their programs
+# are wanted, with configurations of our own. What was there before, and its service, is left alone.
+need_programs() {
+  local policy=/usr/sbin/policy-rc.d made=""
+  if ! [ -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod +x "$policy" && made=1
+  fi
+  need_packages "$@" || { [ -z "$made" ] || as_root rm -f "$policy"; return 1; }
+  [ -z "$made" ] || as_root rm -f "$policy"
+}
+
 # unpack_package PKG DIR: a Debian package's files in DIR, without installing it (no service is started).
 unpack_package() {
   local pkg=$1 dir=$2 tmp

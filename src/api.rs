@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 use crate::controller::Handle;
 use crate::controller::handle::Gone;
 
-pub use operate::{HoldAnswer, HoldRequest};
+pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
 pub use resources::ExportedEntry;
 // The shapes of the answers, for whoever asks.
 pub use crate::controller::disk::ConfigRecord;
 pub use crate::controller::events::Event;
 pub use crate::controller::hold::{Action, Mark, date};
 pub use crate::controller::operator::Audit;
-pub use crate::controller::view::{EntryInfo, ObjectDiff, ProxyInfo, SourceInfo, StatusInfo};
+pub use crate::controller::view::{EntryInfo, HeldInfo, ObjectDiff, ProxyInfo, SourceInfo, StatusInfo};
 pub use wait::{For, WaitAnswer, WaitOutcome};
 
 /// Everything that a handler needs.
@@ -48,6 +48,7 @@ pub fn router(handle: Handle, stop: CancellationToken) -> Router {
         .route("/v1/history", get(resources::history))
         .route("/v1/events", get(resources::events))
         .route("/v1/hold", post(operate::hold))
+        .route("/v1/approve", post(operate::approve))
         .route("/v1/audit", get(operate::audit))
         .route("/v1/diff", get(operate::diff))
         .route("/v1/export", get(resources::export))

@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod approve;
 mod client;
 mod completion;
 mod delete;
@@ -76,6 +77,8 @@ enum Verb {
     Diff(diff::DiffFlags),
     /// Publish an old config again and pin it, also with the store down
     Rollback(pin::RollbackFlags),
+    /// Let go what went from the store and is held because that may not be meant
+    Approve(approve::ApproveFlags),
     /// Keep a config published, whatever is written
     Pin(pin::PinFlags),
     /// Let a pinned config go
@@ -134,7 +137,7 @@ type Outcome = Result<(), Failure>;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let command = waypost_proxy::flags::with_environment(Cli::command());
-    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &command, &["store", "limits"]) {
+    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &command, &["store", "limits", "guard"]) {
         Ok(arguments) => arguments,
         Err(message) => return report(Failure::usage(message)),
     };
@@ -172,6 +175,7 @@ fn run(verb: Verb) -> Outcome {
         Verb::Proxies(flags) => runtime.block_on(proxies::run(flags)),
         Verb::History(flags) => runtime.block_on(history::run(flags)),
         Verb::Diff(flags) => runtime.block_on(diff::run(flags)),
+        Verb::Approve(flags) => runtime.block_on(approve::run(flags)),
         Verb::Rollback(flags) => runtime.block_on(pin::rollback(flags)),
         Verb::Pin(flags) => runtime.block_on(pin::pin(flags)),
         Verb::Unpin(flags) => runtime.block_on(pin::unpin(flags)),

@@ -9,6 +9,7 @@
 pub mod disk;
 pub mod events;
 pub mod feed;
+pub mod guard;
 pub mod handle;
 pub mod hold;
 pub mod identity;

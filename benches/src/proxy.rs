@@ -24,6 +24,9 @@ pub(crate) struct Flags {
     /// Connections
     #[arg(long, default_value_t = 16)]
     connections: usize,
+    /// Bytes of the bodies
+    #[arg(long, value_delimiter = ',', default_value = "65,65536")]
+    sizes: Vec<usize>,
     /// Which parts to measure
     #[arg(long, value_delimiter = ',', default_value = "cpu,memory,spread")]
     parts: Vec<String>,
@@ -51,8 +54,9 @@ pub(crate) async fn run(flags: Flags) -> bool {
             "CPU time per request, microseconds; {} connections, {} interleaved runs of {} s; median (least to greatest)",
             flags.connections, flags.runs, flags.seconds
         );
-        kept &= cpu(&flags, 65).await;
-        kept &= cpu(&flags, 64 * 1024).await;
+        for size in &flags.sizes {
+            kept &= cpu(&flags, *size).await;
+        }
     }
     if wants("memory") {
         kept &= memory().await;

@@ -109,9 +109,33 @@ pub struct SavedEntry {
     pub last_good: Option<Written>,
 }
 
+/// The entry that an object comes from, with the author's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Which entry.
+    pub id: EntryId,
+    /// The value that the object was compiled from.
+    pub written: Written,
+}
+
+/// An object that a commit took away or replaced.
+#[derive(Debug, Clone)]
+pub struct Departed {
+    /// What it was.
+    pub object: Arc<Object>,
+    /// The entry it came from.
+    pub origin: Origin,
+    /// Another one stands in its place.
+    pub replaced: bool,
+}
+
 /// What a commit changed.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// Paths of objects that were put.
+    pub came: Vec<String>,
+    /// What went away or was replaced.
+    pub departed: Vec<Departed>,
     /// Entries whose verdict may differ from before.
     pub touched: BTreeSet<EntryId>,
     /// Whether C changed.
@@ -341,7 +365,10 @@ impl Compiler {
         affected.extend(waited.into_iter().filter(|resource| !self.index.is_waiting(resource)));
         let ids: Vec<EntryId> = affected.iter().flat_map(|resource| self.ids_of(resource)).collect();
         self.touched.extend(ids);
-        let outcome = Outcome { touched: std::mem::take(&mut self.touched), config: !changes.0.is_empty(), membership: !changes.1.is_empty() };
+        let all = changes.0.iter().chain(&changes.1);
+        let came = all.filter(|change| matches!(change, Change::Put(_))).map(|change| change.path().to_owned()).collect();
+        let departed = self.index.take_departed();
+        let outcome = Outcome { came, departed, touched: std::mem::take(&mut self.touched), config: !changes.0.is_empty(), membership: !changes.1.is_empty() };
         if outcome.config {
             self.config = self.config.with(changes.0);
         }
@@ -360,13 +387,15 @@ impl Compiler {
     /// Installs what now stands for a resource; returns the change of its lane, if any. What finds no room waits, and
     /// what was installed under its name before goes on.
     fn install(&mut self, resource: &ResourceKey) -> Option<Change> {
-        let Some((object, parsed)) = self.effective(resource).map(|(_, good)| (good.object.clone(), good.resource.clone())) else {
+        let found = self.effective(resource).map(|(source, good)| (source, good.object.clone(), good.resource.clone(), good.written.clone()));
+        let Some((source, object, parsed, written)) = found else {
             return self.index.remove(resource).map(|object| Change::Delete(object.path().to_owned()));
         };
         if !self.index.has_room(resource, &parsed, &self.limits) {
             return None;
         }
-        self.index.put(resource, &object, &parsed).then_some(Change::Put(object))
+        let origin = Origin { id: EntryId { source, key: self.active_key(resource) }, written };
+        self.index.put(resource, &object, &parsed, origin).then_some(Change::Put(object))
     }
 
     /// The entry that stands for a resource: that of the first store that has one.

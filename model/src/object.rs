@@ -134,6 +134,13 @@ impl Object {
         Arc::new(Self::new(kind, name, 1, bytes))
     }
 
+    /// Marks an endpoint as suspect: the store says that it is gone, and whether that is meant is not known yet. Of a
+    /// kind of its own, so that a proxy which does not know it uses the endpoint as before.
+    pub fn suspect(endpoint: &str) -> Arc<Self> {
+        let body = Body { kind: "suspect".to_owned(), name: endpoint.to_owned(), min_level: 1, order: 0, spec: serde_json::json!({}) };
+        Arc::new(Self::new("suspect", endpoint, 1, serde_json_canonicalizer::to_string(&body).unwrap_or_default()))
+    }
+
     /// Takes in the bytes of an object as they came over the wire or from disk.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// Takes no new requests.
     pub drain: bool,
+    /// The store says that it is gone, and whether that is meant is not known yet: it takes what no other can.
+    pub suspect: bool,
     /// What is known of it.
     pub state: Arc<EndpointState>,
 }
@@ -38,6 +40,8 @@ const SCHEDULE: u64 = 4_096;
 #[derive(Debug, Default)]
 pub struct Balancer {
     endpoints: Vec<Endpoint>,
+    /// Those that take what no other can.
+    suspects: Vec<Endpoint>,
     total_weight: u64,
     /// All weights are the same.
     even: bool,
@@ -58,7 +62,8 @@ enum Policy {
 impl Balancer {
     /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after.
     pub fn new(all: &[Endpoint], balancing: Balancing, turn: Arc<AtomicU64>) -> Self {
-        let endpoints: Vec<Endpoint> = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned().collect();
+        let usable = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned();
+        let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = usable.partition(|endpoint| endpoint.suspect);
         let total_weight = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
         let policy = match balancing {
             Balancing::LeastRequest => Policy::LeastRequest,
@@ -69,19 +74,28 @@ impl Balancer {
             }
         };
         let even = endpoints.windows(2).all(|pair| pair.first().map(|one| one.weight) == pair.last().map(|other| other.weight));
-        Self { endpoints, total_weight, even, policy }
+        Self { endpoints, suspects, total_weight, even, policy }
     }
 
     /// Whether nothing can take a request.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+        self.endpoints.is_empty() && self.suspects.iter().all(|endpoint| endpoint.state.ejected())
     }
 
     /// Chooses an endpoint that is not in `tried`. Endpoints that just refused a connection come last.
     pub fn pick(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
         let usable = |endpoint: &&Endpoint| !tried.contains(&endpoint.id);
         let first = self.choose().filter(usable).filter(|endpoint| !endpoint.state.avoided());
-        first.or_else(|| self.least(|endpoint| usable(&endpoint) && !endpoint.state.avoided())).or_else(|| self.least(|endpoint| usable(&endpoint)))
+        first
+            .or_else(|| self.least(|endpoint| usable(&endpoint) && !endpoint.state.avoided()))
+            .or_else(|| self.least(|endpoint| usable(&endpoint)))
+            .or_else(|| self.suspect(tried))
+    }
+
+    /// The least busy of the suspects that are not ejected.
+    fn suspect(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
+        let usable = self.suspects.iter().filter(|endpoint| !tried.contains(&endpoint.id) && !endpoint.state.ejected());
+        usable.min_by_key(|endpoint| endpoint.state.in_flight())
     }
 
     fn choose(&self) -> Option<&Endpoint> {
@@ -163,7 +177,16 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str, weight: u32) -> Endpoint {
-        Endpoint { id: id.into(), address: "10.0.0.1:80".into(), peer: None, weight, zone: None, drain: false, state: Arc::new(EndpointState::default()) }
+        Endpoint {
+            id: id.into(),
+            address: "10.0.0.1:80".into(),
+            peer: None,
+            weight,
+            zone: None,
+            drain: false,
+            suspect: false,
+            state: Arc::new(EndpointState::default()),
+        }
     }
 
     fn share(balancer: &Balancer, id: &str) -> usize {
@@ -192,6 +215,25 @@ mod tests {
         let _busy: Vec<_> = (0..9).map(|_| all[1].state.begin()).collect();
         let busy = share(&balancer, "light");
         assert!((250..=450).contains(&busy), "1 of 4 draws finds it, and it is less busy: {busy}");
+    }
+
+    #[test]
+    fn a_suspect_takes_what_no_other_can_until_it_refuses_once() {
+        let mut suspect = endpoint("s", 1);
+        suspect.suspect = true;
+        let all = [endpoint("a", 1), suspect];
+        for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
+            all[1].state.trusted();
+            let balancer = Balancer::new(&all, balancing, Arc::default());
+            assert_eq!(share(&balancer, "s"), 0, "{balancing:?}");
+            assert_eq!(&*balancer.pick(&["a".into()]).unwrap().id, "s");
+            all[1].state.eject();
+            assert!(balancer.pick(&["a".into()]).is_none());
+        }
+        let alone = Balancer::new(&all[1..], Balancing::LeastRequest, Arc::default());
+        assert!(alone.is_empty());
+        all[1].state.trusted();
+        assert!(!alone.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -36,12 +36,14 @@ pub struct EndpointState {
     peers: Mutex<Option<Arc<[Peer]>>>,
     /// Milliseconds since `born` until which it is left alone.
     avoid_until: AtomicU64,
+    /// A suspect that refused a connection.
+    ejected: AtomicBool,
     born: Instant,
 }
 
 impl Default for EndpointState {
     fn default() -> Self {
-        Self { in_flight: AtomicU64::new(0), peers: Mutex::default(), avoid_until: AtomicU64::new(0), born: Instant::now() }
+        Self { in_flight: AtomicU64::new(0), peers: Mutex::default(), avoid_until: AtomicU64::new(0), ejected: AtomicBool::new(false), born: Instant::now() }
     }
 }
 
@@ -85,6 +87,21 @@ impl EndpointState {
     pub fn avoided(&self) -> bool {
         let until = self.avoid_until.load(Ordering::Relaxed);
         until != 0 && self.age() < until
+    }
+
+    /// It is out for as long as it is suspect.
+    pub fn eject(&self) {
+        self.ejected.store(true, Ordering::Relaxed);
+    }
+
+    /// It is no suspect any more.
+    pub fn trusted(&self) {
+        self.ejected.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is out.
+    pub fn ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
     }
 
     fn age(&self) -> u64 {

@@ -8,6 +8,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, refuse};
+use waypost_model::key::{Place, place};
+
 use crate::controller::hold::Action;
 use crate::controller::operator::Audit;
 
@@ -36,6 +38,48 @@ pub(super) async fn hold(State(api): State<Api>, body: Result<Json<HoldRequest>,
     match api.handle.operate(request.action, request.by).await {
         Ok(message) => Json(HoldAnswer { message }).into_response(),
         Err(message) => refuse(StatusCode::CONFLICT, message),
+    }
+}
+
+/// An operator lets go what the guard holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApproveRequest {
+    /// Keys of resources as people type them; everything that is held if there are none.
+    pub keys: Vec<String>,
+    /// Also what they name when it goes later: whoever is about to delete it says so first.
+    pub later: bool,
+    /// By whom.
+    pub by: String,
+}
+
+/// What went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApproveAnswer {
+    /// `kind/name` of each.
+    pub approved: Vec<String>,
+}
+
+pub(super) async fn approve(State(api): State<Api>, body: Result<Json<ApproveRequest>, JsonRejection>) -> Response {
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    let resource = |key: &String| {
+        let relative = api.handle.relative(key)?;
+        match place(&relative, false) {
+            Place::Resource { resource, .. } => Ok(resource),
+            _ => Err(format!("{key:?} names no resource that can be held")),
+        }
+    };
+    let keys = match request.keys.iter().map(resource).collect::<Result<Vec<_>, String>>() {
+        Ok(keys) => keys,
+        Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
+    };
+    match api.handle.approve(keys, request.later, request.by).await {
+        Ok(approved) if approved.is_empty() && !request.later => refuse(StatusCode::CONFLICT, "nothing of that is held; `waypost status` lists what is"),
+        Ok(approved) => Json(ApproveAnswer { approved }).into_response(),
+        Err(gone) => gone.into_response(),
     }
 }
 

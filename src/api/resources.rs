@@ -51,6 +51,9 @@ pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -
 pub(super) struct At {
     /// The number of a config of the history.
     at: Option<u64>,
+    /// Only what the guard holds.
+    #[serde(default)]
+    held: bool,
 }
 
 /// The authors' bytes.
@@ -64,7 +67,7 @@ pub struct ExportedEntry {
 
 pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Gone> {
     let exported = match at.at {
-        None => api.handle.ask(Query::Export).await?,
+        None => api.handle.ask(|to| Query::Export(at.held, to)).await?,
         Some(number) => match api.handle.export_config(number).await {
             Ok(exported) => exported,
             Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),

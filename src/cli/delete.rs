@@ -4,11 +4,13 @@ use clap::Args;
 use serde_json::json;
 use waypost_adapter::Key;
 
+use super::approve;
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::hold::who;
 use super::text::machine;
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
-use crate::api::For;
+use crate::api::{ApproveRequest, For};
 
 #[derive(Debug, Args)]
 pub(super) struct DeleteFlags {
@@ -32,6 +34,11 @@ pub(super) struct DeleteFlags {
 pub(super) async fn run(flags: DeleteFlags) -> Outcome {
     let store = flags.store.open(&flags.controller).await?;
     let key = waypost_model::key::parse_key(&store.root, &joined(&flags.key)).map_err(Failure::usage)?;
+    // Whoever deletes by name means it; the guard need not ask again.
+    let request = ApproveRequest { keys: vec![key.clone()], later: true, by: who(None) };
+    if let Err(failure) = approve::ask(&flags.controller, &request).await {
+        eprintln!("waypost: the deletion is not announced to the controller, which may hold it: {failure}");
+    }
     let full = Key::from(store.full_key(&key));
     let found = store.adapter.get(&full).await.map_err(|error| store_failure(&error))?;
     store.adapter.delete(&full).await.map_err(|error| store_failure(&error))?;

@@ -21,6 +21,9 @@ pub(super) struct ExportFlags {
     /// A config of the history (C12); what serves now if not given
     #[arg(long, value_name = "C", value_parser = super::hold::number)]
     at: Option<u64>,
+    /// Only what is gone from its store and held: written back, it is there again
+    #[arg(long, conflicts_with = "at")]
+    held: bool,
     #[command(flatten)]
     controller: ControllerFlag,
     #[command(flatten)]
@@ -30,7 +33,8 @@ pub(super) struct ExportFlags {
 }
 
 pub(super) async fn run(flags: ExportFlags) -> Outcome {
-    let query: Vec<(&str, String)> = flags.at.map(|number| ("at", number.to_string())).into_iter().collect();
+    let mut query: Vec<(&str, String)> = flags.at.map(|number| ("at", number.to_string())).into_iter().collect();
+    query.extend(flags.held.then(|| ("held", "true".to_owned())));
     let entries: Vec<ExportedEntry> = flags.controller.get("/v1/export", &query).await?;
     let url = if flags.to.contains("://") { flags.to.clone() } else { format!("file://{}", flags.to) };
     let store = stores::open(&flags.credentials.with(&url)).map_err(Failure::usage)?;

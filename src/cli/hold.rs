@@ -22,13 +22,18 @@ pub(super) struct HoldFlags {
 impl HoldFlags {
     /// Asks for it, and prints what was done.
     pub(super) async fn ask(self, action: Action) -> Outcome {
-        let by = self.by.unwrap_or_else(|| format!("{}@{}", std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned()), waypost_proxy::cli::host_name()));
+        let by = who(self.by);
         let answer: HoldAnswer = self.controller.post("/v1/hold", &HoldRequest { action, by }).await?;
         if !machine(self.output.output, &answer)? {
             println!("{}", answer.message);
         }
         Ok(())
     }
+}
+
+/// Who asks: as given, else the user and host.
+pub(super) fn who(given: Option<String>) -> String {
+    given.unwrap_or_else(|| format!("{}@{}", std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned()), waypost_proxy::cli::host_name()))
 }
 
 /// The number of a config as people type it: `C12` or `12`.

@@ -130,7 +130,16 @@ impl Controller {
         let name = name.unwrap_or_else(host_name);
         waypost_model::key::check_name("controller", &name).map_err(Failure::usage)?;
         let advertise = flags.advertise.clone().unwrap_or_else(|| format!("http://{}", flags.api));
-        let settings = Settings { stores, state: flags.state.clone(), name, advertise, status_writes: flags.status_writes, limits, history: flags.history };
+        let settings = Settings {
+            stores,
+            state: flags.state.clone(),
+            name,
+            advertise,
+            status_writes: flags.status_writes,
+            limits,
+            guard: table_of_file("guard")?,
+            history: flags.history,
+        };
         let listener = TcpListener::bind(flags.api).await;
         let listener = listener
             .map_err(|error| Failure::failed(format!("the API address {} cannot be bound: {error}; end what has it, or name another with --api", flags.api)))?;
@@ -200,11 +209,16 @@ fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
 
 /// The limits of the file that `--config` names, if one is named and has any.
 pub(super) fn limits_of_file() -> Result<Limits, Failure> {
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let Some(path) = waypost_proxy::flags::config_path(&arguments) else { return Ok(Limits::default()) };
-    let table = waypost_proxy::flags::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
-    let Some(value) = table.get("limits") else { return Ok(Limits::default()) };
-    let limits = Limits::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: {}", error.message())))?;
-    limits.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+    let limits: Limits = table_of_file("limits")?;
+    limits.check().map_err(Failure::usage)?;
     Ok(limits)
+}
+
+/// A table of the file that `--config` names; the defaults if none is named or it has none.
+fn table_of_file<T: serde::de::DeserializeOwned + Default>(name: &str) -> Result<T, Failure> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let Some(path) = waypost_proxy::flags::config_path(&arguments) else { return Ok(T::default()) };
+    let table = waypost_proxy::flags::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
+    let Some(value) = table.get(name) else { return Ok(T::default()) };
+    T::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: [{name}]: {}", error.message())))
 }

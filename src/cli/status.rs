@@ -5,7 +5,7 @@ use clap::Args;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::machine;
 use super::{Failure, Outcome};
-use crate::api::{ProxyInfo, SourceInfo, StatusInfo};
+use crate::api::{HeldInfo, ProxyInfo, SourceInfo, StatusInfo, date};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
@@ -40,6 +40,7 @@ fn print(status: &StatusInfo) {
         println!("Tree:     {tree} (named by current)");
     }
     status.sources.iter().for_each(print_source);
+    print_held(&status.held);
     let connected = status.proxies.iter().filter(|proxy| proxy.connected).count();
     println!("Proxies:  {connected} connected of {} known", status.proxies.len());
     status.proxies.iter().for_each(print_proxy);
@@ -51,6 +52,27 @@ fn print(status: &StatusInfo) {
         println!("Limit:    {} of {} {}", limit.used, limit.limit, limit.name);
     }
     println!("{}", if status.needs_attention() { "Attention is needed." } else { "Everything is current." });
+}
+
+/// What is gone from its store and serves on, and what to do about it.
+fn print_held(all: &[HeldInfo]) {
+    let held: Vec<&HeldInfo> = all.iter().filter(|held| held.why.is_some()).collect();
+    let open = all.len() - held.len();
+    if open > 0 {
+        println!("Judged:   {open} entries went a moment ago; they serve on until that is judged or confirmed");
+    }
+    if held.is_empty() {
+        return;
+    }
+    println!("Held:     {} entries are gone from their store and serve on:", held.len());
+    for one in held.iter().take(20) {
+        println!("  {} since {}: {}", one.key, date(one.since), one.why.as_deref().unwrap_or_default());
+    }
+    if held.len() > 20 {
+        println!("  and {} more; -o json lists all", held.len() - 20);
+    }
+    println!("          if that is meant: waypost approve --all (or KEY...)");
+    println!("          if not, write them back: waypost export --held --to {}", held.first().map_or("STORE", |one| one.store.as_str()));
 }
 
 fn print_source(source: &SourceInfo) {

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +11,12 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use waypost_model::compile::{EntryInput, SavedEntry, Written};
+use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
 use waypost_model::snapshot::Version;
+
+use super::guard::{Fate, Gone};
 
 /// An entry as it is written.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,6 +124,62 @@ pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
     }
     let saved: Vec<Saved> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", entries_file(folder).display()))?;
     Ok(saved.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
+}
+
+/// What the guard keeps, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptLine {
+    object: String,
+    source: usize,
+    key: String,
+    value: String,
+    revision: u64,
+    date: u64,
+    #[serde(flatten)]
+    fate: Fate,
+}
+
+fn guard_file(folder: &Path) -> PathBuf {
+    folder.join("guard.json.gz")
+}
+
+/// Writes what the guard keeps.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_guard(folder: &Path, kept: &[Gone]) -> io::Result<()> {
+    let line = |gone: &Gone| KeptLine {
+        object: gone.object.bytes().to_owned(),
+        source: gone.origin.id.source,
+        key: gone.origin.id.key.clone(),
+        value: STANDARD.encode(&gone.origin.written.value),
+        revision: gone.origin.written.revision,
+        date: gone.date,
+        fate: gone.fate.clone(),
+    };
+    if kept.is_empty() && !guard_file(folder).exists() {
+        return Ok(());
+    }
+    waypost_disk::write(&guard_file(folder), &pack(&kept.iter().map(line).collect::<Vec<_>>())?)
+}
+
+/// Reads what the guard kept.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
+    let Some(content) = waypost_disk::read(&guard_file(folder)).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    let lines: Vec<KeptLine> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", guard_file(folder).display()))?;
+    let gone = |line: KeptLine| {
+        let written = Written { value: STANDARD.decode(&line.value).map_err(|error| error.to_string())?.into(), revision: line.revision };
+        let origin = Origin { id: EntryId { source: line.source, key: line.key }, written };
+        Ok(Gone { object: Object::read(&line.object)?, origin, at: Duration::ZERO, date: line.date, fate: line.fate })
+    };
+    lines.into_iter().map(gone).collect()
 }
 
 fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -289,6 +348,24 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_guard_keeps_comes_back_with_its_authors_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_guard(folder.path()).unwrap().is_empty());
+        let gone = Gone {
+            object: Object::read(r#"{"kind":"route","name":"r"}"#).unwrap(),
+            origin: Origin { id: EntryId { source: 1, key: "routes/r".to_owned() }, written: Written { value: b"\xff".as_slice().into(), revision: 7 } },
+            at: Duration::from_secs(5),
+            date: 9,
+            fate: Fate::Held { why: "a listener went".to_owned() },
+        };
+        save_guard(folder.path(), &[gone.clone()]).unwrap();
+        let found = load_guard(folder.path()).unwrap().remove(0);
+        assert_eq!((found.object, found.origin, found.date, found.fate), (gone.object, gone.origin, gone.date, gone.fate));
+        save_guard(folder.path(), &[]).unwrap();
+        assert!(load_guard(folder.path()).unwrap().is_empty());
+    }
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
         let written = |value: &[u8], revision| Written { value: value.into(), revision };

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use waypost_adapter::{AdapterError, Entry, Key};
+use waypost_model::key::ResourceKey;
 use waypost_model::snapshot::Snapshot;
 
 use super::disk::{ConfigRecord, Exported, History};
@@ -29,8 +30,8 @@ pub enum Query {
     Proxies(oneshot::Sender<Vec<ProxyInfo>>),
     /// Events from this number on.
     Events(u64, oneshot::Sender<Vec<Event>>),
-    /// The authors' bytes of what serves now.
-    Export(oneshot::Sender<Vec<Exported>>),
+    /// The authors' bytes of what serves now; of what the guard holds alone, if that is asked for.
+    Export(bool, oneshot::Sender<Vec<Exported>>),
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
     /// The metrics.
@@ -44,6 +45,8 @@ pub enum Command {
     Input(Input),
     /// Somebody asks.
     Ask(Query),
+    /// An operator lets go what the guard holds; gets the paths of what went.
+    Approve(Input, oneshot::Sender<Vec<String>>),
 }
 
 /// How the API talks to the controller.
@@ -85,6 +88,17 @@ impl Handle {
         let (to, answer) = oneshot::channel();
         self.operator.send(Request { action, by, to }).await.map_err(|_| Gone.to_string())?;
         answer.await.map_err(|_| Gone.to_string())?
+    }
+
+    /// Lets go what the guard holds: these keys, or everything if there are none, and `later` what they name when it goes.
+    /// Returns the paths of what went now.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn approve(&self, keys: Vec<ResourceKey>, later: bool, by: String) -> Result<Vec<String>, Gone> {
+        let (to, answer) = oneshot::channel();
+        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
     }
 
     /// Who did what, oldest first.

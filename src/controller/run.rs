@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{Exported, History, SavedStore, load_entries, same_store, save_entries};
+use super::disk::{Exported, History, SavedStore, load_entries, load_guard, same_store, save_entries, save_guard};
+use super::guard::Gone;
 use super::handle::{Command, Handle, Query};
 use super::hold::Hold;
 use super::identity::{self, Identity};
@@ -56,7 +57,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let known = Some(identity.cluster.clone()).filter(|id| !id.is_empty());
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let names = stores.iter().map(|store| store.url.clone()).collect();
-    let state = State::new(names, settings.limits.clone(), identity.epoch, known.clone());
+    let state = State::new(names, settings.limits.clone(), settings.guard.clone(), identity.epoch, known.clone());
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (inputs, from_feeds) = mpsc::channel(QUEUE);
     let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
@@ -154,6 +155,7 @@ fn restore_hold(saved: &operator::Saved, history: &std::sync::Mutex<History>) ->
 struct ToSave {
     stores: Vec<SavedStore>,
     config: Option<(Version, Lane, u64)>,
+    kept: Vec<Gone>,
 }
 
 struct Owner {
@@ -180,7 +182,7 @@ struct Owner {
 impl Owner {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut inputs: mpsc::Receiver<Input>, hold: Option<Hold>, stop: CancellationToken) {
         if let Some(hold) = hold {
-            self.input(Input::Hold { hold: Some(Box::new(hold)), by: String::new() });
+            drop(self.input(Input::Hold { hold: Some(Box::new(hold)), by: String::new() }));
         }
         self.restore();
         loop {
@@ -190,15 +192,17 @@ impl Owner {
                 biased;
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(wake.into()) => {
-                    self.input(Input::Tick);
+                    drop(self.input(Input::Tick));
                     self.save_if_due(false);
                 }
                 command = commands.recv() => match command {
-                    Some(Command::Input(input)) => self.input(input),
+                    Some(Command::Input(input)) => drop(self.input(input)),
                     Some(Command::Ask(query)) => self.answer(query),
+                    // Whoever asked may have gone.
+                    Some(Command::Approve(input, to)) => drop(to.send(self.input(input))),
                     None => break,
                 },
-                Some(input) = inputs.recv() => self.input(input),
+                Some(input) = inputs.recv() => drop(self.input(input)),
             }
         }
         self.save_if_due(true);
@@ -210,6 +214,12 @@ impl Owner {
     }
 
     fn restore(&mut self) {
+        let kept = load_guard(&self.settings.state).unwrap_or_else(|error| {
+            tracing::error!("{error}; what the guard held is not known any more");
+            Vec::new()
+        });
+        let now = self.now();
+        self.state.guard.restore(kept, now.since_start);
         let saved = load_entries(&self.settings.state).unwrap_or_else(|error| {
             tracing::error!("{error}; starting from the store alone");
             Vec::new()
@@ -226,7 +236,8 @@ impl Owner {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    /// One step; returns the paths of what an operator let go with it.
+    fn input(&mut self, input: Input) -> Vec<String> {
         let begun = Instant::now();
         if let Input::Cluster(id) = &input {
             self.identity.cluster.clone_from(id);
@@ -237,9 +248,11 @@ impl Owner {
             self.metrics.store_errors.get_or_create(&StoreLabel { store: url }).inc();
         }
         let now = self.now();
-        let output = self.state.step(input, now);
+        let mut output = self.state.step(input, now);
+        let approved = std::mem::take(&mut output.approved);
         self.carry_out(output);
         self.metrics.step_seconds.observe(begun.elapsed().as_secs_f64());
+        approved
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -285,7 +298,14 @@ impl Owner {
         }
         (self.unsaved, self.save_due) = (false, None);
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
-        self.saver.send_replace(Some(ToSave { stores, config: self.config.clone() }));
+        self.saver.send_replace(Some(ToSave { stores, config: self.config.clone(), kept: self.state.guard.kept().cloned().collect() }));
+    }
+
+    /// The authors' bytes of what the guard holds.
+    fn held(&self) -> Vec<Exported> {
+        let of = |number: usize| self.state.guard.kept().filter(move |gone| gone.origin.id.source == number);
+        let entries = |number| of(number).map(|gone| (gone.origin.id.key.clone(), gone.origin.written.value.clone())).collect();
+        self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
     }
 
     fn current(&self) -> Option<Current> {
@@ -311,7 +331,8 @@ impl Owner {
             Query::Entry(key, to) => drop(to.send(view::answer(&self.state, &self.stores, &key, now))),
             Query::Proxies(to) => drop(to.send(view::proxies(&self.state, now))),
             Query::Events(from, to) => drop(to.send(self.state.events.since(from).cloned().collect())),
-            Query::Export(to) => drop(to.send(self.saved().map(Exported::of).collect())),
+            Query::Export(true, to) => drop(to.send(self.held())),
+            Query::Export(false, to) => drop(to.send(self.saved().map(Exported::of).collect())),
             Query::Current(to) => drop(to.send(self.current())),
             Query::Metrics(to) => drop(to.send(self.metrics.render(&view::status(&self.state, &self.stores, self.leader.clone(), now)))),
         }
@@ -352,6 +373,7 @@ async fn save(
 
 fn write(folder: &std::path::Path, history: &std::sync::Mutex<History>, work: &ToSave) -> std::io::Result<()> {
     save_entries(folder, &work.stores)?;
+    save_guard(folder, &work.kept)?;
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
         history.add(*version, config, *at, &work.stores).map(drop)?;
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use waypost_adapter::Adapter;
 use waypost_model::limits::Limits;
 
+use super::guard::Thresholds;
+
 /// One store to watch.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -57,6 +59,8 @@ pub struct Settings {
     pub status_writes: StatusWrites,
     /// Bounds of what is accepted.
     pub limits: Limits,
+    /// When removals are held.
+    pub guard: Thresholds,
     /// Configs kept in the history.
     pub history: usize,
 }

@@ -1,6 +1,6 @@
 //! The heart of the controller: state × input → output. No clock, no I/O; time is an input.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Report;
 
 use super::events::Events;
+use super::guard::{Fate, Guard, Thresholds};
 use super::hold::Hold;
 use super::proxies::Proxies;
 use super::window::Window;
@@ -77,6 +78,15 @@ pub enum Input {
         /// Who asked for it.
         by: String,
     },
+    /// An operator lets go what is held, and what he is about to delete.
+    Approve {
+        /// Keys of resources, such as `routes/shop`; all that is held if there are none.
+        keys: Vec<ResourceKey>,
+        /// Also when they go later.
+        later: bool,
+        /// By whom.
+        by: String,
+    },
     /// Time passed.
     Tick,
 }
@@ -96,6 +106,20 @@ pub struct Output {
     pub verdicts: BTreeSet<EntryId>,
     /// Something that somebody may wait for changed.
     pub changed: bool,
+    /// Paths of what an operator let go.
+    pub approved: Vec<String>,
+}
+
+impl Output {
+    /// Adds what a further part of the same step wants done.
+    fn absorb(&mut self, more: Self) {
+        self.publish = more.publish.or(self.publish.take());
+        self.config_published |= more.config_published;
+        self.entries_changed |= more.entries_changed;
+        self.epoch = more.epoch.or(self.epoch);
+        self.verdicts.extend(more.verdicts);
+        self.changed |= more.changed;
+    }
 }
 
 /// How a store fares.
@@ -157,9 +181,15 @@ pub struct State {
     /// Entries that are published and not yet live everywhere.
     arriving: BTreeSet<EntryId>,
     windows: (Window, Window),
+    /// What went away and may not be meant.
+    pub guard: Guard,
+    /// What the stores say, with what the guard keeps.
+    lanes: (Lane, Lane),
     /// What an operator holds, and when that is over.
     hold: Option<(Hold, Option<Duration>)>,
     swept: Duration,
+    /// Reasons for which something is held, as far as they were told.
+    told_held: BTreeSet<String>,
     names: Vec<String>,
     no_listener_told: bool,
     cluster: Option<String>,
@@ -167,7 +197,7 @@ pub struct State {
 
 impl State {
     /// A controller of these stores, named for people, under an epoch of its own.
-    pub fn new(names: Vec<String>, limits: Limits, epoch: u64, cluster: Option<String>) -> Self {
+    pub fn new(names: Vec<String>, limits: Limits, thresholds: Thresholds, epoch: u64, cluster: Option<String>) -> Self {
         let snapshot = Snapshot { version: Version { epoch, sequence: 0 }, cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
         Self {
             compiler: Compiler::new(names.len(), limits),
@@ -180,8 +210,11 @@ impl State {
             unpublished: BTreeSet::new(),
             arriving: BTreeSet::new(),
             windows: Default::default(),
+            guard: Guard::new(thresholds),
+            lanes: Default::default(),
             hold: None,
             swept: Duration::ZERO,
+            told_held: BTreeSet::new(),
             names,
             no_listener_told: false,
             cluster,
@@ -191,7 +224,7 @@ impl State {
     /// Takes in what was saved before a restart: it is served until the store is heard.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
         self.compiler.restore(source, saved);
-        self.compiled(now)
+        self.compiled(None, now)
     }
 
     /// Whether there is something to publish, and somebody to publish it as.
@@ -202,7 +235,7 @@ impl State {
     /// The next moment at which [`Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
         let released = self.hold.as_ref().and_then(|(_, until)| *until);
-        [self.windows.0.due(), self.windows.1.due(), released].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
+        [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }
 
     /// One step.
@@ -233,11 +266,59 @@ impl State {
                 if self.hold.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
                     return self.set_hold(None, "its time being over", now);
                 }
+                if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
+                    return self.guarded(now);
+                }
                 let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
                 self.publish(due.0, due.1, now)
             }
+            Input::Approve { keys, later, by } => self.approve(&keys, later, &by, now),
             Input::Hold { hold, by } => self.set_hold(hold.map(|hold| *hold), &by, now),
         }
+    }
+
+    /// What the guard keeps changed: publishes the lanes anew.
+    fn guarded(&mut self, now: Now) -> Output {
+        self.tell_held(now);
+        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        let mut output = self.publish(true, true, now);
+        (output.changed, output.entries_changed) = (true, true);
+        output
+    }
+
+    /// Says why something is held, once for each reason.
+    fn tell_held(&mut self, now: Now) {
+        let held = self.guard.kept().filter_map(|gone| match &gone.fate {
+            Fate::Held { why } => Some(why.clone()),
+            _ => None,
+        });
+        let reasons: BTreeSet<String> = held.collect();
+        for why in reasons.difference(&self.told_held) {
+            self.events.add(now.date, "Held", "guard", format!("{why}; it serves on until `waypost approve`, see `waypost status`"));
+        }
+        self.told_held = reasons;
+    }
+
+    /// The stores were confirmed: what waited for that may go.
+    fn confirm(&mut self, now: Now) -> Output {
+        let oldest = self.sources.iter().map(|source| source.confirmed.unwrap_or_default()).min().unwrap_or_default();
+        if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
+    }
+
+    fn approve(&mut self, keys: &[ResourceKey], later: bool, by: &str, now: Now) -> Output {
+        let paths: Vec<String> = keys.iter().map(|key| format!("{}/{}", key.kind.singular(), key.name)).collect();
+        let chosen = |path: &str| paths.is_empty() || paths.iter().any(|wanted| wanted == path);
+        let went = self.guard.approve(&chosen, if later { &paths } else { &[] }, now.since_start);
+        if !went.is_empty() {
+            self.events.add(
+                now.date,
+                "Approved",
+                "guard",
+                format!("{by} let {} go: {}", went.len(), went.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
+            );
+        }
+        let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
+        Output { approved: went, ..output }
     }
 
     /// What an operator holds.
@@ -249,7 +330,7 @@ impl State {
     pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
         let path = format!("{}/{}", resource.kind.singular(), resource.name);
         let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
-        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(self.compiler.config()))
+        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
     }
 
     fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
@@ -271,7 +352,7 @@ impl State {
 
     /// The config that is to be published.
     fn config(&self) -> &Lane {
-        self.hold.as_ref().map_or_else(|| self.compiler.config(), |(hold, _)| &hold.lane)
+        self.hold.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
     }
 
     /// Forgets what is over.
@@ -294,16 +375,21 @@ impl State {
         match event {
             StoreEvent::Idle { at } => {
                 state.at = at;
-                Output::default()
+                self.confirm(now)
             }
             StoreEvent::Changes { changes, at } => {
                 state.at = at;
                 let changes = changes.into_iter().map(change).collect();
                 self.compiler.change(source, changes);
-                self.compiled(now)
+                self.compiled(None, now)
             }
             StoreEvent::Reset { entries, at, drift } => {
-                state.at = at;
+                let before = std::mem::replace(&mut state.at, at);
+                let flagged = match self.compiler.entries_of(source) {
+                    known if entries.is_empty() && known > 0 => Some(format!("the store became empty: {known} entries went at once")),
+                    _ if at < before => Some(format!("the store went back from revision {before} to {at}")),
+                    _ => None,
+                };
                 state.drift += u64::try_from(drift).unwrap_or_default();
                 let first = !std::mem::replace(&mut state.live, true);
                 if drift > 0 {
@@ -314,7 +400,9 @@ impl State {
                 if first {
                     self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
                 }
-                self.compiled(now)
+                let mut output = self.compiled(flagged.as_deref(), now);
+                output.absorb(self.confirm(now));
+                output
             }
         }
     }
@@ -333,8 +421,11 @@ impl State {
     }
 
     /// Compiles what came in, tells what changed, and publishes what its window allows.
-    fn compiled(&mut self, now: Now) -> Output {
+    fn compiled(&mut self, flagged: Option<&str>, now: Now) -> Output {
         let outcome = self.compiler.commit();
+        self.guard.take(&outcome.came, outcome.departed, self.compiler.config(), flagged, (now.since_start, now.date));
+        self.tell_held(now);
+        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         for id in &outcome.touched {
             self.track(id, now);
         }
@@ -381,7 +472,7 @@ impl State {
             cluster: self.cluster.clone().unwrap_or_default(),
             version: self.snapshot.version.next(),
             config: lane(config, self.config(), &self.snapshot.config),
-            membership: lane(membership, self.compiler.membership(), &self.snapshot.membership),
+            membership: lane(membership, &self.lanes.1, &self.snapshot.membership),
         };
         if first || !next.same_content(&self.snapshot) {
             output.config_published = next.config != self.snapshot.config;
@@ -403,7 +494,10 @@ impl State {
         let version = self.snapshot.version;
         let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
         let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
-        let settled: Vec<EntryId> = self.unpublished.iter().filter(|id| if member(id) { !waits.1 } else { !waits.0 }).cloned().collect();
+        // What the guard keeps is served as before, so its end is not published yet.
+        let kept: HashSet<&EntryId> = self.guard.kept().map(|gone| &gone.origin.id).collect();
+        let settled: Vec<EntryId> =
+            self.unpublished.iter().filter(|id| !kept.contains(id)).filter(|id| if member(id) { !waits.1 } else { !waits.0 }).cloned().collect();
         for id in settled {
             self.unpublished.remove(&id);
             if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
@@ -465,7 +559,7 @@ impl State {
 
     /// Says which key to write while there is no listener at all.
     fn tell_missing_listener(&mut self, now: Now) {
-        let missing = self.compiler.complete() && self.compiler.config().of_kind("listener").next().is_none();
+        let missing = self.compiler.complete() && self.lanes.0.of_kind("listener").next().is_none();
         if missing && !self.no_listener_told {
             let message = "no listener is written; write listeners/web below the root, such as: waypost put listeners/web '{\"address\":\"0.0.0.0:80\",\"protocol\":\"HTTP\"}'";
             self.events.add(now.date, "NoListener", "listeners/", message);

@@ -11,6 +11,7 @@ use waypost_model::snapshot::Version;
 use waypost_model::verdict::{Condition, ConditionType};
 use waypost_wire::ObjectProblem;
 
+use super::guard::{Fate, Gone};
 use super::hold::Mark;
 use super::proxies::Proxies;
 use super::settings::Store;
@@ -74,6 +75,34 @@ pub struct EntryAnswer {
     pub entry: Option<EntryInfo>,
     /// Of an entry that was deleted a moment ago: the proxies that still serve it.
     pub serving: Vec<String>,
+    /// Of an entry that was deleted and may not be meant: what the guard says.
+    pub held: Option<HeldInfo>,
+}
+
+/// Something that is gone from its store and serves on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldInfo {
+    /// The key below the root, such as `routes/shop`.
+    pub key: String,
+    /// The store it is gone from.
+    pub store: String,
+    /// Since when, in milliseconds since 1970.
+    pub since: u64,
+    /// Why; absent while it is not decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl HeldInfo {
+    fn of(gone: &Gone, stores: &[std::sync::Arc<Store>]) -> Self {
+        let why = match &gone.fate {
+            Fate::Held { why } => Some(why.clone()),
+            Fate::Waiting | Fate::Confirming | Fate::Released => None,
+        };
+        let store = stores.get(gone.origin.id.source).map(|store| store.url.clone()).unwrap_or_default();
+        Self { key: gone.origin.id.key.clone(), store, since: gone.date, why }
+    }
 }
 
 /// Whether something is published, and how fresh the stores are.
@@ -208,8 +237,8 @@ pub struct StatusInfo {
     pub membership: String,
     /// The stores.
     pub sources: Vec<SourceInfo>,
-    /// What is held back.
-    pub held: Vec<String>,
+    /// What is gone from its store and serves on, because that may not be meant.
+    pub held: Vec<HeldInfo>,
     /// What an operator holds the config at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Mark>,
@@ -226,7 +255,10 @@ pub struct StatusInfo {
 impl StatusInfo {
     /// Whether somebody should look: something is held, a store or a connected proxy is behind, or nobody leads.
     pub fn needs_attention(&self) -> bool {
-        self.leader.is_none() || !self.held.is_empty() || self.sources.iter().any(|source| !source.current) || self.proxies.iter().any(|proxy| proxy.behind)
+        self.leader.is_none()
+            || self.held.iter().any(|held| held.why.is_some())
+            || self.sources.iter().any(|source| !source.current)
+            || self.proxies.iter().any(|proxy| proxy.behind)
     }
 }
 
@@ -244,7 +276,8 @@ pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: N
         }
         _ => Vec::new(),
     };
-    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving }
+    let kept = state.guard.kept().find(|gone| found.is_none() && gone.origin.id.key == key);
+    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, held: kept.map(|gone| HeldInfo::of(gone, stores)) }
 }
 
 /// Whether there is something to follow, and how fresh it is.
@@ -396,7 +429,7 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInf
         config: state.snapshot.config.digest().short(),
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
-        held: Vec::new(),
+        held: state.guard.kept().map(|gone| HeldInfo::of(gone, stores)).collect(),
         hold: state.hold().map(|hold| hold.mark.clone()),
         proxies: proxies(state, now),
         rejected: rejected.map(|view| full(&view.id)).collect(),

@@ -207,7 +207,14 @@ impl Arena {
         let clear = |objects: &BTreeMap<String, String>| -> BTreeMap<String, String> {
             objects.iter().filter(|(path, _)| !unclear.contains(*path)).map(|(path, digest)| (path.clone(), digest.clone())).collect()
         };
-        let (published, expected) = (clear(&published), clear(expected));
+        let (mut published, expected) = (clear(&published), clear(expected));
+        // What went and is held serves on; the status lists it.
+        for path in held(self.run.api) {
+            published.remove(&path.replacen("endpoint/", "suspect/", 1));
+            if !expected.contains_key(&path) {
+                published.remove(&path);
+            }
+        }
         if published != expected {
             let missing: Vec<_> = expected.iter().filter(|item| published.get(item.0) != Some(item.1)).map(|item| item.0).collect();
             let extra: Vec<_> = published.keys().filter(|path| !expected.contains_key(*path)).collect();
@@ -269,6 +276,14 @@ fn published(api: SocketAddr) -> Option<(String, BTreeMap<String, String>)> {
         }
     }
     None
+}
+
+/// The paths of what the guard holds.
+fn held(api: SocketAddr) -> Vec<String> {
+    let Ok(answer) = raw(api, b"GET /v1/status HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n") else { return Vec::new() };
+    let status: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let keys = status["held"].as_array().into_iter().flatten().filter_map(|held| held["key"].as_str());
+    keys.filter_map(|key| key.split_once('/')).map(|(kind, name)| format!("{}/{name}", kind.trim_end_matches('s'))).collect()
 }
 
 /// The version that a proxy serves.

@@ -66,7 +66,7 @@ fn closing_a_listener_under_load_resets_no_connection() {
                 });
             }
             std::thread::sleep(Duration::from_millis(200));
-            std::fs::remove_file(run.dir().join("listeners/closing")).unwrap();
+            run.ok(&["delete", "listeners/closing"]);
         });
         let failed = failed.into_inner().unwrap();
         assert!(failed.is_empty(), "round {round}: {failed:?}");

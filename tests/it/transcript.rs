@@ -54,8 +54,17 @@ fn a_user_of_consul_is_answered_at_every_step() {
     run.ok(&["wait", "routes/shop"]);
     until("the verdict to go", || consul_kv_get(&consul, "waypost-status/verdicts/routes/shop").is_none());
     consul_kv(&consul, &["delete", "waypost/endpoints/shop/a"]);
+    // Whoever takes a backend's last endpoint away without a word is asked whether that is meant.
+    until("the guard", || run.verb(&["status"]).status.code() == Some(1));
+    assert_eq!(
+        run.fails(3, &["wait", "endpoints/shop/a", "--for", "gone"]),
+        "endpoints/shop/a is deleted and serves on: backend shop lost its last endpoint; `waypost approve endpoints/shop/a` lets it go\n"
+    );
+    assert_eq!(get(web, "shop.example.com", "/").status, 200);
+    assert_eq!(run.ok(&["approve", "endpoints/shop/a"]), "endpoint/shop/a goes\n");
     run.ok(&["wait", "endpoints/shop/a", "--for", "gone"]);
-    until("nobody", || get(web, "shop.example.com", "/").status == 503);
+    assert_eq!(get(web, "shop.example.com", "/").status, 503);
+    assert_eq!(run.fails(1, &["approve", "--all"]), "waypost: nothing of that is held; `waypost status` lists what is\n");
 }
 
 fn consul_kv_get(server: &Consul, key: &str) -> Option<String> {

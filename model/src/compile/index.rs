@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::{Departed, Origin};
 use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
@@ -13,6 +14,8 @@ use crate::verdict::{Condition, ConditionType};
 #[derive(Debug)]
 struct Installed {
     object: Arc<Object>,
+    /// The entry that it comes from.
+    origin: Origin,
     /// Backends and listeners that a route refers to.
     refers: Vec<ResourceKey>,
     /// What a route claims: (claims on one hostname and listener, rank, where in the route).
@@ -49,6 +52,8 @@ pub(super) struct Index {
     waiting: BTreeSet<ResourceKey>,
     /// Resources whose verdict may have changed since the last look.
     affected: BTreeSet<ResourceKey>,
+    /// What went away, or was replaced, since the last look.
+    departed: Vec<Departed>,
 }
 
 impl Index {
@@ -80,6 +85,11 @@ impl Index {
     /// Endpoints of the backend that has most.
     pub(super) fn most_endpoints(&self) -> usize {
         self.endpoints.values().copied().max().unwrap_or_default()
+    }
+
+    /// What went away, or was replaced.
+    pub(super) fn take_departed(&mut self) -> Vec<Departed> {
+        std::mem::take(&mut self.departed)
     }
 
     /// Whether a resource found no room.
@@ -117,17 +127,19 @@ impl Index {
     }
 
     /// Installs a resource; returns whether it differs from what was there.
-    pub(super) fn put(&mut self, resource: &ResourceKey, object: &Arc<Object>, parsed: &Resource) -> bool {
-        if self.installed.get(resource).is_some_and(|installed| installed.object.digest() == object.digest()) {
+    pub(super) fn put(&mut self, resource: &ResourceKey, object: &Arc<Object>, parsed: &Resource, origin: Origin) -> bool {
+        if let Some(same) = self.installed.get_mut(resource).filter(|installed| installed.object.digest() == object.digest()) {
+            same.origin = origin;
             return false;
         }
-        self.remove(resource);
+        self.take_out(resource, true);
         let route = match parsed {
             Resource::Route(route) => Some(route),
             _ => None,
         };
         let installed = Installed {
             object: object.clone(),
+            origin,
             refers: route.map(references).unwrap_or_default(),
             claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
             hostnames: route.map(hostnames).unwrap_or_default(),
@@ -163,6 +175,10 @@ impl Index {
 
     /// Takes a resource out; returns what was there.
     pub(super) fn remove(&mut self, resource: &ResourceKey) -> Option<Arc<Object>> {
+        self.take_out(resource, false)
+    }
+
+    fn take_out(&mut self, resource: &ResourceKey, replaced: bool) -> Option<Arc<Object>> {
         let installed = self.installed.remove(resource)?;
         for target in &installed.refers {
             if let Some(names) = self.referrers.get_mut(target) {
@@ -194,6 +210,7 @@ impl Index {
             decrease(&mut self.endpoints, backend);
         }
         self.touch_referrers(resource);
+        self.departed.push(Departed { object: installed.object.clone(), origin: installed.origin, replaced });
         Some(installed.object)
     }
 

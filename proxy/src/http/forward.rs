@@ -112,6 +112,9 @@ impl Tries<'_> {
     /// hangs is load, and pays from the budget.
     fn after_no_connection(&mut self, endpoint: &Endpoint, failure: Failure) -> Result<(), Refusal> {
         endpoint.state.refused();
+        if endpoint.suspect {
+            endpoint.state.eject();
+        }
         self.metrics.connect_errors.inc();
         self.tried.push(endpoint.id.clone());
         let slow = matches!(failure, Failure::Connect { slow: true, .. });

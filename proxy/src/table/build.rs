@@ -40,6 +40,8 @@ pub struct Builder {
     routes: HashMap<String, Vec<(HostKey, Vec<Candidate>)>>,
     policies: HashMap<String, resource::Backend>,
     endpoints: HashMap<String, BTreeMap<String, resource::Endpoint>>,
+    /// Endpoints of which it is not known whether they are gone, as `BACKEND/ID`.
+    suspects: BTreeSet<String>,
     /// Routes per host, so that only hosts that changed are sorted again.
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
@@ -64,6 +66,7 @@ impl Builder {
             routes: HashMap::new(),
             policies: HashMap::new(),
             endpoints: HashMap::new(),
+            suspects: BTreeSet::new(),
             by_host: HashMap::new(),
             hosts: Hosts::default(),
             backends: HashMap::new(),
@@ -159,6 +162,10 @@ impl Builder {
                 self.endpoints.entry(backend.to_owned()).or_default().insert(id.to_owned(), endpoint);
                 backends.insert(backend.to_owned());
             }
+            "suspect" => {
+                backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
+                self.suspects.insert(name);
+            }
             // A kind of a newer release: nothing that this proxy serves depends on it.
             _ => {}
         }
@@ -175,6 +182,10 @@ impl Builder {
             "backend" => {
                 self.policies.remove(name);
                 backends.insert(name.to_owned());
+            }
+            "suspect" => {
+                backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
+                self.suspects.remove(name);
             }
             "endpoint" => {
                 let Some((backend, id)) = name.split_once('/') else { return };
@@ -229,14 +240,22 @@ impl Builder {
         }
         let policy = policy.unwrap_or_default();
         let states = &mut self.states;
-        let endpoint = |(id, spec): (&String, &resource::Endpoint)| Endpoint {
-            id: id.as_str().into(),
-            address: spec.address.as_str().into(),
-            peer: spec.address.socket().map(Peer::new),
-            weight: spec.weight.get(),
-            zone: spec.zone.as_deref().map(Into::into),
-            drain: spec.drain,
-            state: states.of(name, &spec.address),
+        let suspects = &self.suspects;
+        let endpoint = |(id, spec): (&String, &resource::Endpoint)| {
+            let (state, suspect) = (states.of(name, &spec.address), suspects.contains(&format!("{name}/{id}")));
+            if !suspect {
+                state.trusted();
+            }
+            Endpoint {
+                id: id.as_str().into(),
+                address: spec.address.as_str().into(),
+                peer: spec.address.socket().map(Peer::new),
+                weight: spec.weight.get(),
+                zone: spec.zone.as_deref().map(Into::into),
+                drain: spec.drain,
+                suspect,
+                state,
+            }
         };
         let endpoints: Vec<Endpoint> = members.into_iter().flatten().map(endpoint).collect();
         let names = endpoints.iter().filter(|endpoint| endpoint.peer.is_none());

@@ -19,7 +19,12 @@ struct Script {
 impl Script {
     fn new(stores: usize) -> Self {
         let names = (0..stores).map(|number| format!("store{number}")).collect();
-        Self { state: State::new(names, Limits::default(), 3, Some("c".to_owned())), now: Duration::from_secs(1), heard: 0, told: String::new() }
+        Self {
+            state: State::new(names, Limits::default(), Thresholds::default(), 3, Some("c".to_owned())),
+            now: Duration::from_secs(1),
+            heard: 0,
+            told: String::new(),
+        }
     }
 
     /// After so many milliseconds this happens.
@@ -75,14 +80,18 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
     script.after(50, Input::Tick);
     script.put(1, 5, "routes/b", ROUTE);
     script.delete(50, 6, "routes/b");
+    // What goes is judged when nothing more has gone for a moment.
+    script.after(10, Input::Tick);
+    assert_eq!(script.state.due(), Duration::from_millis(1_711));
+    script.after(490, Input::Tick);
     script.told(
         "0: publish 3.1: listener/web |
          0: StoreRead store0: 1 entries at revision 1
          100: publish 3.2: listener/web route/a |
          104: publish 3.3: listener/web route/a | endpoint/shop/1
          110: publish 3.4: listener/web route/a route/b | endpoint/shop/1
-         211: publish 3.5: listener/web route/a | endpoint/shop/1
-         211: Deleted routes/b: the entry is gone",
+         211: Deleted routes/b: the entry is gone
+         711: publish 3.5: listener/web route/a | endpoint/shop/1",
     );
 }
 
@@ -119,7 +128,7 @@ fn nothing_is_published_before_every_store_was_heard_or_remembered() {
 #[test]
 fn nothing_is_published_before_the_cluster_is_known() {
     let mut script = Script::new(1);
-    script.state = State::new(vec!["s".to_owned()], Limits::default(), 1, None);
+    script.state = State::new(vec!["s".to_owned()], Limits::default(), Thresholds::default(), 1, None);
     assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
     let published = script.after(5, Input::Cluster("c".to_owned())).publish.expect("now it is");
     assert_eq!((published.cluster.as_str(), published.version.to_string().as_str()), ("c", "1.1"));
@@ -155,4 +164,46 @@ fn an_entry_is_live_when_every_proxy_that_follows_serves_its_version() {
     assert_eq!(live(&script), None, "q still serves what was before");
     script.after(2, report("q", 2));
     assert_eq!(live(&script), Some(Duration::from_millis(1_104)));
+}
+
+#[test]
+fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
+    let mut script = Script::new(1);
+    let all = [("listeners/web", r#"{"address":"127.0.0.1:80"}"#), ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
+    script.reset(0, 0, 5, &all);
+    script.reset(100, 0, 6, &[]);
+    script.after(60_000, Input::Tick);
+    let status: Vec<&str> = script.state.guard.kept().map(|gone| gone.object.path()).collect();
+    assert_eq!(status, ["endpoint/shop/1", "listener/web", "route/a"]);
+    let approved = script.after(10, Input::Approve { keys: vec![ResourceKey::new(Kind::Route, "a")], later: false, by: "alice".to_owned() }).approved;
+    assert_eq!(approved, ["route/a"]);
+    script.reset(10, 0, 7, &all);
+    assert_eq!(script.state.guard.kept().count(), 0, "what comes back is held no longer");
+    script.told(
+        "0: publish 3.1: listener/web route/a | endpoint/shop/1
+         0: StoreRead store0: 3 entries at revision 5
+         100: publish 3.2: listener/web route/a | endpoint/shop/1 suspect/shop/1
+         100: Held guard: the store became empty: 3 entries went at once; it serves on until `waypost approve`, see `waypost status`
+         100: Deleted endpoints/shop/1: the entry is gone
+         100: Deleted listeners/web: the entry is gone
+         100: Deleted routes/a: the entry is gone
+         60110: publish 3.3: listener/web | endpoint/shop/1 suspect/shop/1
+         60110: Approved guard: alice let 1 go: route/a
+         60120: publish 3.4: listener/web route/a | endpoint/shop/1",
+    );
+}
+
+#[test]
+fn a_store_that_goes_back_changes_nothing_until_that_is_approved() {
+    let mut script = Script::new(1);
+    let other = r#"{"hostnames":["h"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+    script.reset(0, 0, 50, &[("routes/a", ROUTE), ("routes/b", ROUTE)]);
+    let before = script.state.snapshot.config.digest();
+    script.reset(100, 0, 20, &[("routes/a", other)]);
+    script.after(60_000, Input::Tick);
+    assert_eq!(script.state.snapshot.config.digest(), before, "neither what changed nor what went");
+    script.put(10, 51, "routes/a", other);
+    script.after(10, Input::Approve { keys: Vec::new(), later: false, by: "bob".to_owned() });
+    assert_eq!(script.state.snapshot.config.len(), 1);
+    assert_ne!(script.state.snapshot.config.digest(), before);
 }

@@ -1,0 +1,40 @@
+//! `waypost approve`: what went from the store and serves on, because that may not be meant, goes.
+
+use clap::Args;
+
+use super::client::{ControllerFlag, OutputFlag};
+use super::hold::who;
+use super::text::machine;
+use super::{Failure, Outcome};
+use crate::api::{ApproveAnswer, ApproveRequest};
+
+#[derive(Debug, Args)]
+pub(super) struct ApproveFlags {
+    /// routes/shop, or route shop; several may be given
+    #[arg(required_unless_present = "all")]
+    key: Vec<String>,
+    /// Everything that is held
+    #[arg(long, conflicts_with = "key")]
+    all: bool,
+    /// Who approves, for the record [default: user@host]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+pub(super) async fn run(flags: ApproveFlags) -> Outcome {
+    let keys = waypost_model::key::join_typed(&flags.key);
+    let answer = ask(&flags.controller, &ApproveRequest { keys, later: false, by: who(flags.by) }).await?;
+    if !machine(flags.output.output, &answer)? {
+        answer.approved.iter().for_each(|path| println!("{path} goes"));
+    }
+    Ok(())
+}
+
+/// Asks the controller.
+pub(super) async fn ask(controller: &ControllerFlag, request: &ApproveRequest) -> Result<ApproveAnswer, Failure> {
+    controller.post("/v1/approve", request).await
+}

@@ -1,0 +1,293 @@
+//! The guard: removals that could hurt the traffic wait until they are known to be meant. Pure: time is an input.
+//!
+//! What goes away without having been drained or approved is collected until none came for a moment, because some
+//! writers delete key by key, and then judged together with everything that went within the last minute. Meanwhile,
+//! and while it is held, it stays in the snapshot; endpoints are marked as suspect, so that proxies use them only when
+//! no other can take a request. See `docs/decisions/09-guard.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use waypost_model::compile::{Departed, Origin};
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::Object;
+
+/// When removals are held. All are settings of the `[guard]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Thresholds {
+    /// Whether there is a guard at all.
+    pub enabled: bool,
+    /// More than this part of the routes, in percent, is held.
+    pub routes_percent: usize,
+    /// Fewer routes than this never are.
+    pub routes_least: usize,
+    /// More than this part of all endpoints, in percent, is held if they are of several backends.
+    pub endpoints_percent: usize,
+    /// Fewer endpoints than this never are, unless they are a backend's last.
+    pub endpoints_least: usize,
+    /// More than this part of a backend's endpoints, in percent, is held.
+    pub backend_percent: usize,
+    /// Fewer endpoints of a backend than this never are, unless they are its last.
+    pub backend_least: usize,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { enabled: true, routes_percent: 20, routes_least: 5, endpoints_percent: 10, endpoints_least: 5, backend_percent: 50, backend_least: 3 }
+    }
+}
+
+/// Removals are judged when none came for this long.
+const SETTLE: Duration = Duration::from_millis(500);
+/// And after this long in any case.
+const SETTLE_MOST: Duration = Duration::from_secs(5);
+/// A small removal of a backend's last endpoints goes when its store has confirmed it for this long.
+const CONFIRM: Duration = Duration::from_secs(10);
+/// What went within this time is judged together.
+const MEMORY: Duration = Duration::from_secs(60);
+/// An approval that was given before its removal is good for this long.
+const EXPECTED: Duration = Duration::from_secs(300);
+
+/// What is to become of something that went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "fate")]
+pub enum Fate {
+    /// It is not judged yet.
+    Waiting,
+    /// It goes when the store has confirmed it for a while.
+    Confirming,
+    /// It stays until an operator approves.
+    Held {
+        /// Why.
+        why: String,
+    },
+    /// It is gone, and remembered for a while.
+    Released,
+}
+
+/// Something that went away from the store.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// What it was.
+    pub object: Arc<Object>,
+    /// The entry it came from.
+    pub origin: Origin,
+    /// When it went.
+    pub at: Duration,
+    /// The same as a date, in milliseconds since 1970.
+    pub date: u64,
+    /// What is to become of it.
+    pub fate: Fate,
+}
+
+/// The guard.
+#[derive(Debug)]
+pub struct Guard {
+    thresholds: Thresholds,
+    gone: BTreeMap<String, Gone>,
+    /// The first and last removal that is not judged yet.
+    batch: Option<(Duration, Duration)>,
+    /// Approvals of removals that are still to come, by path, and until when they are good.
+    expected: BTreeMap<String, Duration>,
+}
+
+/// How many there are in the store.
+#[derive(Debug, Default)]
+struct Counts {
+    routes: usize,
+    endpoints: usize,
+    by_backend: BTreeMap<String, usize>,
+}
+
+impl Counts {
+    fn of(config: &Lane, membership: &Lane) -> Self {
+        let mut counts = Self { routes: config.of_kind("route").count(), ..Self::default() };
+        for endpoint in membership.of_kind("endpoint") {
+            counts.endpoints += 1;
+            *counts.by_backend.entry(backend(endpoint).to_owned()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+fn backend(endpoint: &Object) -> &str {
+    endpoint.name().split('/').next().unwrap_or_default()
+}
+
+impl Guard {
+    /// A guard that holds nothing.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, gone: BTreeMap::new(), batch: None, expected: BTreeMap::new() }
+    }
+
+    /// What was held before a restart is held again.
+    pub fn restore(&mut self, gone: Vec<Gone>, now: Duration) {
+        for one in gone {
+            if one.fate == Fate::Waiting {
+                self.collect(now);
+            }
+            self.gone.insert(one.object.path().to_owned(), Gone { at: now, ..one });
+        }
+    }
+
+    /// Takes in a commit: what came (back), what went, and the config that is left. `flagged` says why the store itself is not believed; then
+    /// also what changed is held as it was.
+    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, config: &Lane, flagged: Option<&str>, now: (Duration, u64)) {
+        for path in came {
+            self.gone.remove(path);
+        }
+        for Departed { object, origin, replaced } in departed {
+            let guarded = matches!(object.kind(), "listener" | "route" | "endpoint");
+            let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
+            if !self.thresholds.enabled || !guarded || meant || (replaced && flagged.is_none()) {
+                continue;
+            }
+            let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
+            if fate == Fate::Waiting {
+                self.collect(now.0);
+            }
+            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate });
+        }
+        self.drop_renamed(config);
+    }
+
+    /// A listener whose address another one has by now was renamed, and is not missed.
+    fn drop_renamed(&mut self, config: &Lane) {
+        if self.gone.values().all(|gone| gone.object.kind() != "listener") {
+            return;
+        }
+        let address = |object: &Object| object.decode::<waypost_model::resource::Listener>().ok().map(|body| body.spec.address);
+        let taken: Vec<_> = config.of_kind("listener").filter_map(|listener| address(listener)).collect();
+        self.gone.retain(|_, gone| gone.object.kind() != "listener" || address(&gone.object).is_none_or(|own| !taken.contains(&own)));
+    }
+
+    fn collect(&mut self, now: Duration) {
+        self.batch = Some((self.batch.map_or(now, |(first, _)| first), now));
+    }
+
+    /// When time matters next.
+    pub fn due(&self) -> Option<Duration> {
+        self.batch.map(|(first, last)| (last + SETTLE).min(first + SETTLE_MOST))
+    }
+
+    /// Time has passed: judges what is due. `config` and `membership` are what the stores say. Returns whether
+    /// anything was decided.
+    pub fn tick(&mut self, config: &Lane, membership: &Lane, now: Duration) -> bool {
+        self.expected.retain(|_, until| *until >= now);
+        self.gone.retain(|_, gone| gone.fate != Fate::Released || now.saturating_sub(gone.at) < MEMORY);
+        if self.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        self.batch = None;
+        self.judge(&Counts::of(config, membership));
+        true
+    }
+
+    /// Every store was confirmed at `confirmed` at the earliest: what waited for that may go. Returns whether something
+    /// went.
+    pub fn confirmed(&mut self, confirmed: Duration) -> bool {
+        let sure = self.gone.values_mut().filter(|gone| gone.fate == Fate::Confirming && gone.at + CONFIRM <= confirmed);
+        sure.map(|gone| gone.fate = Fate::Released).count() > 0
+    }
+
+    fn judge(&mut self, counts: &Counts) {
+        let routes = self.paths("route");
+        let endpoints = self.paths("endpoint");
+        let part = |went: usize, left: usize, percent: usize, least: usize| went >= least && went * 100 > percent * (went + left);
+        let t = self.thresholds.clone();
+        self.hold(&self.paths("listener"), "a listener went");
+        if part(routes.len(), counts.routes, t.routes_percent, t.routes_least) {
+            self.hold(&routes, &format!("{} of {} routes went within a minute", routes.len(), routes.len() + counts.routes));
+        }
+        let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
+        let backends: BTreeSet<String> = endpoints.iter().filter_map(|path| self.gone.get(path)).map(|gone| backend(&gone.object).to_owned()).collect();
+        if many && endpoints.len() >= t.endpoints_least && backends.len() > 1 {
+            let told = format!("{} of {} endpoints of {} backends went within a minute", endpoints.len(), endpoints.len() + counts.endpoints, backends.len());
+            self.hold(&endpoints, &told);
+        }
+        for name in &backends {
+            let prefix = format!("endpoint/{name}/");
+            let own: Vec<String> = endpoints.iter().filter(|path| path.starts_with(&prefix)).cloned().collect();
+            let left = counts.by_backend.get(name).copied().unwrap_or_default();
+            if left > 0 && !part(own.len(), left, t.backend_percent, t.backend_least) {
+                continue;
+            }
+            let told = if left == 0 {
+                format!("backend {name} lost its last endpoint")
+            } else {
+                format!("{} of {} endpoints of backend {name} went within a minute", own.len(), own.len() + left)
+            };
+            if many {
+                self.hold(&own, &told);
+            } else {
+                self.confirm(&own);
+            }
+        }
+        for gone in self.gone.values_mut().filter(|gone| gone.fate == Fate::Waiting) {
+            gone.fate = Fate::Released;
+        }
+    }
+
+    /// Everything of a kind that went within the last minute or is held.
+    fn paths(&self, kind: &str) -> Vec<String> {
+        self.gone.iter().filter(|(_, gone)| gone.object.kind() == kind).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Holds these, also those that had gone already; what is held keeps its reason.
+    fn hold(&mut self, paths: &[String], why: &str) {
+        for path in paths {
+            if let Some(gone) = self.gone.get_mut(path).filter(|gone| !matches!(gone.fate, Fate::Held { .. })) {
+                gone.fate = Fate::Held { why: why.to_owned() };
+            }
+        }
+    }
+
+    fn confirm(&mut self, paths: &[String]) {
+        for path in paths {
+            if let Some(gone) = self.gone.get_mut(path).filter(|gone| gone.fate == Fate::Waiting) {
+                gone.fate = Fate::Confirming;
+            }
+        }
+    }
+
+    /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now.
+    pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], now: Duration) -> Vec<String> {
+        let chosen: Vec<String> = self.gone.iter().filter(|(path, gone)| gone.fate != Fate::Released && which(path)).map(|(path, _)| path.clone()).collect();
+        for path in &chosen {
+            self.gone.remove(path);
+        }
+        self.expected.extend(later.iter().filter(|path| !chosen.contains(path)).map(|path| (path.clone(), now + EXPECTED)));
+        chosen
+    }
+
+    /// Everything that stays although it went, with its fate.
+    pub fn kept(&self) -> impl Iterator<Item = &Gone> {
+        self.gone.values().filter(|gone| gone.fate != Fate::Released)
+    }
+
+    /// What stays of the path.
+    pub fn kept_at(&self, path: &str) -> Option<&Gone> {
+        self.gone.get(path).filter(|gone| gone.fate != Fate::Released)
+    }
+
+    /// Both lanes with what stays.
+    pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
+        let of = |member: bool| self.kept().filter(move |gone| (gone.object.kind() == "endpoint") == member);
+        let config_changes: Vec<Change> = of(false).map(|gone| Change::Put(gone.object.clone())).collect();
+        let suspect = |gone: &Gone| Change::Put(Object::suspect(gone.object.name()));
+        let member_changes: Vec<Change> = of(true).flat_map(|gone| [Change::Put(gone.object.clone()), suspect(gone)]).collect();
+        let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
+        (with(config, config_changes), with(membership, member_changes))
+    }
+}
+
+/// Whether an endpoint was drained before it went.
+fn is_drained(object: &Object) -> bool {
+    object.kind() == "endpoint" && object.decode::<waypost_model::resource::Endpoint>().is_ok_and(|body| body.spec.drain)
+}
+
+#[cfg(test)]
+mod tests;
