@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: chaos help outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy profile key-reference
+.PHONY: chaos help night outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy profile key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ chaos: servers ## 100 seeded runs of random writes and faults: STORE=file|etcd|c
 outage: servers ## store and controller dead under load: DURATION=n seconds (120)
 	cargo build --workspace --locked
 	WAYPOST_OUTAGE_SECONDS=$(or $(DURATION),120) cargo test --locked --test it -- outage:: --nocapture --test-threads 1
+
+night: servers ## everything deleted on each store, under load: DURATION=n seconds (60)
+	cargo build --workspace --locked
+	WAYPOST_NIGHT_SECONDS=$(or $(DURATION),60) cargo test --locked --test it -- night:: --nocapture --test-threads 1
 
 bench-propagation: servers ## write acknowledged to served, on every store
 	@scripts/bench.sh propagation

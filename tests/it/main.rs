@@ -7,6 +7,7 @@ mod chaos;
 mod harness;
 mod hold;
 mod http;
+mod night;
 mod outage;
 mod swap;
 mod transcript;

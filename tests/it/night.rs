@@ -1,0 +1,186 @@
+//! The night in which somebody deletes everything, on each store, under load: everything serves on, the status says what is
+//! held, and what was deleted is written back from what the controller kept.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use waypost_adapter::{Adapter, Event};
+use waypost_testkit::Process;
+use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
+
+use crate::harness::{Backend, Load, get, loopback, text, until, waypost, waypost_proxy};
+
+/// How long everything stays deleted: a minute for the record, less in the ordinary run.
+fn night() -> Duration {
+    Duration::from_secs(std::env::var("WAYPOST_NIGHT_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(10))
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    api: std::net::SocketAddr,
+    store: String,
+    adapter: Arc<dyn Adapter>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Site {
+    fn new(store: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store.replace("{dir}", &folder.path().join("waypost").display().to_string());
+        std::fs::create_dir(folder.path().join("waypost")).unwrap();
+        let adapter = waypost::stores::open(&waypost::stores::StoreFlags::from(store.as_str())).unwrap().adapter;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Self { folder, api: loopback(), store, adapter, runtime }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn controller(&self) -> Process {
+        let mut command = Command::new(waypost());
+        command.args(["controller", "--store", &self.store, "--state", &self.path("c"), "--api", &self.api.to_string(), "--name", "c1"]);
+        let mut process = Process::start(&mut command, Path::new(&self.path("c.log")));
+        waypost_testkit::process::wait_for_port(self.api, &mut process);
+        process
+    }
+
+    fn proxy(&self, name: &str, bind: &str) -> Process {
+        let mut command = Command::new(waypost_proxy());
+        let (url, admin) = (format!("http://{}", self.api), loopback().to_string());
+        command.args(["--controller", &url, "--state", &self.path(name), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+        Process::start(&mut command, Path::new(&self.path(&format!("{name}.log"))))
+    }
+
+    fn verb(&self, arguments: &[&str]) -> Output {
+        Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{}", self.api)).output().unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.verb(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Deletes every key below the root, as somebody does who knows nothing of Waypost.
+    fn delete_everything(&self) {
+        self.runtime.block_on(async {
+            let mut source = self.adapter.source("waypost");
+            let Event::Reset { mut entries, .. } = source.next().await.unwrap() else { panic!("a listing") };
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.key.clone()));
+            for entry in entries {
+                self.adapter.delete(&entry.key).await.unwrap();
+            }
+        });
+    }
+}
+
+fn night_on(store: String) {
+    let site = Site::new(store);
+    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    let web = loopback();
+    let mut controller = site.controller();
+    let _steady = site.proxy("p1", "127.0.0.1");
+    let mut second = site.proxy("p2", "127.0.0.2");
+    site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    for number in 0..30 {
+        site.ok(&[
+            "put",
+            &format!("routes/r{number}"),
+            &format!(r#"{{"hostnames":["h{number}"],"rules":[{{"backendRefs":[{{"name":"b{}"}}]}}]}}"#, number % 3),
+        ]);
+    }
+    for number in 0..3 {
+        site.ok(&["put", &format!("endpoints/b{number}/one"), &one.address.to_string()]);
+        site.ok(&["put", &format!("endpoints/b{number}/two"), &two.address.to_string()]);
+    }
+    until("both proxies", || text(&site.verb(&["wait", "endpoints/b2/two"]).stdout).contains("2/2"));
+    site.ok(&["wait", "routes/r29"]);
+    let load = Load::start(web, "h7", 8);
+
+    site.delete_everything();
+    let deleted = Instant::now();
+    until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) == 37);
+    let told = text(&site.verb(&["status"]).stdout);
+    assert!(told.contains("37 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
+    controller.kill();
+    controller = site.controller();
+    until("the same after a restart", || held(&site) == 37);
+    let on_second = std::net::SocketAddr::from(([127, 0, 0, 2], web.port()));
+    // What is suspect is on the second proxy's disk as well.
+    until("the membership on disk", || std::fs::read_to_string(site.path("p2/membership.jsonl")).is_ok_and(|held| held.contains("suspect")));
+    second.kill();
+    second = site.proxy("p2", "127.0.0.2");
+    until("the second proxy", || std::net::TcpStream::connect(on_second).is_ok() && get(on_second, "h3", "/").status == 200);
+    while deleted.elapsed() < night() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for number in 0..30 {
+        assert_eq!(get(web, &format!("h{number}"), "/").status, 200);
+    }
+    let written = site.ok(&["export", "--held", "--to", &site.store]);
+    assert!(written.starts_with("37 entries are written to "), "{written}");
+    until("everything to be current", || site.verb(&["status"]).status.success() && held(&site) == 0);
+    until("both proxies again", || text(&site.verb(&["wait", "routes/r29"]).stdout).contains("2/2"));
+    let sent = load.finish();
+    println!("{}: {sent} requests, 0 failed, {:?} with nothing in the store", site.store, deleted.elapsed());
+    drop((second, controller));
+}
+
+fn held(site: &Site) -> usize {
+    let status: serde_json::Value = serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default();
+    status["held"].as_array().map_or(0, |held| held.iter().filter(|one| one["why"].is_string()).count())
+}
+
+#[test]
+fn everything_is_deleted_in_a_directory_and_serves_on() {
+    night_on("file://{dir}".to_owned());
+}
+
+#[test]
+fn everything_is_deleted_in_etcd_and_serves_on() {
+    let server = Etcd::new(1);
+    night_on(format!("etcd://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn everything_is_deleted_in_consul_and_serves_on() {
+    let server = Consul::new(1);
+    night_on(format!("consul://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn everything_is_deleted_in_zookeeper_and_serves_on() {
+    let server = ZooKeeper::new(1);
+    night_on(format!("zookeeper://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn an_etcd_that_was_restored_from_an_older_backup_changes_nothing_by_itself() {
+    let mut server = Etcd::new(1);
+    let site = Site::new(format!("etcd://{}/waypost", server.endpoints()[0]));
+    let _controller = site.controller();
+    let _proxy = site.proxy("p1", "127.0.0.1");
+    let web = loopback();
+    let page = |body: &str| format!(r#"{{"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#);
+    site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    site.ok(&["put", "routes/page", &page("old")]);
+    let backup = server.backup();
+    for number in 0..5 {
+        site.ok(&["put", "routes/page", &page(&format!("new{number}"))]);
+    }
+    site.ok(&["wait", "routes/page"]);
+    assert_eq!(get(web, "any", "/").body, "new4");
+    server.restore(&backup);
+    until("the guard", || held(&site) == 1);
+    let told = text(&site.verb(&["status"]).stdout);
+    assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
+    assert_eq!(get(web, "any", "/").body, "new4");
+    site.ok(&["export", "--held", "--to", &site.store]);
+    until("the store to be current again", || site.verb(&["status"]).status.success());
+    site.ok(&["wait", "routes/page"]);
+    assert_eq!(get(web, "any", "/").body, "new4");
+    assert!(text(&site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/routes/page"))).unwrap().unwrap().value).contains("new4"));
+}
