@@ -28,7 +28,7 @@ for kind in listener:listeners/NAME route:routes/NAME backend:backends/NAME endp
       | "\n| field | what | default | meaning |\n|---|---|---|---|",
         (.properties | to_entries[] | "| `\(.key)`\(if [.key] | inside($required) then " (required)" else "" end) | \(.value | kind) | \(if .value | has("default") then .value.default | tojson | "`\(.)`" else "" end) | \(.value.description // "" | one_line) |");
     def described: "\n" + (.description // "" | gsub("\n"; " "));
-    described, (if .properties then fields else empty end),
+    described, (if .properties then fields elif .anyOf[0].properties? then (.anyOf[0] | fields) else empty end),
     ((.["$defs"] // {}) | to_entries[] | "\n### \(.key)", (.value |
       if .properties then described, fields
       elif .oneOf then described, "", (.oneOf[] | "- `\(.const // (.enum // [])[0] | tojson)`: \(.description // "" | gsub("\n"; " "))")

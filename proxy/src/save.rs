@@ -86,7 +86,7 @@ impl Saver {
         }
         // The highest version fences off a deposed leader also after a restart; a quarantine must survive one.
         let urgent = self.seen.0.epoch != held.highest.epoch || self.seen.1 != *quarantined;
-        if (self.seen.0 != held.highest || urgent) && (urgent || due(self.seen_at, CONFIG_EVERY)) {
+        if urgent || self.seen.0 != held.highest && due(self.seen_at, CONFIG_EVERY) {
             self.seen_at = Some(Instant::now());
             if noted(self.files.save_seen(held, quarantined), "highest version") {
                 self.seen = (held.highest, quarantined.clone());

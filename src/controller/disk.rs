@@ -360,7 +360,7 @@ mod tests {
             date: 9,
             fate: Fate::Held { why: "a listener went".to_owned() },
         };
-        save_guard(folder.path(), &[gone.clone()]).unwrap();
+        save_guard(folder.path(), std::slice::from_ref(&gone)).unwrap();
         let found = load_guard(folder.path()).unwrap().remove(0);
         assert_eq!((found.object, found.origin, found.date, found.fate), (gone.object, gone.origin, gone.date, gone.fate));
         save_guard(folder.path(), &[]).unwrap();

@@ -18,11 +18,14 @@ pub enum Fate {
     WriteHeld,
 }
 
+/// What the next connection is armed for: the bytes that it carries, and its fate.
+type Armed = Arc<Mutex<Option<(Vec<u8>, Fate)>>>;
+
 /// Stands between a client and a server. Connections pass untouched, until one carries what the gate was armed for.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
-    armed: Arc<Mutex<Option<(Vec<u8>, Fate)>>>,
+    armed: Armed,
     held: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -72,8 +75,6 @@ impl Drop for Gate {
         self.task.abort();
     }
 }
-
-type Armed = Arc<Mutex<Option<(Vec<u8>, Fate)>>>;
 
 async fn pass(client: TcpStream, server: TcpStream, armed: Armed, held: watch::Receiver<bool>) {
     let (from_client, to_client) = client.into_split();

@@ -62,7 +62,7 @@ impl Peers<'_> {
     }
 
     /// All of them, beginning with any.
-    fn from_any(&self) -> impl Iterator<Item = &Peer> {
+    fn any_first(&self) -> impl Iterator<Item = &Peer> {
         let start = if self.len() > 1 { fastrand::usize(0..self.len()) } else { 0 };
         self.iter().cycle().skip(start).take(self.len())
     }
@@ -72,7 +72,7 @@ impl Peers<'_> {
 pub(super) async fn connection(core: &Arc<Core>, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<Connected, Failure> {
     let peers = Peers::of(endpoint);
     if !fresh {
-        for peer in peers.from_any() {
+        for peer in peers.any_first() {
             while let Some(mut sender) = core.pool.take(&peer.text) {
                 if sender.is_ready() || tokio::time::timeout(READY, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
                     return Ok(Connected { sender, reused: true, key: peer.text.clone() });
@@ -107,7 +107,7 @@ async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: 
 /// Connects to the first of an endpoint's addresses that takes it.
 async fn connect(endpoint: &Endpoint, peers: &Peers<'_>) -> std::io::Result<(TcpStream, Arc<str>)> {
     let mut last = None;
-    for peer in peers.from_any() {
+    for peer in peers.any_first() {
         match TcpStream::connect(peer.socket).await {
             Ok(stream) => return ready(stream).map(|stream| (stream, peer.text.clone())),
             Err(error) => last = Some(error),

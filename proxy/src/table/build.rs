@@ -26,6 +26,9 @@ enum HostKey {
     Any,
 }
 
+/// An endpoint that is a name: `host:port`, and what is known of it.
+type Named = (Arc<str>, Weak<EndpointState>);
+
 /// The state from which the next table is built.
 #[derive(Debug)]
 pub struct Builder {
@@ -47,7 +50,7 @@ pub struct Builder {
     hosts: Hosts,
     backends: HashMap<Arc<str>, Arc<Backend>>,
     /// Endpoints that are names, by backend.
-    named: HashMap<String, Vec<(Arc<str>, Weak<EndpointState>)>>,
+    named: HashMap<String, Vec<Named>>,
     problems: BTreeMap<String, ObjectProblem>,
 }
 
