@@ -205,3 +205,20 @@ fn init_log() {
         .try_init()
         .unwrap_or_default();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_every_verb_fit_together() {
+        Cli::command().debug_assert();
+        // An argument of a verb with the name of a global one takes its place.
+        let taken: Vec<String> = Cli::command()
+            .get_subcommands()
+            .filter(|verb| verb.get_arguments().any(|argument| argument.get_id() == "config" && argument.get_long() != Some("config")))
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        assert_eq!(taken, Vec::<String>::new());
+    }
+}

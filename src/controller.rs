@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod operator;
 pub mod proxies;
 pub mod run;
+pub mod save;
 pub mod settings;
 pub mod step;
 pub mod verdicts;

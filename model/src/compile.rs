@@ -356,10 +356,14 @@ impl Compiler {
         let mut dirty = std::mem::take(&mut self.dirty);
         let waited = self.index.waiting_for_room();
         dirty.extend(waited.iter().cloned());
-        for resource in self.by_need_of_room(dirty) {
-            let change = self.install(&resource);
-            let lane = if resource.kind.is_membership() { &mut changes.1 } else { &mut changes.0 };
-            lane.extend(change);
+        // Once more for what found no room before others made some.
+        for pass in [dirty, BTreeSet::new()] {
+            let pass = if pass.is_empty() && self.index.made_room() { self.index.waiting_for_room() } else { pass };
+            for resource in self.by_need_of_room(pass) {
+                let change = self.install(&resource);
+                let lane = if resource.kind.is_membership() { &mut changes.1 } else { &mut changes.0 };
+                lane.extend(change);
+            }
         }
         let mut affected = self.index.take_affected();
         affected.extend(waited.into_iter().filter(|resource| !self.index.is_waiting(resource)));

@@ -187,7 +187,7 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
 
 fn check_id(id: &str) -> Result<(), String> {
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '[' | ']');
-    if !id.is_empty() && id.chars().all(ok) {
+    if !id.is_empty() && id != "." && id != ".." && id.chars().all(ok) {
         return Ok(());
     }
     Err(format!("endpoint id {id:?} may only have letters, digits, '.', '_', '-', ':', '[' and ']'"))

@@ -58,6 +58,21 @@ impl Limits {
         }
     }
 
+    /// No bounds, for what was accepted before.
+    pub const fn unbounded() -> Self {
+        Self {
+            value_bytes: usize::MAX,
+            object_bytes: usize::MAX,
+            entries: usize::MAX,
+            rules_per_route: usize::MAX,
+            matches_per_rule: usize::MAX,
+            hostnames_per_route: usize::MAX,
+            routes_per_host: usize::MAX,
+            endpoints_per_backend: usize::MAX,
+            regex_bytes: MOST_REGEX_BYTES,
+        }
+    }
+
     /// Refuses settings that proxies could not follow.
     ///
     /// # Errors

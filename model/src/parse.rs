@@ -87,7 +87,7 @@ fn typed<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
     if text.trim().is_empty() {
         return Err(Problem::whole(format!("the value is empty; write {}", example(kind))));
     }
-    if text.trim_start().starts_with('{') { json(text, kind) } else { yaml(text, kind) }
+    if text.trim_start().starts_with(['{', '[']) { json(text, kind) } else { yaml(text, kind) }
 }
 
 fn example(kind: Kind) -> &'static str {

@@ -76,7 +76,7 @@ pub(crate) struct Applier {
     /// Where what is to be kept on disk goes.
     pub(crate) keep: watch::Sender<Option<Keep>>,
     /// The config that is served: what a quarantined one is replaced by.
-    pub(crate) served: Option<Lane>,
+    pub(crate) served: Option<(Lane, Version)>,
     /// Where endpoints that are names go, to be resolved.
     pub(crate) names: watch::Sender<Arc<Names>>,
     /// Tables that requests may still use. They are dropped here once none does, never on a serving thread.
@@ -115,7 +115,7 @@ impl Applier {
             return self.serve_without(&snapshot, reason);
         }
         // Also the first one after a start, which may come from disk: it may be what ended the run before.
-        let changed = self.served.as_ref().map(Lane::digest) != Some(config);
+        let changed = self.served.as_ref().map(|(lane, _)| lane.digest()) != Some(config);
         if changed && let Err(error) = self.state.begin(config) {
             tracing::warn!(%error, "the state directory cannot be written; this proxy will not start alone from this config");
         }
@@ -128,7 +128,7 @@ impl Applier {
             let reason = format!("config {} could not be made a table and is quarantined; this is an error of waypost-proxy, please report it", config.short());
             return self.serve_without(&snapshot, reason);
         };
-        self.served = Some(snapshot.config.clone());
+        self.served = Some((snapshot.config.clone(), snapshot.version));
         self.progress.update(|applied| {
             (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
         });
@@ -140,8 +140,8 @@ impl Applier {
     fn serve_without(&mut self, snapshot: &Snapshot, reason: String) -> bool {
         tracing::error!(version = %snapshot.version, "{reason}");
         self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), snapshot.version.max(applied.highest)));
-        let Some(config) = self.served.clone() else { return false };
-        let mixed = Snapshot { config, ..snapshot.clone() };
+        let Some((config, version)) = self.served.clone() else { return false };
+        let mixed = Snapshot { config, version, ..snapshot.clone() };
         match self.build(&mixed) {
             Some(table) => self.serve(&mixed, table),
             None => false,

@@ -60,10 +60,9 @@ impl EndpointState {
     }
 
     /// The endpoint's name has these addresses from now on.
-    pub fn resolved(&self, mut peers: Vec<Peer>) {
-        peers.sort_by_key(|peer| peer.socket);
+    pub fn resolved(&self, peers: &[Peer]) {
         let mut known = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_deref() != Some(peers.as_slice()) {
+        if known.as_deref() != Some(peers) {
             *known = Some(peers.into());
         }
     }

@@ -16,7 +16,7 @@ use crate::endpoint::{EndpointState, Peer};
 /// An answer is taken as good for at least and at most this long, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(300);
-/// A name that cannot be resolved is tried again after this; what it was keeps serving.
+/// A name that cannot be resolved is tried again after this, and later and later; what it was keeps serving.
 const RETRY: Duration = Duration::from_secs(2);
 /// Names that are resolved at the same time.
 const AT_ONCE: usize = 16;
@@ -31,48 +31,73 @@ pub(crate) async fn run(names: watch::Receiver<Arc<Names>>) {
 
 async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Option<TokioResolver>) {
     let mut resolver = None;
-    let mut due: HashMap<Arc<str>, Instant> = HashMap::new();
-    let mut told: HashMap<Arc<str>, String> = HashMap::new();
+    let mut known: HashMap<Arc<str>, Known> = HashMap::new();
+    let mut lookups = JoinSet::new();
     loop {
         let wanted = names.borrow_and_update().clone();
-        due.retain(|name, _| wanted.contains_key(name));
-        for name in wanted.keys() {
-            due.entry(name.clone()).or_insert_with(Instant::now);
+        known.retain(|name, _| wanted.contains_key(name));
+        for (name, states) in wanted.iter() {
+            // An endpoint that is new may have a name that is known.
+            known.entry(name.clone()).or_insert_with(Known::new).tell(states);
         }
         let now = Instant::now();
-        let late: Vec<Arc<str>> = due.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
-        if late.is_empty() {
-            let next = due.values().min().copied().unwrap_or(now + MOST);
-            tokio::select! {
-                changed = names.changed() => if changed.is_err() { return },
-                () = sleep_until(next) => {}
-            }
-            continue;
+        while lookups.len() < AT_ONCE
+            && let Some((name, one)) = known.iter_mut().filter(|(_, one)| !one.asked && one.due <= now).min_by_key(|(_, one)| one.due)
+        {
+            one.asked = true;
+            // Made with the first name: a proxy without any does not pay for it.
+            lookups.spawn(look_up(resolver.get_or_insert_with(&make).clone(), name.clone()));
         }
-        // Made with the first name: a proxy without any does not pay for it.
-        let resolver = resolver.get_or_insert_with(&make);
-        let mut lookups = JoinSet::new();
-        for name in late {
-            let resolver = resolver.clone();
-            lookups.spawn(async move {
-                let found = look_up(resolver.as_ref(), &name).await;
-                (name, found)
-            });
-        }
-        while let Some(Ok((name, found))) = lookups.join_next().await {
-            let lasts = found.as_ref().map_or(RETRY, |(_, lasts)| *lasts);
-            due.insert(name.clone(), Instant::now() + lasts);
-            match found {
-                Ok((peers, _)) => {
-                    told.remove(&name);
-                    wanted.get(&name).into_iter().flatten().filter_map(Weak::upgrade).for_each(|state| state.resolved(peers.clone()));
-                }
-                Err(reason) => {
-                    if told.insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
-                        tracing::warn!(name = &*name, reason, "the name of an endpoint cannot be resolved; its last addresses are kept");
-                    }
+        let next = known.values().filter(|one| !one.asked).map(|one| one.due).min().unwrap_or(now + MOST);
+        tokio::select! {
+            changed = names.changed() => if changed.is_err() { return },
+            Some(found) = lookups.join_next() => {
+                let Ok((name, found)) = found else { continue };
+                if let (Some(one), Some(states)) = (known.get_mut(&name), wanted.get(&name)) {
+                    one.found(&name, found);
+                    one.tell(states);
                 }
             }
+            () = sleep_until(next), if lookups.len() < AT_ONCE => {}
+        }
+    }
+}
+
+/// What is known of a name.
+struct Known {
+    peers: Vec<Peer>,
+    /// When to ask again.
+    due: Instant,
+    /// It is being looked up.
+    asked: bool,
+    /// The pause after the next failure.
+    pause: Duration,
+    /// The last failure that was told.
+    told: Option<String>,
+}
+
+impl Known {
+    fn new() -> Self {
+        Self { peers: Vec::new(), due: Instant::now(), asked: false, pause: RETRY, told: None }
+    }
+
+    fn found(&mut self, name: &str, found: Result<(Vec<Peer>, Duration), String>) {
+        self.asked = false;
+        match found {
+            Ok((peers, lasts)) => (self.peers, self.due, self.pause, self.told) = (peers, Instant::now() + lasts, RETRY, None),
+            Err(reason) => {
+                (self.due, self.pause) = (Instant::now() + self.pause, (self.pause * 2).min(MOST));
+                if self.told.as_ref() != Some(&reason) {
+                    tracing::warn!(name, reason, "the name of an endpoint cannot be resolved; its last addresses are kept");
+                    self.told = Some(reason);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, states: &[Weak<EndpointState>]) {
+        if !self.peers.is_empty() {
+            states.iter().filter_map(Weak::upgrade).for_each(|state| state.resolved(&self.peers));
         }
     }
 }
@@ -83,8 +108,16 @@ fn system_resolver() -> Option<TokioResolver> {
     built.inspect_err(|error| tracing::warn!(%error, "the system's DNS configuration cannot be used; names are resolved by the C library, without TTL")).ok()
 }
 
+/// What a lookup of a name came to: its addresses and how long they are good, or why there are none.
+type Found = (Arc<str>, Result<(Vec<Peer>, Duration), String>);
+
+async fn look_up(resolver: Option<TokioResolver>, name: Arc<str>) -> Found {
+    let found = addresses(resolver.as_ref(), &name).await;
+    (name, found)
+}
+
 /// The addresses of `host:port`, and how long they are good.
-async fn look_up(resolver: Option<&TokioResolver>, name: &str) -> Result<(Vec<Peer>, Duration), String> {
+async fn addresses(resolver: Option<&TokioResolver>, name: &str) -> Result<(Vec<Peer>, Duration), String> {
     let (host, port) = name.rsplit_once(':').ok_or("the address has no port")?;
     let port: u16 = port.parse().map_err(|_| "the port is no number")?;
     let peers = |addresses: Vec<std::net::IpAddr>| addresses.into_iter().map(|ip| Peer::new(SocketAddr::new(ip, port))).collect::<Vec<_>>();

@@ -14,6 +14,8 @@ use crate::state::{Files, StateDir};
 const CONFIG_EVERY: Duration = Duration::from_secs(1);
 /// Memberships are written at most this often, and always the last.
 const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
+/// A file and the generation before it.
+const COPIES: u8 = 2;
 
 /// What is to be kept.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub(crate) struct Saver {
     seen: (Version, BTreeSet<Digest>),
     config_at: Option<Instant>,
     membership_at: Option<Instant>,
+    /// How often this membership was written.
+    membership_copies: u8,
     seen_at: Option<Instant>,
 }
 
@@ -48,6 +52,7 @@ impl Saver {
             seen: (found.highest, state.quarantined().clone()),
             config_at: None,
             membership_at: None,
+            membership_copies: 0,
             seen_at: None,
         }
     }
@@ -78,10 +83,15 @@ impl Saver {
                 self.config = Some(config);
             }
         }
-        if self.membership != Some(membership) && due(self.membership_at, MEMBERSHIP_EVERY) {
+        if self.membership != Some(membership) {
+            self.membership_copies = 0;
+        }
+        // Written once more when it is at rest: the generation before is then the same, and one bad file costs nothing.
+        if self.membership_copies < COPIES && due(self.membership_at, MEMBERSHIP_EVERY) {
             self.membership_at = Some(Instant::now());
             if noted(self.files.save_membership(held), "membership") {
                 self.membership = Some(membership);
+                self.membership_copies += 1;
             }
         }
         // The highest version fences off a deposed leader also after a restart; a quarantine must survive one.

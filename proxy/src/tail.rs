@@ -144,9 +144,14 @@ impl Record {
         Box::new(Self { line, started: Instant::now(), tail: tail.clone() })
     }
 
+    /// Where it came in, and which version it met.
+    pub(crate) fn came(&mut self, listener: &str, version: &str) {
+        (self.line.listener, self.line.version) = (listener.to_owned(), version.to_owned());
+    }
+
     /// Where it went.
-    pub(crate) fn routed(&mut self, listener: &str, route: &str, version: &str) {
-        (self.line.listener, self.line.route, self.line.version) = (listener.to_owned(), route.to_owned(), version.to_owned());
+    pub(crate) fn routed(&mut self, route: &str) {
+        self.line.route = route.to_owned();
     }
 
     /// Which endpoint took it, after how many retries.

@@ -35,10 +35,19 @@ pub(super) async fn hold(State(api): State<Api>, body: Result<Json<HoldRequest>,
         Ok(Json(request)) => request,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, error.body_text()),
     };
+    if let Err(message) = request.action.check().and_then(|()| check_by(&request.by)) {
+        return refuse(StatusCode::BAD_REQUEST, message);
+    }
     match api.handle.operate(request.action, request.by).await {
         Ok(message) => Json(HoldAnswer { message }).into_response(),
         Err(message) => refuse(StatusCode::CONFLICT, message),
     }
+}
+
+/// A name for the record: short, and on one line.
+fn check_by(by: &str) -> Result<(), String> {
+    let fits = !by.is_empty() && by.len() <= 128 && !by.contains(char::is_control);
+    if fits { Ok(()) } else { Err("the name of who asks has 1 to 128 characters on one line; correct --by".to_owned()) }
 }
 
 /// An operator lets go what the guard holds.
@@ -76,6 +85,9 @@ pub(super) async fn approve(State(api): State<Api>, body: Result<Json<ApproveReq
         Ok(keys) => keys,
         Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
     };
+    if let Err(message) = check_by(&request.by) {
+        return refuse(StatusCode::BAD_REQUEST, message);
+    }
     match api.handle.approve(keys, request.later, request.by).await {
         Ok(approved) if approved.is_empty() && !request.later => refuse(StatusCode::CONFLICT, "nothing of that is held; `waypost status` lists what is"),
         Ok(approved) => Json(ApproveAnswer { approved }).into_response(),

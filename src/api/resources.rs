@@ -66,12 +66,14 @@ pub struct ExportedEntry {
 }
 
 pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Gone> {
-    let exported = match at.at {
-        None => api.handle.ask(|to| Query::Export(at.held, to)).await?,
-        Some(number) => match api.handle.export_config(number).await {
-            Ok(exported) => exported,
-            Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),
-        },
+    let exported = match (at.at, at.held) {
+        (None, true) => Ok(api.handle.ask(|to| Query::Export(true, to)).await?),
+        (None, false) => api.handle.export().await,
+        (Some(number), _) => api.handle.export_config(number).await,
+    };
+    let exported = match exported {
+        Ok(exported) => exported,
+        Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),
     };
     // The first store wins where two have the same key.
     let mut entries = std::collections::BTreeMap::new();

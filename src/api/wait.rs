@@ -12,7 +12,7 @@ use waypost_model::verdict::{Condition, ConditionType, Status};
 
 use super::{Api, refuse};
 use crate::controller::handle::{Gone, Query};
-use crate::controller::view::{EntryAnswer, EntryInfo, HeldInfo};
+use crate::controller::view::{EntryAnswer, EntryInfo};
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -70,7 +70,14 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
     };
     let key = match api.handle.relative(&request.key) {
         Ok(key) => key,
-        Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
+        // What can be no resource may be written all the same, and then has a verdict.
+        Err(message) => {
+            let typed = request.key.clone();
+            match api.handle.ask(|to| Query::Entry(typed, to)).await?.entry {
+                Some(entry) => entry.path,
+                None => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
+            }
+        }
     };
     let deadline = Instant::now() + limit;
     // What is waited for is what is written now; the watch may not have told of it yet.
@@ -95,12 +102,12 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
 /// Decides whether waiting is over.
 fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Option<WaitAnswer> {
     let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: found.entry.clone(), message });
-    if let (For::Gone, Some(HeldInfo { why: Some(why), .. })) = (what, &found.held) {
-        let message = format!("{key} is deleted and serves on: {why}; `waypost approve {key}` lets it go");
+    if let (For::Gone, Some(why)) = (what, &found.serves_on) {
+        let message = format!("{key} is deleted and serves on: {why}");
         return Some(WaitAnswer { outcome: WaitOutcome::Rejected, message, entry: None });
     }
     let Some(entry) = &found.entry else {
-        return if what == For::Gone && found.serving.is_empty() && found.held.is_none() { done(format!("{key} is gone")) } else { None };
+        return if what == For::Gone && found.serving.is_empty() && !found.judged_soon { done(format!("{key} is gone")) } else { None };
     };
     if what == For::Gone || written.is_some_and(|written| entry.revision < written) {
         return None;
@@ -137,11 +144,13 @@ fn refusal(entry: &EntryInfo, what: For) -> Option<&Condition> {
 
 fn late(key: &str, what: For, limit: Duration, found: &EntryAnswer) -> String {
     match &found.entry {
-        None if what == For::Gone && found.held.is_some() => format!("{key} is deleted, and after {limit:?} the store has not confirmed it for long enough"),
+        None if what == For::Gone && found.judged_soon => format!("{key} is deleted, and after {limit:?} the store has not confirmed it for long enough"),
         None if what == For::Gone => format!("{key} is deleted, but after {limit:?} still served by {}", found.serving.join(", ")),
         None => format!("{key} is not in the store after {limit:?}"),
         Some(_) if what == For::Gone => format!("{key} is still in the store after {limit:?}"),
-        Some(entry) if entry.live.of == 0 => format!("{key} is accepted, but no proxy is connected"),
+        Some(entry) if entry.live.of == 0 => {
+            format!("{key} is accepted, but {}", entry.live.lagging.first().map_or("no proxy is connected", String::as_str))
+        }
         Some(entry) => format!("{key} is live on {}/{} proxies after {limit:?}; {}", entry.live.on, entry.live.of, entry.live.lagging.join("; ")),
     }
 }

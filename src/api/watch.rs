@@ -35,7 +35,8 @@ const FULL_SYNCS: usize = 16;
 
 /// A full synchronisation that takes longer goes on without holding up others.
 const ADMITTED: Duration = Duration::from_secs(10);
-/// No controller has published under a higher epoch than this; numbers beyond do not survive every JSON reader.
+/// No controller has published under a higher epoch than this; numbers beyond do not survive every JSON reader. Far above
+/// what a claim may raise an epoch to, so that no claim can shut the others out.
 const HIGHEST_EPOCH: u64 = 1 << 53;
 
 /// What the streams of one controller share.
@@ -180,21 +181,21 @@ impl Stream {
     async fn publish(&mut self, snapshot: &Arc<Snapshot>, request: &WatchRequest) -> Result<(), Closed> {
         self.streams.remember(snapshot);
         let known = self.sent.take().or_else(|| self.streams.recall(&snapshot.cluster, request));
-        let frames = frames(snapshot, known.as_deref(), request);
-        if known.is_some() {
-            self.send(&frames).await?;
-        } else {
-            self.send_admitted(&frames).await?;
+        match known {
+            Some(known) => self.send(&frames(snapshot, Some(&known), request)).await?,
+            None => self.send_admitted(snapshot, request).await?,
         }
         self.sent = Some(snapshot.clone());
         Ok(())
     }
 
-    /// Sends much, when it is this stream's turn. A reader that does not take it keeps its turn only for a while.
-    async fn send_admitted(&mut self, frames: &[Frame]) -> Result<(), Closed> {
+    /// Sends much, when it is this stream's turn: it is not even put together before. A reader that does not take it keeps
+    /// its turn only for a while.
+    async fn send_admitted(&mut self, snapshot: &Snapshot, request: &WatchRequest) -> Result<(), Closed> {
         let streams = self.streams.clone();
         let mut permit = streams.admission.acquire().await.ok();
-        let sending = self.send(frames);
+        let frames = frames(snapshot, None, request);
+        let sending = self.send(&frames);
         tokio::pin!(sending);
         match timeout(ADMITTED, &mut sending).await {
             Ok(sent) => sent,

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
 use super::hold::who;
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::{ApproveAnswer, ApproveRequest};
 
@@ -29,7 +29,7 @@ pub(super) async fn run(flags: ApproveFlags) -> Outcome {
     let keys = waypost_model::key::join_typed(&flags.key);
     let answer = ask(&flags.controller, &ApproveRequest { keys, later: false, by: who(flags.by) }).await?;
     if !machine(flags.output.output, &answer)? {
-        answer.approved.iter().for_each(|path| println!("{path} goes"));
+        answer.approved.iter().for_each(|path| say!("{path} goes"));
     }
     Ok(())
 }

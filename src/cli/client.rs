@@ -1,5 +1,7 @@
 //! Asking the controller, and opening a store with the caller's own credentials.
 
+use std::time::Duration;
+
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
@@ -11,11 +13,14 @@ use crate::api::StatusInfo;
 use crate::stores::Store;
 use crate::stores::{self, StoreFlags};
 
+/// An answer may take this long: one from memory, or a file of the history.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Where the controller is.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ControllerFlag {
     /// The controller's API
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400", env = "WAYPOST_CONTROLLER")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400", env = "WAYPOST_CONTROLLER", value_parser = web_url)]
     controller: url::Url,
 }
 
@@ -95,13 +100,18 @@ impl CredentialFlags {
 impl ControllerFlag {
     /// Asks the controller for JSON; `query` holds parameters.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
-        let request = self.request(Method::GET, path)?.query(query);
+        self.get_within(PATIENCE, path, query).await
+    }
+
+    /// The same of a question that may take a while.
+    pub(super) async fn get_within<T: DeserializeOwned>(&self, limit: Duration, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        let request = self.request(Method::GET, path)?.query(query).timeout(limit);
         self.answer(request).await
     }
 
     /// Asks the controller to do something.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let request = self.request(Method::POST, path)?.json(body);
+        let request = self.request(Method::POST, path)?.json(body).timeout(PATIENCE);
         self.answer(request).await
     }
 
@@ -125,22 +135,34 @@ impl ControllerFlag {
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
-        if status == StatusCode::CONFLICT {
+        if status == StatusCode::CONFLICT || status == StatusCode::NOT_FOUND {
             return Err(Failure::failed(told));
         }
         Err(if status.is_client_error() { Failure::usage(told) } else { Failure::failed(format!("{}: {told}", self.controller)) })
     }
 
     fn not_reached(&self, error: &reqwest::Error) -> Failure {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
         Failure::unreachable(format!(
-            "the controller at {} cannot be reached: {cause}; start one with `waypost run`, or name it with --controller",
-            self.controller
+            "the controller at {} cannot be reached: {}; start one with `waypost run`, or name it with --controller",
+            self.controller,
+            cause(error)
         ))
     }
+}
+
+/// What is at the bottom of an error.
+pub(super) fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// A URL of an API, as it is typed.
+pub(super) fn web_url(typed: &str) -> Result<url::Url, String> {
+    let url = url::Url::parse(typed).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+    url.ok_or_else(|| format!("{typed:?} is not a URL; write http://HOST:PORT"))
 }
 
 /// A client for loopback and trusted networks.

@@ -7,7 +7,7 @@ use waypost_adapter::Key;
 use super::approve;
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
 use super::hold::who;
-use super::text::machine;
+use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::{ApproveRequest, For};
@@ -43,7 +43,7 @@ pub(super) async fn run(flags: DeleteFlags) -> Outcome {
     let found = store.adapter.get(&full).await.map_err(|error| store_failure(&error))?;
     store.adapter.delete(&full).await.map_err(|error| store_failure(&error))?;
     if !machine(flags.output.output, &json!({ "key": full.to_string(), "found": found.is_some() }))? {
-        println!("{full} {}", if found.is_some() { "is deleted" } else { "was not there" });
+        say!("{full} {}", if found.is_some() { "is deleted" } else { "was not there" });
     }
     if flags.wait {
         wait_for(&flags.controller, &WaitFor { key, what: For::Gone, timeout: flags.timeout, output: flags.output.output }).await?;

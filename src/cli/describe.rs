@@ -5,7 +5,7 @@ use waypost_model::verdict::Status;
 
 use super::client::{ControllerFlag, OutputFlag, joined};
 use super::get::names;
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::EntryInfo;
 
@@ -35,24 +35,27 @@ pub(super) async fn run(flags: DescribeFlags) -> Outcome {
 }
 
 fn print(entry: &EntryInfo) {
-    println!("Key:       {}", entry.key);
-    println!("Store:     {}", entry.store);
-    println!("Revision:  {}", entry.revision);
+    say!("Key:       {}", entry.key);
+    say!("Store:     {}", entry.store);
+    say!("Revision:  {}", entry.revision);
     if let Some(revision) = entry.last_good_revision {
-        println!("Serves:    revision {revision}, the last good one");
+        say!("Serves:    revision {revision}, the last good one");
     }
-    let version = entry.live.version.map_or_else(|| "not in a snapshot".to_owned(), |version| format!("since version {version}"));
-    println!("Live:      on {}/{} proxies, {version}", entry.live.on, entry.live.of);
-    entry.live.lagging.iter().for_each(|line| println!("           {line}"));
-    println!("Conditions:");
+    let version = entry.live.version.map_or_else(
+        || if entry.last_good_revision.is_some() { "this revision is in no snapshot" } else { "not in a snapshot" }.to_owned(),
+        |version| format!("since version {version}"),
+    );
+    say!("Live:      on {}/{} proxies, {version}", entry.live.on, entry.live.of);
+    entry.live.lagging.iter().for_each(|line| say!("           {line}"));
+    say!("Conditions:");
     for condition in &entry.conditions {
         let status = match condition.status {
             Status::True => "True",
             Status::False => "False",
             Status::Unknown => "Unknown",
         };
-        println!("  {:<13} {status:<8} {:<20} {}", format!("{:?}", condition.r#type), condition.reason, condition.message);
+        say!("  {:<13} {status:<8} {:<20} {}", format!("{:?}", condition.r#type), condition.reason, condition.message);
     }
-    println!("Value:");
-    entry.value.lines().for_each(|line| println!("  {line}"));
+    say!("Value:");
+    entry.value.lines().for_each(|line| say!("  {line}"));
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, FromArgMatches as _};
 
 use super::serve::{CommonFlags, run_both};
+use super::text::say;
 use super::{Failure, Outcome, echo, init, init_log};
 
 #[derive(Debug, Args)]
@@ -44,17 +45,17 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
         None => {
             let dir = flags.dir.unwrap_or_else(|| temporary.join("waypost"));
             if std::fs::read_dir(&dir).is_ok_and(|mut items| items.next().is_some()) {
-                println!("The keys in {} are watched.", dir.display());
+                say!("The keys in {} are watched.", dir.display());
             } else {
                 init::write(&dir)?;
-                println!("An example is in {}: change a file there and ask again.", dir.display());
+                say!("An example is in {}: change a file there and ask again.", dir.display());
             }
             start_echoes();
             let dir = std::path::absolute(&dir).map_err(Failure::failed)?;
             format!("file://{}", dir.display())
         }
     };
-    println!("The proxy is on http://127.0.0.1:8080/, the API on http://{}/. Ctrl-C ends it.", flags.api);
+    say!("The proxy is on http://127.0.0.1:8080/, the API on http://{}/. Ctrl-C ends it.", flags.api);
     let state = state.display().to_string();
     let arguments = [
         "dev",
@@ -94,7 +95,7 @@ fn start_echoes() {
             match echo::bind(([127, 0, 0, 1], port).into()).await {
                 Ok(listener) => echo::serve(listener, name.to_owned()).await,
                 Err(failure) => {
-                    println!("Endpoint {name} of the example does not run: {failure}");
+                    say!("Endpoint {name} of the example does not run: {failure}");
                     Ok(())
                 }
             }

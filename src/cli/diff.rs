@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
 use super::hold::number;
-use super::text::machine;
+use super::text::{machine, say};
 use crate::api::ObjectDiff;
 
 #[derive(Debug, Args)]
@@ -31,18 +31,18 @@ pub(super) async fn run(flags: DiffFlags) -> Outcome {
         return Ok(());
     }
     for diff in &all {
-        println!("{}", diff.path);
+        say!("{}", diff.path);
         print('-', diff.before.as_deref());
         print('+', diff.after.as_deref());
     }
     if all.is_empty() {
-        println!("no difference");
+        say!("no difference");
     }
     Ok(())
 }
 
 fn print(sign: char, object: Option<&RawValue>) {
     if let Some(object) = object {
-        println!("  {sign} {}", object.get());
+        say!("  {sign} {}", object.get());
     }
 }

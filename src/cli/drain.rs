@@ -11,7 +11,7 @@ use waypost_model::limits::Limits;
 use waypost_model::resource::Resource;
 
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
-use super::text::machine;
+use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::For;
@@ -87,7 +87,7 @@ async fn wait_for_last(flags: &DrainFlags, name: &str) -> Outcome {
             .sum();
         if left == 0 {
             if !machine(flags.output.output, &json!({ "endpoint": name, "inFlight": 0 }))? {
-                println!("endpoints/{name} is drained: no request is under way");
+                say!("endpoints/{name} is drained: no request is under way");
             }
             return Ok(());
         }

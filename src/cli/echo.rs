@@ -8,6 +8,7 @@ use axum::response::IntoResponse;
 use clap::Args;
 use tokio::net::TcpListener;
 
+use super::text::say;
 use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub(super) struct EchoFlags {
 
 pub(super) async fn run(flags: EchoFlags) -> Outcome {
     let listener = bind(flags.listen).await?;
-    println!("{} listens on {}", flags.name, flags.listen);
+    say!("{} listens on {}", flags.name, flags.listen);
     serve(listener, flags.name).await
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::client::{ControllerFlag, Format, OutputFlag};
 use super::history::ago;
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::Event;
 
@@ -29,10 +29,10 @@ pub(super) async fn run(flags: EventsFlags) -> Outcome {
         if flags.follow && flags.output.output == Format::Json {
             // One document a line: whoever reads along cannot wait for the end of a list.
             for event in &events {
-                println!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
+                say!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
             }
         } else if flags.output.output == Format::Table {
-            events.iter().for_each(|event| println!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
+            events.iter().for_each(|event| say!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
         } else if !(flags.follow && events.is_empty()) {
             machine(flags.output.output, &events)?;
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use waypost_adapter::Key;
 
 use super::client::{ControllerFlag, CredentialFlags, OutputFlag, store_failure};
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::ExportedEntry;
 use crate::stores;
@@ -44,7 +44,7 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
         store.adapter.put(&key, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
     }
     if !machine(flags.output.output, &json!({ "store": store.url, "entries": entries.len() }))? {
-        println!("{} entries are written to {}", entries.len(), store.url);
+        say!("{} entries are written to {}", entries.len(), store.url);
     }
     Ok(())
 }

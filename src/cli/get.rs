@@ -35,10 +35,15 @@ async fn select(controller: &ControllerFlag, typed: &str) -> Result<Vec<EntryInf
         return Ok(all);
     }
     if let Some(kind) = waypost_model::key::Kind::from_any(typed.trim_matches('/')) {
-        return Ok(all.into_iter().filter(|entry| entry.kind.as_deref() == Some(kind.singular())).collect());
+        return Ok(all.into_iter().filter(|entry| is_of(entry, kind)).collect());
     }
     let found: Vec<EntryInfo> = all.into_iter().filter(|entry| names(entry, typed)).collect();
     if found.is_empty() { Err(Failure::failed(format!("there is no entry {typed}; `waypost get` lists those there are"))) } else { Ok(found) }
+}
+
+/// Whether an entry is of a kind, or was meant to be: what cannot be a resource's name stands among its like.
+fn is_of(entry: &EntryInfo, kind: waypost_model::key::Kind) -> bool {
+    entry.kind.as_deref() == Some(kind.singular()) || entry.path.strip_prefix(kind.plural()).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether people mean this entry by what they typed.

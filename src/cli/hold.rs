@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::{Action, HoldAnswer, HoldRequest};
 
@@ -25,7 +25,7 @@ impl HoldFlags {
         let by = who(self.by);
         let answer: HoldAnswer = self.controller.post("/v1/hold", &HoldRequest { action, by }).await?;
         if !machine(self.output.output, &answer)? {
-            println!("{}", answer.message);
+            say!("{}", answer.message);
         }
         Ok(())
     }

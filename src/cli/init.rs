@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::text::say;
 use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
@@ -28,11 +29,11 @@ const FILES: [(&str, &str); 5] = [
 pub(super) fn run(flags: &InitFlags) -> Outcome {
     write(&flags.dir)?;
     let path = std::path::absolute(&flags.dir).unwrap_or_else(|_| flags.dir.clone());
-    println!("{} is made. Now:", path.display());
-    println!("  waypost echo --listen 127.0.0.1:9001 --name a &");
-    println!("  waypost echo --listen 127.0.0.1:9002 --name b &");
-    println!("  waypost run --store file://{} --state {}.state", path.display(), path.display());
-    println!("  curl http://127.0.0.1:8080/");
+    say!("{} is made. Now:", path.display());
+    say!("  waypost echo --listen 127.0.0.1:9001 --name a &");
+    say!("  waypost echo --listen 127.0.0.1:9002 --name b &");
+    say!("  waypost run --store file://{} --state {}.state", path.display(), path.display());
+    say!("  curl http://127.0.0.1:8080/");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use waypost_model::limits::Limits;
 use waypost_model::verdict::{Condition, ConditionType, Status};
 
 use super::client::{CredentialFlags, Format, OutputFlag, store_failure};
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::stores;
 
@@ -42,7 +42,7 @@ pub(super) async fn run(flags: LintFlags) -> Outcome {
     if let Some(kind) = &flags.schema {
         let kind = waypost_model::key::Kind::from_any(kind)
             .ok_or_else(|| Failure::usage(format!("unknown kind {kind:?}; there are listeners, routes, backends and endpoints")))?;
-        println!("{}", serde_json::to_string_pretty(&waypost_model::schema::of(kind)).map_err(Failure::failed)?);
+        say!("{}", serde_json::to_string_pretty(&waypost_model::schema::of(kind)).map_err(Failure::failed)?);
         return Ok(());
     }
     let mut urls: Vec<String> = flags.directories.iter().map(|path| format!("file://{path}")).collect();
@@ -88,9 +88,9 @@ async fn lint(url: &str, credentials: &CredentialFlags, limits: &Limits, output:
     }
     for Finding { key, conditions } in &findings {
         for condition in conditions.iter().filter(|condition| condition.status == Status::False) {
-            println!("{}: {key}: {}", if condition.r#type == ConditionType::Accepted { "error" } else { "warning" }, condition.message);
+            say!("{}: {key}: {}", if condition.r#type == ConditionType::Accepted { "error" } else { "warning" }, condition.message);
         }
     }
-    println!("{}: {} entries, {bad} refused", store.url, views.len());
+    say!("{}: {} entries, {bad} refused", store.url, views.len());
     Ok(bad)
 }

@@ -12,7 +12,7 @@ use crate::api::Action;
 pub(super) struct PinFlags {
     /// A config of the history (C12); the one that is published if not given
     #[arg(value_parser = number, value_name = "C")]
-    config: Option<u64>,
+    number: Option<u64>,
     /// Let go by itself after this long
     #[arg(long = "for", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     lasting: Option<Duration>,
@@ -34,7 +34,7 @@ pub(super) struct RollbackFlags {
 
 pub(super) async fn pin(flags: PinFlags) -> Outcome {
     let seconds = seconds(flags.lasting)?;
-    flags.hold.ask(Action::Pin { config: flags.config, seconds }).await
+    flags.hold.ask(Action::Pin { config: flags.number, seconds }).await
 }
 
 pub(super) async fn rollback(flags: RollbackFlags) -> Outcome {

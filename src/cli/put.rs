@@ -8,7 +8,7 @@ use serde_json::json;
 use waypost_adapter::Key;
 
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
-use super::text::machine;
+use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
 use super::{Failure, Outcome};
 use crate::api::For;
@@ -47,7 +47,7 @@ pub(super) async fn run(flags: PutFlags) -> Outcome {
     let full = Key::from(store.full_key(&key));
     let revision = store.adapter.put(&full, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
     if !machine(flags.output.output, &json!({ "key": full.to_string(), "revision": revision.0 }))? {
-        println!("{full} is written at revision {revision}");
+        say!("{full} is written at revision {revision}");
     }
     if flags.wait {
         wait_for(&flags.controller, &WaitFor { key, what: For::Live, timeout: flags.timeout, output: flags.output.output }).await?;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
-use super::text::machine;
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::{HeldInfo, ProxyInfo, SourceInfo, StatusInfo, date};
 
@@ -29,29 +29,29 @@ fn print(status: &StatusInfo) {
         |version| format!("version {version} (config {}, membership {})", status.config, status.membership),
     );
     match &status.leader {
-        Some(leader) => println!("Leader:   {} at {}, epoch {}", leader.name, leader.url, leader.epoch),
-        None => println!("Leader:   none"),
+        Some(leader) => say!("Leader:   {} at {}, epoch {}", leader.name, leader.url, leader.epoch),
+        None => say!("Leader:   none"),
     }
-    println!("Serving:  {version}");
+    say!("Serving:  {version}");
     if let Some(hold) = &status.hold {
-        println!("Held:     {}", hold.told());
+        say!("Held:     {}", hold.told());
     }
     if let Some(tree) = &status.active_tree {
-        println!("Tree:     {tree} (named by current)");
+        say!("Tree:     {tree} (named by current)");
     }
     status.sources.iter().for_each(print_source);
     print_held(&status.held);
     let connected = status.proxies.iter().filter(|proxy| proxy.connected).count();
-    println!("Proxies:  {connected} connected of {} known", status.proxies.len());
+    say!("Proxies:  {connected} connected of {} known", status.proxies.len());
     status.proxies.iter().for_each(print_proxy);
     if !status.rejected.is_empty() {
-        println!("Rejected: {} entries; `waypost describe KEY` says why", status.rejected.len());
-        status.rejected.iter().take(20).for_each(|key| println!("  {key}"));
+        say!("Rejected: {} entries; `waypost describe KEY` says why", status.rejected.len());
+        status.rejected.iter().take(20).for_each(|key| say!("  {key}"));
     }
     for limit in status.limits.iter().filter(|limit| limit.used * 5 >= limit.limit * 4) {
-        println!("Limit:    {} of {} {}", limit.used, limit.limit, limit.name);
+        say!("Limit:    {} of {} {}", limit.used, limit.limit, limit.name);
     }
-    println!("{}", if status.needs_attention() { "Attention is needed." } else { "Everything is current." });
+    say!("{}", if status.needs_attention() { "Attention is needed." } else { "Everything is current." });
 }
 
 /// What is gone from its store and serves on, and what to do about it.
@@ -59,26 +59,26 @@ fn print_held(all: &[HeldInfo]) {
     let held: Vec<&HeldInfo> = all.iter().filter(|held| held.why.is_some()).collect();
     let open = all.len() - held.len();
     if open > 0 {
-        println!("Judged:   {open} entries went a moment ago; they serve on until that is judged or confirmed");
+        say!("Judged:   {open} entries went a moment ago; they serve on until that is judged or confirmed");
     }
     if held.is_empty() {
         return;
     }
-    println!("Held:     {} entries are gone from their store and serve on:", held.len());
+    say!("Held:     {} entries are gone from their store and serve on:", held.len());
     for one in held.iter().take(20) {
-        println!("  {} since {}: {}", one.key, date(one.since), one.why.as_deref().unwrap_or_default());
+        say!("  {} since {}: {}", one.key, date(one.since), one.why.as_deref().unwrap_or_default());
     }
     if held.len() > 20 {
-        println!("  and {} more; -o json lists all", held.len() - 20);
+        say!("  and {} more; -o json lists all", held.len() - 20);
     }
-    println!("          if that is meant: waypost approve --all (or KEY...)");
-    println!("          if not, write them back: waypost export --held --to {}", held.first().map_or("STORE", |one| one.store.as_str()));
+    say!("          if that is meant: waypost approve --all (or KEY...)");
+    say!("          if not, write them back: waypost export --held --to {}", held.first().map_or("STORE", |one| one.store.as_str()));
 }
 
 fn print_source(source: &SourceInfo) {
     let age = source.age_seconds.map_or_else(|| "never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
     let state = if source.current { "current" } else { "BEHIND" };
-    println!(
+    say!(
         "Store:    {} {state}, {age}, revision {}, {} entries{}",
         source.url,
         source.at,
@@ -86,7 +86,7 @@ fn print_source(source: &SourceInfo) {
         if source.drift > 0 { format!(", {} drifted", source.drift) } else { String::new() }
     );
     for told in source.error.iter().chain(&source.other_spelling) {
-        println!("          {told}");
+        say!("          {told}");
     }
 }
 
@@ -97,7 +97,7 @@ fn print_proxy(proxy: &ProxyInfo) {
         (true, false) => "connected".to_owned(),
     };
     let applied = proxy.applied.map_or_else(|| "nothing yet".to_owned(), |version| format!("version {version}"));
-    println!("  {}: {state}, serves {applied}", proxy.name);
-    proxy.refused.iter().for_each(|reason| println!("    refused: {reason}"));
-    proxy.problems.iter().for_each(|problem| println!("    {}/{}: {}", problem.kind, problem.name, problem.message));
+    say!("  {}: {state}, serves {applied}", proxy.name);
+    proxy.refused.iter().for_each(|reason| say!("    refused: {reason}"));
+    proxy.problems.iter().for_each(|problem| say!("    {}/{}: {}", problem.kind, problem.name, problem.message));
 }

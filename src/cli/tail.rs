@@ -3,19 +3,20 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::client::client;
+use super::client::{cause, client, web_url};
+use super::text::say;
 use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct TailFlags {
     /// The proxy's admin surface
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7410", env = "WAYPOST_PROXY")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7410", env = "WAYPOST_PROXY", value_parser = web_url)]
     proxy: url::Url,
     /// Only requests of this route
     #[arg(long)]
     route: Option<String>,
     /// Only responses with this status, such as 404 or 5xx
-    #[arg(long)]
+    #[arg(long, value_parser = status)]
     status: Option<String>,
     /// End after so many requests
     #[arg(long, value_name = "N")]
@@ -24,8 +25,9 @@ pub(super) struct TailFlags {
 
 pub(super) async fn run(flags: TailFlags) -> Outcome {
     let url = flags.proxy.join("/tail").map_err(Failure::usage)?;
-    let not_reached =
-        |error: reqwest::Error| Failure::unreachable(format!("the proxy at {} cannot be reached: {error}; name its admin surface with --proxy", flags.proxy));
+    let not_reached = |error: reqwest::Error| {
+        Failure::unreachable(format!("the proxy at {} cannot be reached: {}; name its admin surface with --proxy", flags.proxy, cause(&error)))
+    };
     let mut response = client().map_err(Failure::failed)?.get(url).send().await.map_err(not_reached)?;
     let mut buffer = Vec::new();
     let mut shown = 0;
@@ -34,7 +36,7 @@ pub(super) async fn run(flags: TailFlags) -> Outcome {
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
             if wanted(&flags, &line) {
-                print!("{}", String::from_utf8_lossy(&line));
+                say!("{}", String::from_utf8_lossy(&line).trim_end());
                 shown += 1;
             }
             if flags.count.is_some_and(|count| shown >= count) {
@@ -43,6 +45,13 @@ pub(super) async fn run(flags: TailFlags) -> Outcome {
         }
     }
     Err(Failure::unreachable("the proxy ended the stream"))
+}
+
+/// A status, or a class of them.
+fn status(typed: &str) -> Result<String, String> {
+    let class = typed.strip_suffix("xx").filter(|class| ["1", "2", "3", "4", "5"].contains(class));
+    let one = typed.parse().ok().filter(|status: &u16| (100..=999).contains(status) && typed.len() == 3);
+    if class.is_some() || one.is_some() { Ok(typed.to_owned()) } else { Err("write a status such as 404, or a class such as 5xx".to_owned()) }
 }
 
 fn wanted(flags: &TailFlags, line: &[u8]) -> bool {

@@ -1,16 +1,32 @@
 //! Printing: tables for people, JSON and YAML for programs.
 
+use std::fmt;
+use std::io::{self, Write as _};
+
 use serde::Serialize;
 
 use super::client::Format;
 use super::{Failure, Outcome};
 
+/// Prints a line, as `println!` does. Where nobody reads any more, as behind `| head`, the program ends in peace.
+macro_rules! say {
+    ($($part:tt)*) => { $crate::cli::text::line(format_args!($($part)*)) };
+}
+pub(super) use say;
+
+/// Prints a line; see [`say`].
+pub(super) fn line(text: fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { 1 });
+    }
+}
+
 /// Prints a value in a format for programs; returns whether it was one.
 pub(super) fn machine(format: Format, value: &impl Serialize) -> Result<bool, Failure> {
     match format {
         Format::Table => return Ok(false),
-        Format::Json => println!("{}", serde_json::to_string_pretty(value).map_err(Failure::failed)?),
-        Format::Yaml => print!("{}", serde_saphyr::to_string(value).map_err(Failure::failed)?),
+        Format::Json => say!("{}", serde_json::to_string_pretty(value).map_err(Failure::failed)?),
+        Format::Yaml => say!("{}", serde_saphyr::to_string(value).map_err(Failure::failed)?.trim_end()),
     }
     Ok(true)
 }
@@ -27,7 +43,7 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Ou
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    println!("{}", line(&head.map(|title| title.to_uppercase())));
-    rows.iter().for_each(|row| println!("{}", line(row)));
+    say!("{}", line(&head.map(|title| title.to_uppercase())));
+    rows.iter().for_each(|row| say!("{}", line(row)));
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! `waypost wait KEY…`
 
+use std::time::Duration;
+
 use clap::Args;
 
-use super::client::{ControllerFlag, Format, OutputFlag};
-use super::text::machine;
+use super::client::{ControllerFlag, Format, OutputFlag, PATIENCE};
+use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::{For, WaitAnswer, WaitOutcome};
 
@@ -23,6 +25,9 @@ pub(super) struct WaitFlags {
     #[command(flatten)]
     output: OutputFlag,
 }
+
+/// An answer may come so much later than it was due.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// One wait.
 pub(super) struct WaitFor {
@@ -47,10 +52,12 @@ pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> O
         For::Gone => "gone",
     };
     let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
-    let answer: WaitAnswer = controller.get("/v1/wait", &query).await?;
+    // The controller ends the wait; this ends it where the controller does not answer at all.
+    let limit = waypost_model::duration::Duration::try_from(wanted.timeout.clone()).map_or(PATIENCE, |limit| limit.get() + GRACE);
+    let answer: WaitAnswer = controller.get_within(limit, "/v1/wait", &query).await?;
     let told = machine(wanted.output, &answer)?;
     if !told && answer.outcome != WaitOutcome::Timeout {
-        println!("{}", answer.message);
+        say!("{}", answer.message);
     }
     match answer.outcome {
         WaitOutcome::Done => Ok(()),

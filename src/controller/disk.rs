@@ -12,8 +12,11 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
+use waypost_model::key::{Place, place};
 use waypost_model::lane::{Change, Lane};
+use waypost_model::limits::Limits;
 use waypost_model::object::Object;
+use waypost_model::parse::parse;
 use waypost_model::snapshot::Version;
 
 use super::guard::{Fate, Gone};
@@ -81,9 +84,15 @@ impl Exported {
     /// What serves of these entries: the last good value where the current one was refused, nothing of one that could
     /// never be read.
     pub fn of((store, entries): SavedStore) -> Self {
-        let value = |entry: SavedEntry| match entry.last_good {
-            Some(good) => Some((entry.input.key, good.value)),
-            None => entry.input.unreadable.is_none().then_some((entry.input.key, entry.input.written.value)),
+        let value = |entry: SavedEntry| {
+            let SavedEntry { input: EntryInput { key, written, unreadable }, last_good } = entry;
+            let serves = match place(&key, written.value.is_empty()) {
+                _ if last_good.is_some() => true,
+                Place::Resource { resource, .. } => unreadable.is_none() && parse(&resource, &written.value, &Limits::unbounded()).is_ok(),
+                Place::Current => unreadable.is_none(),
+                Place::Folder | Place::Unknown(_) => false,
+            };
+            serves.then(|| (key, last_good.unwrap_or(written).value))
         };
         Self { store, entries: entries.into_iter().filter_map(value).collect() }
     }
@@ -229,6 +238,8 @@ pub struct History {
     keep: usize,
     records: Vec<ConfigRecord>,
     last: Lane,
+    /// The number of the config that comes next.
+    next: u64,
     /// The config that is held: it stays, however old.
     spare: Option<u64>,
 }
@@ -237,7 +248,7 @@ impl History {
     /// Opens the ring below the state directory.
     pub fn open(state: &Path, keep: usize) -> Self {
         let folder = state.join("history");
-        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), last: Lane::default(), spare: None };
+        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: Lane::default(), spare: None };
         let mut files = history.files();
         files.sort();
         for file in files {
@@ -246,6 +257,7 @@ impl History {
                 Err(error) => tracing::warn!("{}: {error}; this config of the history is lost", file.display()),
             }
         }
+        history.next = history.records.last().map_or(1, |last| last.number + 1);
         history
     }
 
@@ -324,22 +336,23 @@ impl History {
         if changes.len() > lines.len() {
             lines.push(format!("and {} more", changes.len() - lines.len()));
         }
-        let number = self.records.last().map_or(1, |last| last.number + 1);
+        let number = self.next;
         let record = ConfigRecord { number, digest, at, version, objects: config.len(), changes: lines };
         // Room first: a full disk is relieved by what goes.
         while self.records.len() >= self.keep
             && let Some(oldest) = self.records.iter().position(|record| Some(record.number) != self.spare)
         {
-            let oldest = self.records.remove(oldest);
-            match std::fs::remove_file(self.file(oldest.number)) {
+            let number = self.records.get(oldest).map(|record| record.number).unwrap_or_default();
+            match std::fs::remove_file(self.file(number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+                _ => drop(self.records.remove(oldest)),
             }
         }
         let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
         let objects = config.objects().map(|object| object.bytes().to_owned()).collect();
         waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores, objects })?)?;
         self.records.push(record);
+        self.next = number + 1;
         self.last = config.clone();
         Ok(number)
     }
@@ -410,10 +423,18 @@ mod tests {
     #[test]
     fn what_is_exported_is_what_serves() {
         let unreadable = SavedEntry { input: EntryInput { unreadable: Some("no right".to_owned()), ..saved("routes/c", b"", None).input }, last_good: None };
-        let entries = vec![saved("routes/a", b"now", None), saved("routes/b", b"bad", Some(b"good")), unreadable];
+        let route = br#"{"rules":[]}"#;
+        let entries = vec![
+            saved("routes/a", route, None),
+            saved("routes/b", b"bad", Some(b"good")),
+            unreadable,
+            saved("routes/never", b"bad", None),
+            saved("routes/a/b", route, None),
+            saved("current", b"v2", None),
+        ];
         let exported = Exported::of(("s".to_owned(), entries));
         let told: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
-        assert_eq!(told, [("routes/a", b"now".as_slice()), ("routes/b", b"good")]);
+        assert_eq!(told, [("routes/a", route.as_slice()), ("routes/b", b"good"), ("current", b"v2")]);
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub struct Event {
     pub message: String,
 }
 
+impl Event {
+    /// Whether somebody should look.
+    pub fn is_trouble(&self) -> bool {
+        ["Drift", "EpochRaised", "Held", "NoListener", "ProxyProblem", "ProxyRefused", "Rejected", "StoreLost"].contains(&self.reason.as_str())
+    }
+}
+
 /// The last events.
 #[derive(Debug, Default)]
 pub struct Events {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use waypost_adapter::{AdapterError, Entry, Key};
-use waypost_model::key::ResourceKey;
+use waypost_model::key::{Place, ResourceKey, place};
+use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 
 use super::disk::{ConfigRecord, Exported, History};
@@ -45,6 +46,8 @@ pub enum Command {
     Input(Input),
     /// Somebody asks.
     Ask(Query),
+    /// An operator holds the config, but only if what is published has this digest; gets whether it had.
+    HoldIf(Input, Digest, oneshot::Sender<bool>),
     /// An operator lets go what the guard holds; gets the paths of what went.
     Approve(Input, oneshot::Sender<Vec<String>>),
 }
@@ -65,6 +68,11 @@ pub struct Handle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the controller is stopping")]
 pub struct Gone;
+
+/// Whether a key below the root is an endpoint's.
+fn is_membership(key: &str) -> bool {
+    matches!(place(key, false), Place::Resource { resource, .. } if resource.kind.is_membership())
+}
 
 impl Handle {
     /// A handle on a controller's channels.
@@ -177,6 +185,21 @@ impl Handle {
         let history = self.history.clone();
         let read = move || history.lock().unwrap_or_else(PoisonError::into_inner).records().to_vec();
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// The authors' bytes of what serves now: the endpoints as they are, and the config that an operator holds, if one does.
+    ///
+    /// # Errors
+    /// The file of that config cannot be used, or the controller has stopped.
+    pub async fn export(&self) -> Result<Vec<Exported>, String> {
+        let now = self.ask(|to| Query::Export(false, to)).await.map_err(|gone| gone.to_string())?;
+        let held = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.as_ref().map(|mark| mark.config);
+        let Some(held) = held else { return Ok(now) };
+        let mut config = self.export_config(held).await?;
+        let of = |member: bool| move |(key, _): &(String, _)| member == is_membership(key);
+        config.iter_mut().for_each(|store| store.entries.retain(of(false)));
+        let members = now.into_iter().map(|store| Exported { entries: store.entries.into_iter().filter(of(true)).collect(), ..store });
+        Ok(config.into_iter().chain(members).collect())
     }
 
     /// The authors' bytes of a config of the history.

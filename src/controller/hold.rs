@@ -109,6 +109,24 @@ pub enum Action {
     Unpin,
 }
 
+/// A pin lasts ten years at most; longer is for ever, which needs no time.
+const LONGEST: u64 = 10 * 366 * 86_400;
+
+impl Action {
+    /// Whether it can be meant.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Pin { seconds: Some(seconds), .. } if *seconds > LONGEST => {
+                Err("a pin lasts ten years at most; leave --for away to pin until it is released".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Whether an action may follow what is held now.
 ///
 /// # Errors
@@ -126,7 +144,9 @@ pub fn check(action: &Action, held: Option<&Mark>) -> Result<(), String> {
 
 /// A date as people read it (RFC 9110, 5.6.7).
 pub fn date(millis: u64) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis))
+    /// The last second of the year 9999, beyond which there is no such date.
+    const LAST: u64 = 253_402_300_799_000;
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis.min(LAST)))
 }
 
 #[cfg(test)]
@@ -165,6 +185,13 @@ mod tests {
         ] {
             assert_eq!(check(action, held).is_ok(), ok, "{action:?} after {held:?}");
         }
+    }
+
+    #[test]
+    fn no_date_is_too_far_and_no_pin_too_long() {
+        assert_eq!(date(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+        assert!(Action::Pin { config: None, seconds: Some(300_000_000_000) }.check().is_err());
+        assert!(Action::Pin { config: None, seconds: Some(7_200) }.check().is_ok());
     }
 
     #[test]

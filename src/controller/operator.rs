@@ -15,6 +15,9 @@ use super::step::Input;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::Version;
 
+/// The published config may change while it is written to the history; so often that is begun anew.
+const TRIES: usize = 10;
+const STOPPING: &str = "the controller is stopping";
 /// Who did what is kept for so many actions.
 const AUDITED: usize = 500;
 
@@ -113,45 +116,75 @@ impl Operator {
         check(action, mark.as_ref())?;
         let hold = match action {
             Action::Unfreeze | Action::Unpin => None,
-            Action::Freeze => Some(self.hold(Reason::Frozen, None, None, by, date).await?),
-            Action::Pin { config, seconds } => Some(self.hold(Reason::Pinned, *config, *seconds, by, date).await?),
+            Action::Freeze => Some(self.hold_published(Reason::Frozen, None, by, date).await?),
+            Action::Pin { config: None, seconds } => Some(self.hold_published(Reason::Pinned, *seconds, by, date).await?),
+            Action::Pin { config: Some(number), seconds } => Some(self.hold_old(*number, *seconds, by, date).await?),
         };
         let told = match (&hold, &mark) {
             (Some(hold), _) => hold.mark.told(),
             (None, Some(mark)) => format!("the config goes on from C{}", mark.config),
             (None, None) => "the config goes on".to_owned(),
         };
-        self.keep(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: told.clone() }).await?;
-        let input = Input::Hold { hold: hold.map(Box::new), by: format!("as {by} asked for") };
-        self.owner.send(Command::Input(input)).await.map_err(|_| "the controller is stopping".to_owned())?;
+        let kept = self.keep(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: told.clone() }).await;
+        let held_already = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
+        match (kept, held_already) {
+            // What does not survive a restart is not promised.
+            (Err(error), true) => {
+                self.tell(None, by).await?;
+                return Err(error);
+            }
+            (Err(error), false) => return Err(error),
+            (Ok(()), true) => {}
+            (Ok(()), false) => self.tell(hold, by).await?,
+        }
         Ok(told)
     }
 
-    /// A hold of a config of the history, or of what is published.
-    async fn hold(&self, reason: Reason, config: Option<u64>, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
-        let (history, current) = (self.history.clone(), if config.is_none() { Some(self.current().await?) } else { None });
-        let find = move || {
-            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            match (config, current) {
-                (Some(number), _) => history.lane(number).map(|lane| (number, lane)),
-                (None, Some(now)) => {
-                    let number = history
-                        .add(now.version, &now.config, date, &now.stores)
-                        .map_err(|error| format!("the state directory cannot be written: {error}; nothing was changed"))?;
-                    Ok((number, now.config))
-                }
-                (None, None) => Err("nothing is published yet".to_owned()),
+    async fn tell(&self, hold: Option<Hold>, by: &str) -> Result<(), String> {
+        let input = Input::Hold { hold: hold.map(Box::new), by: format!("as {by} asked for") };
+        self.owner.send(Command::Input(input)).await.map_err(|_| STOPPING.to_owned())
+    }
+
+    /// Holds what is published: that very config, whatever is written meanwhile.
+    async fn hold_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
+        for _ in 0..TRIES {
+            let now = self.current().await?;
+            let (history, lane) = (self.history.clone(), now.config.clone());
+            let add = move || {
+                let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+                let number = history.add(now.version, &now.config, date, &now.stores)?;
+                history.spare(Some(number));
+                Ok::<_, std::io::Error>(number)
+            };
+            let number = tokio::task::spawn_blocking(add).await.map_err(|error| error.to_string())?.map_err(|error| unwritten(&error))?;
+            let hold = Hold { mark: Mark { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds) }, lane };
+            let (to, answer) = oneshot::channel();
+            let input = Input::Hold { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
+            self.owner.send(Command::HoldIf(input, hold.lane.digest(), to)).await.map_err(|_| STOPPING.to_owned())?;
+            if answer.await.map_err(|_| STOPPING.to_owned())? {
+                return Ok(hold);
             }
+        }
+        Err("the config changes faster than it can be kept; stop the writer, or pin a config of `waypost history`".to_owned())
+    }
+
+    /// A hold of a config of the history.
+    async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
+        let history = self.history.clone();
+        let read = move || {
+            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            let lane = history.lane(number)?;
+            history.spare(Some(number));
+            Ok::<_, String>(lane)
         };
-        let (number, lane) = tokio::task::spawn_blocking(find).await.map_err(|error| error.to_string())??;
-        let until = seconds.map(|seconds| date.saturating_add(seconds.saturating_mul(1_000)));
-        Ok(Hold { mark: Mark { reason, config: number, by: by.to_owned(), at: date, until }, lane })
+        let lane = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
+        Ok(Hold { mark: Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds) }, lane })
     }
 
     async fn current(&self) -> Result<Current, String> {
         let (to, answer) = oneshot::channel();
-        self.owner.send(Command::Ask(Query::Current(to))).await.map_err(|_| "the controller is stopping".to_owned())?;
-        answer.await.map_err(|_| "the controller is stopping".to_owned())?.ok_or_else(|| "nothing is published yet".to_owned())
+        self.owner.send(Command::Ask(Query::Current(to))).await.map_err(|_| STOPPING.to_owned())?;
+        answer.await.map_err(|_| STOPPING.to_owned())?.ok_or_else(|| "nothing is published yet".to_owned())
     }
 
     /// Writes what is held before it is: what is promised to survive a restart does.
@@ -169,8 +202,16 @@ impl Operator {
             Ok::<_, std::io::Error>(())
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?;
-        written.map_err(|error| format!("the state directory cannot be written: {error}; nothing was changed"))
+        written.map_err(|error| unwritten(&error))
     }
+}
+
+fn unwritten(error: &std::io::Error) -> String {
+    format!("the state directory cannot be written: {error}; nothing was changed")
+}
+
+fn until(date: u64, seconds: Option<u64>) -> Option<u64> {
+    seconds.map(|seconds| date.saturating_add(seconds.saturating_mul(1_000)))
 }
 
 /// Milliseconds since 1970.

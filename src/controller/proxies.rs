@@ -22,17 +22,26 @@ pub struct Proxy {
     pub report: Report,
     /// When it was heard last, since the controller's start.
     pub heard: Duration,
+    /// The cluster that it believes to belong to.
+    cluster: Option<String>,
+    /// That is not ours: its versions are not comparable with ours.
+    foreign: bool,
 }
 
 impl Proxy {
-    /// Whether it follows us.
+    /// Whether it follows us, or would if it did not refuse what we publish.
     pub fn connected(&self, now: Duration) -> bool {
-        self.streams > 0 && now.saturating_sub(self.heard) < CURRENT
+        (self.streams > 0 || self.report.refused.is_some()) && now.saturating_sub(self.heard) < CURRENT
+    }
+
+    /// The version of ours that it serves.
+    pub fn applied(&self) -> Option<Version> {
+        self.report.applied.filter(|_| !self.foreign)
     }
 
     /// Whether it serves `version` or a later one.
     pub fn serves(&self, version: Version) -> bool {
-        self.report.applied.is_some_and(|applied| applied >= version)
+        self.applied().is_some_and(|applied| applied >= version)
     }
 }
 
@@ -40,12 +49,22 @@ impl Proxy {
 #[derive(Debug, Default)]
 pub struct Proxies {
     known: BTreeMap<String, Proxy>,
+    ours: Option<String>,
 }
 
 impl Proxies {
-    /// A stream was opened.
-    pub fn opened(&mut self, name: &str, now: Duration) -> bool {
+    /// Our cluster is known.
+    pub fn belong_to(&mut self, cluster: &str) {
+        self.ours = Some(cluster.to_owned());
+        let differs = |proxy: &Proxy| proxy.cluster.as_deref().is_some_and(|theirs| theirs != cluster);
+        self.known.values_mut().for_each(|proxy| proxy.foreign = differs(proxy));
+    }
+
+    /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.
+    pub fn opened(&mut self, name: &str, cluster: Option<&str>, now: Duration) -> bool {
         let proxy = self.known.entry(name.to_owned()).or_default();
+        proxy.cluster = cluster.map(str::to_owned);
+        proxy.foreign = proxy.cluster.is_some() && self.ours.is_some() && proxy.cluster != self.ours;
         proxy.streams += 1;
         proxy.heard = now;
         proxy.streams == 1
@@ -81,8 +100,8 @@ impl Proxies {
         self.known.iter().filter(move |(_, proxy)| proxy.connected(now))
     }
 
-    /// Whether a connected proxy is behind `version`, which was published at `since`.
+    /// Whether a connected proxy is behind `version`, which was published at `since`, or refuses what we publish.
     pub fn behind(proxy: &Proxy, version: Version, since: Duration, now: Duration) -> bool {
-        proxy.connected(now) && !proxy.serves(version) && now.saturating_sub(since) > BEHIND
+        proxy.connected(now) && (proxy.report.refused.is_some() || !proxy.serves(version) && now.saturating_sub(since) > BEHIND)
     }
 }

@@ -1,24 +1,24 @@
 //! The task that owns the state, and what carries out what the steps decide.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{Exported, History, SavedStore, load_entries, load_guard, same_store, save_entries, save_guard};
-use super::guard::Gone;
+use super::disk::{Exported, History, SavedStore, load_entries, load_guard, same_store};
 use super::handle::{Command, Handle, Query};
 use super::hold::Hold;
 use super::identity::{self, Identity};
 use super::metrics::{Metrics, StoreLabel};
 use super::operator::{self, Current};
+use super::save::{ToSave, save};
 use super::settings::{Settings, Store};
 use super::step::{Input, Now, Output, State};
 use super::view::{self, LeaderInfo};
@@ -28,8 +28,6 @@ use super::{feed, verdicts};
 const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// What could not be written is tried again after this.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// Why a controller could not start.
 #[derive(Debug, Error)]
@@ -81,7 +79,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         tracing::error!("{error}; what was frozen or pinned is not known any more");
         operator::Saved::default()
     });
-    let hold = restore_hold(&saved, &history);
+    let (hold, saved) = restore_hold(saved, &history);
     let (requests, from_operators) = mpsc::channel(QUEUE);
     let saved = Arc::new(std::sync::Mutex::new(saved));
     let operator = operator::Operator { folder: settings.state.clone(), history: history.clone(), owner: commands.clone(), saved: saved.clone() };
@@ -135,27 +133,24 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     }
 }
 
-/// What was held when the controller stopped, with its config.
-fn restore_hold(saved: &operator::Saved, history: &std::sync::Mutex<History>) -> Option<Hold> {
+/// What was held when the controller stopped, with its config. What cannot be held any more is none, and recorded.
+fn restore_hold(mut saved: operator::Saved, history: &std::sync::Mutex<History>) -> (Option<Hold>, operator::Saved) {
     let date = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
-    let mark = saved.mark.clone().filter(|mark| !mark.is_over(date))?;
-    let mut history = history.lock().ok()?;
+    let Some(mark) = saved.mark.take().filter(|mark| !mark.is_over(date)) else { return (None, saved) };
+    let mut history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     history.spare(Some(mark.config));
     match history.lane(mark.config) {
-        Ok(lane) => Some(Hold { mark, lane }),
+        Ok(lane) => {
+            saved.mark = Some(mark.clone());
+            (Some(Hold { mark, lane }), saved)
+        }
         Err(error) => {
-            tracing::error!("{error}; {}, but what the store says is published", mark.told());
-            None
+            let what = format!("{} no more, and what the store says is published: {error}", mark.told());
+            tracing::error!("{what}");
+            saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what });
+            (None, saved)
         }
     }
-}
-
-/// What goes to disk.
-#[derive(Debug, Clone)]
-struct ToSave {
-    stores: Vec<SavedStore>,
-    config: Option<(Version, Lane, u64)>,
-    kept: Vec<Gone>,
 }
 
 struct Owner {
@@ -198,6 +193,15 @@ impl Owner {
                 command = commands.recv() => match command {
                     Some(Command::Input(input)) => drop(self.input(input)),
                     Some(Command::Ask(query)) => self.answer(query),
+                    Some(Command::HoldIf(input, digest, to)) => {
+                        let same = self.state.snapshot.config.digest() == digest;
+                        if same {
+                            drop(self.input(input));
+                        }
+                        if to.send(same).is_err() {
+                            tracing::debug!("whoever asked for the hold has gone");
+                        }
+                    }
                     // Whoever asked may have gone.
                     Some(Command::Approve(input, to)) => drop(to.send(self.input(input))),
                     None => break,
@@ -224,13 +228,16 @@ impl Owner {
             tracing::error!("{error}; starting from the store alone");
             Vec::new()
         });
+        let mut taken = BTreeSet::new();
         for (url, entries) in saved {
-            let Some(number) = self.stores.iter().position(|store| same_store(&store.url, &url)) else {
+            let free = |(number, store): &(usize, &Arc<Store>)| !taken.contains(number) && same_store(&store.url, &url);
+            let Some((number, _)) = self.stores.iter().enumerate().find(free) else {
                 tracing::warn!(store = url, "the saved entries of a store that is not given are left alone");
                 self.others.push((url, entries));
                 continue;
             };
             let now = self.now();
+            taken.insert(number);
             let output = self.state.restore(number, entries, now);
             self.carry_out(output);
         }
@@ -275,7 +282,11 @@ impl Owner {
         }
         self.outbox.add(verdicts::wanted(&self.state, &output.verdicts, self.settings.status_writes));
         for event in self.state.events.since(self.logged) {
-            tracing::info!(target: "waypost", about = event.about, "{}: {}", event.reason, event.message);
+            if event.is_trouble() {
+                tracing::warn!(target: "waypost", about = event.about, "{}: {}", event.reason, event.message);
+            } else {
+                tracing::info!(target: "waypost", about = event.about, "{}: {}", event.reason, event.message);
+            }
         }
         self.logged = self.state.events.next();
         self.unsaved |= output.entries_changed;
@@ -337,45 +348,4 @@ impl Owner {
             Query::Metrics(to) => drop(to.send(self.metrics.render(&view::status(&self.state, &self.stores, self.leader.clone(), now)))),
         }
     }
-}
-
-/// Writes what the owner hands over, off its task. Always ends with the last.
-async fn save(
-    folder: PathBuf,
-    history: Arc<std::sync::Mutex<History>>,
-    mut to_save: watch::Receiver<Option<ToSave>>,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    let mut failed = false;
-    loop {
-        // The owner drops its sender after it handed over the last.
-        let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
-            Ok(changed) => changed.is_ok(),
-            Err(_) => true,
-        };
-        let work = to_save.borrow_and_update().clone();
-        if let Some(work) = work {
-            let (folder, history) = (folder.clone(), history.clone());
-            let written = tokio::task::spawn_blocking(move || write(&folder, &history, &work)).await;
-            let result = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-            failed = result.is_err();
-            if let Err(error) = result {
-                metrics.disk_errors.inc();
-                tracing::error!(%error, "the state directory could not be written; free some space: last good values would be lost in a restart");
-            }
-        }
-        if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
-            return;
-        }
-    }
-}
-
-fn write(folder: &std::path::Path, history: &std::sync::Mutex<History>, work: &ToSave) -> std::io::Result<()> {
-    save_entries(folder, &work.stores)?;
-    save_guard(folder, &work.kept)?;
-    if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
-        history.add(*version, config, *at, &work.stores).map(drop)?;
-    }
-    Ok(())
 }

@@ -1,19 +1,19 @@
 //! The heart of the controller: state × input → output. No clock, no I/O; time is an input.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_adapter::{AdapterError, Change, Entry, Event as StoreEvent, Revision};
 use waypost_model::compile::{Compiler, EntryChange, EntryId, EntryInput, SavedEntry, Written};
-use waypost_model::key::{Kind, ResourceKey};
+use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Report;
 
 use super::events::Events;
-use super::guard::{Fate, Guard, Thresholds};
+use super::guard::{Guard, Thresholds};
 use super::hold::Hold;
 use super::proxies::Proxies;
 use super::window::Window;
@@ -154,6 +154,8 @@ pub struct Track {
     pub gone: bool,
 }
 
+/// A claim to have seen a higher epoch than this is none.
+const HIGHEST_CLAIM: u64 = 1 << 52;
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
@@ -199,10 +201,14 @@ impl State {
     /// A controller of these stores, named for people, under an epoch of its own.
     pub fn new(names: Vec<String>, limits: Limits, thresholds: Thresholds, epoch: u64, cluster: Option<String>) -> Self {
         let snapshot = Snapshot { version: Version { epoch, sequence: 0 }, cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
+        let mut proxies = Proxies::default();
+        if let Some(id) = &cluster {
+            proxies.belong_to(id);
+        }
         Self {
             compiler: Compiler::new(names.len(), limits),
             sources: vec![SourceState::default(); names.len()],
-            proxies: Proxies::default(),
+            proxies,
             events: Events::default(),
             snapshot: Arc::new(snapshot),
             published: Duration::ZERO,
@@ -250,6 +256,7 @@ impl State {
                 Output::default()
             }
             Input::Cluster(id) => {
+                self.proxies.belong_to(&id);
                 self.cluster = Some(id);
                 self.publish(true, true, now)
             }
@@ -277,84 +284,6 @@ impl State {
         }
     }
 
-    /// What the guard keeps changed: publishes the lanes anew.
-    fn guarded(&mut self, now: Now) -> Output {
-        self.tell_held(now);
-        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
-        let mut output = self.publish(true, true, now);
-        (output.changed, output.entries_changed) = (true, true);
-        output
-    }
-
-    /// Says why something is held, once for each reason.
-    fn tell_held(&mut self, now: Now) {
-        let held = self.guard.kept().filter_map(|gone| match &gone.fate {
-            Fate::Held { why } => Some(why.clone()),
-            _ => None,
-        });
-        let reasons: BTreeSet<String> = held.collect();
-        for why in reasons.difference(&self.told_held) {
-            self.events.add(now.date, "Held", "guard", format!("{why}; it serves on until `waypost approve`, see `waypost status`"));
-        }
-        self.told_held = reasons;
-    }
-
-    /// The stores were confirmed: what waited for that may go.
-    fn confirm(&mut self, now: Now) -> Output {
-        let oldest = self.sources.iter().map(|source| source.confirmed.unwrap_or_default()).min().unwrap_or_default();
-        if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
-    }
-
-    fn approve(&mut self, keys: &[ResourceKey], later: bool, by: &str, now: Now) -> Output {
-        let paths: Vec<String> = keys.iter().map(|key| format!("{}/{}", key.kind.singular(), key.name)).collect();
-        let chosen = |path: &str| paths.is_empty() || paths.iter().any(|wanted| wanted == path);
-        let went = self.guard.approve(&chosen, if later { &paths } else { &[] }, now.since_start);
-        if !went.is_empty() {
-            self.events.add(
-                now.date,
-                "Approved",
-                "guard",
-                format!("{by} let {} go: {}", went.len(), went.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
-            );
-        }
-        let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
-        Output { approved: went, ..output }
-    }
-
-    /// What an operator holds.
-    pub fn hold(&self) -> Option<&Hold> {
-        self.hold.as_ref().map(|(hold, _)| hold)
-    }
-
-    /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
-    pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
-        let path = format!("{}/{}", resource.kind.singular(), resource.name);
-        let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
-        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
-    }
-
-    fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
-        let (reason, told) = match (&hold, self.hold.take()) {
-            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
-            (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
-            (None, None) => return Output::default(),
-        };
-        self.events.add(now.date, reason, "config", told);
-        self.hold = hold.map(|hold| {
-            let until = hold.mark.left(now.date).map(|left| now.since_start + left);
-            (hold, until)
-        });
-        let mut output = self.publish(true, false, now);
-        output.changed = true;
-        output.verdicts = self.compiler.config_entries();
-        output
-    }
-
-    /// The config that is to be published.
-    fn config(&self) -> &Lane {
-        self.hold.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
-    }
-
     /// Forgets what is over.
     fn sweep(&mut self, now: Now) {
         if now.since_start < self.swept + SWEEP {
@@ -363,6 +292,7 @@ impl State {
         self.swept = now.since_start;
         self.proxies.sweep(now.since_start);
         self.tracks.retain(|_, track| !track.gone || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
+        self.arriving.retain(|id| self.tracks.contains_key(id));
     }
 
     fn store(&mut self, source: usize, event: StoreEvent, now: Now) -> Output {
@@ -439,27 +369,6 @@ impl State {
         output
     }
 
-    fn track(&mut self, id: &EntryId, now: Now) {
-        let Some(view) = self.compiler.view(id) else {
-            if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.gone) {
-                *track = Track { seen: now.since_start, version: None, live: None, gone: true, ..*track };
-                self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
-            }
-            return;
-        };
-        let revision = view.written.revision;
-        if self.tracks.get(id).is_some_and(|track| track.revision == revision && !track.gone) {
-            return;
-        }
-        if !view.verdict.accepted()
-            && let Some(problem) = view.verdict.problem()
-        {
-            let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
-            self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
-        }
-        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, gone: false });
-    }
-
     /// Publishes the lanes that are due, if their content is new.
     fn publish(&mut self, config: bool, membership: bool, now: Now) -> Output {
         let mut output = Output::default();
@@ -489,46 +398,13 @@ impl State {
         output.changed = true;
     }
 
-    /// Gives every entry whose lane has gone out the version that has it.
-    fn settle(&mut self, now: Now) {
-        let version = self.snapshot.version;
-        let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
-        let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
-        // What the guard keeps is served as before, so its end is not published yet.
-        let kept: HashSet<&EntryId> = self.guard.kept().map(|gone| &gone.origin.id).collect();
-        let settled: Vec<EntryId> =
-            self.unpublished.iter().filter(|id| !kept.contains(id)).filter(|id| if member(id) { !waits.1 } else { !waits.0 }).cloned().collect();
-        for id in settled {
-            self.unpublished.remove(&id);
-            if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
-                track.version = Some(version);
-                self.arriving.insert(id);
-            }
-        }
-        self.mark_live(now);
-    }
-
-    /// Notes when entries became live on every proxy that follows us.
-    fn mark_live(&mut self, now: Now) {
-        let oldest = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy.report.applied.unwrap_or_default()).min();
-        let Some(oldest) = oldest else { return };
-        let tracks = &mut self.tracks;
-        self.arriving.retain(|id| {
-            let Some(track) = tracks.get_mut(id) else { return false };
-            let live = track.version.is_some_and(|version| version <= oldest);
-            if live {
-                track.live = Some(now.since_start);
-            }
-            !live
-        });
-    }
-
     fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Output {
-        if self.proxies.opened(name, now.since_start) {
+        if self.proxies.opened(name, cluster, now.since_start) {
             self.events.add(now.date, "ProxyConnected", name, format!("the proxy follows us; it has seen version {highest}"));
         }
         let mut output = Output { changed: true, ..Output::default() };
-        let ours = cluster.is_none_or(|cluster| Some(cluster) == self.cluster.as_deref());
+        // Only who names our cluster is believed, and no claim that leaves no room above it.
+        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < HIGHEST_CLAIM;
         // We lost our state, or another led in between: nobody may be asked to go back.
         if ours && highest > self.snapshot.version && highest.epoch >= self.snapshot.version.epoch {
             let version = Version { epoch: highest.epoch.saturating_add(1), sequence: self.snapshot.version.sequence.min(1) };
@@ -568,6 +444,11 @@ impl State {
     }
 }
 
+/// The path of a resource's object.
+pub fn object_path(resource: &ResourceKey) -> String {
+    format!("{}/{}", resource.kind.singular(), resource.name)
+}
+
 /// An adapter's entry as the compiler takes it; keys below the root.
 fn input(entry: Entry) -> EntryInput {
     EntryInput { key: entry.key.to_string(), written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable }
@@ -580,5 +461,7 @@ fn change(change: Change) -> EntryChange {
     }
 }
 
+mod kept;
 #[cfg(test)]
 mod tests;
+mod tracks;

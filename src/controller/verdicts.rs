@@ -78,7 +78,7 @@ fn text(state: &State, view: &EntryView, writes: StatusWrites) -> Option<Bytes> 
 /// Writes verdicts as they come, until stopped.
 pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, stop: CancellationToken) {
     let root = format!("{}/verdicts", store.status_root());
-    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None };
+    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None, seen: false };
     tokio::select! {
         () = stop.cancelled() => {}
         () = writer.run(&outbox) => {}
@@ -96,6 +96,8 @@ struct Writer {
     open: BTreeSet<String>,
     /// When to compare next; before the first verdict nothing is read.
     compare: Option<Instant>,
+    /// Whether what stands there was ever found out.
+    seen: bool,
 }
 
 impl Writer {
@@ -109,13 +111,13 @@ impl Writer {
                 self.open.insert(name);
                 self.compare.get_or_insert_with(Instant::now);
             }
-            if let Some(due) = self.compare.filter(|due| *due <= Instant::now()) {
-                self.compare = Some(due.max(Instant::now()) + COMPARE / 2 + jitter(COMPARE));
-                self.look().await;
+            if self.compare.is_some_and(|due| due <= Instant::now()) {
+                let again = if self.look().await { COMPARE / 2 + jitter(COMPARE) } else { FAILED + jitter(FAILED) };
+                self.compare = Some(Instant::now() + again);
             }
             match (self.open.pop_first(), self.compare) {
                 (Some(name), _) => self.write(name).await,
-                (None, Some(due)) if !self.wanted.is_empty() => {
+                (None, Some(due)) if !self.wanted.is_empty() || !self.seen => {
                     tokio::select! {
                         () = outbox.told.notified() => {}
                         () = sleep_until(due) => {}
@@ -126,16 +128,24 @@ impl Writer {
         }
     }
 
-    /// Finds out what an earlier run, or somebody else, left behind or took away.
-    async fn look(&mut self) {
-        let listing = timeout(Duration::from_secs(5), self.store.adapter.source(&self.root).next()).await;
-        // Without the right to look, only what we wrote ourselves is known.
-        let Ok(Ok(Event::Reset { entries, .. })) = listing else { return };
-        self.standing = entries.into_iter().filter_map(|entry| Some((entry.key.below(&self.root)?, entry.value))).collect();
-        self.open.extend(self.standing.keys().chain(self.wanted.keys()).cloned());
+    /// Finds out what an earlier run, or somebody else, left behind or took away. Returns whether the store could be
+    /// asked; without the right to look, only what we wrote ourselves is known.
+    async fn look(&mut self) -> bool {
+        match timeout(Duration::from_secs(5), self.store.adapter.source(&self.root).next()).await {
+            Ok(Ok(Event::Reset { entries, .. })) => {
+                // Empty ones are the folders of a store that has such.
+                let found = entries.into_iter().filter(|entry| !entry.value.is_empty());
+                self.standing = found.filter_map(|entry| Some((entry.key.below(&self.root)?, entry.value))).collect();
+                self.open.extend(self.standing.keys().chain(self.wanted.keys()).cloned());
+                self.seen = true;
+            }
+            Ok(Err(error)) if error.kind == ErrorKind::Denied => self.seen = true,
+            _ => return false,
+        }
+        true
     }
 
-    /// Writes one verdict; what the store does not take is tried again.
+    /// Writes one verdict. What the store does not take now is tried again with the next comparison, after all others.
     async fn write(&mut self, name: String) {
         let wanted = self.wanted.get(&name).cloned();
         if self.standing.get(&name) == wanted.as_ref() {
@@ -149,25 +159,24 @@ impl Writer {
         match (result, wanted) {
             (Ok(()), Some(value)) => drop(self.standing.insert(name, value)),
             (Ok(()), None) => drop(self.standing.remove(&name)),
-            (Err(error), _) => {
-                self.open.insert(name);
-                return pause_after(&error).await;
-            }
+            (Err(error), _) => self.failed(name, &error).await,
         }
         sleep(PAUSE).await;
     }
-}
 
-async fn pause_after(error: &AdapterError) {
-    match error.kind {
-        ErrorKind::Denied => {
-            tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
-            sleep(REFUSED).await;
+    async fn failed(&mut self, name: String, error: &AdapterError) {
+        match error.kind {
+            ErrorKind::Denied => {
+                tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
+                // The others would be refused as well; what is wanted is known, and compared again later.
+                self.open.clear();
+                sleep(REFUSED).await;
+            }
+            ErrorKind::Refused | ErrorKind::Settings => tracing::warn!("a verdict was not written: {error}"),
+            ErrorKind::Unreachable | ErrorKind::UnknownOutcome => {
+                self.open.insert(name);
+                sleep(FAILED / 4 + jitter(FAILED)).await;
+            }
         }
-        ErrorKind::Refused | ErrorKind::Settings => {
-            tracing::warn!("a verdict was not written: {error}");
-            sleep(REFUSED).await;
-        }
-        ErrorKind::Unreachable | ErrorKind::UnknownOutcome => sleep(FAILED / 4 + jitter(FAILED)).await,
     }
 }

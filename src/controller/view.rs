@@ -15,7 +15,7 @@ use super::guard::{Fate, Gone};
 use super::hold::Mark;
 use super::proxies::Proxies;
 use super::settings::Store;
-use super::step::{Now, State};
+use super::step::{Now, State, object_path};
 
 /// One entry with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,8 +75,10 @@ pub struct EntryAnswer {
     pub entry: Option<EntryInfo>,
     /// Of an entry that was deleted a moment ago: the proxies that still serve it.
     pub serving: Vec<String>,
-    /// Of an entry that was deleted and may not be meant: what the guard says.
-    pub held: Option<HeldInfo>,
+    /// Of an entry that was deleted and serves on until somebody lets it go: why, and how.
+    pub serves_on: Option<String>,
+    /// Of an entry that was deleted: it serves on until that is judged or confirmed.
+    pub judged_soon: bool,
 }
 
 /// Something that is gone from its store and serves on.
@@ -242,6 +244,9 @@ pub struct StatusInfo {
     /// What an operator holds the config at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Mark>,
+    /// Whether something that was written waits behind that.
+    #[serde(default)]
+    pub waiting: bool,
     /// The proxies.
     pub proxies: Vec<ProxyInfo>,
     /// Keys of refused entries.
@@ -253,12 +258,13 @@ pub struct StatusInfo {
 }
 
 impl StatusInfo {
-    /// Whether somebody should look: something is held, a store or a connected proxy is behind, or nobody leads.
+    /// Whether somebody should look: something is held, a store or a connected proxy is behind or cannot do its part, or nobody leads.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
+            || self.hold.is_some()
             || self.held.iter().any(|held| held.why.is_some())
             || self.sources.iter().any(|source| !source.current)
-            || self.proxies.iter().any(|proxy| proxy.behind)
+            || self.proxies.iter().any(|proxy| proxy.behind || proxy.connected && !proxy.problems.is_empty())
     }
 }
 
@@ -277,7 +283,14 @@ pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: N
         _ => Vec::new(),
     };
     let kept = state.guard.kept().find(|gone| found.is_none() && gone.origin.id.key == key);
-    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, held: kept.map(|gone| HeldInfo::of(gone, stores)) }
+    let by_guard = kept.and_then(|gone| HeldInfo::of(gone, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
+    let resource = match waypost_model::key::place(key, false) {
+        waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
+        _ => None,
+    };
+    let by_hold = state.hold().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
+    let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.told()));
+    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
 }
 
 /// Whether there is something to follow, and how fresh it is.
@@ -312,9 +325,9 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
 /// The verdict of an entry, with what an operator holds.
 pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
     let mut conditions = view.verdict.conditions.clone();
-    if let (Some(hold), Some(resource), true) = (state.hold(), &view.resource, view.in_snapshot)
-        && state.is_held_back(resource)
-    {
+    let Some(hold) = state.hold().filter(|_| view.in_snapshot) else { return conditions };
+    // What is no resource is `current`: it chooses all of them.
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
         conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
         conditions.push(hold.condition());
     }
@@ -336,7 +349,7 @@ fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
             r#type: ConditionType::Programmed,
             status: waypost_model::verdict::Status::Unknown,
             reason: "NoProxies".to_owned(),
-            message: "no proxy is connected".to_owned(),
+            message: live.lagging.first().cloned().unwrap_or_else(|| "no proxy is connected".to_owned()),
         },
         _ if trouble.is_some() => {
             let reason = trouble.map_or("Invalid", |problem| problem.reason.as_str());
@@ -354,10 +367,15 @@ fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
 fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let track = state.tracks.get(&view.id).copied();
     let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
-    if view.resource.as_ref().is_some_and(|resource| state.is_held_back(resource)) {
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
         live.version = None;
     }
+    let (labels, mut others) = (labels_wanted(state, view), 0);
     for (name, proxy) in state.proxies.connected(now.since_start) {
+        if !labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value)) {
+            others += 1;
+            continue;
+        }
         live.of += 1;
         let troubled = view
             .resource
@@ -368,12 +386,26 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
             (true, None) => live.on += 1,
             (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
             (false, _) => {
-                live.lagging.push(format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}"))))
+                let told = proxy.report.refused.as_ref().map(|refused| format!("{name}: {refused}"));
+                let applied = || format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}")));
+                live.lagging.push(told.unwrap_or_else(applied));
             }
         }
     }
+    if live.of == 0 && others > 0 {
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        live.lagging.push(format!("none of {others} connected proxies has the labels {}", labels.join(", ")));
+    }
     live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));
     live
+}
+
+/// The labels that a proxy must have to serve this: those of a listener.
+fn labels_wanted(state: &State, view: &EntryView) -> std::collections::BTreeMap<String, String> {
+    let listener = view.resource.as_ref().filter(|resource| resource.kind == waypost_model::key::Kind::Listener);
+    let object = listener.and_then(|resource| state.snapshot.config.get(&object_path(resource)));
+    let parsed = object.and_then(|object| object.decode::<waypost_model::resource::Listener>().ok());
+    parsed.map(|listener| listener.spec.proxies).unwrap_or_default()
 }
 
 /// All proxies.
@@ -431,6 +463,7 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInf
         sources: sources(state, stores, now),
         held: state.guard.kept().map(|gone| HeldInfo::of(gone, stores)).collect(),
         hold: state.hold().map(|hold| hold.mark.clone()),
+        waiting: state.waits(),
         proxies: proxies(state, now),
         rejected: rejected.map(|view| full(&view.id)).collect(),
         active_tree: state.compiler.active_tree().map(str::to_owned),

@@ -6,6 +6,19 @@ use waypost_testkit::servers::{Etcd, Server as _};
 
 use crate::harness::{Backend, Box1, get, until};
 
+#[test]
+fn a_put_during_a_freeze_is_live_only_after_it() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    run.ok(&["put", "routes/page", &fixed("page", "old"), "--wait"]);
+    run.ok(&["freeze"]);
+    assert!(run.fails(3, &["put", "routes/page", &fixed("page", "new"), "--wait"]).contains("the config is frozen at C"));
+    assert_eq!(get(web, "page", "/").body, "old");
+    run.ok(&["unfreeze"]);
+    run.ok(&["wait", "routes/page"]);
+    assert_eq!(get(web, "page", "/").body, "new", "live means served");
+}
+
 fn fixed(host: &str, body: &str) -> String {
     format!(r#"{{"hostnames":["{host}"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
 }
@@ -26,7 +39,7 @@ fn a_frozen_config_stays_also_over_a_restart_and_endpoints_go_on() {
     assert_eq!(get(web, "new", "/").status, 404);
     run.ok(&["put", "endpoints/shop/a", &two.address.to_string(), "--wait"]);
     assert_eq!(get(web, "shop", "/").body, "two", "membership goes on");
-    assert!(run.ok(&["status"]).contains("Held:     the config is frozen at C"));
+    assert!(run.fails(1, &["status"]).contains("Held:     the config is frozen at C"));
     run.process.terminate();
     run.restart();
     until("service after the restart", || std::net::TcpStream::connect(web).is_ok() && get(web, "shop", "/").status == 200);
@@ -34,6 +47,12 @@ fn a_frozen_config_stays_also_over_a_restart_and_endpoints_go_on() {
     assert_eq!(get(web, "new", "/").status, 404, "still frozen");
     assert!(run.fails(1, &["rollback", "--to", "C1"]).contains("the config is frozen at C"));
     assert!(run.fails(1, &["unpin"]).contains("nothing is pinned; the config is frozen"));
+    let exported = run.folder.path().join("exported");
+    run.ok(&["delete", "routes/shop"]);
+    assert!(run.fails(3, &["wait", "routes/shop", "--for", "gone"]).contains("routes/shop is deleted and serves on: the config is frozen at C"));
+    run.ok(&["export", "--to", &exported.display().to_string()]);
+    assert!(exported.join("routes/shop").exists() && !exported.join("routes/new").exists(), "what serves is exported");
+    run.ok(&["put", "routes/shop", r#"{"hostnames":["shop"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
     run.ok(&["unfreeze", "--by", "bob"]);
     run.ok(&["wait", "routes/new"]);
     assert_eq!(get(web, "new", "/").body, "new");
@@ -77,7 +96,10 @@ fn a_pin_ends_by_itself_and_what_cannot_be_pinned_is_told() {
     assert!(run.fails(2, &["pin", "--for", "10ms"]).contains("--for is less than a second"));
     assert!(run.fails(2, &["rollback", "--to", "latest"]).contains("write it as in `waypost history`, such as C12"));
     assert!(run.fails(2, &["diff", "1", "2", "3"]).contains("unexpected argument"));
-    run.ok(&["pin", "--for", "2s"]);
+    until("the history", || run.ok(&["history"]).contains("C1 "));
+    assert!(run.ok(&["pin", "C1"]).starts_with("config C1 is pinned"));
+    run.ok(&["unpin"]);
+    run.ok(&["pin", "--for", "6s"]);
     run.ok(&["put", "routes/later", &fixed("later", "now")]);
     assert_eq!(get(web, "later", "/").status, 404);
     assert!(run.fails(3, &["wait", "routes/later"]).contains(" until "), "it says until when");

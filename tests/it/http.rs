@@ -311,6 +311,14 @@ fn the_access_log_and_the_tail_tell_of_requests() {
     let tailed = text(&tail.wait_with_output().unwrap().stdout);
     assert!(tailed.contains("\"path\":\"/a\"") && tailed.contains("\"status\":200") && tailed.contains("\"zone\":\"z1\""), "{tailed}");
     until("the log", || std::fs::read_to_string(&log).unwrap_or_default().contains("\"route\":\"r\",\"backend\":\"b\",\"endpoint\":\"1\""));
+    run.write("routes/own", r#"{"hostnames":["own"],"rules":[{"matches":[{"path":{"value":"/own"}}],"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"x"}}]}]}"#);
+    run.ok(&["wait", "routes/own"]);
+    run.ok(&["delete", "routes/r", "--wait"]);
+    assert_eq!((get(web, "own", "/own").status, get(web, "own", "/else").status), (200, 404));
+    let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+    until("the proxy's own answers", || logged().contains("\"path\":\"/own\"") && logged().contains("\"path\":\"/else\""));
+    let missed = logged().lines().find(|line| line.contains("/else")).unwrap().to_owned();
+    assert!(missed.contains("\"listener\":\"web\"") && !logged().contains("aborted"), "{}", logged());
 }
 
 #[test]
@@ -441,8 +449,9 @@ fn a_head_may_be_so_large_and_no_larger() {
         let empty = "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx: \r\n\r\n".len();
         format!("GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx: {}\r\n\r\n", "x".repeat(bytes - empty))
     };
-    assert_eq!(raw(web, request(16_000).as_bytes()).unwrap().status, 200);
+    assert_eq!(raw(web, request(16_384).as_bytes()).unwrap().status, 200);
     let before = backend.count();
+    assert_eq!(raw(web, request(16_385).as_bytes()).unwrap().status, 431);
     assert_eq!(raw(web, request(16_385 + 8_192).as_bytes()).unwrap().status, 431);
     // Of a client that goes on writing regardless the connection may be gone before it reads.
     drop(raw(web, request(163_840).as_bytes()).map(|response| assert_eq!(response.status, 431)));

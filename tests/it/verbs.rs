@@ -163,3 +163,94 @@ fn an_open_connection_follows_its_listener_to_a_new_name() {
     assert_eq!(ask(), "200", "the socket is the renamed listener's now");
     assert_eq!(get(web, "any", "/").status, 200);
 }
+
+#[test]
+fn a_proxy_of_another_cluster_is_not_counted_as_serving() {
+    let run = Box1::on_files();
+    let state = |name: &str| run.folder.path().join(name).display().to_string();
+    let url = format!("http://{}", run.api);
+    let mut first = Command::new(waypost_proxy());
+    first.args([
+        "--controller",
+        &url,
+        "--state",
+        &state("p2"),
+        "--admin",
+        &loopback().to_string(),
+        "--name",
+        "p2",
+        "--bind",
+        "127.0.0.2",
+        "--drain-delay",
+        "0s",
+    ]);
+    let p2 = Process::start(&mut first, &run.folder.path().join("p2.log"));
+    run.listener();
+    for number in 0..5 {
+        run.ok(&["put", "routes/shop", &ROUTE.replace("shop", &format!("shop{number}")), "--wait"]);
+    }
+    until("it on disk", || run.folder.path().join("p2/membership.jsonl").exists());
+    drop(p2);
+    let other = Box1::on_files();
+    other.listener();
+    let mut again = Command::new(waypost_proxy());
+    let url = format!("http://{}", other.api);
+    again.args([
+        "--controller",
+        &url,
+        "--state",
+        &state("p2"),
+        "--admin",
+        &loopback().to_string(),
+        "--name",
+        "p2",
+        "--bind",
+        "127.0.0.3",
+        "--drain-delay",
+        "0s",
+    ]);
+    let _again = Process::start(&mut again, &run.folder.path().join("p2-again.log"));
+    until("it to be refused", || text(&other.verb(&["status"]).stdout).contains("belongs to cluster"));
+    let told = other.fails(1, &["put", "routes/after", ROUTE, "--wait", "--timeout", "1s"]);
+    assert!(told.contains("routes/after is live on 1/2 proxies after 1s; p2: ") && told.contains("belongs to cluster"), "{told}");
+    assert!(!other.fails(1, &["status"]).contains("Everything is current"));
+}
+
+#[test]
+fn a_listener_that_no_proxy_has_the_labels_for_is_not_live() {
+    let run = Box1::on_files();
+    run.listener();
+    run.ok(&["put", "listeners/edge", &format!(r#"{{"address":"{}","proxies":{{"tier":"edge"}}}}"#, loopback())]);
+    let told = run.fails(1, &["wait", "listeners/edge", "--timeout", "1s"]);
+    assert_eq!(told, "waypost: listeners/edge is accepted, but none of 1 connected proxies has the labels tier=edge\n");
+}
+
+#[test]
+fn a_controller_that_hangs_is_told_of_in_time() {
+    let run = Box1::on_files();
+    run.listener();
+    run.process.freeze();
+    let begun = Instant::now();
+    let told = run.fails(4, &["wait", "listeners/web", "--timeout", "1s"]);
+    assert!(told.contains("cannot be reached") && begun.elapsed() < Duration::from_secs(10), "{told}");
+    run.process.thaw();
+}
+
+#[test]
+fn who_reads_no_more_ends_a_verb_in_peace() {
+    let run = Box1::on_files();
+    run.listener();
+    for number in 0..400 {
+        run.write(&format!("routes/r{number}"), &ROUTE.replacen('{', &format!(r#"{{"hostnames":["h{number}"],"#), 1));
+    }
+    run.ok(&["wait", "routes/r399"]);
+    let mut child = Command::new(waypost())
+        .args(["get", "-o", "json", "--controller", &format!("http://{}", run.api)])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", text(&ended.stderr));
+}

@@ -183,7 +183,9 @@ fn refused(endpoint: &str, status: u16, body: &str) -> AdapterError {
     let text = format!("{status}: {}", body.trim());
     match status {
         401 | 403 => denied(endpoint, text),
-        413 => AdapterError::new(ErrorKind::Refused, endpoint, text, "write a smaller value; Consul takes 512 KiB"),
+        413 => {
+            AdapterError::new(ErrorKind::Refused, endpoint, text, "write a smaller value; Consul takes 512 KiB, in a conditional write three quarters of that")
+        }
         400 => AdapterError::new(ErrorKind::Refused, endpoint, text, "look at the key's name"),
         500 if body.contains("Permission denied") || body.contains("ACL not found") => denied(endpoint, text),
         _ => unreachable(endpoint, text),

@@ -37,6 +37,9 @@ struct Audit {
     at: i64,
     /// Keys that the watch told as gone meanwhile.
     deleted: BTreeSet<Key>,
+    /// Answers to progress requests so far. Old releases may send one before events that belong before it, so the second
+    /// one counts.
+    answers: usize,
 }
 
 struct Live {
@@ -191,9 +194,10 @@ impl EtcdSource {
         live.next_list = Instant::now() + relist_pause();
         let (client, endpoint) = (live.client.clone(), live.endpoint.clone());
         let (entries, at) = self.list(&client, &endpoint).await?;
-        self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new() });
+        self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new(), answers: 0 });
         if let Some(live) = self.live.as_mut() {
-            live.next_progress = Instant::now();
+            // A long listing is no silence of the watch.
+            (live.heard, live.next_progress) = (Instant::now(), Instant::now());
         }
         Ok(None)
     }
@@ -201,7 +205,11 @@ impl EtcdSource {
     /// In how many entries the listing differs, once the server says that the watch has told everything up to it.
     fn compare(&mut self, message: &WatchResponse) -> usize {
         let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let Some(audit) = self.audit.take_if(|audit| message.events().is_empty() && header >= audit.at) else { return 0 };
+        let told = |audit: &mut Audit| {
+            audit.answers += usize::from(message.events().is_empty() && header >= audit.at);
+            audit.answers >= 2
+        };
+        let Some(audit) = self.audit.take_if(told) else { return 0 };
         audit.differences(&self.told)
     }
 }
@@ -274,8 +282,12 @@ mod tests {
     #[test]
     fn an_audit_finds_what_the_watch_lost_and_nothing_that_came_later() {
         let map = |pairs: &[(&'static str, u64)]| pairs.iter().map(|(key, revision)| (Key::from(*key), Revision(*revision))).collect::<BTreeMap<_, _>>();
-        let audit =
-            |deleted: &[&'static str]| Audit { entries: map(&[("a", 3), ("b", 5)]), at: 10, deleted: deleted.iter().map(|key| Key::from(*key)).collect() };
+        let audit = |deleted: &[&'static str]| Audit {
+            entries: map(&[("a", 3), ("b", 5)]),
+            at: 10,
+            deleted: deleted.iter().map(|key| Key::from(*key)).collect(),
+            answers: 0,
+        };
         for (told, deleted, wanted) in [
             (map(&[("a", 3), ("b", 5)]), audit(&[]), 0),
             (map(&[("a", 3), ("b", 12), ("c", 11)]), audit(&[]), 0),

@@ -30,6 +30,15 @@ impl FileAdapter {
 
     /// The path of a key without an extension, refusing what would leave the directory.
     fn path(&self, key: &Key) -> Result<PathBuf, AdapterError> {
+        if let Some((stem, ending)) = ending_of(key) {
+            let base = self.base.display().to_string();
+            return Err(AdapterError::new(
+                ErrorKind::Refused,
+                base,
+                format!("{key} ends in {ending}, which a directory takes from the names of its files"),
+                format!("write {stem}"),
+            ));
+        }
         let text = std::str::from_utf8(key.bytes()).ok().filter(|text| text.split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
         text.map(|text| self.base.join(text)).ok_or_else(|| {
             AdapterError::new(ErrorKind::Refused, self.base.display().to_string(), format!("{key} is not a file name"), "use letters, digits, '.', '_' and '-'")
@@ -55,7 +64,7 @@ impl FileAdapter {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
         let write = || {
-            std::fs::create_dir_all(&folder)?;
+            self.make(&folder)?;
             let before = std::fs::metadata(&path).map(|meta| revision_of(&meta)).ok();
             let mut file = std::fs::File::create(&temporary)?;
             file.write_all(value)?;
@@ -70,18 +79,32 @@ impl FileAdapter {
         write().map(|meta| revision_of(&meta)).map_err(|error| failed(&path, &error))
     }
 
+    /// Makes a folder of the directory, but not what is above it: a path that was mistyped is told of.
+    fn make(&self, folder: &Path) -> std::io::Result<()> {
+        if !self.base.is_dir() {
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} is no directory", self.base.display())));
+        }
+        std::fs::create_dir_all(folder)
+    }
+
     /// Runs `work` while no other process writes through an adapter below the same root.
     async fn locked<T: Send + 'static>(&self, key: &Key, work: impl FnOnce(&Self) -> Result<T, AdapterError> + Send + 'static) -> Result<T, AdapterError> {
         let this = self.clone();
         let folder = self.path(key)?.parent().unwrap_or(&self.base).to_owned();
         let task = tokio::task::spawn_blocking(move || {
             let lock = folder.join(".lock");
-            let taken = std::fs::create_dir_all(&folder).and_then(|()| std::fs::File::create(&lock)).and_then(|file| file.lock().map(|()| file));
+            let taken = this.make(&folder).and_then(|()| std::fs::File::create(&lock)).and_then(|file| file.lock().map(|()| file));
             let _guard = taken.map_err(|error| failed(&lock, &error))?;
             work(&this)
         });
         task.await.unwrap_or_else(|error| Err(failed(&self.base, &std::io::Error::other(error))))
     }
+}
+
+/// A key whose end would be taken for a file's, and what is before it.
+fn ending_of(key: &Key) -> Option<(String, &'static str)> {
+    let text = key.to_string();
+    EXTENSIONS.iter().filter(|ending| !ending.is_empty()).find_map(|ending| Some((text.strip_suffix(ending)?.to_owned(), *ending)))
 }
 
 /// The error of a file operation, with its remedy.

@@ -47,6 +47,8 @@ pub(crate) struct FileSource {
     entries: BTreeMap<String, Entry>,
     at: Revision,
     next_idle: Instant,
+    /// The directory itself was taken away or renamed.
+    root_gone: bool,
     /// When to look next whether the directory is still the one that is watched.
     next_look: Instant,
     next_walk: Instant,
@@ -99,6 +101,7 @@ impl FileSource {
             at: Revision(0),
             next_idle: now,
             next_look: now,
+            root_gone: false,
             next_walk: now,
             asked_walk: None,
             walking: None,
@@ -124,8 +127,9 @@ impl FileSource {
             _ => AdapterError::new(ErrorKind::Unreachable, self.folder.display().to_string(), error.to_string(), "raise fs.inotify.max_user_watches"),
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(watch_failed)?;
-        watcher.watch(&self.folder, RecursiveMode::Recursive).map_err(watch_failed)?;
+        // Taken before: a folder that comes in its place meanwhile is then noticed.
         let folder = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
+        watcher.watch(&self.folder, RecursiveMode::Recursive).map_err(watch_failed)?;
         self.watch = Some(Watch { _watcher: watcher, folder, signals, overflow });
         Ok(())
     }
@@ -134,6 +138,11 @@ impl FileSource {
     fn was_replaced(&self) -> Result<bool, AdapterError> {
         let now = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
         Ok(self.watch.as_ref().is_some_and(|watch| watch.folder != now))
+    }
+
+    /// Another directory stands there: everything is read from it.
+    fn begin_anew(&mut self) {
+        (self.watch, self.walking) = (None, None);
     }
 
     /// Begins to walk, until two walks agree. The watch is armed before.
@@ -247,8 +256,7 @@ impl FileSource {
             () = sleep_until(self.next_look), if !first => {
                 self.next_look = Instant::now() + LOOK;
                 if self.was_replaced()? {
-                    // Everything is read from what stands there now.
-                    (self.watch, self.walking) = (None, None);
+                    self.begin_anew();
                 }
                 return Ok(None);
             }
@@ -258,7 +266,13 @@ impl FileSource {
             self.watch = None;
             return Err(failed(&self.folder, &std::io::Error::other("the watch ended")));
         };
-        Ok(self.take(signal))
+        let changes = self.take(signal);
+        if std::mem::take(&mut self.root_gone) {
+            // The watch went with it, whatever stands there now.
+            self.begin_anew();
+            return Ok(None);
+        }
+        Ok(changes)
     }
 
     /// Everything that has been signalled by now, as one event.
@@ -274,6 +288,7 @@ impl FileSource {
             match signal {
                 Signal::Everything => self.ask_walk(Duration::ZERO),
                 Signal::Paths(paths) => {
+                    self.root_gone |= paths.contains(&self.folder);
                     if paths.iter().any(|path| path.is_dir()) {
                         // Twice: at once, and for what came between the folder and its watch.
                         self.ask_walk(Duration::ZERO);

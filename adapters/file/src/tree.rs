@@ -88,8 +88,10 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
         };
         if meta.is_dir() && depth < DEPTH {
             match descend(&path, depth + 1, found) {
-                // Gone meanwhile; or not ours to read, such as lost+found: that hurts only itself.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Part of every new file system, and nobody's to read. Of any other folder a listing without what is in it
+                // would tell that as gone.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with("lost+found") => {}
                 other => other?,
             }
         } else if meta.is_file() {

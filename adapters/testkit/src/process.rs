@@ -1,9 +1,10 @@
 //! Processes of a test: started, frozen, killed, and never left behind.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child process that is killed when dropped.
@@ -78,9 +79,17 @@ impl Drop for Process {
     }
 }
 
-/// A port on loopback that nothing listens on. Ports are given out once per machine-wide sequence of a process.
+/// Ports that no outgoing connection is given.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port on loopback that nothing listens on, and that nobody else is given: each is given out once by a process, and lies
+/// below those that the kernel gives to outgoing connections.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+    let process = u16::try_from(std::process::id() % 200).expect("a small number") * 97;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok() && UdpSocket::bind(("127.0.0.1", *port)).is_ok();
+    let mut candidates = PORTS.map(|_| PORTS.start + process.wrapping_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start));
+    candidates.find(is_free).expect("a free port")
 }
 
 /// Waits until something accepts at `address`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use waypost_adapter::{AdapterError, Change, Entry, Event, Revision, Settings, Source};
+use waypost_adapter::{AdapterError, Change, Entry, ErrorKind, Event, Revision, Settings, Source};
 use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, WatchedEvent};
 
 use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
@@ -18,6 +18,8 @@ use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
 const IDLE: Duration = Duration::from_secs(3);
 /// How often the whole tree is walked again, plus up to a quarter.
 const RELIST: Duration = Duration::from_secs(60);
+/// After this long what is known is told: in a storm that never ends there is always more to read.
+const STORM: Duration = Duration::from_secs(1);
 /// Requests under way at the same time; the server's own bound is 1,000.
 const PIPELINE: usize = 256;
 
@@ -63,15 +65,18 @@ impl ZooKeeperSource {
         (self.unread, self.untold) = (BTreeSet::new(), Vec::new());
         let client = connect(&self.settings).await?;
         let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
-        (self.tree, self.at) = (Tree::new(), Revision(0));
         let now = Instant::now();
         let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + relist_pause() };
-        let (tree, at) = walk(&self.settings, &live.client, &self.path()).await?;
+        // What was known before tells which nodes have children, also of those that no longer show them.
+        let (tree, at) = walk(&self.settings, &live.client, &self.path(), &self.tree).await?;
         (self.tree, self.at) = (tree, at);
         // What changed during the walk has been told by now; reading it again makes the listing whole.
         bounded(&self.settings, live.client.sync(&self.path())).await?;
         self.live = Some(live);
-        self.catch_up().await?;
+        if let Err(error) = self.catch_up().await {
+            self.live = None;
+            return Err(error);
+        }
         self.untold.clear();
         Ok(Event::Reset { entries: self.tree.values().cloned().collect(), at: self.at, drift: 0 })
     }
@@ -99,18 +104,21 @@ impl ZooKeeperSource {
     }
 
     /// Reads everything again that was told of, until nothing more is: the server tells of all nodes that a transaction
-    /// changed before it shows any of them as changed, so what is told together belongs together.
-    async fn catch_up(&mut self) -> Result<(), AdapterError> {
-        loop {
-            let Some(live) = self.live.as_mut() else { return Ok(()) };
+    /// changed before it shows any of them as changed, so what is told together belongs together. Returns what was told of.
+    async fn catch_up(&mut self) -> Result<BTreeSet<String>, AdapterError> {
+        let (mut all, begun) = (BTreeSet::new(), Instant::now());
+        while let Some(live) = self.live.as_mut() {
             self.unread.extend(drain(&mut live.watcher, &self.settings)?);
-            if self.unread.is_empty() {
-                return Ok(());
+            if self.unread.is_empty() || begun.elapsed() > STORM {
+                break;
             }
             let (client, paths) = (live.client.clone(), self.unread.clone());
             self.reread(&client, &paths).await?;
             self.unread.retain(|path| !paths.contains(path));
+            all.extend(paths);
         }
+        all.extend(self.unread.iter().cloned());
+        Ok(all)
     }
 
     /// What came of reading again.
@@ -159,13 +167,10 @@ impl ZooKeeperSource {
         live.next_list = Instant::now() + relist_pause();
         let client = live.client.clone();
         bounded(&self.settings, client.sync(&root)).await?;
-        let (tree, at) = walk(&self.settings, &client, &root).await?;
+        let (tree, at) = walk(&self.settings, &client, &root, &self.tree).await?;
         // Events of changes during the walk are still in the queue: they explain what differs.
         bounded(&self.settings, client.sync(&root)).await?;
-        let Some(live) = self.live.as_mut() else { return Ok(None) };
-        let explained = drain(&mut live.watcher, &self.settings)?;
-        self.unread.extend(explained.iter().cloned());
-        self.catch_up().await?;
+        let explained = self.catch_up().await?;
         let is_explained = |key: &String| explained.contains(&format!("/{key}"));
         let fresh = tree.iter().filter(|(key, entry)| !is_explained(key) && self.tree.get(*key) != Some(*entry)).count();
         let gone = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
@@ -196,7 +201,8 @@ fn paths(settings: &Settings, event: WatchedEvent) -> Result<BTreeSet<String>, A
 fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSet<String>, AdapterError> {
     let mut all = BTreeSet::new();
     loop {
-        let mut changed = std::pin::pin!(watcher.changed());
+        // Not held back by the runtime's budget: what is there is wanted now.
+        let mut changed = std::pin::pin!(tokio::task::unconstrained(watcher.changed()));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match changed.as_mut().poll(&mut context) {
             std::task::Poll::Ready(event) => all.extend(paths(settings, event)?),
@@ -205,8 +211,8 @@ fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSe
     }
 }
 
-/// Every node below `root`, without `root` itself, and the newest transaction that touched any.
-async fn walk(settings: &Arc<Settings>, client: &Client, root: &str) -> Result<(Tree, Revision), AdapterError> {
+/// Every node below `root`, without `root` itself, and the newest transaction that touched any. `known` is what was there.
+async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, known: &Tree) -> Result<(Tree, Revision), AdapterError> {
     bounded(settings, client.sync(root)).await?;
     let mut tree = Tree::new();
     let mut newest = Revision(0);
@@ -214,7 +220,7 @@ async fn walk(settings: &Arc<Settings>, client: &Client, root: &str) -> Result<(
     while !level.is_empty() {
         let mut children = Vec::new();
         for batch in level.chunks(PIPELINE) {
-            for (parent, names) in children_of(settings, client, batch).await? {
+            for (parent, names) in children_of(settings, client, batch, known).await? {
                 children.extend(names.into_iter().map(|name| format!("{parent}/{name}")));
             }
         }
@@ -235,7 +241,7 @@ async fn walk(settings: &Arc<Settings>, client: &Client, root: &str) -> Result<(
     Ok((tree, newest))
 }
 
-async fn children_of(settings: &Settings, client: &Client, parents: &[String]) -> Result<Vec<(String, Vec<String>)>, AdapterError> {
+async fn children_of(settings: &Settings, client: &Client, parents: &[String], known: &Tree) -> Result<Vec<(String, Vec<String>)>, AdapterError> {
     let mut set = JoinSet::new();
     for parent in parents {
         let listing = client.get_children(parent);
@@ -246,13 +252,24 @@ async fn children_of(settings: &Settings, client: &Client, parents: &[String]) -
     while let Some(joined) = in_time(settings, set.join_next()).await? {
         match joined {
             Ok((parent, Ok((names, _)))) => all.push((parent, names)),
-            // Of a node that we may not read neither the value nor the children are known; it hurts only itself.
-            Ok((_, Err(Error::NoNode | Error::NoAuth))) => {}
+            Ok((_, Err(Error::NoNode))) => {}
+            Ok((parent, Err(Error::NoAuth))) => may_be_closed(settings, &parent, known)?,
             Ok((_, Err(error))) => return Err(explain(settings, &error)),
             Err(error) => return Err(unreachable(settings, error.to_string())),
         }
     }
     Ok(all)
+}
+
+/// A node that we may not read hurts only itself. If it had children, a listing without them would tell them as gone: then
+/// there is none.
+fn may_be_closed(settings: &Settings, path: &str, known: &Tree) -> Result<(), AdapterError> {
+    let below = format!("{}/", path.trim_start_matches('/'));
+    if known.range(below.clone()..).next().is_none_or(|(key, _)| !key.starts_with(&below)) {
+        return Ok(());
+    }
+    let message = format!("the children of {path} may not be listed any more");
+    Err(AdapterError::new(ErrorKind::Denied, settings.endpoints.join(","), message, "grant read on it to everybody or to our identity"))
 }
 
 /// Reads many nodes at once: each with its entry and newest transaction, or `None` if it is not there.

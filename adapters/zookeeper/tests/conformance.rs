@@ -64,6 +64,31 @@ async fn a_node_that_we_may_not_read_hurts_only_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_was_taken_away_is_no_deletion() {
+    use zookeeper_client::{Acl, AuthId, Client, Permission};
+    let mut server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "routes/a", "1").await;
+    let owner = Client::connector().with_auth("digest", b"owner:secret").connect(&server.endpoints()[0]).await.unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    mirror.until(RECOVERY, "the node", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    let acls = [Acl::new(Permission::ALL, AuthId::new("auth", ""))];
+    owner.set_acl("/waypost/routes", &acls, None).await.unwrap();
+    drop(owner);
+    let server = tokio::task::spawn_blocking(move || {
+        server.kill(0);
+        server.start(0);
+        server
+    })
+    .await
+    .unwrap();
+    let denied = |mirror: &Mirror| mirror.errors().1.is_some_and(|error| error.kind == ErrorKind::Denied);
+    mirror.until(Duration::from_secs(20), "the refusal", denied).await;
+    assert!(mirror.entry("waypost/routes/a").is_some(), "what cannot be seen is not gone");
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_restored_from_an_older_backup_is_listed_anew() {
     let mut server = ZooKeeper::new(1);
     let store = store(&server);

@@ -87,6 +87,11 @@ impl Index {
         self.endpoints.values().copied().max().unwrap_or_default()
     }
 
+    /// Whether something went away or was replaced since the last look.
+    pub(super) fn made_room(&self) -> bool {
+        !self.departed.is_empty()
+    }
+
     /// What went away, or was replaced.
     pub(super) fn take_departed(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.departed)

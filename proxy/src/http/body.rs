@@ -270,10 +270,12 @@ impl Body for ResponseBody {
             if let Some(Ok(frame)) = frame {
                 record.sent(frame.data_ref().map_or(0, Bytes::len));
             }
-            if ends(frame.as_ref()) {
-                record.whole();
-            }
-            if matches!(&this.source, Source::Endpoint(body) if body.incoming.is_end_stream()) {
+            // Where nothing follows nobody asks again.
+            let over = match &this.source {
+                Source::Own(rest) => rest.is_none(),
+                Source::Endpoint(body) => body.incoming.is_end_stream(),
+            };
+            if over || ends(frame.as_ref()) {
                 record.whole();
             }
         }

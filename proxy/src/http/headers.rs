@@ -143,9 +143,11 @@ pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: Option<&He
 /// Takes away everything that a stranger says about where the request comes from: Forwarded, X-Real-IP, and every
 /// X-Forwarded field there is, for frameworks act upon X-Forwarded-Prefix, -Ssl, -User and others as well.
 fn forget_claims(headers: &mut HeaderMap) {
+    // Servers in the manner of CGI take `_` for `-`.
+    let same = |text: &str, wanted: &str| text.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(wanted.bytes());
     let claims = |name: &HeaderName| {
         let text = name.as_str();
-        text.starts_with("x-forwarded") || text.starts_with("x_forwarded") || *name == header::FORWARDED || *name == X_REAL_IP
+        text.get(.."x-forwarded".len()).is_some_and(|start| same(start, "x-forwarded")) || *name == header::FORWARDED || same(text, X_REAL_IP.as_str())
     };
     while let Some(name) = headers.keys().find(|name| claims(name)).cloned() {
         headers.remove(name);
@@ -187,6 +189,9 @@ pub(crate) fn host(uri: &uri::Uri, headers: &HeaderMap, version: Version) -> Res
     if first.is_none() && version == Version::HTTP_11 {
         return Err("no Host header");
     }
+    if uri.authority().is_some() && uri.scheme().is_none() {
+        return Err("the target has no path; a bare host is for CONNECT alone (RFC 9112, 3.2.3)");
+    }
     let host = match uri.authority() {
         Some(authority) => HeaderValue::try_from(authority.as_str()).ok(),
         None => first.cloned(),
@@ -195,6 +200,16 @@ pub(crate) fn host(uri: &uri::Uri, headers: &HeaderMap, version: Version) -> Res
         Some(host) if !is_host(host.as_bytes()) => Err("the host is not a name or address, with a port or without"),
         host => Ok(host),
     }
+}
+
+/// Bytes of a request's head, with one space behind each colon.
+pub(crate) fn size<T>(request: &http::Request<T>) -> usize {
+    const LINE: usize = " / HTTP/1.1\r\n".len() - "/".len();
+    let uri = request.uri();
+    let origin = uri.path_and_query().map_or(1, |path| path.as_str().len());
+    let before = uri.authority().map_or(0, |authority| authority.as_str().len() + uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len()));
+    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
+    request.method().as_str().len() + LINE + before + origin + fields + "\r\n".len()
 }
 
 /// `name`, `name:port`, `[IPv6]` or `[IPv6]:port`, or nothing at all: whatever else a Host may hold would have to be
@@ -279,7 +294,13 @@ mod tests {
         let client = Client::new("[::ffff:10.0.0.9]:5000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
         let host = HeaderValue::from_static("shop.example.com:80");
         let said = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1.1.1.1"), ("x-real-ip", "1.1.1.1")];
-        let more = [("x-forwarded-prefix", "/evil"), ("x-forwarded-user", "admin"), ("x-forwarded-ssl", "on"), ("x_forwarded_for", "1.1.1.1")];
+        let more = [
+            ("x-forwarded-prefix", "/evil"),
+            ("x-forwarded-user", "admin"),
+            ("x-forwarded-ssl", "on"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x_real-ip", "1.1.1.1"),
+        ];
         let mut headers = map(&[said.as_slice(), &more].concat());
         forward(&mut headers, &client, Some(&host), false);
         assert_eq!(

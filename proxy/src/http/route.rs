@@ -72,11 +72,17 @@ async fn routed(
     if request.method() == Method::CONNECT {
         return Err(answer::refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here"));
     }
+    if headers::size(request) > connection.core.shared.max_head_bytes {
+        return Err(answer::refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is larger than --max-head-bytes allows"));
+    }
     let host = headers::host(request.uri(), request.headers(), request.version()).map_err(|reason| answer::refuse(StatusCode::BAD_REQUEST, reason))?;
     headers::framing(request.version(), request.method(), request.headers()).map_err(|(status, reason)| answer::refuse(status, reason))?;
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = headers::host_name(host_text);
     let listener = table.listener_of(&connection.listener);
+    if let Some(record) = record {
+        record.came(&listener.name, &table.version_text);
+    }
     let wanted = table::Request {
         listener: &listener.name,
         explicit_only: listener.explicit_only,
@@ -88,7 +94,7 @@ async fn routed(
     };
     let rule = table.find(&wanted).ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?;
     if let Some(record) = record {
-        record.routed(&listener.name, &rule.route, &table.version_text);
+        record.routed(&rule.route);
     }
     match &rule.action {
         Action::Redirect(to) => Ok(finish(rule, redirect(to, host_text, request.uri()))),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use waypost_adapter::ErrorKind;
+use waypost_model::key::Kind;
 
 use super::*;
 

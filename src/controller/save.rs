@@ -1,0 +1,114 @@
+//! Writing what is known to the state directory, off the task that owns it.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use waypost_model::lane::Lane;
+use waypost_model::snapshot::Version;
+
+use super::disk::{History, SavedStore, load_guard, save_entries, save_guard};
+use super::guard::Gone;
+use super::metrics::Metrics;
+
+/// What could not be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What goes to disk.
+#[derive(Debug, Clone)]
+pub struct ToSave {
+    /// The entries of the stores.
+    pub stores: Vec<SavedStore>,
+    /// The config that was published last, and when.
+    pub config: Option<(Version, Lane, u64)>,
+    /// What the guard keeps.
+    pub kept: Vec<Gone>,
+}
+
+/// Writes what the owner hands over. Always ends with the last.
+pub async fn save(folder: PathBuf, history: Arc<Mutex<History>>, mut to_save: watch::Receiver<Option<ToSave>>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut failed = false;
+    // What cannot be read was told of at the start.
+    let mut kept = load_guard(&folder).unwrap_or_default();
+    loop {
+        // The owner drops its sender after it handed over the last.
+        let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
+            Ok(changed) => changed.is_ok(),
+            Err(_) => true,
+        };
+        let work = to_save.borrow_and_update().clone();
+        if let Some(work) = work {
+            let (target, history, before, now) = (folder.clone(), history.clone(), kept.clone(), work.kept.clone());
+            let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, before)).await;
+            let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+            failed = result.is_err();
+            match result {
+                Ok(()) => kept = now,
+                Err(error) => {
+                    metrics.disk_errors.inc();
+                    let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "let this user write it" } else { "free some space" };
+                    tracing::error!(%error, "the state directory {} could not be written; {remedy}: last good values would be lost in a restart", folder.display());
+                }
+            }
+        }
+        if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes the files in an order in which nothing that serves is ever in neither: what the guard keeps and kept `before`,
+/// the entries, and what the guard keeps alone. What is in both came back.
+fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gone>) -> io::Result<()> {
+    let kept: HashSet<&str> = work.kept.iter().map(|gone| gone.object.path()).collect();
+    let mut both: Vec<Gone> = before.into_iter().filter(|gone| !kept.contains(gone.object.path())).collect();
+    let more = !both.is_empty();
+    both.extend(work.kept.iter().cloned());
+    save_guard(folder, &both)?;
+    save_entries(folder, &work.stores)?;
+    if more {
+        save_guard(folder, &work.kept)?;
+    }
+    if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
+        history.add(*version, config, *at, &work.stores).map(drop)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::compile::{EntryId, Origin, Written};
+    use waypost_model::object::Object;
+
+    use super::super::guard::Fate;
+    use super::*;
+
+    fn gone(path: &str) -> Gone {
+        let name = path.split('/').nth(1).unwrap();
+        let object = Object::suspect(name);
+        let written = Written { value: b"x".to_vec().into(), revision: 1 };
+        Gone { object, origin: Origin { id: EntryId { source: 0, key: path.to_owned() }, written }, at: Duration::ZERO, date: 0, fate: Fate::Waiting }
+    }
+
+    #[test]
+    fn what_serves_is_on_disk_wherever_writing_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = Mutex::new(History::open(folder.path(), 1));
+        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")] };
+        // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
+        std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
+        std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
+        std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
+        assert!(write(folder.path(), &history, &work, vec![gone("endpoints/a")]).is_err());
+        let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
+        assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/a", "endpoints/b"]);
+        std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
+        write(folder.path(), &history, &work, vec![gone("endpoints/a")]).unwrap();
+        assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/b"]);
+    }
+}

@@ -1,0 +1,111 @@
+//! What is published although the stores say otherwise: the guard's, and what an operator holds.
+
+use std::collections::BTreeSet;
+
+use waypost_model::compile::EntryId;
+use waypost_model::key::{Place, ResourceKey, place};
+use waypost_model::lane::Lane;
+
+use super::super::guard::Fate;
+use super::super::hold::Hold;
+use super::{Now, Output, State, object_path};
+
+impl State {
+    /// What the guard keeps changed: publishes the lanes anew.
+    pub(super) fn guarded(&mut self, now: Now) -> Output {
+        self.tell_held(now);
+        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        let mut output = self.publish(true, true, now);
+        (output.changed, output.entries_changed) = (true, true);
+        output
+    }
+
+    /// Says why something is held, once for each reason.
+    pub(super) fn tell_held(&mut self, now: Now) {
+        let held = self.guard.kept().filter_map(|gone| match &gone.fate {
+            Fate::Held { why } => Some(why.clone()),
+            _ => None,
+        });
+        let reasons: BTreeSet<String> = held.collect();
+        for why in reasons.difference(&self.told_held) {
+            self.events.add(now.date, "Held", "guard", format!("{why}; it serves on until `waypost approve`, see `waypost status`"));
+        }
+        self.told_held = reasons;
+    }
+
+    /// The stores were confirmed: what waited for that may go.
+    pub(super) fn confirm(&mut self, now: Now) -> Output {
+        let oldest = self.sources.iter().map(|source| source.confirmed.unwrap_or_default()).min().unwrap_or_default();
+        if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
+    }
+
+    pub(super) fn approve(&mut self, keys: &[ResourceKey], later: bool, by: &str, now: Now) -> Output {
+        let paths: Vec<String> = keys.iter().map(|key| format!("{}/{}", key.kind.singular(), key.name)).collect();
+        let chosen = |path: &str| paths.is_empty() || paths.iter().any(|wanted| wanted == path);
+        let went = self.guard.approve(&chosen, if later { &paths } else { &[] }, now.since_start);
+        if !went.is_empty() {
+            self.events.add(
+                now.date,
+                "Approved",
+                "guard",
+                format!("{by} let {} go: {}", went.len(), went.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
+            );
+        }
+        let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
+        Output { approved: went, ..output }
+    }
+
+    /// What an operator holds.
+    pub fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref().map(|(hold, _)| hold)
+    }
+
+    /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
+    pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
+        let path = object_path(resource);
+        let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
+        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
+    }
+
+    /// Whether something that was written waits behind a hold.
+    pub fn waits(&self) -> bool {
+        self.hold.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
+    }
+
+    pub(super) fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
+        let (reason, told) = match (&hold, self.hold.take()) {
+            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
+            (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
+            (None, None) => return Output::default(),
+        };
+        self.events.add(now.date, reason, "config", told);
+        self.hold = hold.map(|hold| {
+            let until = hold.mark.left(now.date).map(|left| now.since_start + left);
+            (hold, until)
+        });
+        let entries = self.compiler.config_entries();
+        for id in &entries {
+            self.track(id, now);
+        }
+        self.unpublished.extend(entries.iter().cloned());
+        let mut output = self.publish(true, false, now);
+        output.changed = true;
+        output.verdicts = entries;
+        output
+    }
+
+    /// Whether an entry, or the end of one, waits behind a hold.
+    pub(super) fn waits_behind_hold(&self, id: &EntryId) -> bool {
+        let Some((hold, _)) = &self.hold else { return false };
+        match place(&id.key, false) {
+            Place::Resource { resource, .. } => self.is_held_back(&resource),
+            Place::Current => self.lanes.0 != hold.lane,
+            Place::Folder | Place::Unknown(_) => false,
+        }
+    }
+
+    /// The config that is to be published.
+    pub(super) fn config(&self) -> &Lane {
+        self.hold.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
+    }
+}
