@@ -4,7 +4,7 @@
 //! changed is not used; the one before it (`<name>.previous`) is.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -53,9 +53,10 @@ fn beside(path: &Path, prefix: &str, suffix: &str) -> PathBuf {
     path.with_file_name(format!("{prefix}{name}{suffix}"))
 }
 
-fn seal(bytes: &[u8]) -> Vec<u8> {
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    [MAGIC.as_bytes(), digest.as_bytes(), b"\n", bytes].concat()
+/// The first line of a file whose content has this digest.
+fn head(digest: &[u8]) -> Vec<u8> {
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    [MAGIC.as_bytes(), digest.as_bytes(), b"\n"].concat()
 }
 
 /// Writes `bytes` so that after a crash either they or what was there before is found. Makes missing folders.
@@ -63,7 +64,15 @@ fn seal(bytes: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The disk refused; what was there before stays.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_one(path, bytes, true)
+    write_with(path, |out| out.write_all(bytes))
+}
+
+/// The same of what `content` writes, without holding it in memory as a whole.
+///
+/// # Errors
+/// The disk refused; what was there before stays.
+pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    write_one(path, content, true)
 }
 
 /// The same without keeping the generation before, for files that are generations themselves.
@@ -71,15 +80,47 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The disk refused; what was there before stays.
 pub fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_one(path, bytes, false)
+    write_once_with(path, |out| out.write_all(bytes))
 }
 
-fn write_one(path: &Path, bytes: &[u8], keep: bool) -> io::Result<()> {
+/// The same of what `content` writes, without holding it in memory as a whole.
+///
+/// # Errors
+/// The disk refused; what was there before stays.
+pub fn write_once_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    write_one(path, content, false)
+}
+
+/// Passes on what is written, and its digest.
+struct Digested<W> {
+    inner: W,
+    digest: Sha256,
+}
+
+impl<W: Write> Write for Digested<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.digest.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn write_one(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>, keep: bool) -> io::Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(folder)?;
     let temporary = beside(path, ".", ".new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&seal(bytes))?;
+    let mut out = Digested { inner: BufWriter::new(File::create(&temporary)?), digest: Sha256::new() };
+    // The digest is known at the end, and then takes the place of this one.
+    out.inner.write_all(&head(&[0; 32]))?;
+    content(&mut out)?;
+    let digest = out.digest.finalize();
+    let mut file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&head(&digest))?;
     file.sync_all()?;
     if keep && path.exists() {
         fs::rename(path, beside(path, "", ".previous"))?;
@@ -116,10 +157,9 @@ pub fn read_exact(path: &Path) -> Result<Option<Vec<u8>>, ReadError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ReadError::Io { path: path.to_owned(), source }),
     };
-    let head_length = seal(b"").len().min(bytes.len());
-    let body = bytes.split_off(head_length);
-    let sealed = seal(&body);
-    if sealed.get(..sealed.len() - body.len()) == Some(bytes.as_slice()) { Ok(Some(body)) } else { Err(ReadError::Corrupt { path: path.to_owned() }) }
+    let length = head(&[0; 32]).len().min(bytes.len());
+    let body = bytes.split_off(length);
+    if bytes == head(&Sha256::digest(&body)) { Ok(Some(body)) } else { Err(ReadError::Corrupt { path: path.to_owned() }) }
 }
 
 #[cfg(test)]

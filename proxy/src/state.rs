@@ -2,7 +2,7 @@
 //! highest version, and the mark of a config that is being applied.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -198,13 +198,12 @@ impl Files {
     /// Adds a config to the ring.
     pub(crate) fn save_config(&mut self, held: &Held) -> io::Result<()> {
         let configs = held.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
-        let bytes = render(held, configs)?;
         let ring = ring(&self.folder);
         // Room first: a full disk is relieved by what goes.
         for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RING)) {
             std::fs::remove_file(path)?;
         }
-        waypost_disk::write_once(&self.folder.join(format!("config-{:010}.jsonl", self.next)), &bytes)?;
+        waypost_disk::write_once_with(&self.folder.join(format!("config-{:010}.jsonl", self.next)), |out| render(out, held, configs))?;
         self.next += 1;
         Ok(())
     }
@@ -212,7 +211,7 @@ impl Files {
     /// Writes the membership.
     pub(crate) fn save_membership(&self, held: &Held) -> io::Result<()> {
         let membership = held.lanes.iter().filter(|(lane, _)| **lane == Lane::Membership);
-        waypost_disk::write(&self.folder.join("membership.jsonl"), &render(held, membership)?)
+        waypost_disk::write_with(&self.folder.join("membership.jsonl"), |out| render(out, held, membership))
     }
 
     /// Writes the highest version, its digests, the cluster and what is quarantined.
@@ -236,16 +235,16 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, notes: &mut Vec<String>)
     serde_json::from_slice(&content.bytes).map_err(|error| notes.push(format!("{}: {error}", path.display()))).ok()
 }
 
-fn render<'a>(held: &Held, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(&Head { format: FORMAT, cluster: held.cluster.clone(), version: held.version, track: held.track })?;
-    bytes.push(b'\n');
+fn render<'a>(out: &mut dyn Write, held: &Held, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Head { format: FORMAT, cluster: held.cluster.clone(), version: held.version, track: held.track })?;
+    out.write_all(b"\n")?;
     for (lane, objects) in lanes {
         for object in objects.objects() {
-            serde_json::to_writer(&mut bytes, &Line { lane: *lane, object: RawValue::from_string(object.bytes().to_owned())? })?;
-            bytes.push(b'\n');
+            serde_json::to_writer(&mut *out, &Line { lane: *lane, object: RawValue::from_string(object.bytes().to_owned())? })?;
+            out.write_all(b"\n")?;
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn parse(bytes: &[u8]) -> Result<(Head, BTreeMap<Lane, Objects>), String> {

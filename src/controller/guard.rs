@@ -127,7 +127,8 @@ impl Guard {
     pub fn restore(&mut self, gone: Vec<Gone>, now: Duration) {
         for one in gone {
             if one.fate == Fate::Waiting {
-                self.collect(now);
+                // Its store is read first: what else went meanwhile is judged with it.
+                self.collect(now + SETTLE_MOST);
             }
             self.gone.insert(one.object.path().to_owned(), Gone { at: now, ..one });
         }
@@ -150,6 +151,11 @@ impl Guard {
                 self.collect(now.0);
             }
             self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate });
+        }
+        // A store that is not believed now may have lied a moment ago.
+        if let Some(why) = flagged {
+            let all: Vec<String> = self.gone.keys().cloned().collect();
+            self.hold(&all, why);
         }
         self.drop_renamed(config);
     }

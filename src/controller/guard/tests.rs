@@ -200,3 +200,26 @@ fn a_store_that_is_not_believed_changes_nothing() {
     world.after(600);
     assert_eq!(world.kept(), kept(&[("the store became empty", 4)]));
 }
+
+#[test]
+fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
+    let mut world = World::new(20, &[("a", 2)]);
+    world.remove(&routes(0..2)).after(600);
+    assert!(world.kept().is_empty(), "two of twenty go");
+    let all: Vec<Departed> = world.config.of_kind("route").cloned().map(departed).collect();
+    world.guard.take(&[], all, &Lane::default(), Some("the store became empty"), (world.now, 0));
+    assert_eq!(world.kept(), BTreeMap::from([("the store became empty".to_owned(), 20)]));
+}
+
+#[test]
+fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read() {
+    let mut world = World::new(20, &[]);
+    world.remove(&routes(0..3));
+    let saved: Vec<Gone> = world.guard.kept().cloned().collect();
+    world.guard = Guard::new(Thresholds::default());
+    world.guard.restore(saved, world.now);
+    world.after(3_000);
+    assert_eq!(world.kept(), BTreeMap::from([("Waiting".to_owned(), 3)]));
+    world.remove(&routes(3..20)).after(600);
+    assert_eq!(world.kept(), BTreeMap::from([("20 of 20 routes went within a minute".to_owned(), 20)]));
+}
