@@ -105,6 +105,9 @@ fn night_on(store: String) {
     until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) == 37);
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("37 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
+    // Files are written once a second: what came and went within one second of a kill is known to nobody.
+    let on_disk = || waypost::controller::disk::load_guard(Path::new(&site.path("c"))).is_ok_and(|kept| kept.len() == 37);
+    until("what is held on disk", on_disk);
     controller.kill();
     controller = site.controller();
     until("the same after a restart", || held(&site) == 37);
