@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::client::{ControllerFlag, OutputFlag};
-use super::hold::who;
+use super::client::ControllerFlag;
+use super::hold::{HoldFlags, who};
 use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::{ApproveAnswer, ApproveRequest};
@@ -16,19 +16,15 @@ pub(super) struct ApproveFlags {
     /// Everything that is held
     #[arg(long, conflicts_with = "key")]
     all: bool,
-    /// Who approves, for the record [default: user@host]
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
     #[command(flatten)]
-    controller: ControllerFlag,
-    #[command(flatten)]
-    output: OutputFlag,
+    hold: HoldFlags,
 }
 
 pub(super) async fn run(flags: ApproveFlags) -> Outcome {
     let keys = waypost_model::key::join_typed(&flags.key);
-    let answer = ask(&flags.controller, &ApproveRequest { keys, later: false, by: who(flags.by) }).await?;
-    if !machine(flags.output.output, &answer)? {
+    let HoldFlags { by, controller, output } = flags.hold;
+    let answer = ask(&controller, &ApproveRequest { keys, later: false, by: who(by) }).await?;
+    if !machine(output.output, &answer)? {
         answer.approved.iter().for_each(|path| say!("{path} goes"));
     }
     Ok(())

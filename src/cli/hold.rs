@@ -12,11 +12,11 @@ use crate::api::{Action, HoldAnswer, HoldRequest};
 pub(super) struct HoldFlags {
     /// Who asks, for the record [default: user@host]
     #[arg(long, value_name = "NAME")]
-    by: Option<String>,
+    pub(super) by: Option<String>,
     #[command(flatten)]
-    controller: ControllerFlag,
+    pub(super) controller: ControllerFlag,
     #[command(flatten)]
-    output: OutputFlag,
+    pub(super) output: OutputFlag,
 }
 
 impl HoldFlags {

@@ -117,6 +117,14 @@ impl Box1 {
     }
 }
 
+/// A proxy of its own that follows the controller at `api`; its log is beside its state directory.
+pub(crate) fn start_proxy(api: SocketAddr, state: &Path, name: &str, bind: &str) -> Process {
+    let mut command = Command::new(waypost_proxy());
+    let (url, admin) = (format!("http://{api}"), loopback().to_string());
+    command.args(["--controller", &url, "--state", &state.display().to_string(), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+    Process::start(&mut command, &state.with_extension("log"))
+}
+
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -10,7 +10,7 @@ use waypost_adapter::{Adapter, Event};
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
 
-use crate::harness::{Backend, Load, get, loopback, text, until, waypost, waypost_proxy};
+use crate::harness::{Backend, Load, get, loopback, start_proxy, text, until, waypost};
 
 /// How long everything stays deleted: a minute for the record, less in the ordinary run.
 fn night() -> Duration {
@@ -48,10 +48,7 @@ impl Site {
     }
 
     fn proxy(&self, name: &str, bind: &str) -> Process {
-        let mut command = Command::new(waypost_proxy());
-        let (url, admin) = (format!("http://{}", self.api), loopback().to_string());
-        command.args(["--controller", &url, "--state", &self.path(name), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
-        Process::start(&mut command, Path::new(&self.path(&format!("{name}.log"))))
+        start_proxy(self.api, Path::new(&self.path(name)), name, bind)
     }
 
     fn verb(&self, arguments: &[&str]) -> Output {

@@ -5,9 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use waypost_testkit::Process;
-
-use crate::harness::{Backend, Box1, get, loopback, text, until, waypost, waypost_proxy};
+use crate::harness::{Backend, Box1, get, loopback, start_proxy, text, until, waypost};
 
 const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
 
@@ -40,10 +38,7 @@ fn a_key_may_be_typed_in_words_below_a_tree_or_as_current() {
 fn gone_means_that_no_proxy_serves_it_any_more() {
     let run = Box1::on_files();
     run.listener();
-    let mut second = Command::new(waypost_proxy());
-    let (url, state, admin) = (format!("http://{}", run.api), run.folder.path().join("p2").display().to_string(), loopback().to_string());
-    second.args(["--controller", &url, "--state", &state, "--admin", &admin, "--name", "p2", "--bind", "127.0.0.2", "--drain-delay", "0s"]);
-    let second = Process::start(&mut second, &run.folder.path().join("p2.log"));
+    let second = start_proxy(run.api, &run.folder.path().join("p2"), "p2", "127.0.0.2");
     run.ok(&["put", "routes/shop", ROUTE]);
     until("both proxies", || text(&run.verb(&["wait", "routes/shop"]).stdout).contains("2/2"));
     second.freeze();
@@ -167,49 +162,17 @@ fn an_open_connection_follows_its_listener_to_a_new_name() {
 #[test]
 fn a_proxy_of_another_cluster_is_not_counted_as_serving() {
     let run = Box1::on_files();
-    let state = |name: &str| run.folder.path().join(name).display().to_string();
-    let url = format!("http://{}", run.api);
-    let mut first = Command::new(waypost_proxy());
-    first.args([
-        "--controller",
-        &url,
-        "--state",
-        &state("p2"),
-        "--admin",
-        &loopback().to_string(),
-        "--name",
-        "p2",
-        "--bind",
-        "127.0.0.2",
-        "--drain-delay",
-        "0s",
-    ]);
-    let p2 = Process::start(&mut first, &run.folder.path().join("p2.log"));
+    let state = run.folder.path().join("p2");
+    let p2 = start_proxy(run.api, &state, "p2", "127.0.0.2");
     run.listener();
     for number in 0..5 {
         run.ok(&["put", "routes/shop", &ROUTE.replace("shop", &format!("shop{number}")), "--wait"]);
     }
-    until("it on disk", || run.folder.path().join("p2/membership.jsonl").exists());
+    until("it on disk", || state.join("membership.jsonl").exists());
     drop(p2);
     let other = Box1::on_files();
     other.listener();
-    let mut again = Command::new(waypost_proxy());
-    let url = format!("http://{}", other.api);
-    again.args([
-        "--controller",
-        &url,
-        "--state",
-        &state("p2"),
-        "--admin",
-        &loopback().to_string(),
-        "--name",
-        "p2",
-        "--bind",
-        "127.0.0.3",
-        "--drain-delay",
-        "0s",
-    ]);
-    let _again = Process::start(&mut again, &run.folder.path().join("p2-again.log"));
+    let _again = start_proxy(other.api, &state, "p2", "127.0.0.3");
     until("it to be refused", || text(&other.verb(&["status"]).stdout).contains("belongs to cluster"));
     let told = other.fails(1, &["put", "routes/after", ROUTE, "--wait", "--timeout", "1s"]);
     assert!(told.contains("routes/after is live on 1/2 proxies after 1s; p2: ") && told.contains("belongs to cluster"), "{told}");
