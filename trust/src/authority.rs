@@ -1,0 +1,303 @@
+//! The cluster's own authority: it makes certificates for programs, and keeps the secret under which tokens are made.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SignatureAlgorithm,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Identity, TrustError, read, write_secret};
+
+const CERT: &str = "ca.pem";
+const KEY: &str = "ca-key.pem";
+const SECRET: &str = "secret";
+/// The authority's own certificate lives so long.
+const LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
+/// A certificate is good from so long before it was made: clocks differ, and jump.
+pub(crate) const SLACK: Duration = Duration::from_secs(2 * 3_600);
+
+/// Makes certificates. Whoever has it can let anybody in, so only controllers have it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authority {
+    /// Its certificate, PEM.
+    cert: String,
+    /// Its key, PEM.
+    key: String,
+    /// The secret under which tokens are made, base64.
+    secret: String,
+}
+
+/// Secrets do not belong into logs.
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+/// A certificate that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Issued {
+    /// It, and the authority's, PEM.
+    pub chain: String,
+    /// The authority's alone: whom to trust, PEM.
+    pub authority: String,
+    /// When it was made, in seconds since 1970.
+    pub from: u64,
+    /// When it ends, in seconds since 1970.
+    pub until: u64,
+}
+
+/// A key that a program makes for itself; its private half never leaves the machine.
+pub struct KeyPair(rcgen::KeyPair);
+
+impl KeyPair {
+    /// A new one (ECDSA over P-256).
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn generate() -> Result<Self, TrustError> {
+        Ok(Self(rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| TrustError::unusable("a new key", error))?))
+    }
+
+    /// The private half, PEM.
+    pub fn private_pem(&self) -> String {
+        self.0.serialize_pem()
+    }
+
+    /// The public half, to be certified.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.der_bytes().to_vec())
+    }
+}
+
+/// A public key that is to be certified: a point of P-256, uncompressed, as base64 in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicKey(Vec<u8>);
+
+impl TryFrom<String> for PublicKey {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let bytes = STANDARD.decode(text).map_err(|_| "the public key is not base64")?;
+        let point = bytes.len() == 65 && bytes.first() == Some(&4);
+        if point { Ok(Self(bytes)) } else { Err("the public key is not an uncompressed point of P-256") }
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        STANDARD.encode(key.0)
+    }
+}
+
+impl PublicKeyData for PublicKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl Authority {
+    /// A new one, made at `now` (since 1970).
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn create(now: Duration) -> Result<Self, TrustError> {
+        let failed = |error: rcgen::Error| TrustError::unusable("a new authority", error);
+        let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let mut params = own_params(&key);
+        (params.not_before, params.not_after) = (date(now.saturating_sub(SLACK)), date(now + LIFE));
+        let cert = params.self_signed(&key).map_err(failed)?.pem();
+        Ok(Self { cert, key: key.serialize_pem(), secret: new_secret()? })
+    }
+
+    /// From JSON, as another controller told it.
+    ///
+    /// # Errors
+    /// It is none, or cannot be used.
+    pub fn read(json: &[u8]) -> Result<Self, TrustError> {
+        serde_json::from_slice::<Self>(json).map_err(|error| TrustError::unusable("the authority", error))?.usable()
+    }
+
+    /// The one that is kept in a directory, if one is.
+    ///
+    /// # Errors
+    /// Its files cannot be read, or not be used.
+    pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
+        if !folder.join(KEY).exists() {
+            return Ok(None);
+        }
+        let text = |name: &str| read(&folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        let this = Self { cert: text(CERT)? + "\n", key: text(KEY)? + "\n", secret: text(SECRET)? };
+        this.usable().map(Some)
+    }
+
+    fn usable(self) -> Result<Self, TrustError> {
+        self.issuer()?;
+        read_secret(&self.secret)?;
+        Ok(self)
+    }
+
+    /// Keeps it in a directory, where only its owner may read it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save(&self, folder: &Path) -> Result<(), TrustError> {
+        write_secret(&folder.join(CERT), self.cert.as_bytes())?;
+        write_secret(&folder.join(SECRET), self.secret.as_bytes())?;
+        // The last: with it, all of them are there.
+        write_secret(&folder.join(KEY), self.key.as_bytes())
+    }
+
+    /// The secret under which tokens are made.
+    pub fn secret(&self) -> Vec<u8> {
+        STANDARD.decode(&self.secret).unwrap_or_default()
+    }
+
+    /// Its certificate, PEM.
+    pub fn cert(&self) -> &str {
+        &self.cert
+    }
+
+    /// SHA-256 of its certificate, in hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).map(|cert| fingerprint(&cert)).unwrap_or_default()
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, rcgen::KeyPair>, TrustError> {
+        let key = rcgen::KeyPair::from_pem(&self.key).map_err(|error| TrustError::unusable("the authority's key", error))?;
+        Ok(Issuer::new(own_params(&key), key))
+    }
+
+    /// A certificate for a program, good for `life` from `now` (since 1970), also under these host names and addresses.
+    ///
+    /// # Errors
+    /// A name cannot stand in a certificate.
+    pub fn issue(&self, identity: &Identity, key: &PublicKey, hosts: &[String], now: Duration, life: Duration) -> Result<Issued, TrustError> {
+        let failed = |error: rcgen::Error| TrustError::unusable(format!("a certificate for {identity}"), error);
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&identity.to_string());
+        params.subject_alt_names = vec![SanType::URI(identity.uri().try_into().map_err(failed)?)];
+        for host in hosts {
+            params.subject_alt_names.push(match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(host.as_str().try_into().map_err(failed)?),
+            });
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = (date(now.saturating_sub(SLACK)), date(now + life));
+        let cert = params.signed_by(key, &self.issuer()?).map_err(failed)?.pem();
+        Ok(Issued { chain: cert + &self.cert, authority: self.cert.clone(), from: now.as_secs(), until: (now + life).as_secs() })
+    }
+}
+
+/// 32 random bytes, base64.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn new_secret() -> Result<String, TrustError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|error| TrustError::unusable("a new secret", error))?;
+    Ok(STANDARD.encode(secret))
+}
+
+/// A secret that can be guessed protects nothing.
+fn read_secret(text: &str) -> Result<Vec<u8>, TrustError> {
+    let secret = STANDARD.decode(text.trim()).map_err(|error| TrustError::unusable("the secret of tokens", error))?;
+    if secret.len() >= 32 {
+        Ok(secret)
+    } else {
+        Err(TrustError::unusable("the secret of tokens", "it has less than 32 bytes; `head -c 32 /dev/urandom | base64` makes one"))
+    }
+}
+
+/// The secret of a file, under which tokens are made where the certificates are others'.
+///
+/// # Errors
+/// The file cannot be read or used.
+pub fn shared_secret(file: &Path) -> Result<Vec<u8>, TrustError> {
+    read_secret(&String::from_utf8_lossy(&read(file)?))
+}
+
+/// The same of one controller alone: the secret is made once and kept in a directory.
+///
+/// # Errors
+/// It cannot be read or used, or the disk refuses.
+pub fn own_secret(folder: &Path) -> Result<Vec<u8>, TrustError> {
+    let kept = folder.join(SECRET);
+    if !kept.exists() {
+        write_secret(&kept, new_secret()?.as_bytes())?;
+    }
+    shared_secret(&kept)
+}
+
+/// SHA-256 of a certificate, in hexadecimal digits.
+pub(crate) fn fingerprint(cert: &CertificateDer<'_>) -> String {
+    hex(cert)
+}
+
+/// SHA-256, in hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn own_params(key: &rcgen::KeyPair) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    // Two clusters' authorities have two names: who has the wrong one is told that, and not of a bad signature.
+    params.distinguished_name = common_name(&format!("waypost authority {:.8}", hex(key.public_key_raw())));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+fn date(since_1970: Duration) -> OffsetDateTime {
+    i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_the_same_after_it_was_kept_and_shows_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Authority::load(folder.path()).unwrap().is_none());
+        let authority = Authority::create(Duration::from_secs(1_800_000_000)).unwrap();
+        authority.save(folder.path()).unwrap();
+        let again = Authority::load(folder.path()).unwrap().unwrap();
+        assert_eq!((again.fingerprint(), again.secret()), (authority.fingerprint(), authority.secret()));
+        assert_eq!(authority.secret().len(), 32);
+        let shown = format!("{authority:?}");
+        assert!(!shown.contains(&authority.secret) && !shown.contains("PRIVATE"), "{shown}");
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(std::fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode() & 0o077, 0);
+        std::fs::write(folder.path().join(SECRET), "c2hvcnQ=").unwrap();
+        assert!(Authority::load(folder.path()).unwrap_err().to_string().contains("less than 32 bytes"));
+        std::fs::write(folder.path().join(KEY), "garbage").unwrap();
+        assert!(Authority::load(folder.path()).unwrap_err().to_string().contains("the authority's key cannot be used"));
+    }
+}

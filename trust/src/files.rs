@@ -1,0 +1,122 @@
+//! A certificate from files that somebody else renews, cert-manager for one.
+
+use std::path::PathBuf;
+
+use super::{Identity, Keyring, Material, TrustError, read};
+
+/// Where the files are, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate with those that lead to its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities that are trusted.
+    pub ca: PathBuf,
+}
+
+/// What the files had in them: the certificate, its key, the authorities.
+type Content = [Vec<u8>; 3];
+
+/// The certificate of files, exchanged when they change.
+#[derive(Clone)]
+pub struct FromFiles {
+    files: Files,
+    content: Content,
+    keyring: Keyring,
+    identity: Identity,
+}
+
+/// Secrets do not belong into logs.
+impl std::fmt::Debug for FromFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FromFiles").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    fn content(&self) -> Result<Content, TrustError> {
+        Ok([read(&self.cert)?, read(&self.key)?, read(&self.ca)?])
+    }
+}
+
+fn material([chain, key, authorities]: &Content, wanted: &Identity) -> Result<Material, TrustError> {
+    let material = Material::read(chain, key, authorities)?;
+    // The proxy beside a controller has the same files.
+    let fits = material.identity() == wanted || matches!((material.identity(), wanted), (Identity::Controller(_), Identity::Proxy(_)));
+    let told = || TrustError::unusable("the certificate", format!("it is that of {}, and this is {wanted}", material.identity()));
+    if fits { Ok(material) } else { Err(told()) }
+}
+
+impl FromFiles {
+    /// Reads the files; the certificate has to be that of `identity`, or, of a proxy, a controller's.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or not be used.
+    pub fn open(files: Files, identity: Identity) -> Result<Self, TrustError> {
+        let content = files.content()?;
+        let keyring = Keyring::new(material(&content, &identity)?);
+        Ok(Self { files, content, keyring, identity })
+    }
+
+    /// What is used.
+    pub const fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Uses what is new in the files; returns whether anything was.
+    ///
+    /// # Errors
+    /// What they have cannot be used (they may be changed one after the other); what was read before goes on.
+    pub fn look(&mut self) -> Result<bool, TrustError> {
+        let content = self.files.content()?;
+        if content == self.content {
+            return Ok(false);
+        }
+        self.keyring.replace(material(&content, &self.identity)?);
+        self.content = content;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Authority, Identity, KeyPair};
+
+    #[test]
+    fn files_that_change_are_used_and_those_that_do_not_fit_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let p1 = Identity::Proxy("p1".to_owned());
+        let files = Files { cert: folder.path().join("tls.crt"), key: folder.path().join("tls.key"), ca: folder.path().join("ca.crt") };
+        assert!(FromFiles::open(files.clone(), p1.clone()).unwrap_err().to_string().contains("tls.crt"));
+        let authority = Authority::create(Duration::from_secs(1_800_000_000)).unwrap();
+        let write = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let identity = Identity::Proxy(name.to_owned());
+            let issued = authority.issue(&identity, &key.public(), &[], Duration::from_secs(1_800_000_000), Duration::from_secs(60)).unwrap();
+            std::fs::write(&files.cert, issued.chain).unwrap();
+            std::fs::write(&files.key, key.private_pem()).unwrap();
+            std::fs::write(&files.ca, authority.cert()).unwrap();
+        };
+        write("p1");
+        let mut used = FromFiles::open(files.clone(), p1.clone()).unwrap();
+        assert!(!used.look().unwrap() && used.keyring().now().identity() == &p1);
+        let keyring = used.keyring().clone();
+        let before = keyring.now();
+        write("p1");
+        assert!(used.look().unwrap() && !std::sync::Arc::ptr_eq(&before, &keyring.now()));
+        let second = keyring.now();
+        write("p2");
+        assert!(used.look().unwrap_err().to_string().contains("it is that of proxy p2, and this is proxy p1"));
+        write("p1");
+        used.look().unwrap();
+        let third = keyring.now();
+        assert!(!std::sync::Arc::ptr_eq(&second, &third));
+        std::fs::write(&files.key, KeyPair::generate().unwrap().private_pem()).unwrap();
+        assert!(used.look().unwrap_err().to_string().contains("the certificate with its key cannot be used"));
+        assert!(std::sync::Arc::ptr_eq(&third, &keyring.now()));
+    }
+}
