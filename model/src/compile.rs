@@ -255,6 +255,32 @@ impl Compiler {
         source.into_iter().flat_map(|source| &source.entries).filter(|(_, entry)| entry.place != Place::Folder).map(saved).collect()
     }
 
+    /// The entries of a store whose current value is refused and whose last good one serves.
+    pub fn last_goods(&self, source: usize) -> Vec<SavedEntry> {
+        let one = |(key, entry): (&String, &Entry)| {
+            let input = EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
+            self.last_good(entry).map(|good| SavedEntry { input, last_good: Some(good.clone()) })
+        };
+        self.sources.get(source).into_iter().flat_map(|source| &source.entries).filter_map(one).collect()
+    }
+
+    /// Takes over what another controller knows of a store: everything, if nothing is known of it yet, else the last good
+    /// values of what is refused here and never was good.
+    pub fn adopt(&mut self, source: usize, saved: Vec<SavedEntry>) {
+        if self.sources.get(source).is_some_and(|source| !source.complete) {
+            self.restore(source, saved);
+            return;
+        }
+        for SavedEntry { input, last_good } in saved {
+            let known = self.sources.get(source).and_then(|source| source.entries.get(&input.key));
+            let Some(entry) = known.filter(|entry| entry.problem.is_some() && entry.good.is_none()) else { continue };
+            let (Some(good), Place::Resource { .. }) = (last_good, &entry.place) else { continue };
+            let now = EntryInput { key: input.key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
+            self.put(source, EntryInput { written: good, unreadable: None, ..now.clone() });
+            self.put(source, now);
+        }
+    }
+
     /// What serves instead of an entry's current value, if that was refused.
     fn last_good<'a>(&'a self, entry: &'a Entry) -> Option<&'a Written> {
         entry.problem.as_ref()?;

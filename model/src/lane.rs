@@ -38,8 +38,18 @@ impl Bucket {
     }
 
     fn digest_again(&mut self) {
-        let lines: String = self.objects.values().map(|object| format!("{} {}\n", object.path(), object.digest())).collect();
-        self.digest = Digest::of(lines.as_bytes());
+        self.digest = self.digest_of_objects();
+    }
+
+    fn digest_of_objects(&self) -> Digest {
+        let mut lines = Vec::with_capacity(self.objects.len() * 128);
+        for object in self.objects.values() {
+            lines.extend_from_slice(object.path().as_bytes());
+            lines.push(b' ');
+            lines.extend_from_slice(&object.digest().hex());
+            lines.push(b'\n');
+        }
+        Digest::of(&lines)
     }
 }
 
@@ -94,6 +104,17 @@ impl Lane {
     /// The bucket of that number.
     pub fn bucket(&self, number: u8) -> Option<&Arc<Bucket>> {
         self.buckets.get(usize::from(number))
+    }
+
+    /// Whether the bucket's objects still are what their digests, and its own, say.
+    pub fn is_sound(&self, number: u8) -> bool {
+        let sound = |bucket: &Arc<Bucket>| bucket.objects.values().all(|object| object.is_sound()) && bucket.digest_of_objects() == bucket.digest;
+        self.bucket(number).is_none_or(sound)
+    }
+
+    /// What is left without the buckets that are not sound.
+    pub fn sound(&self) -> Self {
+        self.without_buckets((0..=u8::MAX).filter(|number| !self.is_sound(*number)))
     }
 
     /// The object at `kind/name`.
@@ -203,6 +224,18 @@ mod tests {
         let digests: Vec<Digest> = all.iter().map(|lines| Digest::of(lines.as_bytes())).collect();
         assert_eq!(lane.bucket_digests(), digests);
         assert_eq!(lane.digest(), Digest::of_all(digests.iter().map(|d| d.bytes().as_slice())));
+    }
+
+    #[test]
+    fn what_has_changed_under_its_digest_is_found_and_left_out() {
+        let lane = Lane::default().with([Change::Put(object("a", 1)), Change::Put(object("b", 1))]);
+        assert!((0..=u8::MAX).all(|number| lane.is_sound(number)) && lane.sound() == lane);
+        let broken = Arc::new(object("a", 1).with_bytes_of(&object("a", 2)));
+        let drifted = lane.with([Change::Put(broken)]);
+        assert_eq!(drifted.digest(), lane.digest(), "digests alone do not tell");
+        assert!(!drifted.is_sound(bucket_of("route/a")) && drifted.is_sound(bucket_of("route/b")));
+        assert_eq!(drifted.sound().objects().map(|object| object.path()).collect::<Vec<_>>(), ["route/b"]);
+        assert_ne!(drifted.sound().digest(), lane.digest());
     }
 
     proptest! {

@@ -32,6 +32,16 @@ impl Digest {
         &self.0
     }
 
+    /// The 64 hexadecimal digits. Lanes are digested by them, thousands at a time.
+    pub fn hex(&self) -> [u8; 64] {
+        let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        digits
+    }
+
     /// The first eight hexadecimal digits, for people.
     pub fn short(&self) -> String {
         self.to_string().chars().take(8).collect()
@@ -40,7 +50,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(std::str::from_utf8(&self.hex()).unwrap_or_default())
     }
 }
 
@@ -137,8 +147,22 @@ impl Object {
     /// Marks an endpoint as suspect: the store says that it is gone, and whether that is meant is not known yet. Of a
     /// kind of its own, so that a proxy which does not know it uses the endpoint as before.
     pub fn suspect(endpoint: &str) -> Arc<Self> {
-        let body = Body { kind: "suspect".to_owned(), name: endpoint.to_owned(), min_level: 1, order: 0, spec: serde_json::json!({}) };
-        Arc::new(Self::new("suspect", endpoint, 1, serde_json_canonicalizer::to_string(&body).unwrap_or_default()))
+        Self::mark("suspect", endpoint, &serde_json::json!({}))
+    }
+
+    /// What the proxies that probe an endpoint agree on: that it cannot take requests. Of those that can there is none.
+    pub fn unhealthy(endpoint: &str) -> Arc<Self> {
+        Self::mark("health", endpoint, &serde_json::json!({"healthy": false}))
+    }
+
+    /// A proxy that probes endpoints, and its zone.
+    pub fn prober(proxy: &str, zone: Option<&str>) -> Arc<Self> {
+        Self::mark("prober", proxy, &zone.map_or_else(|| serde_json::json!({}), |zone| serde_json::json!({ "zone": zone })))
+    }
+
+    fn mark(kind: &str, name: &str, spec: &serde_json::Value) -> Arc<Self> {
+        let body = Body { kind: kind.to_owned(), name: name.to_owned(), min_level: 1, order: 0, spec };
+        Arc::new(Self::new(kind, name, 1, serde_json_canonicalizer::to_string(&body).unwrap_or_default()))
     }
 
     /// Takes in the bytes of an object as they came over the wire or from disk.
@@ -157,6 +181,11 @@ impl Object {
     fn new(kind: &str, name: &str, min_level: u32, bytes: String) -> Self {
         let digest = Digest::of(bytes.as_bytes());
         Self { path: format!("{kind}/{name}").into(), kind_length: kind.len(), min_level, bytes: bytes.into(), digest }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_bytes_of(&self, other: &Self) -> Self {
+        Self { bytes: other.bytes.clone(), path: self.path.clone(), ..*self }
     }
 
     /// `kind/name`.
@@ -187,6 +216,11 @@ impl Object {
     /// The digest of the bytes.
     pub const fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Whether the bytes still have the digest that they came with.
+    pub fn is_sound(&self) -> bool {
+        Digest::of(self.bytes.as_bytes()) == self.digest
     }
 
     /// Interprets the object.

@@ -6,8 +6,10 @@
 mod backend;
 mod endpoint;
 mod filter;
+mod health;
 mod listener;
 mod matching;
+mod removals;
 mod route;
 
 use serde::{Deserialize, Deserializer};
@@ -15,8 +17,10 @@ use serde::{Deserialize, Deserializer};
 pub use backend::{Backend, BackendTimeouts, Balancing};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
+pub use health::{CheckType, Health, HealthCheck, Prober};
 pub use listener::{Listener, Protocol, TrustedNetwork};
 pub use matching::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
+pub use removals::BackendGuard;
 pub use route::{BackendRef, Route, RouteTimeouts, Rule};
 
 /// A parsed value of any kind.

@@ -24,7 +24,7 @@ pub enum ApplyError {
     #[error("version {0} came a second time with other content; two leaders published it")]
     Conflict(Version),
     /// It is from another cluster.
-    #[error("the controller belongs to cluster {offered}, this proxy to {own}; to move it, stop it and delete its state directory")]
+    #[error("the controller belongs to cluster {offered}, this proxy to {own}; if it is to move: waypost adopt {own}")]
     ForeignCluster {
         /// The cluster that came.
         offered: String,
@@ -102,15 +102,17 @@ impl Incoming {
                 Ok(None)
             }
             Frame::Commit(commit) => self.commit(held, &commit).map(Some),
-            Frame::Heartbeat | Frame::Unknown => Ok(None),
+            Frame::Heartbeat(_) | Frame::Unknown => Ok(None),
         }
     }
 
     fn begin(&mut self, held: &Held, begin: Begin) -> Result<(), ApplyError> {
-        if !held.cluster.is_empty() && held.cluster != begin.cluster {
+        let foreign = !held.cluster.is_empty() && held.cluster != begin.cluster;
+        if foreign && !begin.adopts.contains(&held.cluster) {
             return Err(ApplyError::ForeignCluster { offered: begin.cluster, own: held.cluster.clone() });
         }
-        if begin.version < held.highest {
+        // Versions of another cluster say nothing about ours.
+        if !foreign && begin.version < held.highest {
             return Err(ApplyError::Fenced { offered: begin.version, highest: held.highest });
         }
         *self = Self { begin: Some(begin), changes: BTreeMap::new(), track: self.track };
@@ -151,7 +153,7 @@ impl Incoming {
         if next.digests() != commit.digests {
             return Err(ApplyError::Digest(commit.version));
         }
-        if held.highest == next.version && !held.seen.is_empty() && held.seen != commit.digests {
+        if held.cluster == next.cluster && held.highest == next.version && !held.seen.is_empty() && held.seen != commit.digests {
             return Err(ApplyError::Conflict(commit.version));
         }
         Ok(next)

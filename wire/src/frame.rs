@@ -14,6 +14,9 @@ use waypost_model::snapshot::Version;
 pub struct WatchRequest {
     /// The proxy's name; empty for a person who only looks.
     pub name: String,
+    /// The name of the controller that asks in order to relay; a proxy has none here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
     /// One run of one process.
     pub run_id: String,
     /// The proxy's labels, which choose its listeners.
@@ -56,8 +59,8 @@ pub enum Frame {
     Track(Track),
     /// The publication is whole.
     Commit(Commit),
-    /// Nothing new; the sender is alive.
-    Heartbeat,
+    /// The sender is alive, and this is how fresh what it says is.
+    Heartbeat(Heartbeat),
     /// A line of a newer release.
     Unknown,
 }
@@ -76,6 +79,9 @@ pub struct Begin {
     /// Which other C a lane starts from, if not from what the receiver holds for it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<Lane, Lane>,
+    /// Other clusters whose proxies may follow: an operator said so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopts: Vec<String>,
 }
 
 /// An object.
@@ -114,6 +120,38 @@ pub struct Commit {
     pub version: Version,
     /// The digest of every lane that there is now; a lane that is not named is gone.
     pub digests: BTreeMap<Lane, Digest>,
+}
+
+/// How fresh what was said is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Heartbeat {
+    /// Milliseconds since somebody was heard who leads, or takes care without the store; absent if nobody was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub led_millis: Option<u64>,
+    /// The stores, as far as the leader has read them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceAge>,
+}
+
+impl Default for Heartbeat {
+    /// What a release that said nothing of this meant: all is well.
+    fn default() -> Self {
+        Self { led_millis: Some(0), sources: Vec::new() }
+    }
+}
+
+/// How fresh what was read of a store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourceAge {
+    /// The store's URL, without secrets.
+    pub store: String,
+    /// Its revision.
+    pub at: u64,
+    /// Milliseconds since it was confirmed to be current; absent if it never was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_millis: Option<u64>,
 }
 
 impl Put {
@@ -162,7 +200,7 @@ pub fn decode(line: &[u8]) -> Result<Frame, serde_json::Error> {
         "delete" => Frame::Delete(serde_json::from_slice(line)?),
         "track" => Frame::Track(serde_json::from_slice(line)?),
         "commit" => Frame::Commit(serde_json::from_slice(line)?),
-        "heartbeat" => Frame::Heartbeat,
+        "heartbeat" => Frame::Heartbeat(serde_json::from_slice(line)?),
         _ => Frame::Unknown,
     })
 }

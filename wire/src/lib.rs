@@ -12,11 +12,19 @@
 
 mod apply;
 mod frame;
+mod join;
+mod publication;
+mod relay;
 mod report;
+mod secrets;
 
 pub use apply::{ApplyError, Held, Incoming};
-pub use frame::{Begin, Commit, Delete, Frame, Lane, Put, Track, WatchRequest, decode, encode};
-pub use report::{DrainingEndpoint, ListenerState, Load, ObjectProblem, Report};
+pub use frame::{Begin, Commit, Delete, Frame, Heartbeat, Lane, Put, SourceAge, Track, WatchRequest, decode, encode};
+pub use join::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
+pub use publication::publication;
+pub use relay::{ControllerInfo, Downstream, RelayReport};
+pub use report::{Content, DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report};
+pub use secrets::{KeyRing, Phase, RingKey, SECRETS_PATH, SecretsFrame, SecretsRequest};
 
 /// Where proxies and people watch.
 pub const WATCH_PATH: &str = "/v1/watch";
@@ -24,5 +32,11 @@ pub const WATCH_PATH: &str = "/v1/watch";
 /// The longest line that is accepted, in bytes: a value at its limit, twice escaped, with room to spare.
 pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often the sender says that it is alive, in seconds; three times this without a line means it is gone.
-pub const HEARTBEAT_SECONDS: u64 = 5;
+/// How often the sender of a stream says that it is alive, in seconds.
+pub const HEARTBEAT_SECONDS: u64 = 1;
+
+/// Without a line for this long, in seconds, the sender is gone.
+pub const SILENCE_SECONDS: u64 = 4;
+
+/// How often a proxy reports although nothing happened, in seconds.
+pub const REPORT_SECONDS: u64 = 5;

@@ -1,9 +1,10 @@
 //! What a proxy tells the controller: what it applied, what it could not, and how it fares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use waypost_model::snapshot::Version;
+use waypost_model::object::Digest;
+use waypost_model::snapshot::{Snapshot, Version};
 
 /// One report, sent after every change and at least with every heartbeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Report {
     pub admin: String,
     /// Its release.
     pub release: String,
+    /// The cluster whose version it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// The version that it serves.
     pub applied: Option<Version>,
     /// The highest version that it has seen.
@@ -31,6 +35,48 @@ pub struct Report {
     pub load: Load,
     /// Endpoints that drain and still have requests.
     pub draining: Vec<DrainingEndpoint>,
+    /// What it found out of the endpoints that it probes; absent if it cannot probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probed: Option<Probed>,
+    /// The digests of what it serves, to be compared with those of what was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// How long ago the stores were confirmed, as far as it has heard, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_millis: Option<u64>,
+    /// The version of the shared keys that it holds; absent if it does not follow them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Version>,
+}
+
+/// The digests of what a proxy serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Of the config.
+    pub config: Digest,
+    /// Of the membership.
+    pub membership: Digest,
+}
+
+/// What a proxy found out of the endpoints that it probes. Those that are not named are healthy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Probed {
+    /// The version from which it took what it has to probe.
+    pub version: Version,
+    /// Endpoints (`BACKEND/ID`) that failed too often in a row, and how.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failing: BTreeMap<String, String>,
+    /// Endpoints of which it cannot tell yet.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unsure: BTreeSet<String>,
+}
+
+impl Content {
+    /// That of a snapshot.
+    pub const fn of(snapshot: &Snapshot) -> Self {
+        Self { config: snapshot.config.digest(), membership: snapshot.membership.digest() }
+    }
 }
 
 /// An object that a proxy could not put to use.

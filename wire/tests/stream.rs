@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Object;
 use waypost_model::snapshot::Version;
-use waypost_wire::{ApplyError, Begin, Commit, Delete, Frame, Held, Incoming, Lane, Put, Track, decode, encode};
+use waypost_wire::{ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, SourceAge, Track, decode, encode};
 
 fn object(name: &str, value: u8) -> std::sync::Arc<Object> {
     Object::read(&format!(r#"{{"kind":"route","minLevel":1,"name":"{name}","spec":{value}}}"#)).unwrap()
@@ -20,7 +20,13 @@ fn version(epoch: u64, sequence: u64) -> Version {
 fn first(at: Version, cluster: &str, value: u8) -> Vec<Frame> {
     let lane = Objects::default().with([Change::Put(object("a", value))]);
     vec![
-        Frame::Begin(Begin { version: at, cluster: cluster.to_owned(), replace: BTreeMap::from([(Lane::Stable, (0..=255).collect())]), base: BTreeMap::new() }),
+        Frame::Begin(Begin {
+            version: at,
+            cluster: cluster.to_owned(),
+            replace: BTreeMap::from([(Lane::Stable, (0..=255).collect())]),
+            base: BTreeMap::new(),
+            adopts: Vec::new(),
+        }),
         Frame::Put(Put::of(Lane::Stable, &object("a", value)).unwrap()),
         Frame::Track(Track { lane: Lane::Stable }),
         Frame::Commit(Commit { version: at, digests: BTreeMap::from([(Lane::Stable, lane.digest()), (Lane::Membership, Objects::default().digest())]) }),
@@ -47,10 +53,10 @@ fn a_publication_is_applied_on_commit_and_a_delta_builds_on_it() {
     assert_eq!(held.snapshot().config.len(), 1);
     let after = Objects::default().with([Change::Put(object("b", 2))]);
     let delta = vec![
-        Frame::Begin(Begin { version: version(1, 2), cluster: "c".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new() }),
+        Frame::Begin(Begin { version: version(1, 2), cluster: "c".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new(), adopts: Vec::new() }),
         Frame::Delete(Delete { lane: Lane::Stable, kind: "route".to_owned(), name: "a".to_owned() }),
         Frame::Put(Put::of(Lane::Stable, &object("b", 2)).unwrap()),
-        Frame::Heartbeat,
+        Frame::Heartbeat(Heartbeat::default()),
         Frame::Commit(Commit {
             version: version(1, 2),
             digests: BTreeMap::from([(Lane::Stable, after.digest()), (Lane::Membership, Objects::default().digest())]),
@@ -95,19 +101,26 @@ fn frames_and_fields_of_a_newer_release_are_passed_over() {
 }
 
 #[test]
-fn the_stream_of_the_first_release_is_still_understood() {
-    let golden = include_str!("golden/stream-1.jsonl");
-    let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
-    assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
-    let held = receive(&Held::default(), frames).unwrap();
-    let snapshot = held.snapshot();
-    assert_eq!((held.cluster.as_str(), held.version), ("c1", version(1, 2)));
-    let mut paths: Vec<&str> = snapshot.config.objects().chain(snapshot.membership.objects()).map(|object| object.path()).collect();
-    paths.sort_unstable();
-    assert_eq!(paths, ["endpoint/shop/a", "listener/web", "route/shop"]);
+fn the_streams_of_all_releases_are_understood() {
+    // The first one said nothing with its heartbeats but that it was alive.
+    for (golden, heartbeat) in [(include_str!("golden/stream-1.jsonl"), Heartbeat::default()), (include_str!("golden/stream-2.jsonl"), aged())] {
+        let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
+        assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
+        assert!(frames.iter().any(|frame| matches!(frame, Frame::Heartbeat(told) if *told == heartbeat)));
+        let held = receive(&Held::default(), frames).unwrap();
+        let snapshot = held.snapshot();
+        assert_eq!((held.cluster.as_str(), held.version), ("c1", version(1, 2)));
+        let mut paths: Vec<&str> = snapshot.config.objects().chain(snapshot.membership.objects()).map(|object| object.path()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["endpoint/shop/a", "listener/web", "route/shop"]);
+    }
 }
 
-/// Prints a stream in the present form; its output was kept as the golden file of the first release.
+fn aged() -> Heartbeat {
+    Heartbeat { led_millis: Some(40), sources: vec![SourceAge { store: "etcd://h1:2379/waypost".to_owned(), at: 17, age_millis: Some(950) }] }
+}
+
+/// Prints a stream in the present form; the outputs of earlier forms are kept beside it.
 #[test]
 fn the_present_form_is_the_golden_one() {
     use waypost_model::key::ResourceKey;
@@ -132,28 +145,30 @@ fn the_present_form_is_the_golden_one() {
             cluster: "c1".to_owned(),
             replace: BTreeMap::from([(Lane::Membership, all.clone()), (Lane::Stable, all)]),
             base: BTreeMap::new(),
+            adopts: Vec::new(),
         }),
         Frame::Put(Put::of(Lane::Stable, &listener).unwrap()),
         Frame::Put(Put::of(Lane::Stable, &route).unwrap()),
         Frame::Track(Track { lane: Lane::Stable }),
         commit(version(1, 1), &before),
-        Frame::Heartbeat,
-        Frame::Begin(Begin { version: version(1, 2), cluster: "c1".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new() }),
+        Frame::Heartbeat(aged()),
+        Frame::Begin(Begin { version: version(1, 2), cluster: "c1".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new(), adopts: Vec::new() }),
         Frame::Put(Put::of(Lane::Membership, &endpoint).unwrap()),
         commit(version(1, 2), &after),
     ];
     let text: String = frames.iter().map(|frame| String::from_utf8(encode(frame).unwrap()).unwrap()).collect();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stream-1.jsonl"), &text).unwrap();
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/stream-2.jsonl"), &text).unwrap();
     }
-    assert_eq!(text, include_str!("golden/stream-1.jsonl"), "the wire form changed: keep the old file, add a new one");
+    assert_eq!(text, include_str!("golden/stream-2.jsonl"), "the wire form changed: keep the old file, add a new one");
 }
 
 /// What proxies send in the present form is the golden one, and the golden one is still read.
 #[test]
 fn requests_and_reports_have_their_golden_forms() {
-    use waypost_wire::{DrainingEndpoint, ListenerState, Load, ObjectProblem, Report, WatchRequest};
+    use waypost_wire::{DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report, WatchRequest};
     let request = WatchRequest {
+        controller: None,
         name: "edge-1".to_owned(),
         run_id: "5f0c1f3e-0000-4000-8000-000000000001".to_owned(),
         labels: BTreeMap::from([("tier".to_owned(), "edge".to_owned())]),
@@ -164,6 +179,7 @@ fn requests_and_reports_have_their_golden_forms() {
         level: 1,
     };
     let report = Report {
+        cluster: None,
         run_id: "5f0c1f3e-0000-4000-8000-000000000001".to_owned(),
         labels: BTreeMap::from([("tier".to_owned(), "edge".to_owned())]),
         admin: "http://127.0.0.1:7410".to_owned(),
@@ -180,7 +196,23 @@ fn requests_and_reports_have_their_golden_forms() {
         listeners: vec![ListenerState { name: "web".to_owned(), address: "127.0.0.1:80".to_owned(), bound: false }],
         load: Load { connections: 1, in_flight: 2, requests: 3 },
         draining: vec![DrainingEndpoint { name: "shop/a".to_owned(), in_flight: 4 }],
+        probed: None,
+        content: None,
+        age_millis: None,
+        secrets: None,
     };
+    let probed = Probed {
+        version: version(2, 6),
+        failing: BTreeMap::from([("shop/a".to_owned(), "status 503".to_owned())]),
+        unsure: std::collections::BTreeSet::from(["shop/b".to_owned()]),
+    };
+    let probing = Report { probed: Some(probed), ..report.clone() };
+    golden("report-2.json", &serde_json::to_string(&probing).unwrap(), include_str!("golden/report-2.json"));
+    assert_eq!(serde_json::from_str::<Report>(include_str!("golden/report-2.json")).unwrap(), probing);
+    let content = waypost_wire::Content { config: object("a", 1).digest(), membership: object("b", 1).digest() };
+    let compared = Report { content: Some(content), age_millis: Some(1_200), secrets: Some(version(2, 1)), ..probing };
+    golden("report-3.json", &serde_json::to_string(&compared).unwrap(), include_str!("golden/report-3.json"));
+    assert_eq!(serde_json::from_str::<Report>(include_str!("golden/report-3.json")).unwrap(), compared);
     golden("watch-request-1.json", &serde_json::to_string(&request).unwrap(), include_str!("golden/watch-request-1.json"));
     golden("report-1.json", &serde_json::to_string(&report).unwrap(), include_str!("golden/report-1.json"));
     assert_eq!(serde_json::from_str::<WatchRequest>(include_str!("golden/watch-request-1.json")).unwrap(), request);
@@ -195,4 +227,32 @@ fn golden(name: &str, now: &str, kept: &str) {
         return;
     }
     assert_eq!(now, kept.trim_end(), "{name}: the form changed: keep the old file, add a new one");
+}
+
+#[test]
+fn a_cluster_that_adopts_ours_is_followed_whatever_its_versions_and_another_is_not() {
+    let publication = |cluster: &str, at, adopts: &[&str]| {
+        let mut frames = waypost_wire::publication(
+            &waypost_model::snapshot::Snapshot {
+                cluster: cluster.to_owned(),
+                version: at,
+                config: Objects::default().with([Change::Put(object("a", 1))]),
+                ..waypost_model::snapshot::Snapshot::default()
+            },
+            None,
+            &BTreeMap::new(),
+        );
+        let Some(Frame::Begin(begin)) = frames.first_mut() else { panic!("a publication begins") };
+        begin.adopts = adopts.iter().map(|&name| name.to_owned()).collect();
+        frames
+    };
+    let take = |held: &Held, frames: Vec<Frame>| {
+        let mut incoming = Incoming::default();
+        frames.into_iter().try_fold(None, |last, frame| Ok::<_, ApplyError>(incoming.take(held, frame)?.or(last)))
+    };
+    let held = take(&Held::default(), publication("c", version(7, 3), &[])).unwrap().unwrap();
+    assert!(matches!(take(&held, publication("d", version(2, 1), &["b"])), Err(ApplyError::ForeignCluster { .. })));
+    let moved = take(&held, publication("d", version(2, 1), &["b", "c"])).unwrap().unwrap();
+    assert_eq!((moved.cluster.as_str(), moved.highest), ("d", version(2, 1)));
+    assert!(matches!(take(&moved, publication("d", version(1, 9), &["c"])), Err(ApplyError::Fenced { .. })));
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{BackendGuard, HealthCheck};
 use crate::duration::Duration;
 
 /// How requests reach the endpoints of one backend.
@@ -15,6 +16,14 @@ pub struct Backend {
     /// Time-outs towards the endpoints; a route's own come first.
     #[serde(default)]
     pub timeouts: BackendTimeouts,
+    /// How it is found out which endpoints can take requests; they are not probed if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<HealthCheck>")]
+    pub health_check: Option<HealthCheck>,
+    /// When removals of its endpoints are held, where that differs from the controller's own settings.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[schemars(with = "Option<BackendGuard>")]
+    pub guard: Option<BackendGuard>,
 }
 
 /// Which endpoint takes a request.

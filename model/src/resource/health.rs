@@ -1,0 +1,240 @@
+//! Health checks: how it is found out which endpoints of a backend can take requests.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Duration;
+
+/// How the endpoints of a backend are probed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", try_from = "WrittenCheck")]
+#[schemars(with = "WrittenCheck")]
+pub struct HealthCheck {
+    /// What a probe does.
+    pub r#type: CheckType,
+    /// The path that a probe asks for, with its query.
+    pub path: String,
+    /// The host that a probe asks for; the endpoint's address if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The port that is probed; the endpoint's own if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The statuses of a healthy answer; 200 to 399 if empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expected_statuses: Vec<u16>,
+    /// From the beginning of a probe to the beginning of the next.
+    pub interval: Duration,
+    /// A probe without an answer for this long has failed.
+    pub timeout: Duration,
+    /// So many good probes in a row make a failing endpoint healthy.
+    pub healthy_threshold: u32,
+    /// So many failed probes in a row make an endpoint unhealthy.
+    pub unhealthy_threshold: u32,
+    /// So many proxies probe each endpoint.
+    pub probers: usize,
+    /// With a smaller part of the endpoints healthy, in percent, all are used as if they were.
+    pub panic_threshold: u32,
+}
+
+/// What the probers of an endpoint agree on. Nobody writes it; it travels with membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether it can take requests.
+    pub healthy: bool,
+}
+
+/// A proxy that probes. Nobody writes it; it travels with membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prober {
+    /// The zone it runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// What a probe does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CheckType {
+    /// Asks for a path over HTTP/1.1.
+    #[default]
+    #[serde(rename = "HTTP")]
+    Http,
+    /// Opens a connection.
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+/// The written form of a health check.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "a health check, such as {\"type\":\"HTTP\",\"path\":\"/healthz\"}")]
+struct WrittenCheck {
+    /// What a probe does: `HTTP` asks for a path, `TCP` only opens a connection. Default HTTP.
+    #[serde(default)]
+    r#type: CheckType,
+    /// The path that a probe asks for, with its query. Default `/`.
+    #[serde(default, deserialize_with = "super::present")]
+    #[schemars(with = "Option<String>")]
+    path: Option<String>,
+    /// The Host that a probe asks for. Default: the endpoint's address.
+    #[serde(default, deserialize_with = "super::present")]
+    #[schemars(with = "Option<String>")]
+    host: Option<String>,
+    /// The port that is probed. Default: the endpoint's own.
+    #[serde(default, deserialize_with = "super::present")]
+    #[schemars(with = "Option<u16>")]
+    port: Option<u16>,
+    /// The statuses of a healthy answer. Default: 200 to 399.
+    #[serde(default)]
+    expected_statuses: Vec<u16>,
+    /// From the beginning of a probe to the beginning of the next; 100ms to 1h. Default 3s.
+    #[serde(default = "interval")]
+    interval: Duration,
+    /// A probe without an answer for this long has failed; at most the interval. Default 1s, or the interval if that is shorter.
+    #[serde(default, deserialize_with = "super::present")]
+    #[schemars(with = "Option<Duration>")]
+    timeout: Option<Duration>,
+    /// So many good probes in a row make a failing endpoint healthy; 1 to 100. Default 2.
+    #[serde(default = "two")]
+    healthy_threshold: u32,
+    /// So many failed probes in a row make an endpoint unhealthy; 1 to 100. Default 3.
+    #[serde(default = "three")]
+    unhealthy_threshold: u32,
+    /// So many proxies probe each endpoint, of different zones where there are some; their majority decides. 1 to 15, default 3.
+    #[serde(default = "probers")]
+    probers: usize,
+    /// With a smaller part of the endpoints healthy, in percent, all are used as if they were; 0 switches that off. Default 50.
+    #[serde(default = "half")]
+    panic_threshold: u32,
+}
+
+const fn interval() -> Duration {
+    Duration::from_millis(3_000)
+}
+
+const fn two() -> u32 {
+    2
+}
+
+const fn three() -> u32 {
+    3
+}
+
+const fn probers() -> usize {
+    3
+}
+
+const fn half() -> u32 {
+    50
+}
+
+impl TryFrom<WrittenCheck> for HealthCheck {
+    type Error = String;
+
+    fn try_from(written: WrittenCheck) -> Result<Self, String> {
+        let http_only = [("path", written.path.is_some()), ("host", written.host.is_some()), ("expectedStatuses", !written.expected_statuses.is_empty())];
+        if let (CheckType::Tcp, Some((field, _))) = (written.r#type, http_only.iter().find(|(_, is_there)| *is_there)) {
+            return Err(format!("a TCP check has no {field}; take it out, or write \"type\":\"HTTP\""));
+        }
+        let path = written.path.unwrap_or_else(|| "/".to_owned());
+        if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+            return Err(format!("path {path:?} is not one that can be asked for; write it as in \"/healthz\", percent-encoded"));
+        }
+        let host_ok = |host: &String| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+        if let Some(host) = written.host.as_ref().filter(|host| !host_ok(host)) {
+            return Err(format!("host {host:?} is not a host; write it as in \"shop.example.com\""));
+        }
+        if let Some(status) = written.expected_statuses.iter().find(|status| !(100..=599).contains(*status)) {
+            return Err(format!("expectedStatuses has {status}; statuses are 100 to 599"));
+        }
+        if written.port == Some(0) {
+            return Err("port 0 cannot be probed; ports are 1 to 65535".to_owned());
+        }
+        if !(100..=3_600_000).contains(&written.interval.get().as_millis()) {
+            return Err("interval is not between 100ms and 1h".to_owned());
+        }
+        let timeout = written.timeout.unwrap_or_else(|| written.interval.min(Duration::from_millis(1_000)));
+        if timeout > written.interval || timeout.get().is_zero() {
+            return Err("timeout is not between 1ms and the interval; make it shorter, or the interval longer".to_owned());
+        }
+        within("healthyThreshold", written.healthy_threshold, 1, 100)?;
+        within("unhealthyThreshold", written.unhealthy_threshold, 1, 100)?;
+        within("probers", u32::try_from(written.probers).unwrap_or(u32::MAX), 1, 15)?;
+        within("panicThreshold", written.panic_threshold, 0, 100)?;
+        Ok(Self {
+            r#type: written.r#type,
+            path,
+            host: written.host,
+            port: written.port,
+            expected_statuses: written.expected_statuses,
+            interval: written.interval,
+            timeout,
+            healthy_threshold: written.healthy_threshold,
+            unhealthy_threshold: written.unhealthy_threshold,
+            probers: written.probers,
+            panic_threshold: written.panic_threshold,
+        })
+    }
+}
+
+fn within(field: &str, number: u32, least: u32, most: u32) -> Result<(), String> {
+    if (least..=most).contains(&number) { Ok(()) } else { Err(format!("{field} is {number}; it is {least} to {most}")) }
+}
+
+impl HealthCheck {
+    /// Whether a probe's answer is one of a healthy endpoint.
+    pub fn expects(&self, status: u16) -> bool {
+        if self.expected_statuses.is_empty() { (200..400).contains(&status) } else { self.expected_statuses.contains(&status) }
+    }
+
+    /// Whether so few of `all` endpoints are `healthy` that all are used as if they were.
+    pub const fn panics(&self, healthy: usize, all: usize) -> bool {
+        healthy * 100 < all * self.panic_threshold as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<HealthCheck, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_check_has_good_defaults_and_comes_back_from_its_own_form() {
+        let check = read("{}").unwrap();
+        assert_eq!((check.r#type, check.path.as_str(), check.probers, check.panic_threshold), (CheckType::Http, "/", 3, 50));
+        assert!(check.expects(204) && check.expects(302) && !check.expects(404) && !check.expects(503));
+        assert_eq!(read(&serde_json::to_string(&check).unwrap()).unwrap(), check);
+        let quick = read(r#"{"interval":"200ms"}"#).unwrap();
+        assert_eq!(quick.timeout, quick.interval);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_to_write() {
+        for (json, told) in [
+            (r#"{"type":"TCP","path":"/x"}"#, "a TCP check has no path"),
+            (r#"{"path":"healthz"}"#, "is not one that can be asked for"),
+            (r#"{"path":"/a b"}"#, "percent-encoded"),
+            (r#"{"host":"a\r\nb"}"#, "is not a host"),
+            (r#"{"expectedStatuses":[600]}"#, "statuses are 100 to 599"),
+            (r#"{"interval":"10ms"}"#, "between 100ms and 1h"),
+            (r#"{"interval":"1s","timeout":"2s"}"#, "timeout is not between"),
+            (r#"{"timeout":"0s"}"#, "timeout is not between"),
+            (r#"{"unhealthyThreshold":0}"#, "unhealthyThreshold is 0; it is 1 to 100"),
+            (r#"{"probers":16}"#, "probers is 16; it is 1 to 15"),
+            (r#"{"panicThreshold":101}"#, "panicThreshold is 101"),
+            (r#"{"port":0}"#, "port 0"),
+        ] {
+            let refused = read(json).unwrap_err();
+            assert!(refused.contains(told), "{json}: {refused}");
+        }
+    }
+
+    #[test]
+    fn fewer_healthy_than_the_threshold_is_panic() {
+        let check = read("{}").unwrap();
+        assert!(!check.panics(1, 2) && check.panics(1, 3) && check.panics(0, 1) && !check.panics(0, 0));
+        assert!(!read(r#"{"panicThreshold":0}"#).unwrap().panics(0, 5));
+    }
+}

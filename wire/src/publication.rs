@@ -1,0 +1,52 @@
+//! The sender's side: from snapshots to the frames that bring a receiver from one to the next.
+
+use std::collections::BTreeMap;
+
+use waypost_model::lane::{Change, Lane as Objects};
+use waypost_model::object::Digest;
+use waypost_model::snapshot::Snapshot;
+
+use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track};
+
+/// The frames that bring a reader to `snapshot`: from `known` if that is what it has, else by the buckets in which
+/// it differs, given the 256 digests of each lane that it holds.
+pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
+    let lanes =
+        [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
+    let mut replace = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (lane, objects, before) in lanes {
+        match before {
+            Some(before) => lines.extend(before.changes_to(objects).into_iter().filter_map(|change| line(lane, change))),
+            None => {
+                let buckets = objects.differing(held.get(&lane).map_or(&[], Vec::as_slice));
+                lines.extend(whole(lane, objects, &buckets));
+                replace.insert(lane, buckets);
+            }
+        }
+    }
+    let digests = BTreeMap::from([(Lane::Stable, snapshot.config.digest()), (Lane::Membership, snapshot.membership.digest())]);
+    let mut frames =
+        vec![Frame::Begin(Begin { version: snapshot.version, cluster: snapshot.cluster.clone(), replace, base: BTreeMap::new(), adopts: Vec::new() })];
+    frames.append(&mut lines);
+    if known.is_none() {
+        frames.push(Frame::Track(Track { lane: Lane::Stable }));
+    }
+    frames.push(Frame::Commit(Commit { version: snapshot.version, digests }));
+    frames
+}
+
+fn whole(lane: Lane, objects: &Objects, buckets: &[u8]) -> Vec<Frame> {
+    let all = buckets.iter().filter_map(|number| objects.bucket(*number)).flat_map(|bucket| bucket.objects());
+    all.filter_map(|object| line(lane, Change::Put(object.clone()))).collect()
+}
+
+fn line(lane: Lane, change: Change) -> Option<Frame> {
+    match change {
+        Change::Put(object) => Put::of(lane, &object).ok().map(Frame::Put),
+        Change::Delete(path) => {
+            let (kind, name) = path.split_once('/')?;
+            Some(Frame::Delete(Delete { lane, kind: kind.to_owned(), name: name.to_owned() }))
+        }
+    }
+}

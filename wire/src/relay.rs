@@ -1,0 +1,50 @@
+//! What a controller that relays tells the one that it follows, and what controllers tell each other of themselves.
+
+use serde::{Deserialize, Serialize};
+use waypost_model::snapshot::Version;
+
+use crate::report::Report;
+
+/// One message of a controller that relays: all proxies that follow it, directly or through others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RelayReport {
+    /// The controller's name.
+    pub controller: String,
+    /// Its proxies.
+    pub proxies: Vec<Downstream>,
+}
+
+/// One proxy that follows a controller which relays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Downstream {
+    /// Its name.
+    pub name: String,
+    /// The cluster it believes to belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The highest version it had seen when it connected.
+    pub highest: Version,
+    /// Its last report, if that was not passed on yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+}
+
+/// What a controller says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControllerInfo {
+    /// Its name.
+    pub name: String,
+    /// Where its API is.
+    pub url: String,
+    /// Its cluster; empty before it knows.
+    pub cluster: String,
+    /// The epoch under which it leads or takes care, if it does.
+    pub epoch: Option<u64>,
+    /// What it publishes or relays.
+    pub version: Option<Version>,
+    /// The controllers that it follows, the nearest first; empty if it follows nobody now.
+    pub upstream: Vec<String>,
+}
