@@ -1,9 +1,10 @@
 //! How to reach a store. Parsed once, before anything connects.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Everything that an adapter needs besides the root.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// `host:port` of each endpoint, in the order of preference; for a directory, its path.
     pub endpoints: Vec<String>,
@@ -15,6 +16,25 @@ pub struct Settings {
     pub datacenter: Option<String>,
     /// The namespace to use, where a store has them.
     pub namespace: Option<String>,
+    /// Everything is listed again this often, and a quarter more at random: what a watch has lost is found then.
+    pub audit: Duration,
+}
+
+/// Everything is listed again this often unless told otherwise.
+pub const AUDIT: Duration = Duration::from_secs(60);
+
+impl Settings {
+    /// The pause until the next audit; `chance` (0 to 1) makes it different each time, so that many controllers do not list
+    /// together.
+    pub fn audit_pause(&self, chance: f64) -> Duration {
+        self.audit + self.audit.mul_f64(chance / 4.0)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { endpoints: Vec::new(), tls: None, auth: Auth::None, datacenter: None, namespace: None, audit: AUDIT }
+    }
 }
 
 /// TLS towards a store, as PEM text.

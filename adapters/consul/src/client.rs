@@ -100,6 +100,11 @@ impl Http {
         Ok(Self { client, settings: Arc::new(settings), current: Arc::default() })
     }
 
+    /// The pause until everything is listed again.
+    pub(crate) fn audit_pause(&self) -> std::time::Duration {
+        self.settings.audit_pause(fastrand::f64())
+    }
+
     /// The endpoint in use.
     pub(crate) fn current(&self) -> String {
         let count = self.settings.endpoints.len().max(1);

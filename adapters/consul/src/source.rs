@@ -16,8 +16,6 @@ use crate::client::{Answer, Http, Kv};
 const WAIT: Duration = Duration::from_secs(3);
 /// The longest time without an answer.
 const LIMIT: Duration = Duration::from_secs(6);
-/// How often everything is read with full consistency, plus up to a quarter.
-const RELIST: Duration = Duration::from_secs(60);
 /// Answers per second, and at once, in a storm: each is the whole tree.
 const RATE: f64 = 100.0;
 const BURST: f64 = 200.0;
@@ -110,13 +108,13 @@ impl ConsulSource {
         let entries = entries(&answer)?;
         self.told = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
         self.index = Some(answer.index);
-        self.next_list = Instant::now() + RELIST + Duration::from_millis(fastrand::u64(0..15_000));
+        self.next_list = Instant::now() + self.http.audit_pause();
         Ok(Event::Reset { entries, at: Revision(answer.index), drift })
     }
 
     /// Compares what was told with the truth.
     async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
-        self.next_list = Instant::now() + RELIST + Duration::from_millis(fastrand::u64(0..15_000));
+        self.next_list = Instant::now() + self.http.audit_pause();
         let answer = self.consistent().await?;
         let before = self.index.unwrap_or_default();
         if answer.index > before {

@@ -14,8 +14,6 @@ use crate::client::{bounded, connect, denied, entry_of, explain, unreachable};
 const PROGRESS: Duration = Duration::from_secs(2);
 /// Without a word for this long the stream is dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// How often everything is listed again, plus up to a quarter.
-const RELIST: Duration = Duration::from_secs(60);
 /// Keys of one page.
 const PAGE: i64 = 1_000;
 
@@ -82,7 +80,16 @@ impl EtcdSource {
         self.next_endpoint = self.next_endpoint.wrapping_sub(1);
         let now = Instant::now();
         self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
-        self.live = Some(Live { endpoint, client, stream, listed: at, at, heard: now, next_progress: now + PROGRESS, next_list: now + relist_pause() });
+        self.live = Some(Live {
+            endpoint,
+            client,
+            stream,
+            listed: at,
+            at,
+            heard: now,
+            next_progress: now + PROGRESS,
+            next_list: now + self.settings.audit_pause(fastrand::f64()),
+        });
         Ok(Event::Reset { entries, at: revision(at), drift })
     }
 
@@ -191,7 +198,11 @@ impl EtcdSource {
     /// far as the listing.
     async fn begin_audit(&mut self) -> Result<Option<Event>, AdapterError> {
         let Some(live) = self.live.as_mut() else { return Ok(None) };
-        live.next_list = Instant::now() + relist_pause();
+        live.next_list = Instant::now() + self.settings.audit_pause(fastrand::f64());
+        if self.audit.is_some() {
+            // One that was begun anew whenever it is due would never end where it is due often.
+            return Ok(None);
+        }
         let (client, endpoint) = (live.client.clone(), live.endpoint.clone());
         let (entries, at) = self.list(&client, &endpoint).await?;
         self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new(), answers: 0 });
@@ -222,10 +233,6 @@ impl Audit {
         let kept = |(key, told): &(&Key, &Revision)| !self.entries.contains_key(*key) && !newer(told);
         self.entries.iter().filter(missed).count() + told.iter().filter(kept).count()
     }
-}
-
-fn relist_pause() -> Duration {
-    RELIST + Duration::from_millis(fastrand::u64(0..15_000))
 }
 
 /// Why the server ended a watch, if it did.

@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod gate;
+pub mod mangle;
 pub mod mirror;
 pub mod process;
 pub mod servers;

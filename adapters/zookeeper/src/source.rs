@@ -16,8 +16,6 @@ use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
 
 /// How often the session is asked whether it is current.
 const IDLE: Duration = Duration::from_secs(3);
-/// How often the whole tree is walked again, plus up to a quarter.
-const RELIST: Duration = Duration::from_secs(60);
 /// After this long what is known is told: in a storm that never ends there is always more to read.
 const STORM: Duration = Duration::from_secs(1);
 /// Requests under way at the same time; the server's own bound is 1,000.
@@ -66,7 +64,7 @@ impl ZooKeeperSource {
         let client = connect(&self.settings).await?;
         let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
         let now = Instant::now();
-        let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + relist_pause() };
+        let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + self.settings.audit_pause(fastrand::f64()) };
         // What was known before tells which nodes have children, also of those that no longer show them.
         let (tree, at) = walk(&self.settings, &live.client, &self.path(), &self.tree).await?;
         (self.tree, self.at) = (tree, at);
@@ -164,7 +162,7 @@ impl ZooKeeperSource {
     async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
         let root = self.path();
         let Some(live) = self.live.as_mut() else { return Ok(None) };
-        live.next_list = Instant::now() + relist_pause();
+        live.next_list = Instant::now() + self.settings.audit_pause(fastrand::f64());
         let client = live.client.clone();
         bounded(&self.settings, client.sync(&root)).await?;
         let (tree, at) = walk(&self.settings, &client, &root, &self.tree).await?;
@@ -182,10 +180,6 @@ impl ZooKeeperSource {
         let Event::Reset { entries, at, .. } = self.begin().await? else { return Ok(None) };
         Ok(Some(Event::Reset { entries, at, drift: fresh + gone }))
     }
-}
-
-fn relist_pause() -> Duration {
-    RELIST + Duration::from_millis(fastrand::u64(0..15_000))
 }
 
 /// The path that an event is about.
