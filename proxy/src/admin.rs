@@ -14,8 +14,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::apply::Progress;
+use crate::fresh::Fresh;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::tail::Tail;
@@ -31,6 +33,7 @@ pub(crate) struct Admin {
     pub(crate) workers: Workers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tail: Arc<Tail>,
+    pub(crate) fresh: watch::Receiver<Fresh>,
     pub(crate) leaving: AtomicBool,
 }
 
@@ -67,7 +70,7 @@ impl Admin {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.ready(request.uri().query().is_some_and(|query| query.contains("verbose"))),
-            "/metrics" => text(StatusCode::OK, self.metrics.render(&self.workers.loads())),
+            "/metrics" => text(StatusCode::OK, self.metrics.render(&self.workers.loads(), self.fresh.borrow().age())),
             "/version" => text(StatusCode::OK, format!("{{\"release\":\"{}\"}}\n", crate::RELEASE)),
             "/tail" => self.follow(),
             path => text(StatusCode::NOT_FOUND, format!("nothing at {path}; there are /livez, /readyz, /metrics, /version and /tail\n")),
@@ -91,6 +94,10 @@ impl Admin {
             checks.iter().filter(|(_, ok, _)| verbose || !ok).map(|(name, ok, why)| format!("[{}] {name}: {why}", if *ok { '+' } else { '-' })).collect();
         if verbose {
             lines.push(format!("freshness: {}", self.freshness()));
+            lines.extend(self.fresh.borrow().sources.iter().map(|source| {
+                let age = source.confirmed.map_or_else(|| "never read".to_owned(), |at| format!("confirmed {:.1} s ago", at.elapsed().as_secs_f64()));
+                format!("store {}: revision {}, {age}", source.store, source.at)
+            }));
         }
         lines.push(if ready { "ready".to_owned() } else { "not ready".to_owned() });
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines.join("\n") + "\n")

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Held, ObjectProblem};
+use waypost_wire::{Content, Held, ObjectProblem, Probed};
 
 use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::probe::Work;
 use crate::save::Keep;
 use crate::state::StateDir;
-use crate::table::{Builder, Table};
+use crate::table::{Builder, Judged, Table};
 
 /// How often a listener that could not be bound is tried again.
 const REBIND: Duration = Duration::from_millis(250);
@@ -33,14 +34,22 @@ pub(crate) struct Progress {
 /// What is served.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Applied {
+    /// The cluster that it comes from; empty before the first snapshot.
+    pub(crate) cluster: String,
     /// The version; `None` before the first snapshot.
     pub(crate) version: Option<Version>,
+    /// The digests of that.
+    pub(crate) content: Option<Content>,
     /// The highest version seen.
     pub(crate) highest: Version,
     /// Objects and listeners that could not be put to use.
     pub(crate) problems: Vec<ObjectProblem>,
     /// Why the last publication was refused, if it was.
     pub(crate) refused: Option<String>,
+    /// What was found out of the endpoints that are this proxy's own to probe.
+    pub(crate) probed: Probed,
+    /// The version of the shared keys that are held.
+    pub(crate) secrets: Version,
 }
 
 impl Progress {
@@ -54,15 +63,28 @@ impl Progress {
         change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
     }
+
+    /// What was found out of the endpoints that are this proxy's own to probe; told at once if it is new.
+    pub(crate) fn probed(&self, probed: Probed) {
+        let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = (&applied.probed.failing, &applied.probed.unsure) != (&probed.failing, &probed.unsure);
+        applied.probed = probed;
+        drop(applied);
+        if new {
+            self.changed.notify_one();
+        }
+    }
 }
 
 /// What arrived, and when.
 #[derive(Debug, Clone)]
-pub(crate) struct Arrived {
+pub struct Arrived {
     /// What the controller published.
-    pub(crate) held: Held,
+    pub held: Held,
     /// When it was whole.
-    pub(crate) at: Instant,
+    pub at: Instant,
+    /// What was held before had drifted: nothing that was built from it is to be used again.
+    pub anew: bool,
 }
 
 /// Everything that applying needs.
@@ -79,6 +101,12 @@ pub(crate) struct Applier {
     pub(crate) served: Option<(Lane, Version)>,
     /// Where endpoints that are names go, to be resolved.
     pub(crate) names: watch::Sender<Arc<Names>>,
+    /// Where what is to be probed goes.
+    pub(crate) work: watch::Sender<Arc<Work>>,
+    /// What this proxy found out by itself, while that counts.
+    pub(crate) judged: watch::Receiver<Judged>,
+    /// The snapshot that is served.
+    pub(crate) current: Option<Snapshot>,
     /// Tables that requests may still use. They are dropped here once none does, never on a serving thread.
     pub(crate) retired: Vec<Arc<Table>>,
     /// There is no listener to bind, and that was told.
@@ -90,7 +118,15 @@ impl Applier {
     pub(crate) async fn run(mut self, mut arrivals: watch::Receiver<Option<Arrived>>) {
         let mut unbound = false;
         loop {
-            match tokio::time::timeout(if unbound { REBIND } else { SWEEP }, arrivals.changed()).await {
+            let arrival = tokio::time::timeout(if unbound { REBIND } else { SWEEP }, arrivals.changed());
+            let arrived = tokio::select! {
+                arrived = arrival => arrived,
+                Ok(()) = self.judged.changed() => {
+                    unbound = self.judge();
+                    continue;
+                }
+            };
+            match arrived {
                 Ok(Ok(())) => {
                     let arrived = arrivals.borrow_and_update().clone();
                     if let Some(arrived) = arrived {
@@ -119,6 +155,9 @@ impl Applier {
         if changed && let Err(error) = self.state.begin(config) {
             tracing::warn!(%error, "the state directory cannot be written; this proxy will not start alone from this config");
         }
+        if arrived.anew {
+            self.builder = self.builder.anew();
+        }
         let unbound = self.build(&snapshot).map(|table| self.serve(&snapshot, table));
         if changed && let Err(error) = self.state.end() {
             tracing::warn!(%error, "the state directory cannot be written");
@@ -130,10 +169,24 @@ impl Applier {
         };
         self.served = Some((snapshot.config.clone(), snapshot.version));
         self.progress.update(|applied| {
+            if applied.cluster != snapshot.cluster {
+                // Versions of another cluster say nothing about those of this one.
+                (applied.cluster, applied.highest) = (snapshot.cluster.clone(), snapshot.version);
+            }
+            // Lanes from disk may be of different versions.
+            applied.content = (!arrived.held.restored).then(|| Content::of(&snapshot));
             (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
         });
         self.metrics.swap_seconds.observe(arrived.at.elapsed().as_secs_f64());
         unbound
+    }
+
+    /// Serves on, with what this proxy found out by itself of the endpoints. Returns whether a listener could not be bound.
+    fn judge(&mut self) -> bool {
+        let judged = self.judged.borrow_and_update().clone();
+        self.builder.judge(judged);
+        let Some(snapshot) = self.current.clone() else { return false };
+        self.build(&snapshot).is_some_and(|table| self.serve(&snapshot, table))
     }
 
     /// Serves the membership of a snapshot whose config cannot be served, with the config that was.
@@ -164,6 +217,11 @@ impl Applier {
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
         self.metrics.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
         self.retired.push(old);
+        self.current = Some(snapshot.clone());
+        let checks = self.builder.checks().all();
+        if !(checks.is_empty() && self.work.borrow().checks.is_empty()) {
+            self.work.send_replace(Arc::new(Work { version: snapshot.version, checks }));
+        }
         let names = self.builder.names();
         if !(names.is_empty() && self.names.borrow().is_empty()) {
             self.names.send_replace(Arc::new(names));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use waypost_model::resource::Balancing;
+use waypost_model::resource::{Balancing, HealthCheck};
 
 use crate::endpoint::{EndpointState, Peer};
 
@@ -24,6 +24,8 @@ pub struct Endpoint {
     pub drain: bool,
     /// The store says that it is gone, and whether that is meant is not known yet: it takes what no other can.
     pub suspect: bool,
+    /// Its probers agree that it cannot take requests.
+    pub unhealthy: bool,
     /// What is known of it.
     pub state: Arc<EndpointState>,
 }
@@ -60,10 +62,12 @@ enum Policy {
 }
 
 impl Balancer {
-    /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after.
-    pub fn new(all: &[Endpoint], balancing: Balancing, turn: Arc<AtomicU64>) -> Self {
+    /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after. With a `check`,
+    /// those that are unhealthy take none, unless that would leave too few.
+    pub fn new(all: &[Endpoint], balancing: Balancing, check: Option<&HealthCheck>, turn: Arc<AtomicU64>) -> Self {
         let usable = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned();
         let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = usable.partition(|endpoint| endpoint.suspect);
+        let (suspects, endpoints) = (healthy(suspects, check), healthy(endpoints, check));
         let total_weight = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
         let policy = match balancing {
             Balancing::LeastRequest => Policy::LeastRequest,
@@ -146,6 +150,15 @@ impl Balancer {
     }
 }
 
+/// Without the unhealthy ones, unless too few would be left.
+fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
+    let good = all.iter().filter(|endpoint| !endpoint.unhealthy).count();
+    match check {
+        Some(check) if !check.panics(good, all.len()) => all.into_iter().filter(|endpoint| !endpoint.unhealthy).collect(),
+        _ => all,
+    }
+}
+
 /// The order of a smooth weighted round robin: each turn the one that is furthest behind its share.
 fn schedule(weights: &[u64]) -> Vec<usize> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
@@ -185,6 +198,7 @@ mod tests {
             zone: None,
             drain: false,
             suspect: false,
+            unhealthy: false,
             state: Arc::new(EndpointState::default()),
         }
     }
@@ -198,18 +212,18 @@ mod tests {
         assert_eq!(schedule(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(schedule(&[200, 100]).len(), 3);
         assert!(schedule(&[1_000_000, 999_999]).len() <= 4_097);
-        let balancer = Balancer::new(&[endpoint("a", 3), endpoint("b", 1)], Balancing::WeightedRoundRobin, Arc::default());
+        let balancer = Balancer::new(&[endpoint("a", 3), endpoint("b", 1)], Balancing::WeightedRoundRobin, None, Arc::default());
         assert_eq!(share(&balancer, "a"), 750);
     }
 
     #[test]
     fn least_request_prefers_the_idle_one_in_proportion_to_the_weight() {
         let all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1)];
-        let balancer = Balancer::new(&all, Balancing::LeastRequest, Arc::default());
+        let balancer = Balancer::new(&all, Balancing::LeastRequest, None, Arc::default());
         let _busy = (all[0].state.begin(), all[2].state.begin());
         assert_eq!(share(&balancer, "b"), 1_000);
         let all = [endpoint("light", 1), endpoint("heavy", 9)];
-        let balancer = Balancer::new(&all, Balancing::LeastRequest, Arc::default());
+        let balancer = Balancer::new(&all, Balancing::LeastRequest, None, Arc::default());
         let idle = share(&balancer, "light");
         assert!((50..=160).contains(&idle), "a tenth, while nothing is busy: {idle}");
         let _busy: Vec<_> = (0..9).map(|_| all[1].state.begin()).collect();
@@ -224,21 +238,40 @@ mod tests {
         let all = [endpoint("a", 1), suspect];
         for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
             all[1].state.trusted();
-            let balancer = Balancer::new(&all, balancing, Arc::default());
+            let balancer = Balancer::new(&all, balancing, None, Arc::default());
             assert_eq!(share(&balancer, "s"), 0, "{balancing:?}");
             assert_eq!(&*balancer.pick(&["a".into()]).unwrap().id, "s");
             all[1].state.eject();
             assert!(balancer.pick(&["a".into()]).is_none());
         }
-        let alone = Balancer::new(&all[1..], Balancing::LeastRequest, Arc::default());
+        let alone = Balancer::new(&all[1..], Balancing::LeastRequest, None, Arc::default());
         assert!(alone.is_empty());
         all[1].state.trusted();
         assert!(!alone.is_empty());
     }
 
     #[test]
+    fn unhealthy_endpoints_take_nothing_unless_too_few_are_healthy() {
+        let check: HealthCheck = serde_json::from_str("{}").unwrap();
+        let mut all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1), endpoint("s", 1)];
+        (all[0].unhealthy, all[3].suspect) = (true, true);
+        for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
+            let balancer = Balancer::new(&all, balancing, Some(&check), Arc::default());
+            assert_eq!(share(&balancer, "a"), 0, "{balancing:?}");
+            assert_eq!(&*balancer.pick(&["b".into(), "c".into()]).unwrap().id, "s", "a suspect comes before one that is known to fail");
+        }
+        all[1].unhealthy = true;
+        let panicking = Balancer::new(&all, Balancing::WeightedRoundRobin, Some(&check), Arc::default());
+        assert!(share(&panicking, "a") > 300 && share(&panicking, "s") == 0, "one of three is less than half");
+        let strict: HealthCheck = serde_json::from_str(r#"{"panicThreshold":0}"#).unwrap();
+        (all[2].unhealthy, all[3].unhealthy) = (true, true);
+        assert!(Balancer::new(&all, Balancing::LeastRequest, Some(&strict), Arc::default()).is_empty());
+        assert_eq!(share(&Balancer::new(&all, Balancing::Random, None, Arc::default()), "s"), 0, "without a check nothing is known");
+    }
+
+    #[test]
     fn random_follows_the_weights() {
-        let balancer = Balancer::new(&[endpoint("a", 9), endpoint("b", 1)], Balancing::Random, Arc::default());
+        let balancer = Balancer::new(&[endpoint("a", 9), endpoint("b", 1)], Balancing::Random, None, Arc::default());
         let hits = share(&balancer, "a");
         assert!((800..=990).contains(&hits), "{hits}");
     }
@@ -249,7 +282,7 @@ mod tests {
         drained.drain = true;
         let all = [endpoint("a", 1), endpoint("zero", 0), drained, endpoint("b", 1)];
         for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
-            let balancer = Balancer::new(&all, balancing, Arc::default());
+            let balancer = Balancer::new(&all, balancing, None, Arc::default());
             let tried: Vec<Arc<str>> = vec!["a".into()];
             assert!((0..100).all(|_| &*balancer.pick(&tried).unwrap().id == "b"));
             all[0].state.refused();

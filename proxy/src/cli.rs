@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use waypost_trust::Files;
 
 use crate::config::{AccessLog, Config};
+use crate::enrol::Certified;
 use crate::run::Running;
 
 /// A thin proxy that follows a Waypost controller and serves on without it.
@@ -23,12 +25,53 @@ pub struct Flags {
     /// What serving needs.
     #[command(flatten)]
     pub serving: ServingFlags,
+    /// File with the token that lets this proxy join, once; or WAYPOST_JOIN has it
+    #[arg(long, value_name = "FILE", env = "WAYPOST_JOIN_FILE")]
+    pub join_file: Option<PathBuf>,
+    /// Certificates that this proxy does not get by joining.
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Talk to controllers in clear text beyond loopback
     #[arg(long, env = "WAYPOST_INSECURE")]
     pub insecure: bool,
     /// Read flags from a TOML file
     #[arg(long, value_name = "FILE", env = "WAYPOST_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// A certificate from files, PEM, instead of one from the cluster's own authority. They are read again when they change.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TlsFlags {
+    /// File with our own certificate, and those that lead to its authority (PEM); read again when it changes
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], env = "WAYPOST_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "WAYPOST_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the authorities that other programs' certificates are checked against (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "WAYPOST_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+impl TlsFlags {
+    /// Where the files are; nothing if none are given.
+    pub fn files(self) -> Option<Files> {
+        Some(Files { cert: self.tls_cert?, key: self.tls_key?, ca: self.tls_ca? })
+    }
+}
+
+/// The token of `WAYPOST_JOIN`, or of the file that is named. The file may be gone: once joined, nobody needs it.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn joining_token(file: Option<&std::path::Path>) -> Result<Option<String>, String> {
+    let Some(path) = file else { return Ok(std::env::var("WAYPOST_JOIN").ok().filter(|token| !token.is_empty())) };
+    if !path.exists() {
+        eprintln!("{} is not there; it is needed only by a program that has not joined yet", path.display());
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}; --join-file names the file with the token", path.display()))?;
+    Ok(Some(text.trim().to_owned()))
 }
 
 /// The flags that every form of the proxy has.
@@ -55,6 +98,9 @@ pub struct ServingFlags {
     /// Add waypost-version: EPOCH.SEQUENCE to every response
     #[arg(long, env = "WAYPOST_VERSION_HEADER")]
     pub version_header: bool,
+    /// Add waypost-age: SECONDS to every response: since the stores were confirmed to say what is served
+    #[arg(long, env = "WAYPOST_AGE_HEADER")]
+    pub age_header: bool,
     /// Write the access log (JSON lines) to this file, or - for standard output
     #[arg(long, value_name = "FILE", env = "WAYPOST_ACCESS_LOG")]
     pub access_log: Option<String>,
@@ -99,8 +145,8 @@ impl ServingFlags {
     pub fn into_config(self, controllers: Vec<url::Url>, state: PathBuf) -> Result<Config, String> {
         let name = self.name.unwrap_or_else(host_name);
         waypost_model::key::check_name("proxy", &name)?;
-        if let Some(url) = controllers.iter().find(|url| url.scheme() != "http" || url.host().is_none()) {
-            return Err(format!("the controller {url} cannot be followed by this release; write http://HOST:PORT"));
+        if let Some(url) = controllers.iter().find(|url| !matches!(url.scheme(), "http" | "https") || url.host().is_none()) {
+            return Err(format!("the controller {url} cannot be followed; write https://HOST:PORT, or http://HOST:PORT on loopback"));
         }
         let defaults = Config::new(name, controllers, state);
         Ok(Config {
@@ -110,6 +156,7 @@ impl ServingFlags {
             bind: self.bind,
             listen: self.listen,
             version_header: self.version_header,
+            age_header: self.age_header,
             access_log: self.access_log.map(|path| if path == "-" { AccessLog::Stdout } else { AccessLog::File(path.into()) }),
             max_head_bytes: usize::try_from(self.max_head_bytes).map_err(|error| error.to_string())?,
             drain_delay: self.drain_delay,
@@ -126,7 +173,11 @@ impl Flags {
     /// What cannot be used.
     pub fn into_config(self) -> Result<Config, String> {
         let insecure = self.insecure;
-        self.serving.into_config(self.controller, self.state).map(|config| Config { insecure, ..config })
+        let certified = match self.tls.files() {
+            Some(files) => Certified::Files(files),
+            None => Certified::Joining { token: joining_token(self.join_file.as_deref())? },
+        };
+        self.serving.into_config(self.controller, self.state).map(|config| Config { insecure, certified, ..config })
     }
 }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::enrol::Certified;
+
 /// Default of [`Config::max_head_bytes`]. Also the most that is read at once: a head and 64 KiB of body, which is what
 /// many servers write at once, come in one read. Buffers begin at 8 KiB and grow only while reads fill them.
 pub const DEFAULT_HEAD_BYTES: usize = 80 * 1024;
@@ -30,6 +32,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Adds `waypost-version` to every response.
     pub version_header: bool,
+    /// Adds `waypost-age` to every response.
+    pub age_header: bool,
     /// Where to write the access log, if anywhere.
     pub access_log: Option<AccessLog>,
     /// Bytes of a request's head; a larger one is refused with 431.
@@ -40,6 +44,8 @@ pub struct Config {
     pub drain_deadline: Duration,
     /// Talks to controllers in clear text beyond loopback.
     pub insecure: bool,
+    /// Where the certificate comes from that controllers with `https` want to see.
+    pub certified: Certified,
 }
 
 /// Where the access log goes.
@@ -64,11 +70,13 @@ impl Config {
             bind: None,
             listen: None,
             version_header: false,
+            age_header: false,
             access_log: None,
             max_head_bytes: DEFAULT_HEAD_BYTES,
             drain_delay: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(30),
             insecure: false,
+            certified: Certified::Joining { token: None },
         }
     }
 

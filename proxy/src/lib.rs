@@ -3,7 +3,7 @@
 //! ```text
 //! subscribe ─▶ apply: check ▶ disk marker ▶ build table ─▶ active (the one ArcSwap) ─▶ http on every core
 //!     ▲                                   └▶ listener: bind, accept, hand to a core
-//!     └──────────── report ◀── what was applied, what could not be
+//!     └──────────── report ◀── what was applied, what could not be, what was probed
 //! ```
 //!
 //! Parsing and building never run on a serving thread; a request takes one table and keeps it for its life.
@@ -15,15 +15,21 @@ pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod endpoint;
+mod enrol;
 pub mod flags;
+mod fresh;
 mod http;
+pub mod light;
+mod link;
 pub mod listener;
 pub mod metrics;
 mod names;
 mod pool;
+mod probe;
 mod report;
 mod run;
 mod save;
+mod secrets;
 mod state;
 mod subscribe;
 pub mod table;
@@ -31,6 +37,7 @@ mod tail;
 mod worker;
 
 pub use config::Config;
+pub use enrol::Certified;
 pub use run::{RunError, Running, start};
 
 /// The release, as it is shown.

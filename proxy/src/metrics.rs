@@ -1,6 +1,7 @@
 //! What a proxy counts. Labels are bounded: no series grows with routes or endpoints.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,11 @@ struct Class {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Core {
     core: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -47,6 +53,8 @@ pub struct Metrics {
     pub swap_seconds: Histogram,
     /// Publications that were refused as a whole.
     pub refused: Counter,
+    /// How often what is held was not what was published any more.
+    pub drift: Counter,
     /// Objects that could not be put to use.
     pub object_problems: Gauge<i64, AtomicI64>,
     /// Epoch of the version that is served.
@@ -57,6 +65,12 @@ pub struct Metrics {
     pub controller_connected: Gauge<i64, AtomicI64>,
     /// When a controller last confirmed that what is served is current, as a UNIX time.
     pub confirmed: Gauge<i64, AtomicI64>,
+    source_age: Gauge<f64, AtomicU64>,
+    /// Endpoints that this proxy probes.
+    pub probing: Gauge<i64, AtomicI64>,
+    /// 1 while it probes all of them for itself.
+    pub probing_alone: Gauge<i64, AtomicI64>,
+    probes: Family<Outcome, Counter>,
     /// Lines of the access log that were dropped because the disk was slower.
     pub log_dropped: Counter,
 }
@@ -80,11 +94,16 @@ impl Default for Metrics {
             swaps: Counter::default(),
             swap_seconds: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0]),
             refused: Counter::default(),
+            drift: Counter::default(),
             object_problems: Gauge::default(),
             epoch: Gauge::default(),
             sequence: Gauge::default(),
             controller_connected: Gauge::default(),
             confirmed: Gauge::default(),
+            source_age: Gauge::default(),
+            probing: Gauge::default(),
+            probing_alone: Gauge::default(),
+            probes: Family::default(),
             log_dropped: Counter::default(),
             registry: Registry::default(),
         };
@@ -98,12 +117,25 @@ impl Default for Metrics {
         registry.register("endpoint_connect_errors", "Connections to endpoints that could not be made", m.connect_errors.clone());
         registry.register("snapshot_swaps", "Routing tables that were swapped in", m.swaps.clone());
         registry.register("snapshot_swap_seconds", "From the arrival of a snapshot to its swap", m.swap_seconds.clone());
+        registry.register("drift", "How often what is held was not what was published any more, and was fetched again", m.drift.clone());
         registry.register("snapshots_refused", "Publications that were refused as a whole", m.refused.clone());
         registry.register("object_problems", "Objects that could not be put to use", m.object_problems.clone());
         registry.register("snapshot_epoch", "Epoch of the version that is served", m.epoch.clone());
         registry.register("snapshot_sequence", "Sequence of the version that is served", m.sequence.clone());
         registry.register("controller_connected", "1 while the watch stream to a controller is alive", m.controller_connected.clone());
         registry.register("confirmed_timestamp_seconds", "When a controller last confirmed what is served", m.confirmed.clone());
+        registry.register(
+            "store_age_seconds",
+            "Since the stores were confirmed to say what is served, of the one for which that is longest ago; -1 if it is not known",
+            m.source_age.clone(),
+        );
+        registry.register("probed_endpoints", "Endpoints that this proxy probes", m.probing.clone());
+        registry.register(
+            "probing_alone",
+            "1 while it probes all endpoints for itself, because nobody gathers what the proxies find out",
+            m.probing_alone.clone(),
+        );
+        registry.register("probes", "Probes by outcome", m.probes.clone());
         registry.register("access_log_dropped", "Lines of the access log that were dropped", m.log_dropped.clone());
         Self { registry, ..metrics }
     }
@@ -116,6 +148,11 @@ impl Metrics {
         if let Some(counter) = self.responses.get(class) {
             counter.inc();
         }
+    }
+
+    /// Counts a probe.
+    pub fn probes(&self, good: bool) {
+        self.probes.get_or_create(&Outcome { outcome: if good { "good" } else { "failed" } }).inc();
     }
 
     /// Responses since the start.
@@ -136,8 +173,10 @@ impl Metrics {
         None
     }
 
-    /// Everything in the text format of Prometheus; `loads` are the client connections of each core.
-    pub fn render(&self, loads: &[usize]) -> String {
+    /// Everything in the text format of Prometheus; `loads` are the client connections of each core, `age` is since the stores
+    /// were confirmed.
+    pub fn render(&self, loads: &[usize], age: Option<Duration>) -> String {
+        self.source_age.set(age.map_or(-1.0, |age| age.as_secs_f64()));
         for (core, load) in loads.iter().enumerate() {
             let label = Core { core: u32::try_from(core).unwrap_or(u32::MAX) };
             self.core_connections.get_or_create(&label).set(i64::try_from(*load).unwrap_or(i64::MAX));
@@ -174,6 +213,6 @@ mod tests {
         assert!(metrics.retry().is_none());
         drop((three, more));
         assert!(metrics.retry().is_some());
-        assert!(metrics.render(&[3]).contains("waypost_proxy_retries_denied_total 2"));
+        assert!(metrics.render(&[3], None).contains("waypost_proxy_retries_denied_total 2"));
     }
 }

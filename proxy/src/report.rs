@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
 use tokio::sync::watch;
-use waypost_wire::{DrainingEndpoint, HEARTBEAT_SECONDS, Load, Report};
+use waypost_wire::{DrainingEndpoint, Load, REPORT_SECONDS, Report};
 
 use crate::active::Active;
 use crate::apply::Progress;
 use crate::config::Config;
+use crate::fresh::Fresh;
+use crate::link::Link;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
-use crate::subscribe::{Link, post};
 
 /// Sends reports over whatever link there is.
 pub(crate) struct Reporter {
@@ -24,6 +24,7 @@ pub(crate) struct Reporter {
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) active: Arc<Active>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) fresh: watch::Receiver<Fresh>,
 }
 
 impl Reporter {
@@ -33,7 +34,7 @@ impl Reporter {
         // While an endpoint drains, its last request is worth a closer look.
         loop {
             let report = self.report();
-            let pause = if report.draining.is_empty() { Duration::from_secs(HEARTBEAT_SECONDS) } else { Duration::from_millis(250) };
+            let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
             if let Err(error) = self.send(&path, &report).await {
                 tracing::warn!(error, "a report was not taken; this proxy serves on");
             }
@@ -47,15 +48,7 @@ impl Reporter {
     async fn send(&self, path: &str, report: &Report) -> Result<(), String> {
         let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
-        let request = post(&link.url, path, body).map_err(|error| error.to_string())?;
-        let sending = async {
-            let response = link.sender.send_request(request).await?;
-            let status = response.status();
-            Ok((status, response.into_body().collect().await?.to_bytes()))
-        };
-        let sent = tokio::time::timeout(Duration::from_secs(HEARTBEAT_SECONDS), sending).await.map_err(|error| error.to_string())?;
-        let (status, body) = sent.map_err(|error: hyper::Error| error.to_string())?;
-        if status.is_success() { Ok(()) } else { Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim())) }
+        link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await.map(drop)
     }
 
     fn report(&self) -> Report {
@@ -66,6 +59,7 @@ impl Reporter {
             labels: self.config.labels.clone(),
             admin: self.admin.clone(),
             release: crate::RELEASE.to_owned(),
+            cluster: Some(applied.cluster).filter(|cluster| !cluster.is_empty()),
             applied: applied.version,
             highest: Some(applied.highest),
             refused: applied.refused,
@@ -77,6 +71,10 @@ impl Reporter {
                 requests: self.metrics.responses(),
             },
             draining: self.draining(),
+            probed: Some(applied.probed),
+            content: applied.content.filter(|_| applied.version.is_some()),
+            secrets: self.config.controllers.iter().any(|url| url.scheme() == "https").then_some(applied.secrets),
+            age_millis: self.fresh.borrow().age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 

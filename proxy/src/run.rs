@@ -14,14 +14,18 @@ use crate::active::Active;
 use crate::admin::Admin;
 use crate::apply::{Applier, Arrived, Progress};
 use crate::config::Config;
+use crate::enrol::Enrolment;
+use crate::fresh::Fresh;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::{self, Names};
+use crate::probe::Prober;
 use crate::report::Reporter;
 use crate::save::{Keep, Saver};
+use crate::secrets::Secrets;
 use crate::state::StateDir;
 use crate::subscribe::Subscriber;
-use crate::table::{Builder, Table};
+use crate::table::{Builder, Judged, Table};
 use crate::tail::Tail;
 use crate::worker::{Shared, Workers};
 
@@ -48,7 +52,7 @@ pub enum RunError {
     #[error("the access log cannot be opened: {0}; correct --access-log")]
     AccessLog(std::io::Error),
     /// A controller would be talked to in clear text over a network.
-    #[error("{0} would be talked to in clear text; use loopback, or say --insecure if the network is trusted")]
+    #[error("{0} would be talked to in clear text; write https://, or say --insecure if the network is trusted")]
     ClearText(String),
     /// A thread of ours panicked.
     #[error("the proxy's control thread panicked; this is an error of waypost-proxy, please report it")]
@@ -95,32 +99,48 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     if let (false, Some(url)) = (config.insecure, config.clear_text_controllers().first()) {
         return Err(RunError::ClearText(url.clone()));
     }
+    let parts = put_together(config)?;
+    let (stop, admin) = (CancellationToken::new(), parts.admin_address);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let asked = stop.clone();
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(parts.run(asked))).map_err(RunError::Thread)?;
+    Ok(Running { admin, stop, thread })
+}
+
+/// Where the admin surface listens.
+fn bind_admin(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), RunError> {
+    let failed = |source| RunError::Admin { address, source };
+    let admin = std::net::TcpListener::bind(address).map_err(failed)?;
+    admin.set_nonblocking(true).map_err(failed)?;
+    let bound = admin.local_addr().map_err(failed)?;
+    Ok((admin, bound))
+}
+
+/// Everything but the thread that runs it.
+fn put_together(config: Config) -> Result<Parts, RunError> {
     let (state, found) = StateDir::open(&config.state).map_err(|source| RunError::State { path: config.state.clone(), source })?;
     found.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let metrics = Arc::new(Metrics::default());
     let tail = Arc::new(Tail::new(config.access_log.clone(), metrics.clone()).map_err(RunError::AccessLog)?);
-    let address = config.admin;
-    let admin_failed = |source| RunError::Admin { address, source };
-    let admin = std::net::TcpListener::bind(address).map_err(admin_failed)?;
-    admin.set_nonblocking(true).map_err(admin_failed)?;
-    let admin_address = admin.local_addr().map_err(admin_failed)?;
-    let active = Active::new(Table::default());
-    let abort = CancellationToken::new();
+    let (admin, admin_address) = bind_admin(config.admin)?;
+    let (active, progress, abort) = (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new());
+    let (fresh, heard) = watch::channel(Fresh::default());
     let shared = Arc::new(Shared {
         active: active.clone(),
         metrics: metrics.clone(),
         tail: tail.clone(),
         version_header: config.version_header,
+        age_header: config.age_header.then(|| heard.clone()),
         max_head_bytes: config.max_head_bytes,
         abort: abort.clone(),
     });
     let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
     let listeners = Arc::new(Listeners::new(workers.clone(), accept));
-    let progress = Arc::new(Progress::default());
-    let builder = Builder::new(config.labels.clone(), config.bind, config.listen);
-    let (keep, kept) = watch::channel(None);
-    let (names, named) = watch::channel(Arc::default());
+    let builder = Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen);
+    let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
+    let (work, to_probe) = watch::channel(Arc::default());
+    let (judgements, judged) = watch::channel(Judged::default());
     let saver = Saver::new(&state, &found.held);
     let applier = Applier {
         active: active.clone(),
@@ -129,21 +149,34 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         keep,
         served: None,
         names,
+        work,
+        judged,
+        current: None,
         retired: Vec::new(),
         silent: false,
         state,
         progress: progress.clone(),
         metrics: metrics.clone(),
     };
-    let surface =
-        Arc::new(Admin { progress: progress.clone(), listeners: listeners.clone(), workers, metrics: metrics.clone(), tail, leaving: AtomicBool::new(false) });
-    let parts = Parts {
+    let surface = Arc::new(Admin {
+        progress: progress.clone(),
+        listeners: listeners.clone(),
+        workers,
+        metrics: metrics.clone(),
+        tail,
+        fresh: heard.clone(),
+        leaving: AtomicBool::new(false),
+    });
+    let prober = Prober::new(to_probe, heard, judgements, progress.clone(), metrics.clone());
+    Ok(Parts {
         config: Arc::new(config),
         held: found.held,
         applier,
         saver,
         kept,
         named,
+        prober,
+        fresh,
         surface,
         listeners,
         progress,
@@ -152,12 +185,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         abort,
         admin,
         admin_address,
-    };
-    let stop = CancellationToken::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
-    let asked = stop.clone();
-    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(parts.run(asked))).map_err(RunError::Thread)?;
-    Ok(Running { admin: admin_address, stop, thread })
+    })
 }
 
 /// A thread with a runtime that lives until `end`.
@@ -175,6 +203,8 @@ struct Parts {
     saver: Saver,
     kept: watch::Receiver<Option<Keep>>,
     named: watch::Receiver<Arc<Names>>,
+    prober: Prober,
+    fresh: watch::Sender<Fresh>,
     surface: Arc<Admin>,
     listeners: Arc<Listeners>,
     progress: Arc<Progress>,
@@ -190,12 +220,12 @@ impl Parts {
         let (arrivals, arrived) = watch::channel(None);
         let (link, links) = watch::channel(None);
         let run_id = uuid::Uuid::new_v4().to_string();
-        self.progress.update(|applied| applied.highest = self.held.highest);
+        self.progress.update(|applied| (applied.cluster, applied.highest) = (self.held.cluster.clone(), self.held.highest));
         if self.held.lanes.contains_key(&waypost_wire::Lane::Stable) {
             tracing::info!(version = %self.held.version, "serving from disk until a controller is heard");
-            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now() });
+            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now(), anew: false });
         } else if self.config.listen.is_some() {
-            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now() });
+            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now(), anew: false });
             self.progress.update(|applied| applied.version = None);
         }
         match tokio::net::TcpListener::from_std(self.admin) {
@@ -205,12 +235,22 @@ impl Parts {
         tokio::spawn(names::run(self.named));
         let applying = spawn("apply", self.applier.run(arrived));
         let saving = spawn("save", self.saver.run(self.kept));
+        let probing = spawn("probe", self.prober.run());
+        let enrolment = Arc::new(Enrolment::new(self.config.name.clone(), self.config.certified.clone(), self.config.state.join("trust")));
+        tokio::spawn(enrolment.clone().renew(self.config.controllers.clone()));
+        let heard = self.fresh.subscribe();
+        let secrets = Secrets::open(self.config.name.clone(), &self.config.state.join("trust"), self.progress.clone());
+        tokio::spawn(secrets.run(links.clone()));
         let subscriber = Subscriber {
             config: self.config.clone(),
+            enrolment,
             run_id: run_id.clone(),
             held: self.held,
+            audited: fastrand::u8(..),
+            drifted: false,
             arrivals,
             link,
+            fresh: self.fresh,
             progress: self.progress.clone(),
             metrics: self.metrics.clone(),
         };
@@ -224,6 +264,7 @@ impl Parts {
             listeners: self.listeners.clone(),
             active: self.active,
             metrics: self.metrics.clone(),
+            fresh: heard,
         };
         let reporting = tokio::spawn(reporter.run());
         stop.cancelled().await;
@@ -237,7 +278,7 @@ impl Parts {
         reporting.abort();
         // The subscriber held the sender of snapshots; without it the applier writes what is left and ends.
         drop(subscribing.await);
-        for (what, thread) in [("applies snapshots", applying), ("saves them", saving)] {
+        for (what, thread) in [("applies snapshots", applying), ("saves them", saving), ("probes endpoints", probing)] {
             if thread.is_some_and(|thread| thread.join().is_err()) {
                 tracing::error!("the thread that {what} panicked");
             }
@@ -248,7 +289,7 @@ impl Parts {
 
 /// A thread for work for which neither requests nor the watch stream may wait.
 fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let spawned = runtime.and_then(|runtime| std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(work)));
     spawned.inspect_err(|error| tracing::error!(%error, "the thread {name:?} could not start")).ok()
 }

@@ -3,37 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming as IncomingBody;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use waypost_model::object::LEVEL;
-use waypost_wire::{ApplyError, HEARTBEAT_SECONDS, Held, Incoming, MAX_LINE_BYTES, WATCH_PATH, WatchRequest, decode};
+use waypost_wire::{ApplyError, Frame, Held, Incoming, MAX_LINE_BYTES, WATCH_PATH, WatchRequest, decode};
 
 use crate::apply::{Arrived, Progress};
 use crate::config::Config;
+use crate::enrol::Enrolment;
+use crate::fresh::Fresh;
+use crate::link::{CONNECT, Ended, Lines, Link, SILENCE, post};
 use crate::metrics::Metrics;
 
-/// Without a line for this long the controller is gone.
-const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
-const CONNECT: Duration = Duration::from_secs(2);
+/// Buckets of each lane that are looked at with every heartbeat.
+const AUDITED: u8 = 4;
 /// Bounds of the pause before the next try, which is random below it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// The sending side of the connection to a controller, and where it goes.
-#[derive(Debug, Clone)]
-pub(crate) struct Link {
-    /// The controller.
-    pub(crate) url: url::Url,
-    /// Takes requests.
-    pub(crate) sender: http2::SendRequest<Full<Bytes>>,
-}
 
 #[derive(Debug, Error)]
 enum WatchError {
@@ -47,31 +35,40 @@ enum WatchError {
     Closed { url: String },
     #[error("{url}: {source}")]
     Publication { url: String, source: ApplyError },
+    #[error("what is held is not what {url} had published; it is fetched again")]
+    Drifted { url: String },
 }
 
 /// Follows controllers, one after the other.
 pub(crate) struct Subscriber {
     pub(crate) config: Arc<Config>,
+    pub(crate) enrolment: Arc<Enrolment>,
     pub(crate) run_id: String,
     pub(crate) held: Held,
     pub(crate) arrivals: watch::Sender<Option<Arrived>>,
     pub(crate) link: watch::Sender<Option<Link>>,
+    /// Gets how fresh the controllers say that it is.
+    pub(crate) fresh: watch::Sender<Fresh>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The bucket of each lane that is looked at next.
+    pub(crate) audited: u8,
+    /// What is held has drifted, and was not replaced yet.
+    pub(crate) drifted: bool,
 }
 
 impl Subscriber {
     /// Follows until dropped. Never gives up; what was served stays.
     pub(crate) async fn run(mut self) {
-        let mut pause = BACKOFF.0;
+        let mut failures = 0;
         let mut told = String::new();
         let mut whole = false;
         for at in 0.. {
             let Some(url) = self.config.controllers.get(at % self.config.controllers.len().max(1)).cloned() else { return std::future::pending().await };
-            let begun = Instant::now();
-            let error = self.follow(&url, whole).await;
+            let mut heard = false;
+            let error = self.follow(&url, whole, &mut heard).await;
             // What the last version plus the delta did not add up to is compared from the ground up next time.
-            whole = matches!(error, WatchError::Publication { .. });
+            whole = matches!(error, WatchError::Publication { .. } | WatchError::Drifted { .. });
             self.metrics.controller_connected.set(0);
             self.link.send_replace(None);
             if matches!(error, WatchError::Publication { .. }) {
@@ -84,25 +81,34 @@ impl Subscriber {
                 tracing::warn!("{text}; serving goes on with version {}", self.held.version);
                 told = text;
             }
-            pause = if begun.elapsed() > SILENCE { BACKOFF.0 } else { (pause * 2).min(BACKOFF.1) };
+            // Every controller is tried before the pause grows.
+            // One that is refused is not heard better by asking again at once.
+            failures = if heard && !whole { 0 } else { failures + 1 };
+            let rounds = u32::try_from(failures / self.config.controllers.len().max(1)).unwrap_or(u32::MAX);
+            let pause = BACKOFF.0.saturating_mul(2_u32.saturating_pow(rounds)).min(BACKOFF.1);
             let millis = u64::try_from(pause.as_millis()).unwrap_or(1);
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=millis))).await;
         }
     }
 
-    /// Follows one controller until that ends.
-    async fn follow(&mut self, url: &url::Url, whole: bool) -> WatchError {
+    /// Follows one controller until that ends; says whether it had anything to say.
+    async fn follow(&mut self, url: &url::Url, whole: bool, heard: &mut bool) -> WatchError {
         match self.open(url, whole).await {
-            Ok(body) => self.read(url, body).await,
+            Ok(mut lines) => {
+                let error = self.read(url, &mut lines).await;
+                *heard = lines.heard;
+                error
+            }
             Err(error) => error,
         }
     }
 
-    async fn open(&mut self, url: &url::Url, whole: bool) -> Result<IncomingBody, WatchError> {
+    async fn open(&mut self, url: &url::Url, whole: bool) -> Result<Lines, WatchError> {
         let name = url.to_string();
-        let mut link = connect(url).await.map_err(|reason| WatchError::Connect { url: name.clone(), reason })?;
+        let mut link = self.enrolment.connect(url).await.map_err(|reason| WatchError::Connect { url: name.clone(), reason })?;
         let request = WatchRequest {
             name: self.config.name.clone(),
+            controller: None,
             run_id: self.run_id.clone(),
             labels: self.config.labels.clone(),
             cluster: Some(self.held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
@@ -125,65 +131,55 @@ impl Subscriber {
         self.link.send_replace(Some(link));
         self.metrics.controller_connected.set(1);
         self.progress.changed.notify_one();
-        Ok(response.into_body())
+        Ok(Lines::of(response.into_body()))
     }
 
-    async fn read(&mut self, url: &url::Url, mut body: IncomingBody) -> WatchError {
+    /// Takes every line until there are no more; returns why that is.
+    async fn read(&mut self, url: &url::Url, lines: &mut Lines) -> WatchError {
         let url = url.to_string();
-        let mut buffer = BytesMut::new();
         let mut incoming = Incoming::default();
         loop {
-            let data = match timeout(SILENCE, body.frame()).await {
-                Err(_) => return WatchError::Silent { url },
-                Ok(None | Some(Err(_))) => return WatchError::Closed { url },
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            let taken = match lines.next(MAX_LINE_BYTES).await {
+                Ok(line) => self.take(&line, &mut incoming),
+                Err(Ended::Silent) => return WatchError::Silent { url },
+                Err(Ended::Closed) => return WatchError::Closed { url },
+                Err(ended @ Ended::TooLong(_)) => Err(ApplyError::Protocol(ended.to_string())),
             };
-            buffer.extend_from_slice(&data);
-            if let Err(source) = self.take_lines(&mut buffer, &mut incoming) {
-                return WatchError::Publication { url, source };
+            match taken {
+                Err(source) => return WatchError::Publication { url, source },
+                Ok(true) if self.has_drifted() => return WatchError::Drifted { url },
+                Ok(_) => {}
             }
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             self.metrics.confirmed.set(i64::try_from(now).unwrap_or(i64::MAX));
         }
     }
 
-    /// Takes every whole line.
-    fn take_lines(&mut self, buffer: &mut BytesMut, incoming: &mut Incoming) -> Result<(), ApplyError> {
-        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line = buffer.split_to(end + 1);
-            let frame = decode(&line).map_err(|error| ApplyError::Protocol(error.to_string()))?;
-            if let Some(next) = incoming.take(&self.held, frame)? {
-                self.held = next.clone();
-                self.arrivals.send_replace(Some(Arrived { held: next, at: Instant::now() }));
-            }
+    /// Looks at some buckets of each lane, at all of them within a minute or so. What is not what it was is let go, to be
+    /// fetched again.
+    fn has_drifted(&mut self) -> bool {
+        let buckets = (0..AUDITED).map(|offset| self.audited.wrapping_add(offset));
+        let sound = buckets.into_iter().all(|number| self.held.lanes.values().all(|lane| lane.is_sound(number)));
+        self.audited = self.audited.wrapping_add(AUDITED);
+        if !sound {
+            self.held.lanes.values_mut().for_each(|lane| *lane = lane.sound());
+            self.metrics.drift.inc();
+            self.drifted = true;
         }
-        if buffer.len() > MAX_LINE_BYTES {
-            return Err(ApplyError::Protocol(format!("a line has more than {MAX_LINE_BYTES} bytes")));
-        }
-        Ok(())
+        !sound
     }
-}
 
-async fn connect(url: &url::Url) -> Result<Link, String> {
-    let host = url.host_str().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
-    let port = url.port_or_known_default().unwrap_or(7400);
-    let stream =
-        timeout(CONNECT, TcpStream::connect((host, port))).await.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(HEARTBEAT_SECONDS))).keep_alive_timeout(SILENCE);
-    builder.initial_stream_window_size(4 * 1024 * 1024).initial_connection_window_size(8 * 1024 * 1024);
-    let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        if let Err(error) = driver.await {
-            tracing::debug!(%error, "the connection to a controller ended");
+    /// Takes a line; says whether it was a heartbeat.
+    fn take(&mut self, line: &[u8], incoming: &mut Incoming) -> Result<bool, ApplyError> {
+        let frame = decode(line).map_err(|error| ApplyError::Protocol(error.to_string()))?;
+        let beat = matches!(frame, Frame::Heartbeat(_));
+        if let Frame::Heartbeat(heartbeat) = &frame {
+            self.fresh.send_modify(|fresh| fresh.hear(heartbeat.clone()));
         }
-    });
-    Ok(Link { url: url.clone(), sender })
-}
-
-/// A POST of JSON to a controller.
-pub(crate) fn post(url: &url::Url, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, http::Error> {
-    let authority = url.authority();
-    Request::builder().method(Method::POST).uri(format!("http://{authority}{path}")).header("content-type", "application/json").body(Full::from(body))
+        if let Some(next) = incoming.take(&self.held, frame)? {
+            self.held = next.clone();
+            self.arrivals.send_replace(Some(Arrived { held: next, at: Instant::now(), anew: std::mem::take(&mut self.drifted) }));
+        }
+        Ok(beat)
+    }
 }

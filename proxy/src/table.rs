@@ -1,6 +1,7 @@
 //! The routing table: what a request needs, and nothing that it would have to parse.
 
 mod build;
+mod checks;
 mod host;
 mod rule;
 
@@ -12,6 +13,8 @@ use waypost_model::resource::{BackendTimeouts, TrustedNetwork};
 use waypost_model::snapshot::Version;
 
 pub use build::Builder;
+pub(crate) use checks::Check;
+pub use checks::Judged;
 pub use host::{Candidate, Host, Request};
 pub use rule::{Action, CompiledRule, HeaderChanges, PathChange, RedirectTo, Target};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
+use crate::fresh::Fresh;
 use crate::http::serve::serve;
 use crate::metrics::Metrics;
 use crate::pool::{PER_PROCESS, Pool};
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) max_head_bytes: usize,
     /// Whether responses carry the version.
     pub(crate) version_header: bool,
+    /// How fresh what is served is, if responses carry that.
+    pub(crate) age_header: Option<watch::Receiver<Fresh>>,
     /// Ends everything at once.
     pub(crate) abort: CancellationToken,
 }

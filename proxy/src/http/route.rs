@@ -48,6 +48,10 @@ pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incomi
     {
         response.headers_mut().insert("waypost-version", version);
     }
+    if let Some(fresh) = &shared.age_header {
+        let age = fresh.borrow().age().map_or_else(|| HeaderValue::from_static("unknown"), |age| HeaderValue::from(age.as_secs()));
+        response.headers_mut().insert("waypost-age", age);
+    }
     if connection.ending() && status != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -10,6 +10,7 @@ use waypost_model::resource::{self, Route, RouteMatch};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::ObjectProblem;
 
+use super::checks::{Checks, Judged};
 use super::{Backend, Candidate, Host, Hosts, ListenerConfig, Table, rule};
 use crate::balance::{Balancer, Endpoint};
 use crate::endpoint::{EndpointState, Peer, States};
@@ -32,6 +33,7 @@ type Named = (Arc<str>, Weak<EndpointState>);
 /// The state from which the next table is built.
 #[derive(Debug)]
 pub struct Builder {
+    name: String,
     labels: BTreeMap<String, String>,
     bind: Option<IpAddr>,
     listen: Option<std::net::SocketAddr>,
@@ -45,6 +47,10 @@ pub struct Builder {
     endpoints: HashMap<String, BTreeMap<String, resource::Endpoint>>,
     /// Endpoints of which it is not known whether they are gone, as `BACKEND/ID`.
     suspects: BTreeSet<String>,
+    /// Which endpoints can take requests, and who finds that out.
+    checks: Checks,
+    /// Backends to be built anew although nothing of them was published.
+    turned: BTreeSet<String>,
     /// Routes per host, so that only hosts that changed are sorted again.
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
@@ -55,10 +61,13 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A builder for a proxy with these labels, which binds on `bind` if given, and `listen` while no listener is
-    /// written.
-    pub fn new(labels: BTreeMap<String, String>, bind: Option<IpAddr>, listen: Option<std::net::SocketAddr>) -> Self {
+    /// A builder for a proxy of this name with these labels, which binds on `bind` if given, and `listen` while no listener
+    /// is written.
+    pub fn new(name: String, labels: BTreeMap<String, String>, bind: Option<IpAddr>, listen: Option<std::net::SocketAddr>) -> Self {
         Self {
+            checks: Checks::new(name.clone()),
+            turned: BTreeSet::new(),
+            name,
             labels,
             bind,
             listen,
@@ -80,7 +89,20 @@ impl Builder {
 
     /// A builder of the same proxy that has built nothing yet.
     pub fn anew(&self) -> Self {
-        Self::new(self.labels.clone(), self.bind, self.listen)
+        let mut new = Self::new(self.name.clone(), self.labels.clone(), self.bind, self.listen);
+        new.judge(self.checks.judged().clone());
+        new
+    }
+
+    /// What this proxy found out by itself, while nobody is heard who gathers what all proxies found out; counts from the
+    /// next build.
+    pub fn judge(&mut self, judged: Judged) {
+        self.turned.extend(self.checks.judge(judged));
+    }
+
+    /// What is to be probed, as of the last build.
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// Objects that could not be put to use, as of the last build.
@@ -100,7 +122,7 @@ impl Builder {
     /// The table of a snapshot; only what differs from the last one is looked at.
     pub fn build(&mut self, snapshot: &Snapshot) -> Table {
         let mut dirty_hosts = HashSet::new();
-        let mut dirty_backends = BTreeSet::new();
+        let mut dirty_backends = std::mem::take(&mut self.turned);
         let changes = self.config.changes_to(&snapshot.config).into_iter().chain(self.membership.changes_to(&snapshot.membership));
         for change in changes.collect::<Vec<_>>() {
             self.take(change, &mut dirty_hosts, &mut dirty_backends);
@@ -109,6 +131,7 @@ impl Builder {
         self.membership = snapshot.membership.clone();
         dirty_hosts.iter().for_each(|host| self.rebuild_host(host));
         dirty_backends.iter().for_each(|name| self.rebuild_backend(name));
+        self.checks.settle();
         if !dirty_backends.is_empty() {
             self.states.sweep();
         }
@@ -169,6 +192,12 @@ impl Builder {
                 backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
                 self.suspects.insert(name);
             }
+            "health" => {
+                let healthy = object.decode::<resource::Health>().map_err(invalid)?.spec.healthy;
+                backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
+                self.checks.shared(&name, healthy);
+            }
+            "prober" => self.checks.prober(name, object.decode::<resource::Prober>().map_err(invalid)?.spec.zone),
             // A kind of a newer release: nothing that this proxy serves depends on it.
             _ => {}
         }
@@ -190,6 +219,11 @@ impl Builder {
                 backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
                 self.suspects.remove(name);
             }
+            "health" => {
+                backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
+                self.checks.shared(name, true);
+            }
+            "prober" => self.checks.no_prober(name),
             "endpoint" => {
                 let Some((backend, id)) = name.split_once('/') else { return };
                 if let Some(known) = self.endpoints.get_mut(backend) {
@@ -239,11 +273,12 @@ impl Builder {
         self.named.remove(name);
         if policy.is_none() && members.is_none() {
             self.backends.remove(name);
+            self.checks.set(name, Vec::new());
             return;
         }
         let policy = policy.unwrap_or_default();
         let states = &mut self.states;
-        let suspects = &self.suspects;
+        let (suspects, checks) = (&self.suspects, &self.checks);
         let endpoint = |(id, spec): (&String, &resource::Endpoint)| {
             let (state, suspect) = (states.of(name, &spec.address), suspects.contains(&format!("{name}/{id}")));
             if !suspect {
@@ -257,6 +292,7 @@ impl Builder {
                 zone: spec.zone.as_deref().map(Into::into),
                 drain: spec.drain,
                 suspect,
+                unhealthy: checks.is_unhealthy(name, id),
                 state,
             }
         };
@@ -266,7 +302,8 @@ impl Builder {
         if !names.is_empty() {
             self.named.insert(name.to_owned(), names);
         }
-        let balancer = Balancer::new(&endpoints, policy.balancing, self.states.turn(name));
+        let balancer = Balancer::new(&endpoints, policy.balancing, policy.health_check.as_ref(), self.states.turn(name));
+        self.checks.set(name, policy.health_check.map(|check| super::checks::of_backend(name, check, &endpoints)).unwrap_or_default());
         self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts }));
     }
 

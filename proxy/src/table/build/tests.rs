@@ -16,7 +16,11 @@ impl World {
         let mut compiler = Compiler::new(1, Limits::default());
         compiler.reset(0, Vec::new());
         let listen = Some("127.0.0.1:1".parse().unwrap());
-        Self { compiler, builder: Builder::new(BTreeMap::from([("tier".to_owned(), "edge".to_owned())]), None, listen), table: Table::default() }
+        Self {
+            compiler,
+            builder: Builder::new("p1".to_owned(), BTreeMap::from([("tier".to_owned(), "edge".to_owned())]), None, listen),
+            table: Table::default(),
+        }
     }
 
     fn put(&mut self, key: &str, value: &str) -> &mut Self {

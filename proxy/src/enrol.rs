@@ -1,0 +1,239 @@
+//! This proxy's certificate: got once with a token, renewed before it runs out, or read from files that somebody else renews.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::ClientConfig;
+use waypost_trust::{Claims, Files, FromFiles, Identity, Issued, Joining, KeyPair, Keyring, Own, joining_client};
+use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
+
+use crate::link::Link;
+
+/// An answer takes at most this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Files are looked at this often.
+const LOOK: Duration = Duration::from_secs(2);
+/// A renewal that failed is tried again after this time.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Where this proxy's certificate comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Certified {
+    /// From a controller, with a token; kept in the state directory.
+    Joining {
+        /// The token; not needed once there is a certificate.
+        token: Option<String>,
+    },
+    /// From files, which are read again when they change.
+    Files(Files),
+}
+
+/// Secrets do not belong into logs.
+impl std::fmt::Debug for Certified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Joining { token } => f.debug_struct("Joining").field("token", &token.is_some()).finish(),
+            Self::Files(files) => f.debug_tuple("Files").field(files).finish(),
+        }
+    }
+}
+
+/// This proxy's certificate.
+#[derive(Debug)]
+pub(crate) struct Enrolment {
+    name: String,
+    certified: Certified,
+    folder: PathBuf,
+    now: Mutex<Option<Used>>,
+}
+
+#[derive(Debug, Clone)]
+enum Used {
+    /// Ours to renew.
+    Own(Keyring, Own),
+    /// Others renew it.
+    Files(FromFiles),
+}
+
+impl Used {
+    const fn keyring(&self) -> &Keyring {
+        match self {
+            Self::Own(keyring, _) => keyring,
+            Self::Files(files) => files.keyring(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Own(_, own) if own.is_over(date()))
+    }
+}
+
+fn date() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Enrolment {
+    pub(crate) const fn new(name: String, certified: Certified, folder: PathBuf) -> Self {
+        Self { name, certified, folder, now: Mutex::new(None) }
+    }
+
+    /// Connects to a controller; to one with `https` with our certificate, which is got first if there is none.
+    pub(crate) async fn connect(&self, url: &url::Url) -> Result<Link, String> {
+        if url.scheme() != "https" {
+            return Link::open(url, None).await;
+        }
+        let used = match self.used().filter(|used| !used.is_over()) {
+            Some(used) => used,
+            None => self.begin(url).await?,
+        };
+        Link::open(url, Some(tls(used.keyring())?)).await
+    }
+
+    fn used(&self) -> Option<Used> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn uses(&self, used: Used) -> Used {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(used.clone());
+        used
+    }
+
+    /// Takes what is on disk, or joins.
+    async fn begin(&self, url: &url::Url) -> Result<Used, String> {
+        let token = match &self.certified {
+            Certified::Joining { token } => token,
+            Certified::Files(files) => {
+                let files = FromFiles::open(files.clone(), Identity::Proxy(self.name.clone())).map_err(|error| error.to_string())?;
+                return Ok(self.uses(Used::Files(files)));
+            }
+        };
+        let kept = Own::load(&self.folder).unwrap_or_else(|error| {
+            tracing::error!("{error}; joining anew");
+            None
+        });
+        // A token is newer than a certificate of another name or authority.
+        let fits = |own: &Own| token.as_ref().is_none_or(|token| self.fits(own, token));
+        match (kept.filter(|own| !own.is_over(date()) && fits(own)), token) {
+            (Some(own), _) => self.take(own),
+            (None, Some(token)) => self.join(url, token).await,
+            (None, None) => {
+                Err("this proxy has no certificate that is good now; start it once with WAYPOST_JOIN=TOKEN, which `waypost token --join proxy` prints"
+                    .to_owned())
+            }
+        }
+    }
+
+    /// Whether a certificate is of this name, and of the authority that the token names.
+    fn fits(&self, own: &Own, token: &str) -> bool {
+        let authority = match Claims::peek(token) {
+            Ok(Claims::Join { authority, .. }) => Some(authority),
+            _ => None,
+        };
+        let named = own.material().is_ok_and(|material| material.identity().may_be_proxy(&self.name));
+        named && authority.is_none_or(|authority| own.authority() == Some(authority))
+    }
+
+    fn take(&self, own: Own) -> Result<Used, String> {
+        let material = own.material().map_err(|error| error.to_string())?;
+        self.check(material.identity())?;
+        Ok(self.uses(Used::Own(Keyring::new(material), own)))
+    }
+
+    fn check(&self, identity: &Identity) -> Result<(), String> {
+        if identity.may_be_proxy(&self.name) {
+            return Ok(());
+        }
+        Err(format!("the certificate is that of {identity}, and this is proxy {}; start with the --name that it has, or with one of its own", self.name))
+    }
+
+    async fn join(&self, url: &url::Url, token: &str) -> Result<Used, String> {
+        let authority = match Claims::peek(token).map_err(|error| error.to_string())? {
+            Claims::Join { joining: Joining::Proxy, authority, .. } => authority,
+            Claims::Join { .. } => return Err("the token lets a controller join; a proxy joins with one that `waypost token --join proxy` prints".to_owned()),
+            Claims::Operator { .. } => return Err("the token is an operator's; a proxy joins with one that `waypost token --join proxy` prints".to_owned()),
+        };
+        let key = KeyPair::generate().map_err(|error| error.to_string())?;
+        let request = JoinRequest { token: token.to_owned(), name: self.name.clone(), public_key: key.public().into() };
+        let tls = joining_client(&authority).map_err(|error| error.to_string())?;
+        let mut link = Link::open(url, Some(Arc::new(tls))).await?;
+        let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        let own = self.got(&link.ask(JOIN_PATH, body, PATIENCE).await?, &key)?;
+        tracing::info!("joined the cluster as proxy {}", self.name);
+        self.take(own)
+    }
+
+    /// A certificate came for `key`: it is kept.
+    fn got(&self, answer: &[u8], key: &KeyPair) -> Result<Own, String> {
+        let Certificate { chain, authority, from, until, .. } = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+        let own = Own::new(key, Issued { chain, authority, from, until });
+        let material = own.material().map_err(|error| error.to_string())?;
+        self.check(material.identity())?;
+        if let Err(error) = own.save(&self.folder) {
+            tracing::error!("{error}; the certificate is used and will be gone after a restart");
+        }
+        Ok(own)
+    }
+
+    /// Keeps the certificate good until dropped; `controllers` can be asked for the next one.
+    pub(crate) async fn renew(self: Arc<Self>, controllers: Vec<url::Url>) {
+        loop {
+            let wait = match self.used() {
+                Some(Used::Own(keyring, own)) => match own.renew_in(date()) {
+                    Duration::ZERO => self.renew_now(&controllers, &keyring).await,
+                    // The clock may jump.
+                    left => left.min(RETRY),
+                },
+                Some(Used::Files(files)) => {
+                    self.look(files);
+                    LOOK
+                }
+                None => Duration::from_secs(1),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Gets the next certificate of whichever controller answers; returns how long to wait.
+    async fn renew_now(&self, controllers: &[url::Url], keyring: &Keyring) -> Duration {
+        let mut told = String::new();
+        for url in controllers.iter().filter(|url| url.scheme() == "https") {
+            match self.renewed(url, keyring).await {
+                Ok(()) => {
+                    tracing::info!("the certificate was renewed");
+                    return Duration::from_secs(1);
+                }
+                Err(error) => told = format!("{url}: {error}"),
+            }
+        }
+        tracing::warn!("the certificate is not renewed yet: {told}");
+        RETRY / 6
+    }
+
+    async fn renewed(&self, url: &url::Url, keyring: &Keyring) -> Result<(), String> {
+        let key = KeyPair::generate().map_err(|error| error.to_string())?;
+        let request = RenewRequest { public_key: key.public().into() };
+        let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        let answer = Link::open(url, Some(tls(keyring)?)).await?.ask(RENEW_PATH, body, PATIENCE).await?;
+        let own = self.got(&answer, &key)?;
+        keyring.replace(own.material().map_err(|error| error.to_string())?);
+        self.uses(Used::Own(keyring.clone(), own));
+        Ok(())
+    }
+
+    /// Uses what is new in the files.
+    fn look(&self, mut files: FromFiles) {
+        match files.look() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.uses(Used::Files(files));
+                tracing::info!("the certificate was read anew");
+            }
+            Err(error) => tracing::warn!("{error}; the certificate that was read before is used"),
+        }
+    }
+}
+
+fn tls(keyring: &Keyring) -> Result<Arc<ClientConfig>, String> {
+    keyring.client().map(Arc::new).map_err(|error| error.to_string())
+}

@@ -1,0 +1,90 @@
+//! A proxy without listeners: it follows, checks and reports with the same code, and serves nothing. For measuring control
+//! planes with more proxies than one machine could run.
+
+use std::sync::Arc;
+
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use waypost_wire::{Content, Held, Report};
+
+pub use crate::apply::Arrived;
+use crate::apply::Progress;
+use crate::config::Config;
+use crate::enrol::Enrolment;
+use crate::link::{Link, post};
+use crate::metrics::Metrics;
+use crate::subscribe::Subscriber;
+
+/// A follower; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Light {
+    arrivals: watch::Receiver<Option<Arrived>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Light {
+    /// Follows the controllers of `config` on the current runtime.
+    pub fn start(config: Config) -> Self {
+        let (arrivals, arrived) = watch::channel(None);
+        let (link, links) = watch::channel(None);
+        let config = Arc::new(config);
+        let run_id = uuid::Uuid::new_v4().to_string();
+        let subscriber = Subscriber {
+            enrolment: Arc::new(Enrolment::new(config.name.clone(), config.certified.clone(), config.state.join("trust"))),
+            config: config.clone(),
+            run_id: run_id.clone(),
+            held: Held::default(),
+            audited: 0,
+            drifted: false,
+            arrivals,
+            link,
+            fresh: watch::Sender::default(),
+            progress: Arc::new(Progress::default()),
+            metrics: Arc::new(Metrics::default()),
+        };
+        let reporting = tokio::spawn(report(config.name.clone(), run_id, arrived.clone(), links));
+        Self { arrivals: arrived, tasks: vec![tokio::spawn(subscriber.run()), reporting] }
+    }
+
+    /// What arrived last.
+    pub fn arrivals(&self) -> watch::Receiver<Option<Arrived>> {
+        self.arrivals.clone()
+    }
+}
+
+impl Drop for Light {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Says after every change, and every few seconds, that it is served.
+async fn report(name: String, run_id: String, mut arrived: watch::Receiver<Option<Arrived>>, mut links: watch::Receiver<Option<Link>>) {
+    let path = format!("/v1/proxies/{name}/report");
+    let pause = std::time::Duration::from_secs(waypost_wire::REPORT_SECONDS);
+    loop {
+        let held = arrived.borrow_and_update().as_ref().map(|arrived| (arrived.held.version, arrived.held.highest, arrived.held.snapshot()));
+        let report = Report {
+            run_id: run_id.clone(),
+            release: crate::RELEASE.to_owned(),
+            applied: held.as_ref().map(|(version, ..)| *version),
+            highest: held.as_ref().map(|(_, highest, _)| *highest),
+            content: held.map(|(_, _, snapshot)| Content::of(&snapshot)),
+            ..Report::default()
+        };
+        let link = links.borrow_and_update().clone();
+        if let (Some(mut link), Ok(body)) = (link, serde_json::to_vec(&report))
+            && let Ok(request) = post(&link.url, &path, body)
+            && let Ok(response) = link.sender.send_request(request).await
+        {
+            // Its content does not matter, but the stream is to end.
+            drop(response.into_body().collect().await);
+        }
+        tokio::select! {
+            changed = arrived.changed() => if changed.is_err() { return },
+            changed = links.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Probing endpoints: this proxy's own share for all proxies, and every endpoint for itself while nobody is heard who
+//! gathers what the proxies find out.
+
+mod ask;
+mod watched;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use waypost_model::snapshot::Version;
+use waypost_wire::Probed;
+
+use crate::apply::Progress;
+use crate::fresh::Fresh;
+use crate::metrics::Metrics;
+use crate::table::{Check, Judged};
+use watched::Watched;
+
+/// Without word of somebody who leads for this long, what all proxies found out together is out of date.
+const EXPIRES: Duration = Duration::from_secs(10);
+/// Whoever leads again has heard what the proxies know after this time.
+const SETTLES: Duration = Duration::from_secs(2);
+/// Probes under way at the same time.
+const AT_ONCE: usize = 256;
+/// What was found out here alone is put to use at most this often.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// What there is to probe.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// The version that says so.
+    pub(crate) version: Version,
+    /// The endpoints, by backend.
+    pub(crate) checks: BTreeMap<String, Arc<Vec<Check>>>,
+}
+
+/// Probes.
+pub(crate) struct Prober {
+    work: watch::Receiver<Arc<Work>>,
+    fresh: watch::Receiver<Fresh>,
+    judged: watch::Sender<Judged>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    known: HashMap<Arc<str>, Known>,
+    /// What is to be probed when, with its round; what is out of date is passed over.
+    queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
+    running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
+    /// Nobody is heard who gathers what the proxies find out.
+    alone: bool,
+    /// Since when somebody is heard again.
+    back: Option<Instant>,
+    /// When what was found out here alone may be put to use again, if some of that is new.
+    gather: Option<Instant>,
+    gathered: Instant,
+    round: u64,
+}
+
+/// What is known of an endpoint that is probed here.
+struct Known {
+    check: Check,
+    watched: Watched,
+    /// When its last probe began.
+    began: Instant,
+    /// Tells its probes from those of an endpoint of the same name before.
+    round: u64,
+}
+
+impl Prober {
+    pub(crate) fn new(
+        work: watch::Receiver<Arc<Work>>,
+        fresh: watch::Receiver<Fresh>,
+        judged: watch::Sender<Judged>,
+        progress: Arc<Progress>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            work,
+            fresh,
+            judged,
+            progress,
+            metrics,
+            known: HashMap::new(),
+            queue: BinaryHeap::new(),
+            running: JoinSet::new(),
+            alone: false,
+            back: None,
+            gather: None,
+            gathered: Instant::now(),
+            round: 0,
+        }
+    }
+
+    /// Probes until nobody says any more what there is to probe.
+    pub(crate) async fn run(mut self) {
+        loop {
+            if self.is_turning() {
+                self.take();
+            }
+            self.begin();
+            if self.gather.is_some_and(|at| at <= Instant::now()) {
+                self.judge();
+            }
+            let next = self.next();
+            tokio::select! {
+                changed = self.work.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take();
+                }
+                Some(ended) = self.running.join_next() => {
+                    if let Ok((name, round, outcome)) = ended {
+                        self.observe(&name, round, outcome);
+                    }
+                }
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Whether from now on this proxy is on its own, or is so no more.
+    fn is_turning(&mut self) -> bool {
+        let heard = Instant::from(self.fresh.borrow().led);
+        let (alone, now) = (heard.elapsed() > EXPIRES, Instant::now());
+        self.back = if alone { None } else { self.back.or(Some(now)) };
+        let settled = self.back.is_some_and(|back| now >= back + SETTLES);
+        let turns = if self.alone { settled } else { alone };
+        if turns {
+            self.alone = !self.alone;
+            self.metrics.probing_alone.set(i64::from(self.alone));
+            if self.alone && !self.work.borrow().checks.is_empty() {
+                tracing::warn!("nobody is heard who gathers what the proxies find out of endpoints; this proxy probes all of them for itself");
+            }
+        }
+        turns
+    }
+
+    /// When there is something to do.
+    fn next(&self) -> Instant {
+        let heard = Instant::from(self.fresh.borrow().led);
+        let turn = if self.alone { Instant::now() + SETTLES / 2 } else { heard + EXPIRES + Duration::from_millis(1) };
+        let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < AT_ONCE);
+        // With nothing to probe, being alone changes nothing.
+        let turn = Some(turn).filter(|_| !self.work.borrow().checks.is_empty());
+        [due, turn, self.gather].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + EXPIRES)
+    }
+
+    /// Takes what there is to probe: this proxy's share, or everything.
+    fn take(&mut self) {
+        let work = self.work.borrow_and_update().clone();
+        let mut before = std::mem::take(&mut self.known);
+        for check in work.checks.values().flat_map(|checks| checks.iter()).filter(|check| check.mine || self.alone) {
+            let known = before.remove(&check.name).filter(|known| known.check.how == check.how && known.check.address == check.address);
+            let known = match known {
+                Some(known) => Known { check: check.clone(), ..known },
+                None => {
+                    self.round += 1;
+                    // Not all at once, from the first probe on.
+                    let now = Instant::now();
+                    self.queue.push(Reverse((now + check.how.interval.get().mul_f64(fastrand::f64()), self.round, check.name.clone())));
+                    Known { check: check.clone(), watched: Watched::default(), began: now, round: self.round }
+                }
+            };
+            self.known.insert(check.name.clone(), known);
+        }
+        self.metrics.probing.set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+        self.tell(work.version);
+        self.gather = Some(self.gathered);
+    }
+
+    /// Begins what is due.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        while self.running.len() < AT_ONCE
+            && let Some(Reverse((due, round, name))) = self.queue.pop()
+        {
+            if due > now {
+                self.queue.push(Reverse((due, round, name)));
+                return;
+            }
+            let Some(known) = self.known.get_mut(&name).filter(|known| known.round == round) else { continue };
+            known.began = now;
+            let check = known.check.clone();
+            self.running.spawn(async move {
+                let outcome = ask::ask(&check).await;
+                (check.name, round, outcome)
+            });
+        }
+    }
+
+    fn observe(&mut self, name: &str, round: u64, outcome: Result<(), String>) {
+        let Some(known) = self.known.get_mut(name).filter(|known| known.round == round) else { return };
+        let good = outcome.is_ok();
+        self.metrics.probes(good);
+        let turned = known.watched.observe(outcome, &known.check.how);
+        self.queue.push(Reverse((known.began + known.watched.pace(&known.check.how), round, known.check.name.clone())));
+        if !turned {
+            return;
+        }
+        if !good {
+            tracing::debug!(endpoint = name, why = known.watched.why, "an endpoint fails its probes");
+        }
+        let version = self.work.borrow().version;
+        self.tell(version);
+        self.gather = Some(self.gathered + GATHER);
+    }
+
+    /// Reports what was found out of this proxy's share.
+    fn tell(&self, version: Version) {
+        let mut probed = Probed { version, ..Probed::default() };
+        for known in self.known.values().filter(|known| known.check.mine) {
+            match known.watched.healthy {
+                Some(true) => {}
+                Some(false) => drop(probed.failing.insert(known.check.name.to_string(), known.watched.why.clone())),
+                None => drop(probed.unsure.insert(known.check.name.to_string())),
+            }
+        }
+        self.progress.probed(probed);
+    }
+
+    /// Puts to use what was found out here alone, or takes it back.
+    fn judge(&mut self) {
+        (self.gather, self.gathered) = (None, Instant::now());
+        let own = |known: &Known| Some((known.check.name.clone(), known.watched.healthy?));
+        let judged: BTreeMap<Arc<str>, bool> = if self.alone { self.known.values().filter_map(own).collect() } else { BTreeMap::new() };
+        if **self.judged.borrow() != judged {
+            self.judged.send_replace(Arc::new(judged));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What one endpoint's probes add up to. Pure.
+
+use std::time::Duration;
+
+use waypost_model::resource::HealthCheck;
+
+/// What is known of an endpoint from its probes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Watched {
+    /// Whether it can take requests; `None` before that is known.
+    pub(super) healthy: Option<bool>,
+    /// Why not.
+    pub(super) why: String,
+    /// Probes in a row that speak against that.
+    against: u32,
+}
+
+impl Watched {
+    /// A probe came to an end. Returns whether the endpoint turned, or is known now.
+    pub(super) fn observe(&mut self, outcome: Result<(), String>, how: &HealthCheck) -> bool {
+        let (good, why) = (outcome.is_ok(), outcome.err().unwrap_or_default());
+        if self.healthy == Some(good) {
+            self.against = 0;
+            return false;
+        }
+        self.against += 1;
+        let enough = match (self.healthy, good) {
+            // The first good answer is enough to know it.
+            (None, true) => 1,
+            (_, true) => how.healthy_threshold,
+            (_, false) => how.unhealthy_threshold,
+        };
+        let turned = self.against >= enough;
+        if turned {
+            *self = Self { healthy: Some(good), why, against: 0 };
+        }
+        turned
+    }
+
+    /// From the beginning of a probe to that of the next. While an endpoint is in doubt, probes come so much closer that one
+    /// which does not answer at all is found out as soon as one that refuses: `unhealthyThreshold` intervals after its last
+    /// good answer.
+    pub(super) fn pace(&self, how: &HealthCheck) -> Duration {
+        let (interval, timeout) = (how.interval.get(), how.timeout.get());
+        if self.healthy == Some(false) || self.against == 0 || how.unhealthy_threshold < 2 {
+            return interval;
+        }
+        interval.saturating_sub(timeout / (how.unhealthy_threshold - 1)).max(timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn how(json: &str) -> HealthCheck {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn fails() -> Result<(), String> {
+        Err("status 503".to_owned())
+    }
+
+    #[test]
+    fn an_endpoint_turns_after_its_number_of_probes_in_a_row() {
+        let how = how("{}");
+        let mut watched = Watched::default();
+        assert!(watched.observe(Ok(()), &how), "one good answer is enough at first");
+        assert!(!watched.observe(fails(), &how) && !watched.observe(fails(), &how));
+        assert!(!watched.observe(Ok(()), &how), "in a row");
+        assert!(!watched.observe(fails(), &how) && !watched.observe(fails(), &how));
+        assert!(watched.observe(fails(), &how));
+        assert_eq!((watched.healthy, watched.why.as_str()), (Some(false), "status 503"));
+        assert!(!watched.observe(Ok(()), &how) && !watched.observe(fails(), &how) && !watched.observe(Ok(()), &how));
+        assert!(watched.observe(Ok(()), &how));
+        let mut new = Watched::default();
+        assert!(!new.observe(fails(), &how) && !new.observe(fails(), &how) && new.observe(fails(), &how), "nor is one bad answer");
+    }
+
+    #[test]
+    fn one_that_never_answers_is_out_after_as_many_intervals_as_one_that_refuses() {
+        for (json, intervals) in
+            [(r#"{"interval":"1s","timeout":"500ms"}"#, 3), (r#"{"interval":"3s"}"#, 3), (r#"{"interval":"2s","timeout":"1s","unhealthyThreshold":2}"#, 2)]
+        {
+            let how = how(json);
+            let mut watched = Watched { healthy: Some(true), ..Watched::default() };
+            // It hangs just after a good answer: the next probe begins an interval later.
+            let mut at = how.interval.get();
+            while !watched.observe(Err("no answer".to_owned()), &how) {
+                at += watched.pace(&how);
+            }
+            let known = at + how.timeout.get();
+            assert!(known <= how.interval.get() * intervals, "{json}: {known:?}");
+        }
+    }
+}

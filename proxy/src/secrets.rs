@@ -1,0 +1,98 @@
+//! The keys that this proxy shares with all others: held, kept on disk, and followed over the connection to whichever controller
+//! there is. What needs a key derives it from these.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use waypost_wire::{KeyRing, SECRETS_PATH, SecretsFrame, SecretsRequest};
+
+use crate::apply::Progress;
+use crate::link::{CONNECT, Ended, Lines, Link, post};
+
+/// After a stream that ended on a connection that lives.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of one line: some keys.
+const LONGEST: usize = 1024 * 1024;
+
+/// Follows the keys.
+pub(crate) struct Secrets {
+    name: String,
+    file: PathBuf,
+    held: KeyRing,
+    progress: Arc<Progress>,
+}
+
+impl Secrets {
+    /// With what is on disk in `folder`, if anything is.
+    pub(crate) fn open(name: String, folder: &Path, progress: Arc<Progress>) -> Self {
+        let file = folder.join("ring.json");
+        let held = match std::fs::read(&file).map(|bytes| serde_json::from_slice(&bytes)) {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) => {
+                tracing::error!("{}: {error}; the keys are fetched anew", file.display());
+                KeyRing::default()
+            }
+            Err(_) => KeyRing::default(),
+        };
+        Self { name, file, held, progress }
+    }
+
+    /// Follows them until dropped.
+    pub(crate) async fn run(mut self, mut links: watch::Receiver<Option<Link>>) {
+        self.tell();
+        loop {
+            let link = links.borrow_and_update().clone().filter(|link| link.url.scheme() == "https");
+            if let Some(link) = link {
+                tokio::select! {
+                    Err(why) = self.follow(link) => tracing::debug!(why, "the shared keys are not followed for a moment"),
+                    changed = links.changed() => if changed.is_err() { return } else { continue },
+                }
+            }
+            tokio::select! {
+                changed = links.changed() => if changed.is_err() { return },
+                () = sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// Says which keys there are with the next report.
+    fn tell(&self) {
+        self.progress.update(|applied| applied.secrets = self.held.version);
+    }
+
+    /// Follows them over a connection; returns why that ended.
+    async fn follow(&mut self, mut link: Link) -> Result<Infallible, String> {
+        let request = SecretsRequest { name: self.name.clone(), controller: None };
+        let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        let request = post(&link.url, SECRETS_PATH, body).map_err(|error| error.to_string())?;
+        let response = timeout(CONNECT, link.sender.send_request(request)).await.map_err(|_| Ended::Silent.to_string())?.map_err(|error| error.to_string())?;
+        if !response.status().is_success() {
+            return Err(response.status().to_string());
+        }
+        let mut lines = Lines::of(response.into_body());
+        loop {
+            let line = lines.next(LONGEST).await.map_err(|ended| ended.to_string())?;
+            self.take(serde_json::from_slice(&line).map_err(|error| error.to_string())?);
+        }
+    }
+
+    fn take(&mut self, frame: SecretsFrame) {
+        let SecretsFrame::Ring(ring) = frame else { return };
+        if !ring.replaces(&self.held) {
+            return;
+        }
+        // What a restart would forget is not acknowledged: nothing is sealed with it then.
+        let kept = serde_json::to_vec(&ring).map_err(|error| error.to_string());
+        match kept.and_then(|bytes| waypost_trust::write_secret(&self.file, &bytes).map_err(|error| error.to_string())) {
+            Ok(()) => {
+                self.held = ring;
+                self.tell();
+            }
+            Err(error) => tracing::error!("{error}; the shared keys stay as they are"),
+        }
+    }
+}
