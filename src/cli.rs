@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod adopt;
 mod approve;
 mod client;
 mod completion;
@@ -22,8 +23,11 @@ mod proxies;
 mod put;
 mod serve;
 mod status;
+mod step_down;
 mod tail;
 mod text;
+mod tls;
+mod token;
 mod wait;
 
 use std::fmt;
@@ -49,8 +53,11 @@ enum Verb {
     Run(serve::RunFlags),
     /// Run with an example directory and echo endpoints, proxy on 127.0.0.1:8080
     Dev(dev::DevFlags),
-    /// Run a controller
+    /// Run a controller; `waypost controller step-down` has the leader let go
     Controller(serve::ControllerFlags),
+    /// Have another controller lead: `waypost controller step-down`
+    #[command(hide = true)]
+    StepDown(step_down::StepDownFlags),
     /// List entries and their verdicts
     Get(get::GetFlags),
     /// Show one entry: verdict, revision, and on how many proxies it is live
@@ -79,6 +86,8 @@ enum Verb {
     Rollback(pin::RollbackFlags),
     /// Let go what went from the store and is held because that may not be meant
     Approve(approve::ApproveFlags),
+    /// Let proxies that belong to another cluster follow this one
+    Adopt(adopt::AdoptFlags),
     /// Keep a config published, whatever is written
     Pin(pin::PinFlags),
     /// Let a pinned config go
@@ -87,6 +96,8 @@ enum Verb {
     Freeze(hold::HoldFlags),
     /// Let a frozen config go on
     Unfreeze(hold::HoldFlags),
+    /// Make a token for an operator, or for a proxy or controller that joins
+    Token(token::TokenFlags),
     /// Show what happened
     Events(events::EventsFlags),
     /// Take an endpoint out of service in peace
@@ -137,7 +148,7 @@ type Outcome = Result<(), Failure>;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let command = waypost_proxy::flags::with_environment(Cli::command());
-    let arguments = match waypost_proxy::flags::with_file(std::env::args_os().collect(), &command, &["store", "limits", "guard"]) {
+    let arguments = match waypost_proxy::flags::with_file(joined_verbs(std::env::args_os().collect()), &command, &["store", "limits", "guard"]) {
         Ok(arguments) => arguments,
         Err(message) => return report(Failure::usage(message)),
     };
@@ -149,6 +160,14 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(failure),
     }
+}
+
+/// `controller step-down` is one verb.
+fn joined_verbs(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    if arguments.get(1).is_some_and(|verb| verb == "controller") && arguments.get(2).is_some_and(|verb| verb == "step-down") {
+        arguments.remove(1);
+    }
+    arguments
 }
 
 fn report(failure: Failure) -> ExitCode {
@@ -164,6 +183,7 @@ fn run(verb: Verb) -> Outcome {
         Verb::Run(flags) => runtime.block_on(serve::run(flags)),
         Verb::Dev(flags) => runtime.block_on(dev::run(flags)),
         Verb::Controller(flags) => runtime.block_on(serve::controller(flags)),
+        Verb::StepDown(flags) => runtime.block_on(step_down::run(flags)),
         Verb::Get(flags) => runtime.block_on(get::run(flags)),
         Verb::Describe(flags) => runtime.block_on(describe::run(flags)),
         Verb::Put(flags) => runtime.block_on(put::run(flags)),
@@ -175,12 +195,14 @@ fn run(verb: Verb) -> Outcome {
         Verb::Proxies(flags) => runtime.block_on(proxies::run(flags)),
         Verb::History(flags) => runtime.block_on(history::run(flags)),
         Verb::Diff(flags) => runtime.block_on(diff::run(flags)),
+        Verb::Adopt(flags) => runtime.block_on(adopt::run(flags)),
         Verb::Approve(flags) => runtime.block_on(approve::run(flags)),
         Verb::Rollback(flags) => runtime.block_on(pin::rollback(flags)),
         Verb::Pin(flags) => runtime.block_on(pin::pin(flags)),
         Verb::Unpin(flags) => runtime.block_on(pin::unpin(flags)),
         Verb::Freeze(flags) => runtime.block_on(freeze::freeze(flags)),
         Verb::Unfreeze(flags) => runtime.block_on(freeze::unfreeze(flags)),
+        Verb::Token(flags) => runtime.block_on(token::run(flags)),
         Verb::Events(flags) => runtime.block_on(events::run(flags)),
         Verb::Drain(flags) => runtime.block_on(drain::run(flags)),
         Verb::Tail(flags) => runtime.block_on(tail::run(flags)),

@@ -7,23 +7,35 @@
 //! ```
 
 pub mod disk;
+pub mod elect;
+pub mod election;
 pub mod events;
 pub mod feed;
+pub mod fresh;
 pub mod guard;
 pub mod handle;
+pub mod health;
+pub mod history;
 pub mod hold;
 pub mod identity;
 pub mod metrics;
 pub mod operator;
 pub mod proxies;
-pub mod run;
+pub mod relay;
+pub mod replica;
+mod run;
 pub mod save;
+pub mod secrets;
 pub mod settings;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+mod sim;
+pub mod start;
 pub mod step;
 pub mod verdicts;
 pub mod view;
 pub mod window;
 
 pub use handle::Handle;
-pub use run::{StartError, start};
 pub use settings::{Settings, Store};
+pub use start::{StartError, start};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use waypost_adapter::{Adapter, Auth, Settings, Tls};
@@ -32,6 +33,9 @@ pub struct StoreFlags {
     /// The namespace to use.
     #[serde(default)]
     pub namespace: Option<String>,
+    /// How often everything is listed again, as in the keys: `60s`.
+    #[serde(default)]
+    pub audit: Option<waypost_model::duration::Duration>,
 }
 
 impl From<&str> for StoreFlags {
@@ -119,6 +123,7 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
         auth: auth(&parts.scheme, flags, sole)?,
         datacenter: flags.datacenter.clone(),
         namespace: flags.namespace.clone(),
+        audit: audit(flags)?,
     };
     let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.scheme.as_str() {
         #[cfg(feature = "etcd")]
@@ -138,6 +143,9 @@ fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
     if parts.scheme == "file" && (certificates || flags.token_file.is_some()) {
         return Err(format!("credentials are given, but {} is a directory and has none; take them away", parts.shown));
     }
+    if parts.scheme == "file" && flags.audit.is_some() {
+        return Err(format!("an audit is given, but {} is a directory, which is read again every 30 s in any case; take it away", parts.shown));
+    }
     if certificates && !parts.tls {
         return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.scheme));
     }
@@ -145,6 +153,12 @@ fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
         return Err(format!("a datacenter or namespace is given, but {} knows neither; only consul:// does", parts.shown));
     }
     Ok(())
+}
+
+/// How often everything is listed again. More often than once a second would be polling.
+fn audit(flags: &StoreFlags) -> Result<Duration, String> {
+    let wanted = flags.audit.map_or(waypost_adapter::AUDIT, waypost_model::duration::Duration::get);
+    if wanted < Duration::from_secs(1) { Err("a store is audited once a second at most; write 1s or more, such as 60s".to_owned()) } else { Ok(wanted) }
 }
 
 #[cfg(feature = "file")]

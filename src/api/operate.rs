@@ -1,12 +1,13 @@
 //! What operators ask for: to hold the config or let it go, and what was done and changed.
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query as Params, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
+use super::admit::Asker;
+use super::asked::Asked;
 use super::{Api, refuse};
 use waypost_model::key::{Place, place};
 
@@ -30,15 +31,12 @@ pub struct HoldAnswer {
     pub message: String,
 }
 
-pub(super) async fn hold(State(api): State<Api>, body: Result<Json<HoldRequest>, JsonRejection>) -> Response {
-    let request = match body {
-        Ok(Json(request)) => request,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error.body_text()),
-    };
-    if let Err(message) = request.action.check().and_then(|()| check_by(&request.by)) {
+pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<HoldRequest>) -> Response {
+    let by = asker.0.unwrap_or(request.by);
+    if let Err(message) = request.action.check().and_then(|()| check_by(&by)) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
-    match api.handle.operate(request.action, request.by).await {
+    match api.handle.operate(request.action, by).await {
         Ok(message) => Json(HoldAnswer { message }).into_response(),
         Err(message) => refuse(StatusCode::CONFLICT, message),
     }
@@ -69,11 +67,7 @@ pub struct ApproveAnswer {
     pub approved: Vec<String>,
 }
 
-pub(super) async fn approve(State(api): State<Api>, body: Result<Json<ApproveRequest>, JsonRejection>) -> Response {
-    let request = match body {
-        Ok(Json(request)) => request,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error.body_text()),
-    };
+pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<ApproveRequest>) -> Response {
     let resource = |key: &String| {
         let relative = api.handle.relative(key)?;
         match place(&relative, false) {
@@ -85,10 +79,11 @@ pub(super) async fn approve(State(api): State<Api>, body: Result<Json<ApproveReq
         Ok(keys) => keys,
         Err(message) => return refuse(StatusCode::BAD_REQUEST, message),
     };
-    if let Err(message) = check_by(&request.by) {
+    let by = asker.0.unwrap_or(request.by);
+    if let Err(message) = check_by(&by) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
-    match api.handle.approve(keys, request.later, request.by).await {
+    match api.handle.approve(keys, request.later, by).await {
         Ok(approved) if approved.is_empty() && !request.later => refuse(StatusCode::CONFLICT, "nothing of that is held; `waypost status` lists what is"),
         Ok(approved) => Json(ApproveAnswer { approved }).into_response(),
         Err(gone) => gone.into_response(),

@@ -8,9 +8,9 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::{Api, refuse};
-use crate::controller::disk::ConfigRecord;
 use crate::controller::events::Event;
 use crate::controller::handle::{Gone, Query};
+use crate::controller::history::ConfigRecord;
 use crate::controller::view::{EntryInfo, ProxyInfo, StatusInfo};
 
 #[derive(Debug, Deserialize)]

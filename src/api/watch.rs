@@ -1,27 +1,27 @@
 //! The watch stream: snapshots as deltas, for proxies, and for people with `curl -N`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Json, extract::rejection::JsonRejection};
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::stream::unfold;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
-use waypost_model::lane::{Change, Lane as Objects};
+use tokio::time::{Instant, timeout, timeout_at};
 use waypost_model::snapshot::Snapshot;
-use waypost_wire::{Begin, Commit, Delete, Frame, HEARTBEAT_SECONDS, Lane, Put, Track, WatchRequest, encode};
+use waypost_wire::{Frame, HEARTBEAT_SECONDS, WATCH_PATH, WatchRequest, encode, publication};
 
-use super::{Api, refuse};
+use super::admit::Caller;
+use super::asked::Asked;
+use super::{Api, lines, refuse};
 use crate::controller::Handle;
+use crate::controller::relay::Fed;
 use crate::controller::step::Input;
 
 /// Pieces of a stream that wait for a slow reader; meanwhile publications are merged.
@@ -71,22 +71,47 @@ impl Streams {
     }
 }
 
-pub(super) async fn watch(State(api): State<Api>, headers: HeaderMap, body: Result<Json<WatchRequest>, JsonRejection>) -> Response {
-    let request = match body {
-        Ok(Json(request)) => request,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error.body_text()),
-    };
-    if let Err(message) = waypost_model::key::check_name("proxy", &request.name) {
+pub(super) async fn watch(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, Asked(request): Asked<WatchRequest>) -> Response {
+    let (what, name) = request.controller.as_ref().map_or(("proxy", &request.name), |controller| ("controller", controller));
+    if let Err(message) = waypost_model::key::check_name(what, name) {
         return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    if let Err(why) = caller.check_program(request.controller.as_deref(), &request.name) {
+        return api.refuse_caller(&caller, StatusCode::FORBIDDEN, why, WATCH_PATH).await;
     }
     if request.highest.is_some_and(|highest| highest.epoch > HIGHEST_EPOCH) {
         return refuse(StatusCode::BAD_REQUEST, format!("no controller has published under an epoch above {HIGHEST_EPOCH}; correct \"highest\""));
+    }
+    if let Some(refusal) = cut_off(&api.handle, &request) {
+        return refusal;
+    }
+    if request.controller.is_some() {
+        return stream(api, request, accepts_gzip(&headers));
     }
     let opened = Input::ProxyOpened { name: request.name.clone(), highest: request.highest.unwrap_or_default(), cluster: request.cluster.clone() };
     if let Err(gone) = api.handle.tell(opened).await {
         return gone.into_response();
     }
     stream(api, request, accepts_gzip(&headers))
+}
+
+/// Whether whoever asks is better off with another controller: one that relays wants to hear the leader, a proxy just not
+/// less than others do.
+fn is_useless(fed: &Fed, request: &WatchRequest) -> bool {
+    match fed {
+        Fed::By(_) => false,
+        Fed::ByNobody => request.controller.is_some(),
+        // People see what there is.
+        Fed::CutOff => request.controller.is_some() || !request.name.is_empty(),
+    }
+}
+
+/// A refusal for those to whom another controller has more to say: somebody leads whom we do not hear.
+fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
+    let version = handle.snapshots().borrow().version;
+    let has_all = version.sequence == 0 || request.highest.is_some_and(|highest| highest >= version);
+    let told = "this controller does not hear the leader and has nothing newer; ask another one, or try again";
+    (is_useless(&handle.fed().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
 }
 
 /// The same for people: everything, and what changes.
@@ -105,18 +130,17 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn stream(api: Api, request: WatchRequest, gzip: bool) -> Response {
     let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
     tokio::spawn(async move {
-        let name = request.name.clone();
+        let (name, is_proxy) = (request.name.clone(), request.controller.is_none() && !request.name.is_empty());
         let handle = api.handle.clone();
         tokio::select! {
             () = api.stop.cancelled() => {}
             () = Stream { handle: handle.clone(), streams: api.streams, sender, packer: gzip.then(Packer::default), sent: None }.run(request) => {}
         }
-        if !name.is_empty() && handle.tell(Input::ProxyClosed(name)).await.is_err() {
+        if is_proxy && handle.tell(Input::ProxyClosed(name)).await.is_err() {
             tracing::debug!("the controller stopped before a stream did");
         }
     });
-    let body = unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), receiver)) });
-    let mut response = ([(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")], Body::from_stream(body)).into_response();
+    let mut response = lines(receiver);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if gzip {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -142,6 +166,10 @@ impl Packer {
     }
 }
 
+fn same_cluster(request: &WatchRequest, snapshot: &Snapshot) -> bool {
+    request.cluster.as_ref() == Some(&snapshot.cluster)
+}
+
 /// The reader has gone.
 struct Closed;
 
@@ -156,21 +184,30 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self, request: WatchRequest) {
-        let mut snapshots = self.handle.snapshots();
+        let (mut snapshots, mut fed) = (self.handle.snapshots(), self.handle.fed());
+        let mut beat = Instant::now();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let done = self.sent.as_ref().is_some_and(|sent| sent.version == snapshot.version);
+            // We may be behind whoever led while this proxy followed another controller; it is not asked to go back.
+            let done = done || same_cluster(&request, &snapshot) && request.highest.is_some_and(|highest| highest > snapshot.version);
             if snapshot.version.sequence > 0 && !done && self.publish(&snapshot, &request).await.is_err() {
                 return;
             }
-            match timeout(Duration::from_secs(HEARTBEAT_SECONDS), snapshots.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    if self.send(&[Frame::Heartbeat]).await.is_err() {
-                        return;
-                    }
+            // However much is published: how fresh it is, is told as often as ever.
+            if Instant::now() >= beat {
+                beat = Instant::now() + Duration::from_secs(HEARTBEAT_SECONDS);
+                if self.send(&[Frame::Heartbeat(self.handle.heartbeat())]).await.is_err() {
+                    return;
                 }
+            }
+            let next = tokio::select! {
+                // Whoever follows us is better off with another controller.
+                _ = fed.wait_for(|fed| is_useless(fed, &request)) => return,
+                next = timeout_at(beat, snapshots.changed()) => next,
+            };
+            if matches!(next, Ok(Err(_))) {
+                return;
             }
             if self.sender.is_closed() {
                 return;
@@ -182,11 +219,22 @@ impl Stream {
         self.streams.remember(snapshot);
         let known = self.sent.take().or_else(|| self.streams.recall(&snapshot.cluster, request));
         match known {
-            Some(known) => self.send(&frames(snapshot, Some(&known), request)).await?,
+            Some(known) => {
+                let frames = self.adopting(publication(snapshot, Some(&known), &request.held));
+                self.send(&frames).await?;
+            }
             None => self.send_admitted(snapshot, request).await?,
         }
         self.sent = Some(snapshot.clone());
         Ok(())
+    }
+
+    /// Says whose proxies may follow us.
+    fn adopting(&self, mut frames: Vec<Frame>) -> Vec<Frame> {
+        if let Some(Frame::Begin(begin)) = frames.first_mut() {
+            begin.adopts = self.handle.adopted();
+        }
+        frames
     }
 
     /// Sends much, when it is this stream's turn: it is not even put together before. A reader that does not take it keeps
@@ -194,7 +242,7 @@ impl Stream {
     async fn send_admitted(&mut self, snapshot: &Snapshot, request: &WatchRequest) -> Result<(), Closed> {
         let streams = self.streams.clone();
         let mut permit = streams.admission.acquire().await.ok();
-        let frames = frames(snapshot, None, request);
+        let frames = self.adopting(publication(snapshot, None, &request.held));
         let sending = self.send(&frames);
         tokio::pin!(sending);
         match timeout(ADMITTED, &mut sending).await {
@@ -227,48 +275,6 @@ impl Stream {
             None => piece,
         };
         self.sender.send(piece).await.map_err(|_| Closed)
-    }
-}
-
-/// The frames that bring a reader to `snapshot`: from `known` if that is what it has, else by the buckets in which
-/// it differs.
-fn frames(snapshot: &Snapshot, known: Option<&Snapshot>, request: &WatchRequest) -> Vec<Frame> {
-    let lanes =
-        [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
-    let mut replace = BTreeMap::new();
-    let mut lines = Vec::new();
-    for (lane, objects, before) in lanes {
-        match before {
-            Some(before) => lines.extend(before.changes_to(objects).into_iter().filter_map(|change| line(lane, change))),
-            None => {
-                let buckets = objects.differing(request.held.get(&lane).map_or(&[], Vec::as_slice));
-                lines.extend(whole(lane, objects, &buckets));
-                replace.insert(lane, buckets);
-            }
-        }
-    }
-    let digests = BTreeMap::from([(Lane::Stable, snapshot.config.digest()), (Lane::Membership, snapshot.membership.digest())]);
-    let mut frames = vec![Frame::Begin(Begin { version: snapshot.version, cluster: snapshot.cluster.clone(), replace, base: BTreeMap::new() })];
-    frames.append(&mut lines);
-    if known.is_none() {
-        frames.push(Frame::Track(Track { lane: Lane::Stable }));
-    }
-    frames.push(Frame::Commit(Commit { version: snapshot.version, digests }));
-    frames
-}
-
-fn whole(lane: Lane, objects: &Objects, buckets: &[u8]) -> Vec<Frame> {
-    let all = buckets.iter().filter_map(|number| objects.bucket(*number)).flat_map(|bucket| bucket.objects());
-    all.filter_map(|object| line(lane, Change::Put(object.clone()))).collect()
-}
-
-fn line(lane: Lane, change: Change) -> Option<Frame> {
-    match change {
-        Change::Put(object) => Put::of(lane, &object).ok().map(Frame::Put),
-        Change::Delete(path) => {
-            let (kind, name) = path.split_once('/')?;
-            Some(Frame::Delete(Delete { lane, kind: kind.to_owned(), name: name.to_owned() }))
-        }
     }
 }
 

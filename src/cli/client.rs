@@ -1,11 +1,14 @@
 //! Asking the controller, and opening a store with the caller's own credentials.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use waypost_trust::{Claims, joining_client};
 
 use super::Failure;
 use crate::api::ErrorBody;
@@ -22,6 +25,12 @@ pub(super) struct ControllerFlag {
     /// The controller's API
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400", env = "WAYPOST_CONTROLLER", value_parser = web_url)]
     controller: url::Url,
+    /// File with the token that says who asks, for a controller with https; or WAYPOST_TOKEN has it
+    #[arg(long, value_name = "FILE", env = "WAYPOST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// File with the authorities that the controller's certificate is checked against (PEM) [default: the one that the token names]
+    #[arg(long, value_name = "FILE", env = "WAYPOST_CA")]
+    ca: Option<PathBuf>,
 }
 
 /// How to print.
@@ -75,6 +84,13 @@ pub(super) struct CredentialFlags {
     /// Namespace of the store, where it has them
     #[arg(long, value_name = "NAME", env = "WAYPOST_STORE_NAMESPACE")]
     store_namespace: Option<String>,
+    /// How often everything in the store is listed again, to find what a watch has lost [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "WAYPOST_STORE_AUDIT", value_parser = audit)]
+    store_audit: Option<waypost_model::duration::Duration>,
+}
+
+fn audit(text: &str) -> Result<waypost_model::duration::Duration, String> {
+    waypost_model::duration::Duration::try_from(text.to_owned())
 }
 
 impl CredentialFlags {
@@ -93,6 +109,7 @@ impl CredentialFlags {
             key: self.store_key.clone(),
             datacenter: self.store_datacenter.clone(),
             namespace: self.store_namespace.clone(),
+            audit: self.store_audit,
         }
     }
 }
@@ -117,7 +134,42 @@ impl ControllerFlag {
 
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Failure> {
         let url = self.controller.join(path).map_err(Failure::usage)?;
-        Ok(client().map_err(Failure::failed)?.request(method, url))
+        let token = self.token()?;
+        let client = if self.controller.scheme() == "https" { self.client(token.as_deref())? } else { client().map_err(Failure::failed)? };
+        let request = client.request(method, url);
+        // In clear text, everybody on the way could take it.
+        Ok(match token.filter(|_| self.controller.scheme() == "https") {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+    }
+
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.token_file else { return Ok(std::env::var("WAYPOST_TOKEN").ok().filter(|token| !token.is_empty())) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::usage(format!("{}: {error}; --token-file names the file with the token", path.display())))?;
+        Ok(Some(text.trim().to_owned()))
+    }
+
+    /// A client that knows the controller by an authority: that of a file, or the one that the token names.
+    fn client(&self, token: Option<&str>) -> Result<Client, Failure> {
+        if let Some(path) = &self.ca {
+            let named =
+                |error: &dyn fmt::Display| Failure::usage(format!("{}: {error}; --ca names a PEM file with the controller's authority", path.display()));
+            let pem = std::fs::read(path).map_err(|error| named(&error))?;
+            let all = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| named(&error))?;
+            return Client::builder().no_proxy().tls_certs_only(all).build().map_err(|error| named(&error));
+        }
+        let authority = match token.map(Claims::peek).transpose().map_err(Failure::usage)? {
+            Some(Claims::Operator { authority: Some(authority), .. }) => authority,
+            Some(Claims::Join { .. }) => return Err(Failure::usage("the token lets a program join, and nothing else; make one with `waypost token --role`")),
+            _ => {
+                let told = "the controller's authority is not known; name its certificate with --ca (on the controller's machine: STATE/trust/ca.pem), or give a token that names it with --token-file or WAYPOST_TOKEN";
+                return Err(Failure::usage(told));
+            }
+        };
+        let tls = joining_client(&authority).map_err(Failure::failed)?;
+        Client::builder().no_proxy().tls_backend_preconfigured(tls).build().map_err(Failure::failed)
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
@@ -135,7 +187,8 @@ impl ControllerFlag {
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
-        if status == StatusCode::CONFLICT || status == StatusCode::NOT_FOUND {
+        let failed = [StatusCode::CONFLICT, StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        if failed.contains(&status) {
             return Err(Failure::failed(told));
         }
         Err(if status.is_client_error() { Failure::usage(told) } else { Failure::failed(format!("{}: {told}", self.controller)) })
@@ -145,18 +198,9 @@ impl ControllerFlag {
         Failure::unreachable(format!(
             "the controller at {} cannot be reached: {}; start one with `waypost run`, or name it with --controller",
             self.controller,
-            cause(error)
+            waypost_trust::cause(error)
         ))
     }
-}
-
-/// What is at the bottom of an error.
-pub(super) fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// A URL of an API, as it is typed.

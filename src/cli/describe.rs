@@ -7,7 +7,7 @@ use super::client::{ControllerFlag, OutputFlag, joined};
 use super::get::names;
 use super::text::{machine, say};
 use super::{Failure, Outcome};
-use crate::api::EntryInfo;
+use crate::api::{EntryInfo, date};
 
 #[derive(Debug, Args)]
 pub(super) struct DescribeFlags {
@@ -47,6 +47,13 @@ fn print(entry: &EntryInfo) {
     );
     say!("Live:      on {}/{} proxies, {version}", entry.live.on, entry.live.of);
     entry.live.lagging.iter().for_each(|line| say!("           {line}"));
+    if let Some(health) = &entry.health {
+        let state = if health.healthy { "healthy" } else { "UNHEALTHY" };
+        let since = health.since.map(|since| format!(" since {}", date(since))).unwrap_or_default();
+        let why = health.why.as_ref().filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
+        let probers = if health.probers.is_empty() { "nobody".to_owned() } else { health.probers.join(", ") };
+        say!("Health:    {state}{since}{why}; probed by {probers}");
+    }
     say!("Conditions:");
     for condition in &entry.conditions {
         let status = match condition.status {

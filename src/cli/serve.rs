@@ -2,20 +2,30 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize as _;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_model::limits::Limits;
+use waypost_proxy::Certified;
 use waypost_proxy::cli::{ServingFlags, host_name, signal};
+use waypost_trust::Joining;
+use waypost_wire::KeyRing;
 
-use super::client::CredentialFlags;
+use super::client::{CredentialFlags, web_url};
+use super::tls::{ApiTlsFlags, Place, advertised};
 use super::{Failure, Outcome, init_log};
+use crate::api::{Refusals, Secured, serve};
+use crate::controller::secrets::Keeper;
 use crate::controller::settings::StatusWrites;
-use crate::controller::{Handle, Settings, Store, start};
+use crate::controller::{Settings, Store, start};
 use crate::stores::{self, StoreFlags};
+use crate::trust::{TokenRequest, Trust, now};
 
 /// What every controller is told.
 #[derive(Debug, Clone, Args)]
@@ -32,12 +42,20 @@ pub(super) struct CommonFlags {
     /// Where others reach the API [default: --api]
     #[arg(long, value_name = "URL", env = "WAYPOST_ADVERTISE")]
     advertise: Option<String>,
-    /// Let the API be plain HTTP beyond loopback
-    #[arg(long, env = "WAYPOST_INSECURE")]
-    insecure: bool,
+    #[command(flatten)]
+    pub(super) tls: ApiTlsFlags,
     /// Verdicts that are written to the first store, below ROOT-status/verdicts/
     #[arg(long, value_enum, default_value = "problems", env = "WAYPOST_STATUS_WRITES")]
     pub(super) status_writes: StatusWrites,
+    /// How long a leader is believed that does not renew its record; the same on every controller
+    #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = leader_ttl, env = "WAYPOST_LEADER_TTL")]
+    leader_ttl: Duration,
+    /// Lead at once although the store does not answer: say so only if no other controller lives
+    #[arg(long, env = "WAYPOST_STORE_DOWN")]
+    store_down: bool,
+    /// Another controller's API, beside those that the store names; repeat for more
+    #[arg(long, value_name = "URL", env = "WAYPOST_PEER", value_delimiter = ',', value_parser = web_url)]
+    peer: Vec<url::Url>,
     /// Configs that are kept in the history
     #[arg(long, value_name = "N", default_value_t = 50, env = "WAYPOST_HISTORY")]
     history: usize,
@@ -68,10 +86,13 @@ pub(super) struct RunFlags {
 pub(super) async fn controller(flags: ControllerFlags) -> Outcome {
     init_log();
     let running = Controller::start(&flags.common, flags.name).await?;
-    signal().await;
+    let ended = tokio::select! {
+        () = signal() => Ok(()),
+        () = running.stop.cancelled() => Err(Failure::failed("the controller ended by an error of its own; the log has it, please report it")),
+    };
     tokio::spawn(exit_on_second_signal());
     running.stop().await;
-    Ok(())
+    ended
 }
 
 pub(super) async fn run(flags: RunFlags) -> Outcome {
@@ -83,11 +104,12 @@ pub(super) async fn run(flags: RunFlags) -> Outcome {
 pub(super) async fn run_both(mut common: CommonFlags, serving: ServingFlags) -> Outcome {
     let state = common.state.clone();
     common.state = state.join("controller");
-    let url = format!("http://{}", loopback(common.api));
+    let url = format!("{}://{}", common.tls.scheme(common.api), loopback(common.api));
     let url = url.parse().map_err(Failure::usage)?;
     let config = serving.clone().into_config(vec![url], state.join("proxy")).map_err(Failure::usage)?;
-    let config = waypost_proxy::Config { insecure: common.insecure, ..config };
     let controller = Controller::start(&common, serving.name).await?;
+    let certified = controller.certified(&config.name, &common.tls)?;
+    let config = waypost_proxy::Config { insecure: common.tls.insecure, certified, ..config };
     let proxy = waypost_proxy::start(config).map_err(Failure::failed)?;
     signal().await;
     tokio::spawn(exit_on_second_signal());
@@ -116,20 +138,19 @@ async fn exit_on_second_signal() {
 pub(super) struct Controller {
     stop: CancellationToken,
     tasks: TaskTracker,
+    trust: Option<Arc<Trust>>,
 }
 
 impl Controller {
     pub(super) async fn start(flags: &CommonFlags, name: Option<String>) -> Result<Self, Failure> {
-        if !flags.api.ip().is_loopback() && !flags.insecure {
-            return Err(Failure::usage(format!(
-                "--api {} would be plain HTTP beyond loopback; use a loopback address, or say --insecure if the network is trusted",
-                flags.api
-            )));
-        }
         let (stores, limits) = stores_of(flags)?;
         let name = name.unwrap_or_else(host_name);
         waypost_model::key::check_name("controller", &name).map_err(Failure::usage)?;
-        let advertise = flags.advertise.clone().unwrap_or_else(|| format!("http://{}", flags.api));
+        let advertise = flags.advertise.clone().unwrap_or_else(|| advertised(flags.tls.scheme(flags.api), flags.api));
+        let place = Place { name: &name, state: &flags.state, api: flags.api, advertise: &advertise, peers: &flags.peer };
+        flags.tls.check(&place)?;
+        let listener = listen(flags.api).await?;
+        let trust = flags.tls.open(&place).await?;
         let settings = Settings {
             stores,
             state: flags.state.clone(),
@@ -139,14 +160,39 @@ impl Controller {
             limits,
             guard: table_of_file("guard")?,
             history: flags.history,
+            leader_ttl: flags.leader_ttl,
+            store_down: flags.store_down,
+            peers: flags.peer.iter().map(ToString::to_string).collect(),
+            client: controllers_client(trust.as_deref())?,
         };
-        let listener = TcpListener::bind(flags.api).await;
-        let listener = listener
-            .map_err(|error| Failure::failed(format!("the API address {} cannot be bound: {error}; end what has it, or name another with --api", flags.api)))?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let client = settings.client.clone();
+        let folder = settings.state.join("trust");
         let handle = start(settings, &stop, &tasks).map_err(Failure::failed)?;
-        tasks.spawn(serve_api(listener, handle, stop.clone()));
-        Ok(Self { stop, tasks })
+        let tls = trust.as_ref().map(|trust| trust.keyring().server()).transpose().map_err(Failure::failed)?;
+        let refusals = Arc::new(Refusals::new(handle.clone()));
+        let secured = trust.clone().map(|trust| {
+            let (ring, rings) = watch::channel(KeyRing::default());
+            let keeper = Keeper { handle: handle.clone(), client: client.clone(), file: folder.join("ring.json"), rotation: flags.tls.key_rotation, ring };
+            tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
+            let renewed = trust.clone();
+            tasks.spawn(stop.clone().run_until_cancelled_owned(async move { renewed.renew().await }));
+            Secured { trust, ring: rings }
+        });
+        let router = crate::api::router(handle, client, secured, refusals.clone(), stop.clone());
+        tasks.spawn(serve(listener, tls, router, refusals, stop.clone()));
+        Ok(Self { stop, tasks, trust })
+    }
+
+    /// Where the proxy beside this controller has its certificate from.
+    fn certified(&self, proxy: &str, flags: &ApiTlsFlags) -> Result<Certified, Failure> {
+        if let Some(files) = flags.files() {
+            return Ok(Certified::Files(files));
+        }
+        let Some(trust) = &self.trust else { return Ok(Certified::Joining { token: None }) };
+        let request = TokenRequest { join: Some(Joining::Proxy), name: Some(proxy.to_owned()), seconds: 600, ..TokenRequest::default() };
+        let token = trust.signer.make(&request, now()).map_err(Failure::failed)?.token;
+        Ok(Certified::Joining { token: Some(token) })
     }
 
     /// Ends it, and waits until everything is on disk.
@@ -159,27 +205,28 @@ impl Controller {
     }
 }
 
-async fn serve_api(listener: TcpListener, handle: Handle, stop: CancellationToken) {
-    let router = crate::api::router(handle, stop.clone());
-    let serving = axum::serve(tcp_nodelay(listener), router).with_graceful_shutdown(async move {
-        stop.cancelled().await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    });
-    match tokio::time::timeout(std::time::Duration::MAX, serving.into_future()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the API ended"),
-        Err(_) => {}
-    }
+async fn listen(api: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(api).await;
+    bound.map_err(|error| Failure::failed(format!("the API address {api} cannot be bound: {error}; end what has it, or name another with --api")))
 }
 
-/// Small frames go out at once.
-fn tcp_nodelay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
-    use axum::serve::ListenerExt as _;
-    listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection to the API may be slow");
-        }
-    })
+/// How controllers ask each other: over one HTTP/2 connection each, with TLS and our certificate if we have one.
+fn controllers_client(trust: Option<&Trust>) -> Result<reqwest::Client, Failure> {
+    let beat = Duration::from_secs(waypost_wire::HEARTBEAT_SECONDS);
+    let builder = reqwest::Client::builder().no_proxy().http2_prior_knowledge();
+    let builder = match trust {
+        Some(trust) => builder.https_only(true).tls_backend_preconfigured(trust.keyring().client().map_err(Failure::failed)?),
+        None => builder.tls_certs_only(Vec::<reqwest::Certificate>::new()),
+    };
+    let builder = builder.connect_timeout(Duration::from_secs(1)).tcp_nodelay(true).http2_keep_alive_interval(beat).http2_keep_alive_timeout(beat * 3);
+    builder.build().map_err(Failure::failed)
+}
+
+/// Less than a second leaves no time to renew.
+fn leader_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = waypost_proxy::cli::duration(text)?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(600);
+    if range.contains(&ttl) { Ok(ttl) } else { Err("a leader's TTL is between 1s and 10m".to_owned()) }
 }
 
 /// The stores of the flags and of the file, and the limits of the file.

@@ -5,7 +5,7 @@ use clap::Args;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::{machine, say};
 use super::{Failure, Outcome};
-use crate::api::{HeldInfo, ProxyInfo, SourceInfo, StatusInfo, date};
+use crate::api::{HeldInfo, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend, date};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
@@ -29,8 +29,14 @@ fn print(status: &StatusInfo) {
         |version| format!("version {version} (config {}, membership {})", status.config, status.membership),
     );
     match &status.leader {
-        Some(leader) => say!("Leader:   {} at {}, epoch {}", leader.name, leader.url, leader.epoch),
-        None => say!("Leader:   none"),
+        Some(leader) => {
+            let caretaker = if leader.caretaker { "; without the store: only what operators ask for is published" } else { "" };
+            say!("Leader:   {} at {}, epoch {}{caretaker}", leader.name, leader.url, leader.epoch);
+        }
+        None => say!("Leader:   none; what was published serves on"),
+    }
+    for other in &status.controllers {
+        say!("          {} at {}: {}", other.name, other.url, if other.follows { "follows" } else { "ABSENT" });
     }
     say!("Serving:  {version}");
     if let Some(hold) = &status.hold {
@@ -41,6 +47,7 @@ fn print(status: &StatusInfo) {
     }
     status.sources.iter().for_each(print_source);
     print_held(&status.held);
+    status.unhealthy.iter().for_each(print_unhealthy);
     let connected = status.proxies.iter().filter(|proxy| proxy.connected).count();
     say!("Proxies:  {connected} connected of {} known", status.proxies.len());
     status.proxies.iter().for_each(print_proxy);
@@ -75,6 +82,16 @@ fn print_held(all: &[HeldInfo]) {
     say!("          if not, write them back: waypost export --held --to {}", held.first().map_or("STORE", |one| one.store.as_str()));
 }
 
+/// A backend of which endpoints are unhealthy.
+fn print_unhealthy(one: &UnhealthyBackend) {
+    let used = if one.panics { "; TOO FEW, so all are used as if they were healthy" } else { "" };
+    say!("Health:   backend {}: {} of {} endpoints are unhealthy{used}", one.backend, one.unhealthy.len(), one.endpoints);
+    one.unhealthy.iter().take(5).for_each(|(id, why)| say!("  {}/{id}: {why}", one.backend));
+    if one.unhealthy.len() > 5 {
+        say!("  and {} more; -o json lists all", one.unhealthy.len() - 5);
+    }
+}
+
 fn print_source(source: &SourceInfo) {
     let age = source.age_seconds.map_or_else(|| "never read".to_owned(), |age| format!("confirmed {age:.1} s ago"));
     let state = if source.current { "current" } else { "BEHIND" };
@@ -97,7 +114,9 @@ fn print_proxy(proxy: &ProxyInfo) {
         (true, false) => "connected".to_owned(),
     };
     let applied = proxy.applied.map_or_else(|| "nothing yet".to_owned(), |version| format!("version {version}"));
-    say!("  {}: {state}, serves {applied}", proxy.name);
+    let drifted = if proxy.drifted { ", WITH OTHER CONTENT than was published" } else { "" };
+    let stale = proxy.age_seconds.filter(|_| proxy.is_stale()).map(|age| format!(", and has heard nothing of the stores for {age} s"));
+    say!("  {}: {state}, serves {applied}{drifted}{}", proxy.name, stale.unwrap_or_default());
     proxy.refused.iter().for_each(|reason| say!("    refused: {reason}"));
     proxy.problems.iter().for_each(|problem| say!("    {}/{}: {}", problem.kind, problem.name, problem.message));
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::client::{cause, client, web_url};
+use super::client::{client, web_url};
 use super::text::say;
 use super::{Failure, Outcome};
 
@@ -26,7 +26,7 @@ pub(super) struct TailFlags {
 pub(super) async fn run(flags: TailFlags) -> Outcome {
     let url = flags.proxy.join("/tail").map_err(Failure::usage)?;
     let not_reached = |error: reqwest::Error| {
-        Failure::unreachable(format!("the proxy at {} cannot be reached: {}; name its admin surface with --proxy", flags.proxy, cause(&error)))
+        Failure::unreachable(format!("the proxy at {} cannot be reached: {}; name its admin surface with --proxy", flags.proxy, waypost_trust::cause(&error)))
     };
     let mut response = client().map_err(Failure::failed)?.get(url).send().await.map_err(not_reached)?;
     let mut buffer = Vec::new();

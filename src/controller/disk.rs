@@ -1,4 +1,4 @@
-//! What a controller keeps on disk: every entry with its last good value, and the history of configs.
+//! What a controller keeps on disk: every entry with its last good value, what the guard keeps, and what is published.
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use waypost_model::lane::{Change, Lane};
 use waypost_model::limits::Limits;
 use waypost_model::object::Object;
 use waypost_model::parse::parse;
-use waypost_model::snapshot::Version;
+use waypost_model::snapshot::{Snapshot, Version};
 
 use super::guard::{Fate, Gone};
 
 /// An entry as it is written.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line {
     key: String,
@@ -34,17 +34,29 @@ struct Line {
     last_good: Option<Good>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Good {
     value: String,
     revision: u64,
 }
 
-/// The entries of one store.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
+/// The entries of one store, as they are written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
     store: String,
     entries: Vec<Line>,
+}
+
+impl Saved {
+    /// As they are written.
+    pub fn of((store, entries): &SavedStore) -> Self {
+        Self { store: store.clone(), entries: entries.iter().map(line).collect() }
+    }
+
+    /// As they were; what cannot be read is left out.
+    pub fn into_store(self) -> SavedStore {
+        (self.store, self.entries.into_iter().filter_map(entry).collect())
+    }
 }
 
 fn line(entry: &SavedEntry) -> Line {
@@ -118,7 +130,7 @@ fn entries_file(folder: &Path) -> PathBuf {
 /// # Errors
 /// The disk refused.
 pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
-    let saved: Vec<Saved> = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
+    let saved: Vec<Saved> = stores.iter().map(Saved::of).collect();
     waypost_disk::write(&entries_file(folder), &pack(&saved)?)
 }
 
@@ -132,13 +144,13 @@ pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
         tracing::warn!("{note}");
     }
     let saved: Vec<Saved> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", entries_file(folder).display()))?;
-    Ok(saved.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
+    Ok(saved.into_iter().map(Saved::into_store).collect())
 }
 
 /// What the guard keeps, as it is written.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct KeptLine {
+pub struct KeptLine {
     object: String,
     source: usize,
     key: String,
@@ -147,6 +159,31 @@ struct KeptLine {
     date: u64,
     #[serde(flatten)]
     fate: Fate,
+}
+
+impl KeptLine {
+    /// As it is written.
+    pub fn of(gone: &Gone) -> Self {
+        Self {
+            object: gone.object.bytes().to_owned(),
+            source: gone.origin.id.source,
+            key: gone.origin.id.key.clone(),
+            value: STANDARD.encode(&gone.origin.written.value),
+            revision: gone.origin.written.revision,
+            date: gone.date,
+            fate: gone.fate.clone(),
+        }
+    }
+
+    /// As it was.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn gone(self) -> Result<Gone, String> {
+        let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
+        let origin = Origin { id: EntryId { source: self.source, key: self.key }, written };
+        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate })
+    }
 }
 
 fn guard_file(folder: &Path) -> PathBuf {
@@ -158,19 +195,10 @@ fn guard_file(folder: &Path) -> PathBuf {
 /// # Errors
 /// The disk refused.
 pub fn save_guard(folder: &Path, kept: &[Gone]) -> io::Result<()> {
-    let line = |gone: &Gone| KeptLine {
-        object: gone.object.bytes().to_owned(),
-        source: gone.origin.id.source,
-        key: gone.origin.id.key.clone(),
-        value: STANDARD.encode(&gone.origin.written.value),
-        revision: gone.origin.written.revision,
-        date: gone.date,
-        fate: gone.fate.clone(),
-    };
     if kept.is_empty() && !guard_file(folder).exists() {
         return Ok(());
     }
-    waypost_disk::write(&guard_file(folder), &pack(&kept.iter().map(line).collect::<Vec<_>>())?)
+    waypost_disk::write(&guard_file(folder), &pack(&kept.iter().map(KeptLine::of).collect::<Vec<_>>())?)
 }
 
 /// Reads what the guard kept.
@@ -183,179 +211,66 @@ pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
         tracing::warn!("{note}");
     }
     let lines: Vec<KeptLine> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", guard_file(folder).display()))?;
-    let gone = |line: KeptLine| {
-        let written = Written { value: STANDARD.decode(&line.value).map_err(|error| error.to_string())?.into(), revision: line.revision };
-        let origin = Origin { id: EntryId { source: line.source, key: line.key }, written };
-        Ok(Gone { object: Object::read(&line.object)?, origin, at: Duration::ZERO, date: line.date, fate: line.fate })
-    };
-    lines.into_iter().map(gone).collect()
+    lines.into_iter().map(KeptLine::gone).collect()
 }
 
-fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
+/// What is published, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Published {
+    cluster: String,
+    version: Version,
+    config: Vec<String>,
+    membership: Vec<String>,
+}
+
+/// The objects of a lane, as they are written.
+pub(super) fn objects_of(lane: &Lane) -> Vec<String> {
+    lane.objects().map(|object| object.bytes().to_owned()).collect()
+}
+
+/// The lane of objects as they are written.
+pub(super) fn lane_of(objects: &[String]) -> Result<Lane, String> {
+    let objects = objects.iter().map(|bytes| Object::read(bytes).map(Change::Put)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Lane::default().with(objects))
+}
+
+fn published_file(folder: &Path) -> PathBuf {
+    folder.join("published.json.gz")
+}
+
+/// Writes what is published.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let (config, membership) = (objects_of(&snapshot.config), objects_of(&snapshot.membership));
+    waypost_disk::write(&published_file(folder), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
+}
+
+/// Reads what was published last; nothing if there is none.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_published(folder: &Path) -> Result<Option<Snapshot>, String> {
+    let Some(content) = waypost_disk::read(&published_file(folder)).map_err(|error| error.to_string())? else { return Ok(None) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    let published: Published = unpack(&content.bytes).map_err(|error| format!("{}: {error}", published_file(folder).display()))?;
+    let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
+    Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
+}
+
+pub(super) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(&serde_json::to_vec(value)?)?;
     encoder.finish()
 }
 
-fn unpack<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> io::Result<T> {
+pub(super) fn unpack<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> io::Result<T> {
     let mut text = Vec::new();
     GzDecoder::new(bytes).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
-}
-
-/// One config of the history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ConfigRecord {
-    /// Its number; grows by one.
-    pub number: u64,
-    /// The digest of the config lane.
-    pub digest: String,
-    /// When it was published, in milliseconds since 1970.
-    pub at: u64,
-    /// The version under which it was published.
-    pub version: Version,
-    /// How many listeners, routes and backends it has.
-    pub objects: usize,
-    /// What changed since the one before, at most twenty lines.
-    pub changes: Vec<String>,
-}
-
-/// A config with the authors' bytes, as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    record: ConfigRecord,
-    stores: Vec<Saved>,
-    /// The objects, as proxies get them.
-    #[serde(default)]
-    objects: Vec<String>,
-}
-
-/// The ring of configs on disk.
-#[derive(Debug)]
-pub struct History {
-    folder: PathBuf,
-    keep: usize,
-    records: Vec<ConfigRecord>,
-    last: Lane,
-    /// The number of the config that comes next.
-    next: u64,
-    /// The config that is held: it stays, however old.
-    spare: Option<u64>,
-}
-
-impl History {
-    /// Opens the ring below the state directory.
-    pub fn open(state: &Path, keep: usize) -> Self {
-        let folder = state.join("history");
-        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: Lane::default(), spare: None };
-        let mut files = history.files();
-        files.sort();
-        for file in files {
-            match history.read(&file) {
-                Ok(kept) => history.records.push(kept.record),
-                Err(error) => tracing::warn!("{}: {error}; this config of the history is lost", file.display()),
-            }
-        }
-        history.next = history.records.last().map_or(1, |last| last.number + 1);
-        history
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let items = std::fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|item| item.path());
-        items.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("C"))).collect()
-    }
-
-    fn file(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("C{number:010}.json.gz"))
-    }
-
-    fn read(&self, file: &Path) -> Result<Kept, String> {
-        let bytes = waypost_disk::read_exact(file).map_err(|error| error.to_string())?.unwrap_or_default();
-        unpack(&bytes).map_err(|error| error.to_string())
-    }
-
-    /// All configs, oldest first.
-    pub fn records(&self) -> &[ConfigRecord] {
-        &self.records
-    }
-
-    /// The authors' entries of a config.
-    ///
-    /// # Errors
-    /// There is no such config, or its file cannot be used.
-    pub fn entries(&self, number: u64) -> Result<Vec<SavedStore>, String> {
-        let known = self.records.iter().any(|record| record.number == number);
-        if !known {
-            return Err(format!("there is no config C{number}; `waypost history` lists those there are"));
-        }
-        let kept = self.read(&self.file(number))?;
-        Ok(kept.stores.into_iter().map(|saved| (saved.store, saved.entries.into_iter().filter_map(entry).collect())).collect())
-    }
-
-    /// The objects of a config.
-    ///
-    /// # Errors
-    /// There is no such config, or its file cannot be used.
-    pub fn lane(&self, number: u64) -> Result<Lane, String> {
-        let record = self.records.iter().find(|record| record.number == number);
-        let record = record.ok_or_else(|| format!("there is no config C{number}; `waypost history` lists those there are"))?;
-        let kept = self.read(&self.file(number))?;
-        let objects = kept.objects.iter().map(|bytes| Object::read(bytes).map(Change::Put)).collect::<Result<Vec<_>, _>>()?;
-        let lane = Lane::default().with(objects);
-        if lane.digest().to_string() == record.digest {
-            Ok(lane)
-        } else {
-            Err(format!("the file of C{number} does not hold its objects; export it and write it to the store"))
-        }
-    }
-
-    /// Keeps a config from being trimmed.
-    pub const fn spare(&mut self, number: Option<u64>) {
-        self.spare = number;
-    }
-
-    /// Adds a config, unless it is the last one again, or the one that is spared. Returns its number.
-    ///
-    /// # Errors
-    /// The disk refused; the config is to be added again later.
-    pub fn add(&mut self, version: Version, config: &Lane, at: u64, stores: &[SavedStore]) -> io::Result<u64> {
-        let digest = config.digest().to_string();
-        let same = self.records.iter().rev().find(|record| record.digest == digest);
-        let last = self.records.last().map(|last| last.number);
-        if let Some(same) = same.filter(|same| Some(same.number) == last || Some(same.number) == self.spare) {
-            self.last = config.clone();
-            return Ok(same.number);
-        }
-        let told = |change: &Change| match change {
-            Change::Put(object) => format!("put {}", object.path()),
-            Change::Delete(path) => format!("delete {path}"),
-        };
-        let changes = self.last.changes_to(config);
-        let mut lines: Vec<String> = changes.iter().take(20).map(told).collect();
-        if changes.len() > lines.len() {
-            lines.push(format!("and {} more", changes.len() - lines.len()));
-        }
-        let number = self.next;
-        let record = ConfigRecord { number, digest, at, version, objects: config.len(), changes: lines };
-        // Room first: a full disk is relieved by what goes.
-        while self.records.len() >= self.keep
-            && let Some(oldest) = self.records.iter().position(|record| Some(record.number) != self.spare)
-        {
-            let number = self.records.get(oldest).map(|record| record.number).unwrap_or_default();
-            match std::fs::remove_file(self.file(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => drop(self.records.remove(oldest)),
-            }
-        }
-        let stores = stores.iter().map(|(store, entries)| Saved { store: store.clone(), entries: entries.iter().map(line).collect() }).collect();
-        let objects = config.objects().map(|object| object.bytes().to_owned()).collect();
-        waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores, objects })?)?;
-        self.records.push(record);
-        self.next = number + 1;
-        self.last = config.clone();
-        Ok(number)
-    }
 }
 
 #[cfg(test)]
@@ -383,22 +298,6 @@ mod tests {
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
         let written = |value: &[u8], revision| Written { value: value.into(), revision };
         SavedEntry { input: EntryInput { key: key.to_owned(), written: written(value, 2), unreadable: None }, last_good: good.map(|value| written(value, 1)) }
-    }
-
-    #[test]
-    fn a_config_that_is_held_stays_in_the_history() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut history = History::open(folder.path(), 3);
-        let add = |history: &mut History, n: u64| {
-            let object = Object::read(&format!(r#"{{"kind":"route","name":"r{n}"}}"#)).unwrap();
-            history.add(Version { epoch: 1, sequence: n }, &Lane::default().with([Change::Put(object)]), n, &[]).unwrap()
-        };
-        assert_eq!(add(&mut history, 1), 1);
-        history.spare(Some(1));
-        (2..=6).for_each(|n| assert_eq!(add(&mut history, n), n));
-        assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [1, 5, 6]);
-        assert_eq!(add(&mut history, 1), 1, "it is known again");
-        assert!(History::open(folder.path(), 3).lane(1).is_ok());
     }
 
     #[test]
@@ -435,26 +334,5 @@ mod tests {
         let exported = Exported::of(("s".to_owned(), entries));
         let told: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
         assert_eq!(told, [("routes/a", route.as_slice()), ("routes/b", b"good"), ("current", b"v2")]);
-    }
-
-    #[test]
-    fn the_history_keeps_the_last_configs_and_their_authors_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut history = History::open(folder.path(), 3);
-        let mut lane = Lane::default();
-        for n in 1..=5 {
-            let object = waypost_model::object::Object::read(&format!(r#"{{"kind":"route","name":"r{n}"}}"#)).unwrap();
-            lane = lane.with([Change::Put(object)]);
-            let stores = vec![("s".to_owned(), vec![saved(&format!("routes/r{n}"), b"v", None)])];
-            assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n);
-            assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n, "the same again");
-        }
-        let history = History::open(folder.path(), 3);
-        assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(history.records()[2].changes, ["put route/r5"]);
-        assert_eq!(history.entries(4).unwrap()[0].1[0].input.key, "routes/r4");
-        let four: Vec<String> = history.lane(4).unwrap().objects().map(|object| object.name().to_owned()).collect();
-        assert_eq!(four.len(), 4, "C4 had r1 to r4: {four:?}");
-        assert!(history.entries(1).unwrap_err().contains("waypost history"));
     }
 }

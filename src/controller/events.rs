@@ -26,7 +26,8 @@ pub struct Event {
 impl Event {
     /// Whether somebody should look.
     pub fn is_trouble(&self) -> bool {
-        ["Drift", "EpochRaised", "Held", "NoListener", "ProxyProblem", "ProxyRefused", "Rejected", "StoreLost"].contains(&self.reason.as_str())
+        ["BackendPanics", "Drift", "EndpointUnhealthy", "Held", "NoListener", "ProxyProblem", "ProxyRefused", "Refused", "Rejected", "StoreLost"]
+            .contains(&self.reason.as_str())
     }
 }
 

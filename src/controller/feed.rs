@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use waypost_adapter::{Change, Entry, Event, Key};
 
@@ -18,22 +18,33 @@ const SILENCE: Duration = Duration::from_secs(30);
 const SPELLING: Duration = Duration::from_secs(60);
 
 /// Feeds the controller from one store until stopped.
-pub async fn run(number: usize, store: Arc<Store>, inputs: mpsc::Sender<Input>, stop: CancellationToken) {
+pub async fn run(number: usize, store: Arc<Store>, inputs: mpsc::Sender<Input>, generations: watch::Receiver<u64>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = follow(number, &store, &inputs) => {}
+        () = follow(number, &store, &inputs, generations) => {}
         () = look_for_other_spelling(number, &store, &inputs) => {}
     }
 }
 
-async fn follow(number: usize, store: &Store, inputs: &mpsc::Sender<Input>) {
+/// Follows the store. When `generations` grows, it is read anew.
+async fn follow(number: usize, store: &Store, inputs: &mpsc::Sender<Input>, mut generations: watch::Receiver<u64>) {
+    let mut generation = *generations.borrow_and_update();
     let mut source = store.adapter.source(&store.root);
     let mut pause = BACKOFF.0;
     loop {
-        let input = match tokio::time::timeout(SILENCE, source.next()).await {
+        let next = tokio::select! {
+            biased;
+            Ok(()) = generations.changed() => {
+                generation = *generations.borrow_and_update();
+                source = store.adapter.source(&store.root);
+                continue;
+            }
+            next = tokio::time::timeout(SILENCE, source.next()) => next,
+        };
+        let input = match next {
             Ok(Ok(event)) => {
                 pause = BACKOFF.0;
-                Input::Store { source: number, event: below(event, &store.root) }
+                Input::Store { source: number, event: below(event, &store.root), generation }
             }
             Ok(Err(error)) => {
                 pause = (pause * 2).min(BACKOFF.1);

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use waypost_model::compile::{Departed, Origin};
+use waypost_model::compile::{Departed, EntryId, Origin, Written};
+use waypost_model::key::Kind;
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
+use waypost_model::resource::{Backend, BackendGuard};
 
 /// When removals are held. All are settings of the `[guard]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,14 +98,14 @@ pub struct Guard {
 
 /// How many there are in the store.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     routes: usize,
     endpoints: usize,
-    by_backend: BTreeMap<String, usize>,
+    pub(super) by_backend: BTreeMap<String, usize>,
 }
 
 impl Counts {
-    fn of(config: &Lane, membership: &Lane) -> Self {
+    pub(super) fn of(config: &Lane, membership: &Lane) -> Self {
         let mut counts = Self { routes: config.of_kind("route").count(), ..Self::default() };
         for endpoint in membership.of_kind("endpoint") {
             counts.endpoints += 1;
@@ -113,8 +115,20 @@ impl Counts {
     }
 }
 
-fn backend(endpoint: &Object) -> &str {
+/// The backend of an endpoint, or of what is said about one.
+pub(super) fn backend(endpoint: &Object) -> &str {
     endpoint.name().split('/').next().unwrap_or_default()
+}
+
+/// What a backend says of its own endpoints.
+fn settings_of(backend: &str, config: &Lane) -> BackendGuard {
+    let written = config.get(&format!("backend/{backend}")).and_then(|object| object.decode::<Backend>().ok());
+    written.and_then(|body| body.spec.guard).unwrap_or_default()
+}
+
+/// The same of the backend of an object, if that is an endpoint.
+pub(super) fn own_settings(object: &Object, config: &Lane) -> BackendGuard {
+    if object.kind() == "endpoint" { settings_of(backend(object), config) } else { BackendGuard::default() }
 }
 
 impl Guard {
@@ -134,6 +148,59 @@ impl Guard {
         }
     }
 
+    /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
+    /// (`known`) stays as it was, unless it came `back`; the rest is judged as if it had gone just now, or held if `flagged`
+    /// says why the store itself is not believed.
+    pub fn inherit(
+        &mut self,
+        missing: Vec<Arc<Object>>,
+        mut known: BTreeMap<String, Gone>,
+        back: &dyn Fn(&str) -> bool,
+        flagged: Option<&str>,
+        now: (Duration, u64),
+    ) {
+        known.retain(|path, _| !back(path));
+        for (path, gone) in known {
+            if gone.fate == Fate::Waiting {
+                self.collect(now.0);
+            }
+            self.gone.insert(path, Gone { at: now.0, ..gone });
+        }
+        for object in missing {
+            let guarded = self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "endpoint");
+            if !guarded
+                || is_drained(&object)
+                || self.kept_at(object.path()).is_some()
+                || self.expected.remove(object.path()).is_some_and(|until| until >= now.0)
+            {
+                continue;
+            }
+            let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
+            if fate == Fate::Waiting {
+                self.collect(now.0);
+            }
+            // What was seen in the store last, else what was published.
+            let before = self.gone.remove(object.path());
+            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object)), |gone| (gone.object, gone.origin));
+            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate });
+        }
+    }
+
+    /// Forgets what is kept and not `published` any more.
+    pub fn forget_unless(&mut self, published: &dyn Fn(&str) -> bool) {
+        self.gone.retain(|path, gone| gone.fate == Fate::Released || published(path));
+    }
+
+    /// Paths of what may go when it goes.
+    pub fn expected(&self) -> impl Iterator<Item = &String> {
+        self.expected.keys()
+    }
+
+    /// These may go when they go.
+    pub fn expect(&mut self, paths: Vec<String>, now: Duration) {
+        self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
+    }
+
     /// Takes in a commit: what came (back), what went, and the config that is left. `flagged` says why the store itself is not believed; then
     /// also what changed is held as it was.
     pub fn take(&mut self, came: &[String], departed: Vec<Departed>, config: &Lane, flagged: Option<&str>, now: (Duration, u64)) {
@@ -143,7 +210,8 @@ impl Guard {
         for Departed { object, origin, replaced } in departed {
             let guarded = matches!(object.kind(), "listener" | "route" | "endpoint");
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
-            if !self.thresholds.enabled || !guarded || meant || (replaced && flagged.is_none()) {
+            let believed = flagged.is_none() && (replaced || !own_settings(&object, config).enabled.unwrap_or(true));
+            if !self.thresholds.enabled || !guarded || meant || believed {
                 continue;
             }
             let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
@@ -188,7 +256,7 @@ impl Guard {
             return false;
         }
         self.batch = None;
-        self.judge(&Counts::of(config, membership));
+        self.judge(&Counts::of(config, membership), config);
         true
     }
 
@@ -199,7 +267,7 @@ impl Guard {
         sure.map(|gone| gone.fate = Fate::Released).count() > 0
     }
 
-    fn judge(&mut self, counts: &Counts) {
+    fn judge(&mut self, counts: &Counts, config: &Lane) {
         let routes = self.paths("route");
         let endpoints = self.paths("endpoint");
         let part = |went: usize, left: usize, percent: usize, least: usize| went >= least && went * 100 > percent * (went + left);
@@ -218,7 +286,9 @@ impl Guard {
             let prefix = format!("endpoint/{name}/");
             let own: Vec<String> = endpoints.iter().filter(|path| path.starts_with(&prefix)).cloned().collect();
             let left = counts.by_backend.get(name).copied().unwrap_or_default();
-            if left > 0 && !part(own.len(), left, t.backend_percent, t.backend_least) {
+            let settings = settings_of(name, config);
+            let (percent, least) = (settings.percent.unwrap_or(t.backend_percent), settings.least.unwrap_or(t.backend_least));
+            if left > 0 && !part(own.len(), left, percent, least) {
                 continue;
             }
             let told = if left == 0 {
@@ -288,6 +358,14 @@ impl Guard {
         let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
         (with(config, config_changes), with(membership, member_changes))
     }
+}
+
+/// An entry that compiles to this object, where nobody knows its author's bytes.
+fn origin_of(object: &Object) -> Origin {
+    let plural = Kind::from_any(object.kind()).map_or("", Kind::plural);
+    let spec = object.decode::<serde_json::Value>().map(|body| body.spec.to_string()).unwrap_or_default();
+    let value: Arc<[u8]> = spec.as_bytes().into();
+    Origin { id: EntryId { source: 0, key: format!("{plural}/{}", object.name()) }, written: Written { value, revision: 0 } }
 }
 
 /// Whether an endpoint was drained before it went.

@@ -1,17 +1,26 @@
 //! The API's side of the controller: commands in, answers out, and the snapshot to follow.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base64::Engine as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::key::{Place, ResourceKey, place};
 use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
+use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
-use super::disk::{ConfigRecord, Exported, History};
+use super::disk::Exported;
+use super::elect::Signal;
+use super::election::Role;
 use super::events::Event;
+use super::fresh::Fresh;
+use super::history::{ConfigRecord, History};
 use super::hold::Action;
 use super::operator::{Audit, Current, Request, Saved};
+use super::relay::Fed;
+use super::replica::Replica;
 use super::settings::Store;
 use super::step::Input;
 use super::view::{EntryAnswer, EntryInfo, ObjectDiff, ProxyInfo, ReadyInfo, StatusInfo};
@@ -35,6 +44,14 @@ pub enum Query {
     Export(bool, oneshot::Sender<Vec<Exported>>),
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
+    /// The other controllers: where they are, by name.
+    Peers(oneshot::Sender<BTreeMap<String, String>>),
+    /// Whether nothing is known of some store.
+    Empty(oneshot::Sender<bool>),
+    /// The proxies that follow us, directly or not, with their last reports.
+    Downstream(oneshot::Sender<Vec<Downstream>>),
+    /// What followers keep; with all entries, if that is asked for.
+    Replica(bool, oneshot::Sender<Replica>),
     /// The metrics.
     Metrics(oneshot::Sender<String>),
 }
@@ -48,6 +65,8 @@ pub enum Command {
     Ask(Query),
     /// An operator holds the config, but only if what is published has this digest; gets whether it had.
     HoldIf(Input, Digest, oneshot::Sender<bool>),
+    /// Something that followers keep has changed.
+    Touch,
     /// An operator lets go what the guard holds; gets the paths of what went.
     Approve(Input, oneshot::Sender<Vec<String>>),
 }
@@ -55,13 +74,18 @@ pub enum Command {
 /// How the API talks to the controller.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    changes: watch::Receiver<u64>,
-    stores: Arc<Vec<Arc<Store>>>,
-    history: Arc<Mutex<History>>,
-    operator: mpsc::Sender<Request>,
-    saved: Arc<Mutex<Saved>>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) changes: watch::Receiver<u64>,
+    pub(super) stores: Arc<Vec<Arc<Store>>>,
+    pub(super) history: Arc<Mutex<History>>,
+    pub(super) operator: mpsc::Sender<Request>,
+    pub(super) saved: Arc<Mutex<Saved>>,
+    pub(super) roles: watch::Receiver<Role>,
+    pub(super) fed: watch::Receiver<Fed>,
+    pub(super) signals: mpsc::Sender<Signal>,
+    pub(super) fresh: Fresh,
+    pub(super) me: (String, String),
 }
 
 /// The controller has stopped.
@@ -75,17 +99,93 @@ fn is_membership(key: &str) -> bool {
 }
 
 impl Handle {
-    /// A handle on a controller's channels.
-    pub fn new(
-        commands: mpsc::Sender<Command>,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        changes: watch::Receiver<u64>,
-        stores: Arc<Vec<Arc<Store>>>,
-        history: Arc<Mutex<History>>,
-        operator: (mpsc::Sender<Request>, Arc<Mutex<Saved>>),
-    ) -> Self {
-        let (operator, saved) = operator;
-        Self { commands, snapshots, changes, stores, history, operator, saved }
+    /// What we are in the election, and every change of it.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.roles.clone()
+    }
+
+    /// Whom we follow, and every change of it.
+    pub fn fed(&self) -> watch::Receiver<Fed> {
+        self.fed.clone()
+    }
+
+    /// What there is to say with a heartbeat.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let leads = self.roles.borrow().epoch().is_some();
+        self.fresh.heartbeat(leads)
+    }
+
+    /// Our name, and where our API is.
+    pub const fn me(&self) -> &(String, String) {
+        &self.me
+    }
+
+    /// What we are, for other controllers.
+    pub fn info(&self) -> ControllerInfo {
+        let snapshot = self.snapshots.borrow().clone();
+        let upstream = match &*self.fed.borrow() {
+            Fed::By(chain) => chain.clone(),
+            Fed::ByNobody | Fed::CutOff => Vec::new(),
+        };
+        ControllerInfo {
+            name: self.me.0.clone(),
+            url: self.me.1.clone(),
+            cluster: snapshot.cluster.clone(),
+            epoch: self.roles.borrow().epoch(),
+            version: Some(snapshot.version).filter(|version| version.sequence > 0),
+            upstream,
+        }
+    }
+
+    /// Lets go of leading; returns whether we led.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn step_down(&self) -> Result<bool, Gone> {
+        let (to, answer) = oneshot::channel();
+        self.signals.send(Signal::StepDown(to)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Clusters whose proxies may follow us.
+    pub fn adopted(&self) -> Vec<String> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone()
+    }
+
+    /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn adopt_operated(&self, saved: Saved) -> Result<Result<(), String>, Gone> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(Request::Adopt(saved, to)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Keeps a config of the leader's history, whose file is in base64.
+    ///
+    /// # Errors
+    /// It is not what it says it is, or the disk refused.
+    pub async fn adopt_config(&self, number: u64, digest: String, file: &str) -> Result<(), String> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(file).map_err(|error| error.to_string())?;
+        let history = self.history.clone();
+        let write = move || history.lock().unwrap_or_else(PoisonError::into_inner).adopt(number, &digest, &bytes);
+        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?
+    }
+
+    /// What operators did, and hold.
+    pub fn operated(&self) -> Saved {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The configs that `known` has not, with their files; oldest first.
+    pub async fn missing_configs(&self, known: BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
+        let history = self.history.clone();
+        let read = move || {
+            let history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            history.missing(&known).into_iter().filter_map(|record| Some((record.clone(), history.content(record.number).ok()?))).collect()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
     /// Does what an operator asks for; returns one sentence about it.
@@ -94,7 +194,32 @@ impl Handle {
     /// Why nothing was done.
     pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
         let (to, answer) = oneshot::channel();
-        self.operator.send(Request { action, by, to }).await.map_err(|_| Gone.to_string())?;
+        self.operator.send(Request::Do { action, by, to }).await.map_err(|_| Gone.to_string())?;
+        answer.await.map_err(|_| Gone.to_string())?
+    }
+
+    /// Keeps that somebody did something.
+    ///
+    /// # Errors
+    /// The disk refused, or the controller has stopped.
+    pub async fn record(&self, by: String, what: String) -> Result<(), String> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(Request::Record(Audit { at: super::operator::date(), by, what }, to)).await.map_err(|_| Gone.to_string())?;
+        answer.await.map_err(|_| Gone.to_string())?
+    }
+
+    /// Whether a program, such as `proxy edge-1`, has joined.
+    pub fn has_joined(&self, program: &str) -> bool {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(program)
+    }
+
+    /// Keeps that a program joined.
+    ///
+    /// # Errors
+    /// The disk refused, or the controller has stopped.
+    pub async fn joined(&self, program: String) -> Result<(), String> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(Request::Joined(program, to)).await.map_err(|_| Gone.to_string())?;
         answer.await.map_err(|_| Gone.to_string())?
     }
 

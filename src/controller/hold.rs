@@ -107,6 +107,11 @@ pub enum Action {
     },
     /// Let it go on.
     Unpin,
+    /// Let the proxies of another cluster follow this one.
+    Adopt {
+        /// Its id.
+        cluster: String,
+    },
 }
 
 /// A pin lasts ten years at most; longer is for ever, which needs no time.
@@ -121,6 +126,9 @@ impl Action {
         match self {
             Self::Pin { seconds: Some(seconds), .. } if *seconds > LONGEST => {
                 Err("a pin lasts ten years at most; leave --for away to pin until it is released".to_owned())
+            }
+            Self::Adopt { cluster } if cluster.is_empty() || cluster.len() > 128 || cluster.contains(|c: char| c.is_control() || c == ' ') => {
+                Err("a cluster's id has 1 to 128 characters without spaces; `waypost status` tells it of a proxy that refuses".to_owned())
             }
             _ => Ok(()),
         }

@@ -1,5 +1,6 @@
-//! Who this cluster is, and which run of leading this is: both survive on disk, the cluster's id in the store as well.
+//! Who this cluster is and who we are in it: both survive on disk, the cluster's id in the store as well.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use waypost_adapter::{ErrorKind, Expected, Key, PutIf};
+use waypost_adapter::{ErrorKind, Event, Expected, Key, PutIf};
 
 use super::feed::jitter;
 use super::settings::Store;
@@ -20,8 +21,12 @@ use super::step::Input;
 pub struct Identity {
     /// The cluster's id; empty before it is known.
     pub cluster: String,
-    /// The epoch of the last run.
+    /// The highest epoch under which we led, or that we saw.
     pub epoch: u64,
+    /// The last run of this controller.
+    pub run: String,
+    /// The other controllers of the cluster: where they are, by name.
+    pub peers: BTreeMap<String, String>,
 }
 
 /// The record of the cluster in the store.
@@ -44,6 +49,11 @@ impl Identity {
             .map_err(|error| waypost_disk::ReadError::Content { path: folder.join("identity.json"), reason: error.to_string() })
     }
 
+    /// The cluster's id, once it is known.
+    pub fn known(&self) -> Option<String> {
+        Some(self.cluster.clone()).filter(|id| !id.is_empty())
+    }
+
     /// Writes it.
     ///
     /// # Errors
@@ -59,9 +69,11 @@ struct ControllerRecord {
     url: String,
 }
 
-/// Keeps `controllers/NAME` in the store, for those who look for a controller; where we may not write, there is none.
-pub async fn announce(store: Arc<Store>, name: String, url: String) {
-    let key = Key::from(format!("{}/controllers/{name}", store.status_root()));
+/// Keeps `controllers/NAME` in the store, for those who look for a controller, and reads who else stands there; where we
+/// may not write, there is none.
+pub async fn announce(store: Arc<Store>, name: String, url: String, inputs: mpsc::Sender<Input>) {
+    let root = format!("{}/controllers", store.status_root());
+    let key = Key::from(format!("{root}/{name}"));
     let record = ControllerRecord { url };
     loop {
         let found = store.adapter.get(&key).await;
@@ -71,8 +83,26 @@ pub async fn announce(store: Arc<Store>, name: String, url: String) {
         {
             tracing::debug!("{key} was not written: {error}");
         }
-        tokio::time::sleep(LOOK_AGAIN + jitter(LOOK_AGAIN)).await;
+        if let Some(peers) = others(&store, &root, &name).await
+            && inputs.send(Input::Peers(peers)).await.is_err()
+        {
+            return;
+        }
+        // A controller that came just now is met soon.
+        let pause = if found.is_ok() && stands { LOOK_AGAIN } else { Duration::from_secs(2) };
+        tokio::time::sleep(pause / 2 + jitter(pause)).await;
     }
+}
+
+/// The other controllers, if the store can be asked.
+async fn others(store: &Store, root: &str, own: &str) -> Option<BTreeMap<String, String>> {
+    let mut source = store.adapter.source(root);
+    let Ok(Ok(Event::Reset { entries, .. })) = tokio::time::timeout(Duration::from_secs(5), source.next()).await else { return None };
+    let one = |entry: waypost_adapter::Entry| {
+        let name = entry.key.below(root).filter(|name| !name.is_empty() && name != own)?;
+        Some((name, serde_json::from_slice::<ControllerRecord>(&entry.value).ok()?.url))
+    };
+    Some(entries.into_iter().filter_map(one).collect())
 }
 
 /// The store is asked again this often whether it still has the id: somebody may have wiped it.
@@ -152,6 +182,7 @@ async fn create(store: &Store, key: &Key, id: String) -> Option<String> {
     }
 }
 
-fn new_id() -> String {
+/// An id that nobody else has.
+pub fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }

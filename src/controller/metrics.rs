@@ -34,8 +34,12 @@ pub struct Metrics {
     store_drift: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     entries: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     rejected: Gauge<i64, AtomicI64>,
+    unhealthy: Gauge<i64, AtomicI64>,
+    panics: Gauge<i64, AtomicI64>,
     proxies: Gauge<i64, AtomicI64>,
     proxies_behind: Gauge<i64, AtomicI64>,
+    leading: Gauge<i64, AtomicI64>,
+    followers: Gauge<i64, AtomicI64>,
     epoch: Gauge<i64, AtomicI64>,
     sequence: Gauge<i64, AtomicI64>,
 }
@@ -52,8 +56,12 @@ impl Default for Metrics {
             store_drift: Family::default(),
             entries: Family::default(),
             rejected: Gauge::default(),
+            unhealthy: Gauge::default(),
+            panics: Gauge::default(),
             proxies: Gauge::default(),
             proxies_behind: Gauge::default(),
+            leading: Gauge::default(),
+            followers: Gauge::default(),
             epoch: Gauge::default(),
             sequence: Gauge::default(),
         };
@@ -67,8 +75,12 @@ impl Default for Metrics {
         registry.register("store_drift", "Entries that a watch had missed, ever", m.store_drift.clone());
         registry.register("entries", "Entries of a store", m.entries.clone());
         registry.register("entries_rejected", "Entries that are refused", m.rejected.clone());
+        registry.register("endpoints_unhealthy", "Endpoints that their probers agree on taking out", m.unhealthy.clone());
+        registry.register("backends_panicking", "Backends of which so few endpoints are healthy that all are used", m.panics.clone());
         registry.register("proxies_connected", "Proxies that follow this controller", m.proxies.clone());
         registry.register("proxies_behind", "Connected proxies that serve an old version", m.proxies_behind.clone());
+        registry.register("leading", "1 if this controller leads or takes care", m.leading.clone());
+        registry.register("followers", "Controllers that follow this one", m.followers.clone());
         registry.register("snapshot_epoch", "Epoch of the published version", m.epoch.clone());
         registry.register("snapshot_sequence", "Sequence of the published version", m.sequence.clone());
         Self { registry, ..metrics }
@@ -77,7 +89,9 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Everything in the text format of Prometheus.
-    pub fn render(&self, status: &StatusInfo) -> String {
+    pub fn render(&self, status: &StatusInfo, leading: bool) -> String {
+        self.leading.set(i64::from(leading));
+        self.followers.set(i64::try_from(status.controllers.iter().filter(|other| other.follows).count()).unwrap_or(i64::MAX));
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for source in &status.sources {
             let label = StoreLabel { store: source.url.clone() };
@@ -86,6 +100,8 @@ impl Metrics {
             self.entries.get_or_create(&label).set(number(source.entries));
         }
         self.rejected.set(number(status.rejected.len()));
+        self.unhealthy.set(number(status.unhealthy.iter().map(|backend| backend.unhealthy.len()).sum()));
+        self.panics.set(number(status.unhealthy.iter().filter(|backend| backend.panics).count()));
         self.proxies.set(number(status.proxies.iter().filter(|proxy| proxy.connected).count()));
         self.proxies_behind.set(number(status.proxies.iter().filter(|proxy| proxy.behind).count()));
         let version = status.version.unwrap_or_default();

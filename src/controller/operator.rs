@@ -1,6 +1,7 @@
 //! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
 //! that owns the state, which is told the result.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,8 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk::{History, SavedStore};
+use super::disk::SavedStore;
 use super::handle::{Command, Query};
+use super::history::History;
 use super::hold::{Action, Hold, Mark, Reason, check};
 use super::step::Input;
 use waypost_model::lane::Lane;
@@ -33,7 +35,7 @@ pub struct Audit {
 }
 
 /// What is kept over a restart.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// What is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,6 +43,15 @@ pub struct Saved {
     /// Who did what, oldest first.
     #[serde(default)]
     pub audit: Vec<Audit>,
+    /// Clusters whose proxies may follow us.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<String>,
+    /// Programs that have joined, such as `proxy edge-1`: nobody else joins under their names with a token for any name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub joined: BTreeSet<String>,
+    /// Grows with every change: of two controllers' the newer one counts.
+    #[serde(default)]
+    pub count: u64,
 }
 
 impl Saved {
@@ -76,15 +87,24 @@ pub struct Current {
     pub stores: Vec<SavedStore>,
 }
 
-/// An operator's request.
+/// What is to be done.
 #[derive(Debug)]
-pub struct Request {
-    /// What is asked for.
-    pub action: Action,
-    /// By whom.
-    pub by: String,
-    /// Gets one sentence about what was done, or why nothing was.
-    pub to: oneshot::Sender<Result<String, String>>,
+pub enum Request {
+    /// An operator asks for something.
+    Do {
+        /// What is asked for.
+        action: Action,
+        /// By whom.
+        by: String,
+        /// Gets one sentence about what was done, or why nothing was.
+        to: oneshot::Sender<Result<String, String>>,
+    },
+    /// An operator did something elsewhere; gets why that cannot be kept.
+    Record(Audit, oneshot::Sender<Result<(), String>>),
+    /// A program joined; gets why that cannot be kept.
+    Joined(String, oneshot::Sender<Result<(), String>>),
+    /// The leader keeps this; gets why we cannot.
+    Adopt(Saved, oneshot::Sender<Result<(), String>>),
 }
 
 /// Carries out requests.
@@ -103,10 +123,52 @@ pub struct Operator {
 impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(Request { action, by, to }) = requests.recv().await {
-            let result = self.carry_out(&action, &by).await;
+        while let Some(request) = requests.recv().await {
             // Whoever asked may have gone; it is done all the same.
-            drop(to.send(result));
+            match request {
+                Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
+                Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
+                Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
+                Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
+            }
+        }
+    }
+
+    async fn joined(&self, program: String) -> Result<(), String> {
+        let audit = Audit { at: date(), by: program.clone(), what: "joined".to_owned() };
+        self.save(move |next| next.joined.extend([program]), audit).await?;
+        self.touch().await
+    }
+
+    async fn record(&self, audit: Audit) -> Result<(), String> {
+        self.save(|_| {}, audit).await?;
+        self.touch().await
+    }
+
+    /// Followers are told what is kept now.
+    async fn touch(&self) -> Result<(), String> {
+        self.owner.send(Command::Touch).await.map_err(|_| STOPPING.to_owned())
+    }
+
+    /// Keeps what the leader keeps.
+    async fn adopt(&self, next: Saved) -> Result<(), String> {
+        let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
+        let write = move || {
+            let known = saved.lock().unwrap_or_else(PoisonError::into_inner).count >= next.count;
+            if known {
+                return Ok(None);
+            }
+            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            let lane = next.mark.as_ref().map(|mark| history.lane(mark.config)).transpose()?;
+            history.spare(next.mark.as_ref().map(|mark| mark.config));
+            next.save(&folder).map_err(|error| unwritten(&error))?;
+            let hold = next.mark.clone().zip(lane).map(|(mark, lane)| Hold { mark, lane });
+            *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
+            Ok::<_, String>(Some(hold))
+        };
+        match tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?? {
+            Some(hold) => self.tell(hold, "the leader").await,
+            None => Ok(()),
         }
     }
 
@@ -115,6 +177,7 @@ impl Operator {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone().filter(|mark| !mark.is_over(date));
         check(action, mark.as_ref())?;
         let hold = match action {
+            Action::Adopt { cluster } => return self.adopt_cluster(cluster, by, date).await,
             Action::Unfreeze | Action::Unpin => None,
             Action::Freeze => Some(self.hold_published(Reason::Frozen, None, by, date).await?),
             Action::Pin { config: None, seconds } => Some(self.hold_published(Reason::Pinned, *seconds, by, date).await?),
@@ -128,16 +191,23 @@ impl Operator {
         let kept = self.keep(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: told.clone() }).await;
         let held_already = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
         match (kept, held_already) {
-            // What does not survive a restart is not promised.
+            // What does not survive a restart is not promised: what was held before goes on.
             (Err(error), true) => {
-                self.tell(None, by).await?;
+                self.tell(self.held_before(mark), by).await?;
                 return Err(error);
             }
             (Err(error), false) => return Err(error),
             (Ok(()), true) => {}
             (Ok(()), false) => self.tell(hold, by).await?,
         }
+        self.touch().await?;
         Ok(told)
+    }
+
+    fn held_before(&self, mark: Option<Mark>) -> Option<Hold> {
+        let mark = mark?;
+        let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).lane(mark.config);
+        lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told())).ok().map(|lane| Hold { mark, lane })
     }
 
     async fn tell(&self, hold: Option<Hold>, by: &str) -> Result<(), String> {
@@ -187,15 +257,31 @@ impl Operator {
         answer.await.map_err(|_| STOPPING.to_owned())?.ok_or_else(|| "nothing is published yet".to_owned())
     }
 
+    /// Proxies of that cluster may follow us from now on.
+    async fn adopt_cluster(&self, cluster: &str, by: &str, date: u64) -> Result<String, String> {
+        let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.iter().any(|known| known == cluster);
+        let told = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
+        if !known {
+            let name = cluster.to_owned();
+            self.save(move |next| next.adopted.push(name), Audit { at: date, by: by.to_owned(), what: told.clone() }).await?;
+        }
+        Ok(told)
+    }
+
     /// Writes what is held before it is: what is promised to survive a restart does.
     async fn keep(&self, mark: Option<Mark>, audit: Audit) -> Result<(), String> {
+        self.save(move |next| next.mark = mark, audit).await
+    }
+
+    async fn save(&self, change: impl FnOnce(&mut Saved) + Send + 'static, audit: Audit) -> Result<(), String> {
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             let mut next = saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
             next.audit.push(audit);
             let surplus = next.audit.len().saturating_sub(AUDITED);
             next.audit.drain(..surplus);
-            next.mark = mark;
+            next.count += 1;
+            change(&mut next);
             next.save(&folder)?;
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
@@ -215,6 +301,6 @@ fn until(date: u64, seconds: Option<u64>) -> Option<u64> {
 }
 
 /// Milliseconds since 1970.
-fn date() -> u64 {
+pub(super) fn date() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
-use waypost_model::snapshot::Version;
+use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{History, SavedStore, load_guard, save_entries, save_guard};
+use super::disk::{SavedStore, load_guard, save_entries, save_guard, save_published};
 use super::guard::Gone;
+use super::history::History;
 use super::metrics::Metrics;
 
 /// What could not be written is tried again after this.
@@ -28,6 +29,8 @@ pub struct ToSave {
     pub config: Option<(Version, Lane, u64)>,
     /// What the guard keeps.
     pub kept: Vec<Gone>,
+    /// What is published; nothing before the first publication.
+    pub published: Option<Arc<Snapshot>>,
 }
 
 /// Writes what the owner hands over. Always ends with the last.
@@ -74,6 +77,9 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     if more {
         save_guard(folder, &work.kept)?;
     }
+    if let Some(snapshot) = &work.published {
+        save_published(folder, snapshot)?;
+    }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
         history.add(*version, config, *at, &work.stores).map(drop)?;
     }
@@ -99,7 +105,7 @@ mod tests {
     fn what_serves_is_on_disk_wherever_writing_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
-        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")] };
+        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: None };
         // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();

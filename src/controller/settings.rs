@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use waypost_adapter::Adapter;
 use waypost_model::limits::Limits;
@@ -63,4 +64,12 @@ pub struct Settings {
     pub guard: Thresholds,
     /// Configs kept in the history.
     pub history: usize,
+    /// How long a leader is believed that does not renew its record.
+    pub leader_ttl: Duration,
+    /// Lead without the store: an operator says that nobody else does.
+    pub store_down: bool,
+    /// Other controllers, beside those that the store knows.
+    pub peers: Vec<String>,
+    /// Asks other controllers.
+    pub client: reqwest::Client,
 }

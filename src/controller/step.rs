@@ -1,6 +1,6 @@
 //! The heart of the controller: state × input → output. No clock, no I/O; time is an input.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +12,13 @@ use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Report;
 
+use super::election::{HIGHEST, Role};
 use super::events::Events;
 use super::guard::{Guard, Thresholds};
+use super::health::{Health, ejected};
 use super::hold::Hold;
-use super::proxies::Proxies;
+use super::proxies::{Downstream, Proxies};
+use super::replica::Replica;
 use super::window::Window;
 
 /// When something happened: since the start, for measuring, and as a date, for people.
@@ -36,6 +39,8 @@ pub enum Input {
         source: usize,
         /// What it said.
         event: StoreEvent,
+        /// How often the stores had to be read anew when this reading began.
+        generation: u64,
     },
     /// A store cannot be read.
     StoreFailed {
@@ -53,6 +58,23 @@ pub enum Input {
     },
     /// The cluster's id is known.
     Cluster(String),
+    /// The other controllers: where they are, by name.
+    Peers(BTreeMap<String, String>),
+    /// What we are in the election.
+    Role(Role),
+    /// The leader published this; we relay it.
+    Relayed(Arc<Snapshot>),
+    /// All that other controllers have of what was published before we lead under this epoch is known.
+    Recovered(u64),
+    /// What the leader keeps, for the day on which we lead.
+    Replica(Box<Replica>),
+    /// Proxies that follow another controller, which passes on what they say.
+    Downstream {
+        /// The controller's name.
+        controller: String,
+        /// What it knows of them.
+        proxies: Vec<Downstream>,
+    },
     /// A proxy began to watch; the highest version it has seen.
     ProxyOpened {
         /// Its name.
@@ -61,6 +83,15 @@ pub enum Input {
         highest: Version,
         /// The cluster it believes to belong to.
         cluster: Option<String>,
+    },
+    /// Something happened beside the state that people should know.
+    Event {
+        /// One word.
+        reason: &'static str,
+        /// What it is about.
+        about: String,
+        /// One sentence.
+        message: String,
     },
     /// A proxy's stream ended.
     ProxyClosed(String),
@@ -100,8 +131,10 @@ pub struct Output {
     pub config_published: bool,
     /// Entries or their last good values changed: write them to disk.
     pub entries_changed: bool,
-    /// The epoch changed: write it to disk before anything is published under it.
-    pub epoch: Option<u64>,
+    /// Somebody saw this epoch, which is above ours.
+    pub saw: Option<u64>,
+    /// Every store is to be read anew: what it said so far may be older than what is published.
+    pub relist: bool,
     /// Entries whose verdict may have changed.
     pub verdicts: BTreeSet<EntryId>,
     /// Something that somebody may wait for changed.
@@ -116,7 +149,8 @@ impl Output {
         self.publish = more.publish.or(self.publish.take());
         self.config_published |= more.config_published;
         self.entries_changed |= more.entries_changed;
-        self.epoch = more.epoch.or(self.epoch);
+        self.saw = more.saw.or(self.saw);
+        self.relist |= more.relist;
         self.verdicts.extend(more.verdicts);
         self.changed |= more.changed;
     }
@@ -137,6 +171,10 @@ pub struct SourceState {
     pub live: bool,
     /// Keys under the other spelling of the root.
     pub other_spelling: Option<(usize, String)>,
+    /// Whether it was read, or could not be, since we lead.
+    pub settled: bool,
+    /// The revision that whoever led before us had seen of it.
+    pub floor: Revision,
 }
 
 /// When an entry was seen and since which version it is served.
@@ -154,12 +192,23 @@ pub struct Track {
     pub gone: bool,
 }
 
-/// A claim to have seen a higher epoch than this is none.
-const HIGHEST_CLAIM: u64 = 1 << 52;
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
 const REMEMBER_GONE: Duration = Duration::from_secs(60);
+
+/// What a publication may take up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Everything.
+    All,
+    /// What an operator asked for.
+    Operated,
+    /// What the probers of endpoints say.
+    Probed,
+    /// Nothing: what was published goes out once more, under our epoch.
+    Again,
+}
 
 /// Everything that the controller knows.
 #[derive(Debug)]
@@ -185,6 +234,10 @@ pub struct State {
     windows: (Window, Window),
     /// What went away and may not be meant.
     pub guard: Guard,
+    /// Which endpoints can take requests.
+    pub health: Health,
+    /// Until when proxies that followed whoever led before us may not have found us.
+    unmet: Duration,
     /// What the stores say, with what the guard keeps.
     lanes: (Lane, Lane),
     /// What an operator holds, and when that is over.
@@ -195,12 +248,34 @@ pub struct State {
     names: Vec<String>,
     no_listener_told: bool,
     cluster: Option<String>,
+    /// The other controllers: where they are, by name.
+    pub peers: BTreeMap<String, String>,
+    /// The controllers that follow us, and when they said so last.
+    pub followers: BTreeMap<String, Duration>,
+    /// Grows with every time that the stores have to be read anew.
+    generation: u64,
+    /// What we are in the election.
+    role: Role,
+    /// The last epoch for which the stores are, or were, read anew and other controllers asked.
+    begun: Option<u64>,
+    /// An epoch of ours under which somebody else has published.
+    contested: Option<u64>,
+    /// Whether other controllers were asked for what was published before we lead.
+    recovered: bool,
+    /// Something waits until we may publish again.
+    suppressed: bool,
+    /// An operator asked for something that is not published yet.
+    operated: bool,
+    /// Why a store is not believed, which went back or became empty while we followed.
+    not_believed: Option<String>,
+    /// What the leader keeps, while we follow.
+    replica: Replica,
 }
 
 impl State {
-    /// A controller of these stores, named for people, under an epoch of its own.
-    pub fn new(names: Vec<String>, limits: Limits, thresholds: Thresholds, epoch: u64, cluster: Option<String>) -> Self {
-        let snapshot = Snapshot { version: Version { epoch, sequence: 0 }, cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
+    /// A controller of these stores, named for people. It publishes nothing before it leads.
+    pub fn new(names: Vec<String>, limits: Limits, thresholds: Thresholds, cluster: Option<String>) -> Self {
+        let snapshot = Snapshot { cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
         let mut proxies = Proxies::default();
         if let Some(id) = &cluster {
             proxies.belong_to(id);
@@ -217,6 +292,8 @@ impl State {
             arriving: BTreeSet::new(),
             windows: Default::default(),
             guard: Guard::new(thresholds),
+            health: Health::default(),
+            unmet: Duration::ZERO,
             lanes: Default::default(),
             hold: None,
             swept: Duration::ZERO,
@@ -224,6 +301,17 @@ impl State {
             names,
             no_listener_told: false,
             cluster,
+            peers: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            generation: 0,
+            role: Role::Following { leader: None },
+            begun: None,
+            contested: None,
+            recovered: false,
+            suppressed: false,
+            operated: false,
+            not_believed: None,
+            replica: Replica::default(),
         }
     }
 
@@ -233,7 +321,7 @@ impl State {
         self.compiled(None, now)
     }
 
-    /// Whether there is something to publish, and somebody to publish it as.
+    /// Whether something is published.
     pub fn is_ready(&self) -> bool {
         self.snapshot.version.sequence > 0
     }
@@ -247,7 +335,7 @@ impl State {
     /// One step.
     pub fn step(&mut self, input: Input, now: Now) -> Output {
         match input {
-            Input::Store { source, event } => self.store(source, event, now),
+            Input::Store { source, event, generation } => self.store(source, event, generation, now),
             Input::StoreFailed { source, error } => self.store_failed(source, error, now),
             Input::OtherSpelling { source, found } => {
                 if let Some(state) = self.sources.get_mut(source) {
@@ -260,16 +348,36 @@ impl State {
                 self.cluster = Some(id);
                 self.publish(true, true, now)
             }
+            Input::Peers(peers) => {
+                self.peers = peers;
+                Output { changed: true, ..Output::default() }
+            }
+            Input::Role(role) => self.take_role(role, now),
+            Input::Recovered(epoch) => {
+                self.recovered |= self.begun == Some(epoch);
+                if self.suppressed { self.publish(true, true, now) } else { Output::default() }
+            }
+            Input::Relayed(snapshot) => self.relayed(&snapshot, now),
+            Input::Replica(replica) => self.replicated(*replica, now),
+            Input::Downstream { controller, proxies } => self.downstream(&controller, proxies, now),
             Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),
+            Input::Event { reason, about, message } => {
+                self.events.add(now.date, reason, about, message);
+                Output::default()
+            }
             Input::ProxyClosed(name) => {
-                if self.proxies.closed(&name) {
+                if self.proxies.closed(&name, now.since_start) {
                     self.events.add(now.date, "ProxyDisconnected", &name, "the proxy's stream ended; it serves on");
                 }
-                Output { changed: true, ..Output::default() }
+                let mut output = self.gather(now);
+                output.changed = true;
+                output
             }
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => {
-                self.sweep(now);
+                if self.sweep(now) {
+                    return self.gather(now);
+                }
                 if self.hold.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
                     return self.set_hold(None, "its time being over", now);
                 }
@@ -284,18 +392,20 @@ impl State {
         }
     }
 
-    /// Forgets what is over.
-    fn sweep(&mut self, now: Now) {
+    /// Forgets what is over, if it is time for that.
+    fn sweep(&mut self, now: Now) -> bool {
         if now.since_start < self.swept + SWEEP {
-            return;
+            return false;
         }
         self.swept = now.since_start;
         self.proxies.sweep(now.since_start);
         self.tracks.retain(|_, track| !track.gone || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
         self.arriving.retain(|id| self.tracks.contains_key(id));
+        self.unpublished.retain(|id| self.tracks.contains_key(id));
+        true
     }
 
-    fn store(&mut self, source: usize, event: StoreEvent, now: Now) -> Output {
+    fn store(&mut self, source: usize, event: StoreEvent, generation: u64, now: Now) -> Output {
         let name = self.names.get(source).cloned().unwrap_or_default();
         let Some(state) = self.sources.get_mut(source) else { return Output::default() };
         state.confirmed = Some(now.since_start);
@@ -314,7 +424,8 @@ impl State {
                 self.compiled(None, now)
             }
             StoreEvent::Reset { entries, at, drift } => {
-                let before = std::mem::replace(&mut state.at, at);
+                let before = std::mem::replace(&mut state.at, at).max(std::mem::take(&mut state.floor));
+                state.settled |= generation >= self.generation;
                 let flagged = match self.compiler.entries_of(source) {
                     known if entries.is_empty() && known > 0 => Some(format!("the store became empty: {known} entries went at once")),
                     _ if at < before => Some(format!("the store went back from revision {before} to {at}")),
@@ -324,6 +435,9 @@ impl State {
                 let first = !std::mem::replace(&mut state.live, true);
                 if drift > 0 {
                     self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
+                }
+                if self.role.epoch().is_none() && flagged.is_some() {
+                    self.not_believed.clone_from(&flagged);
                 }
                 let count = entries.len();
                 self.compiler.reset(source, entries.into_iter().map(input).collect());
@@ -345,17 +459,28 @@ impl State {
                 let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
                 self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
             }
+            // It cannot be asked; what it said is used unless whoever led before had seen more.
+            state.settled |= state.at >= state.floor;
             state.error = Some(error);
         }
-        Output { changed: true, ..Output::default() }
+        let mut output = if self.suppressed { self.publish(true, true, now) } else { Output::default() };
+        output.changed = true;
+        output
     }
 
     /// Compiles what came in, tells what changed, and publishes what its window allows.
     fn compiled(&mut self, flagged: Option<&str>, now: Now) -> Output {
-        let outcome = self.compiler.commit();
+        let mut outcome = self.compiler.commit();
+        // What took no requests is not missed.
+        if flagged.is_none() && outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
+            let ejected = ejected(&self.snapshot);
+            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !ejected.contains(gone.object.name()));
+        }
         self.guard.take(&outcome.came, outcome.departed, self.compiler.config(), flagged, (now.since_start, now.date));
         self.tell_held(now);
-        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        if !matches!(self.role, Role::Caretaking { .. }) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        }
         for id in &outcome.touched {
             self.track(id, now);
         }
@@ -372,17 +497,21 @@ impl State {
     /// Publishes the lanes that are due, if their content is new.
     fn publish(&mut self, config: bool, membership: bool, now: Now) -> Output {
         let mut output = Output::default();
-        if !self.compiler.complete() || self.cluster.is_none() {
-            return output;
+        let Some((epoch, scope)) = self.publishes(now) else { return output };
+        let empty = self.snapshot.version.sequence == 0;
+        let first = empty || self.snapshot.version.epoch != epoch;
+        if first {
+            self.inherit(now);
         }
-        let first = self.snapshot.version.sequence == 0;
-        let lane = |due: bool, new: &Lane, old: &Lane| if due || first { new.clone() } else { old.clone() };
-        let next = Snapshot {
-            cluster: self.cluster.clone().unwrap_or_default(),
-            version: self.snapshot.version.next(),
-            config: lane(config, self.config(), &self.snapshot.config),
-            membership: lane(membership, &self.lanes.1, &self.snapshot.membership),
-        };
+        // What waited until we might publish goes out as a whole.
+        let all = scope == Scope::All && (first || std::mem::take(&mut self.suppressed));
+        let fresh = matches!(scope, Scope::All | Scope::Operated);
+        let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
+        let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
+        let config = lane(config, self.config(), &self.snapshot.config);
+        let membership = lane(membership, &self.lanes.1, self.health.base());
+        let membership = self.health.overlay(&config, membership, version);
+        let next = Snapshot { cluster: self.cluster.clone().unwrap_or_default(), version, config, membership };
         if first || !next.same_content(&self.snapshot) {
             output.config_published = next.config != self.snapshot.config;
             self.replace(next, now, &mut output);
@@ -393,36 +522,35 @@ impl State {
 
     fn replace(&mut self, next: Snapshot, now: Now, output: &mut Output) {
         let next = Arc::new(next);
+        self.proxies.published(&next);
         (self.snapshot, self.published) = (next.clone(), now.since_start);
         output.publish = Some(next);
         output.changed = true;
     }
 
     fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Output {
-        if self.proxies.opened(name, cluster, now.since_start) {
+        if self.proxies.opened(name, highest, cluster, now.since_start) {
             self.events.add(now.date, "ProxyConnected", name, format!("the proxy follows us; it has seen version {highest}"));
         }
-        let mut output = Output { changed: true, ..Output::default() };
+        Output { changed: true, saw: self.claimed(highest, cluster), ..Output::default() }
+    }
+
+    /// The epoch above ours that a proxy claims to have seen.
+    fn claimed(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
         // Only who names our cluster is believed, and no claim that leaves no room above it.
-        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < HIGHEST_CLAIM;
+        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < HIGHEST;
         // We lost our state, or another led in between: nobody may be asked to go back.
-        if ours && highest > self.snapshot.version && highest.epoch >= self.snapshot.version.epoch {
-            let version = Version { epoch: highest.epoch.saturating_add(1), sequence: self.snapshot.version.sequence.min(1) };
-            self.events.add(now.date, "EpochRaised", name, format!("version {highest} was seen; going on as {version}"));
-            output.epoch = Some(version.epoch);
-            let next = Snapshot { version, ..self.snapshot.as_ref().clone() };
-            if version.sequence == 0 {
-                self.snapshot = Arc::new(next);
-            } else {
-                self.replace(next, now, &mut output);
-            }
-        }
-        output
+        (ours && highest > self.snapshot.version && self.role.epoch().is_none_or(|epoch| highest.epoch >= epoch)).then_some(highest.epoch)
     }
 
     fn reported(&mut self, name: &str, report: Report, now: Now) -> Output {
         let (refused, problems) = (report.refused.clone(), report.problems.clone());
+        let probed = report.probed.clone();
+        let drifted = self.proxies.has_drifted(name);
         let before = self.proxies.reported(name, report, now.since_start);
+        if !drifted && self.proxies.has_drifted(name) {
+            self.events.add(now.date, "Drift", name, "the proxy serves other content than was published under its version");
+        }
         if let Some(reason) = refused.filter(|reason| before.refused.as_ref() != Some(reason)) {
             self.events.add(now.date, "ProxyRefused", name, reason);
         }
@@ -430,7 +558,9 @@ impl State {
             self.events.add(now.date, "ProxyProblem", name, format!("{}/{}: {}", problem.kind, problem.name, problem.message));
         }
         self.mark_live(now);
-        Output { changed: true, ..Output::default() }
+        let mut output = self.probed(name, before.probed.as_ref(), probed.as_ref(), now);
+        output.changed = true;
+        output
     }
 
     /// Says which key to write while there is no listener at all.
@@ -461,7 +591,11 @@ fn change(change: Change) -> EntryChange {
     }
 }
 
+mod judge;
 mod kept;
+mod lead;
+#[cfg(test)]
+mod lead_tests;
 #[cfg(test)]
 mod tests;
 mod tracks;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use waypost_adapter::{AdapterError, ErrorKind, Event, Key};
@@ -15,6 +15,7 @@ use waypost_model::compile::{EntryId, EntryView};
 use waypost_model::key::{Place, place};
 use waypost_model::verdict::Status;
 
+use super::election::Role;
 use super::feed::jitter;
 use super::settings::{StatusWrites, Store};
 use super::step::State;
@@ -75,13 +76,13 @@ fn text(state: &State, view: &EntryView, writes: StatusWrites) -> Option<Bytes> 
     Some(Bytes::from(text.to_string()))
 }
 
-/// Writes verdicts as they come, until stopped.
-pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, stop: CancellationToken) {
+/// Writes verdicts as they come, until stopped: those of the controller that leads.
+pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, roles: watch::Receiver<Role>, stop: CancellationToken) {
     let root = format!("{}/verdicts", store.status_root());
     let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None, seen: false };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = writer.run(&outbox) => {}
+        () = writer.run(&outbox, roles) => {}
     }
 }
 
@@ -101,8 +102,16 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, outbox: &Outbox) {
+    async fn run(mut self, outbox: &Outbox, mut roles: watch::Receiver<Role>) {
         loop {
+            if !matches!(*roles.borrow_and_update(), Role::Leading { .. }) {
+                if roles.changed().await.is_err() {
+                    return;
+                }
+                // Another one wrote meanwhile.
+                self.compare = self.compare.map(|_| Instant::now());
+                continue;
+            }
             for (name, value) in outbox.take() {
                 match value {
                     Some(value) => drop(self.wanted.insert(name.clone(), value)),

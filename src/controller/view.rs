@@ -1,5 +1,8 @@
 //! What the API shows of the state. These shapes are what `-o json` prints.
 
+mod health;
+mod proxies;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +16,11 @@ use waypost_wire::ObjectProblem;
 
 use super::guard::{Fate, Gone};
 use super::hold::Mark;
-use super::proxies::Proxies;
 use super::settings::Store;
 use super::step::{Now, State, object_path};
+
+pub use health::{EndpointHealth, UnhealthyBackend};
+pub use proxies::{ProxyInfo, proxies};
 
 /// One entry with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +52,9 @@ pub struct EntryInfo {
     pub last_good_revision: Option<u64>,
     /// Where it is served.
     pub live: Live,
+    /// Of an endpoint whose backend has a health check: how it fares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<EndpointHealth>,
 }
 
 /// On which proxies an entry is live.
@@ -116,40 +124,6 @@ pub struct ReadyInfo {
     pub sources: Vec<SourceInfo>,
 }
 
-/// One proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyInfo {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: std::collections::BTreeMap<String, String>,
-    /// Whether it follows the controller now.
-    pub connected: bool,
-    /// Whether it is connected and serves an old version for too long.
-    pub behind: bool,
-    /// The version that it serves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub applied: Option<Version>,
-    /// Its release.
-    pub release: String,
-    /// Its admin surface.
-    pub admin: String,
-    /// Why it refused the last publication, if it did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
-    /// Objects that it could not put to use.
-    pub problems: Vec<ObjectProblem>,
-    /// Its listeners.
-    pub listeners: Vec<waypost_wire::ListenerState>,
-    /// How busy it is.
-    pub load: waypost_wire::Load,
-    /// Endpoints that drain and still have requests there.
-    pub draining: Vec<waypost_wire::DrainingEndpoint>,
-    /// Seconds since it was heard.
-    pub heard_seconds: u64,
-}
-
 /// One store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -186,6 +160,20 @@ pub struct LeaderInfo {
     pub url: String,
     /// Its epoch.
     pub epoch: u64,
+    /// It leads without the store: only what operators ask for is published.
+    #[serde(default)]
+    pub caretaker: bool,
+}
+
+/// Another controller of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherController {
+    /// Its name.
+    pub name: String,
+    /// Where its API is.
+    pub url: String,
+    /// Whether it follows the one that answers, and so is ready to lead.
+    pub follows: bool,
 }
 
 /// Use of a limit.
@@ -229,6 +217,9 @@ impl ObjectDiff {
 pub struct StatusInfo {
     /// Who leads.
     pub leader: Option<LeaderInfo>,
+    /// The other controllers.
+    #[serde(default)]
+    pub controllers: Vec<OtherController>,
     /// The cluster's id.
     pub cluster: String,
     /// What is published; absent before the first publication.
@@ -249,6 +240,9 @@ pub struct StatusInfo {
     pub waiting: bool,
     /// The proxies.
     pub proxies: Vec<ProxyInfo>,
+    /// Backends of which endpoints are unhealthy.
+    #[serde(default)]
+    pub unhealthy: Vec<UnhealthyBackend>,
     /// Keys of refused entries.
     pub rejected: Vec<String>,
     /// The active tree, if `current` names one.
@@ -258,13 +252,14 @@ pub struct StatusInfo {
 }
 
 impl StatusInfo {
-    /// Whether somebody should look: something is held, a store or a connected proxy is behind or cannot do its part, or nobody leads.
+    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, or nobody leads.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
             || self.hold.is_some()
             || self.held.iter().any(|held| held.why.is_some())
+            || self.unhealthy.iter().any(|backend| backend.panics)
             || self.sources.iter().any(|source| !source.current)
-            || self.proxies.iter().any(|proxy| proxy.behind || proxy.connected && !proxy.problems.is_empty())
+            || self.proxies.iter().any(|proxy| proxy.behind || proxy.connected && (proxy.drifted || proxy.is_stale() || !proxy.problems.is_empty()))
     }
 }
 
@@ -319,6 +314,7 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
         problem: view.problem.clone(),
         last_good_revision: view.last_good,
         live,
+        health: health::of_entry(state, view),
     }
 }
 
@@ -408,26 +404,6 @@ fn labels_wanted(state: &State, view: &EntryView) -> std::collections::BTreeMap<
     parsed.map(|listener| listener.spec.proxies).unwrap_or_default()
 }
 
-/// All proxies.
-pub fn proxies(state: &State, now: Now) -> Vec<ProxyInfo> {
-    let one = |(name, proxy): (&String, &super::proxies::Proxy)| ProxyInfo {
-        name: name.clone(),
-        labels: proxy.report.labels.clone(),
-        connected: proxy.connected(now.since_start),
-        behind: Proxies::behind(proxy, state.snapshot.version, state.published, now.since_start),
-        applied: proxy.report.applied,
-        release: proxy.report.release.clone(),
-        admin: proxy.report.admin.clone(),
-        refused: proxy.report.refused.clone(),
-        problems: proxy.report.problems.clone(),
-        listeners: proxy.report.listeners.clone(),
-        load: proxy.report.load,
-        draining: proxy.report.draining.clone(),
-        heard_seconds: now.since_start.saturating_sub(proxy.heard).as_secs(),
-    };
-    state.proxies.all().map(one).collect()
-}
-
 /// All stores.
 pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec<SourceInfo> {
     let one = |(number, (store, source)): (usize, (&std::sync::Arc<Store>, &super::step::SourceState))| {
@@ -450,12 +426,18 @@ pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec
     stores.iter().zip(&state.sources).enumerate().map(one).collect()
 }
 
+fn controllers(state: &State, now: Now) -> Vec<OtherController> {
+    let follows = |name: &String| state.followers.get(name).is_some_and(|at| now.since_start.saturating_sub(*at) < CURRENT);
+    state.peers.iter().map(|(name, url)| OtherController { name: name.clone(), url: url.clone(), follows: follows(name) }).collect()
+}
+
 /// The status, but for who leads.
-pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInfo, now: Now) -> StatusInfo {
+pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
     let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
-        leader: Some(leader),
+        leader,
+        controllers: controllers(state, now),
         cluster: state.snapshot.cluster.clone(),
         version: Some(state.snapshot.version).filter(|_| state.is_ready()),
         config: state.snapshot.config.digest().short(),
@@ -465,6 +447,7 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: LeaderInf
         hold: state.hold().map(|hold| hold.mark.clone()),
         waiting: state.waits(),
         proxies: proxies(state, now),
+        unhealthy: health::unhealthy(state),
         rejected: rejected.map(|view| full(&view.id)).collect(),
         active_tree: state.compiler.active_tree().map(str::to_owned),
         limits: used(state, stores.len()),

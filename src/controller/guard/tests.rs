@@ -164,6 +164,30 @@ fn many_endpoints_of_several_backends_are_held_and_a_few_go() {
 }
 
 #[test]
+fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
+    let written = |guard: &str| Object::read(&format!(r#"{{"kind":"backend","minLevel":1,"name":"b","spec":{{"guard":{guard}}}}}"#)).unwrap();
+    for (guard, gone, told) in [
+        ("{}", 8, [("Confirming", 8)].as_slice()),
+        (r#"{"percent":90}"#, 8, &[]),
+        (r#"{"percent":90}"#, 10, &[("Confirming", 10)]),
+        (r#"{"percent":10}"#, 3, &[("Confirming", 3)]),
+        (r#"{"percent":10,"least":4}"#, 3, &[]),
+        (r#"{"enabled":false}"#, 10, &[]),
+    ] {
+        let mut world = World::new(1, &[("a", 100), ("b", 10)]);
+        world.config = world.config.with([Change::Put(written(guard))]);
+        world.remove(&endpoints("b", 0..gone)).after(600);
+        assert_eq!(world.kept(), kept(told), "{guard}, {gone} went");
+    }
+    let mut world = World::new(1, &[("b", 2)]);
+    world.config = world.config.with([Change::Put(written(r#"{"enabled":false}"#))]);
+    let all: Vec<Departed> = world.membership.objects().cloned().map(departed).collect();
+    let config = world.config.clone();
+    world.guard.take(&[], all, &config, Some("the store became empty"), (world.now, 0));
+    assert_eq!(world.kept(), kept(&[("the store became empty", 2)]));
+}
+
+#[test]
 fn a_rolling_deploy_that_replaces_every_endpoint_holds_nothing_that_is_added_first() {
     let mut world = World::new(1, &[("shop", 10), ("other", 100)]);
     for n in 0..10 {

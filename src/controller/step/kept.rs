@@ -40,7 +40,7 @@ impl State {
     }
 
     pub(super) fn approve(&mut self, keys: &[ResourceKey], later: bool, by: &str, now: Now) -> Output {
-        let paths: Vec<String> = keys.iter().map(|key| format!("{}/{}", key.kind.singular(), key.name)).collect();
+        let paths: Vec<String> = keys.iter().map(object_path).collect();
         let chosen = |path: &str| paths.is_empty() || paths.iter().any(|wanted| wanted == path);
         let went = self.guard.approve(&chosen, if later { &paths } else { &[] }, now.since_start);
         if !went.is_empty() {
@@ -51,6 +51,7 @@ impl State {
                 format!("{by} let {} go: {}", went.len(), went.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
             );
         }
+        self.operated |= !went.is_empty();
         let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
         Output { approved: went, ..output }
     }
@@ -88,6 +89,7 @@ impl State {
             self.track(id, now);
         }
         self.unpublished.extend(entries.iter().cloned());
+        self.operated = true;
         let mut output = self.publish(true, false, now);
         output.changed = true;
         output.verdicts = entries;

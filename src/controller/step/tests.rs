@@ -7,29 +7,45 @@ use waypost_model::key::Kind;
 
 use super::*;
 
-const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+pub(super) const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
 
 /// A controller and its clock.
-struct Script {
-    state: State,
-    now: Duration,
+pub(super) struct Script {
+    pub(super) state: State,
+    pub(super) now: Duration,
     heard: u64,
-    told: String,
+    pub(super) told: String,
 }
 
 impl Script {
-    fn new(stores: usize) -> Self {
+    pub(super) fn new(stores: usize) -> Self {
         let names = (0..stores).map(|number| format!("store{number}")).collect();
         Self {
-            state: State::new(names, Limits::default(), Thresholds::default(), 3, Some("c".to_owned())),
+            state: State::new(names, Limits::default(), Thresholds::default(), Some("c".to_owned())),
             now: Duration::from_secs(1),
             heard: 0,
             told: String::new(),
         }
     }
 
+    /// One that leads under epoch 3.
+    pub(super) fn leading(stores: usize) -> Self {
+        let mut script = Self::new(stores);
+        script.role(0, Role::Leading { epoch: 3, until: Duration::MAX });
+        (script.heard, script.told) = (script.state.events.next(), String::new());
+        script
+    }
+
+    pub(super) fn role(&mut self, millis: u64, role: Role) -> Output {
+        let epoch = role.epoch();
+        let output = self.after(millis, Input::Role(role));
+        // No other controller knows more.
+        let recovered = self.after(0, Input::Recovered(epoch.unwrap_or_default()));
+        Output { publish: recovered.publish.or(output.publish), relist: output.relist, ..output }
+    }
+
     /// After so many milliseconds this happens.
-    fn after(&mut self, millis: u64, input: Input) -> Output {
+    pub(super) fn after(&mut self, millis: u64, input: Input) -> Output {
         self.now += Duration::from_millis(millis);
         let output = self.state.step(input, Now { since_start: self.now, date: 0 });
         let at = self.now.as_millis() - 1_000;
@@ -47,19 +63,25 @@ impl Script {
         output
     }
 
-    fn reset(&mut self, millis: u64, source: usize, at: u64, entries: &[(&str, &str)]) -> Output {
+    pub(super) fn reset(&mut self, millis: u64, source: usize, at: u64, entries: &[(&str, &str)]) -> Output {
         let entries = entries.iter().map(|(key, value)| Entry::new(key.as_bytes().to_vec(), value.as_bytes().to_vec(), at)).collect();
-        self.after(millis, Input::Store { source, event: StoreEvent::Reset { entries, at: Revision(at), drift: 0 } })
+        self.after(millis, Input::Store { source, event: StoreEvent::Reset { entries, at: Revision(at), drift: 0 }, generation: self.state.generation() })
     }
 
-    fn put(&mut self, millis: u64, at: u64, key: &str, value: &str) -> Output {
+    pub(super) fn put(&mut self, millis: u64, at: u64, key: &str, value: &str) -> Output {
         let change = Change::Put(Entry::new(key.as_bytes().to_vec(), value.as_bytes().to_vec(), at));
-        self.after(millis, Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) } })
+        self.after(
+            millis,
+            Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) }, generation: self.state.generation() },
+        )
     }
 
-    fn delete(&mut self, millis: u64, at: u64, key: &str) -> Output {
+    pub(super) fn delete(&mut self, millis: u64, at: u64, key: &str) -> Output {
         let change = Change::Delete(waypost_adapter::Key::from(key.to_owned()));
-        self.after(millis, Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) } })
+        self.after(
+            millis,
+            Input::Store { source: 0, event: StoreEvent::Changes { changes: vec![change], at: Revision(at) }, generation: self.state.generation() },
+        )
     }
 
     fn told(self, wanted: &str) {
@@ -70,7 +92,7 @@ impl Script {
 
 #[test]
 fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
-    let mut script = Script::new(1);
+    let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#)]);
     script.put(100, 2, "routes/a", ROUTE);
     script.put(3, 3, "routes/b", ROUTE);
@@ -98,7 +120,7 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
 
 #[test]
 fn a_bad_value_is_told_and_the_last_good_one_stays() {
-    let mut script = Script::new(1);
+    let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#), ("routes/a", ROUTE)]);
     let output = script.put(100, 2, "routes/a", "{");
     assert!(output.publish.is_none() && output.entries_changed, "nothing to publish, something to keep on disk");
@@ -112,7 +134,7 @@ fn a_bad_value_is_told_and_the_last_good_one_stays() {
 
 #[test]
 fn nothing_is_published_before_every_store_was_heard_or_remembered() {
-    let mut script = Script::new(2);
+    let mut script = Script::leading(2);
     assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
     let failed = AdapterError::new(ErrorKind::Unreachable, "h:1", "no answer", "start it");
     script.after(10, Input::StoreFailed { source: 1, error: failed.clone() });
@@ -129,27 +151,29 @@ fn nothing_is_published_before_every_store_was_heard_or_remembered() {
 #[test]
 fn nothing_is_published_before_the_cluster_is_known() {
     let mut script = Script::new(1);
-    script.state = State::new(vec!["s".to_owned()], Limits::default(), Thresholds::default(), 1, None);
+    script.state = State::new(vec!["s".to_owned()], Limits::default(), Thresholds::default(), None);
+    script.role(0, Role::Leading { epoch: 3, until: Duration::MAX });
     assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
     let published = script.after(5, Input::Cluster("c".to_owned())).publish.expect("now it is");
-    assert_eq!((published.cluster.as_str(), published.version.to_string().as_str()), ("c", "1.1"));
+    assert_eq!((published.cluster.as_str(), published.version.to_string().as_str()), ("c", "3.1"));
 }
 
 #[test]
-fn a_proxy_that_saw_a_newer_epoch_raises_ours_and_a_foreign_one_does_not() {
-    let mut script = Script::new(1);
+fn the_epoch_that_a_proxy_saw_is_told_and_that_of_a_foreign_one_is_not() {
+    let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("routes/a", ROUTE)]);
     let opened = |cluster: &str, epoch| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch, sequence: 9 }, cluster: Some(cluster.to_owned()) };
-    assert_eq!(script.after(1, opened("other", 20)).epoch, None);
-    assert_eq!(script.after(1, opened("c", 2)).epoch, None, "older than ours");
-    let output = script.after(1, opened("c", 5));
-    assert_eq!(output.epoch, Some(6), "written to disk before anything is published under it");
+    assert_eq!(script.after(1, opened("other", 20)).saw, None);
+    assert_eq!(script.after(1, opened("c", 2)).saw, None, "older than ours");
+    assert_eq!(script.after(1, opened("c", 5)).saw, Some(5));
+    assert!(script.role(1, Role::Leading { epoch: 6, until: Duration::MAX }).publish.is_none(), "the store is read anew first");
+    let output = script.reset(1, 0, 1, &[("routes/a", ROUTE)]);
     assert_eq!(output.publish.expect("published again").version, Version { epoch: 6, sequence: 1 });
 }
 
 #[test]
 fn an_entry_is_live_when_every_proxy_that_follows_serves_its_version() {
-    let mut script = Script::new(1);
+    let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#)]);
     for name in ["p", "q"] {
         script.after(0, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
@@ -169,7 +193,7 @@ fn an_entry_is_live_when_every_proxy_that_follows_serves_its_version() {
 
 #[test]
 fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
-    let mut script = Script::new(1);
+    let mut script = Script::leading(1);
     let all = [("listeners/web", r#"{"address":"127.0.0.1:80"}"#), ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
     script.reset(0, 0, 5, &all);
     script.reset(100, 0, 6, &[]);
@@ -196,7 +220,7 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
 
 #[test]
 fn a_store_that_goes_back_changes_nothing_until_that_is_approved() {
-    let mut script = Script::new(1);
+    let mut script = Script::leading(1);
     let other = r#"{"hostnames":["h"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
     script.reset(0, 0, 50, &[("routes/a", ROUTE), ("routes/b", ROUTE)]);
     let before = script.state.snapshot.config.digest();

@@ -1,0 +1,125 @@
+//! What controllers ask each other: who they are, what the leader keeps, and which proxies follow them.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use base64::Engine as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayReport};
+
+use super::admit::Caller;
+use super::asked::Asked;
+use super::{Api, lines, refuse};
+use crate::controller::Handle;
+use crate::controller::handle::{Gone, Query};
+use crate::controller::replica::{Document, ReplicaRequest};
+use crate::controller::step::Input;
+
+/// Bytes of what one controller says of all its proxies: some thousands with long reports.
+pub(super) const LARGEST_RELAY: usize = 64 * 1024 * 1024;
+/// What a leader keeps is told at most this often.
+const EVERY: Duration = Duration::from_millis(250);
+
+pub(super) async fn controller(State(api): State<Api>) -> Json<ControllerInfo> {
+    Json(api.handle.info())
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDownAnswer {
+    /// Who let go.
+    pub name: String,
+}
+
+pub(super) async fn step_down(State(api): State<Api>) -> Result<Response, Gone> {
+    let name = api.handle.me().0.clone();
+    Ok(match api.handle.step_down().await? {
+        true => Json(StepDownAnswer { name }).into_response(),
+        false => refuse(StatusCode::CONFLICT, format!("{name} does not lead; `waypost status` says who does")),
+    })
+}
+
+pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(report): Asked<RelayReport>) -> Response {
+    if let Err(message) = waypost_model::key::check_name("controller", &report.controller) {
+        return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    if let Err(why) = caller.check_controller(&report.controller) {
+        return api.refuse_caller(&caller, StatusCode::FORBIDDEN, why, "a report").await;
+    }
+    if let Some(message) = report.proxies.iter().find_map(|proxy| waypost_model::key::check_name("proxy", &proxy.name).err()) {
+        return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    match api.handle.tell(Input::Downstream { controller: report.controller, proxies: report.proxies }).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(gone) => gone.into_response(),
+    }
+}
+
+pub(super) async fn replica(State(api): State<Api>, Asked(request): Asked<ReplicaRequest>) -> Response {
+    let (sender, receiver) = mpsc::channel::<Bytes>(4);
+    tokio::spawn(async move {
+        let stop = api.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = tell(api.handle, request, sender) => {
+                if let Err(error) = ended {
+                    tracing::debug!(error, "a follower's stream ended");
+                }
+            }
+        }
+    });
+    lines(receiver)
+}
+
+/// Tells a follower what we keep, and every change of it, until it has gone. A heartbeat ends each round in which nothing was
+/// told, and the first one.
+async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
+    let mut changes = handle.changes();
+    let (mut state, mut operated, mut first) = (Bytes::new(), Bytes::new(), true);
+    loop {
+        let next = Instant::now() + EVERY;
+        let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|gone| gone.to_string())?;
+        let mut told = send_if_new(&sender, &mut state, &replica.document()).await?;
+        // Before what operators hold comes the config that they hold.
+        for (record, file) in handle.missing_configs(request.configs.clone()).await {
+            let file = base64::engine::general_purpose::STANDARD.encode(file);
+            let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
+            send(&sender, line(&document)?).await?;
+            request.configs.insert(record.number, record.digest);
+            told = true;
+        }
+        told |= send_if_new(&sender, &mut operated, &Document::Operator { saved: handle.operated() }).await?;
+        if !told || std::mem::take(&mut first) {
+            send(&sender, line(&Document::Heartbeat)?).await?;
+        }
+        sleep_until(next).await;
+        // Whether there was a change or not, the next round says something.
+        drop(timeout_at(Instant::now() + Duration::from_secs(HEARTBEAT_SECONDS), changes.changed()).await);
+    }
+}
+
+async fn send_if_new(sender: &mpsc::Sender<Bytes>, before: &mut Bytes, document: &Document) -> Result<bool, String> {
+    let line = line(document)?;
+    let new = line != *before;
+    if new {
+        *before = line.clone();
+        send(sender, line).await?;
+    }
+    Ok(new)
+}
+
+async fn send(sender: &mpsc::Sender<Bytes>, line: Bytes) -> Result<(), String> {
+    sender.send(line).await.map_err(|_| "the follower has gone".to_owned())
+}
+
+fn line(document: &Document) -> Result<Bytes, String> {
+    let mut line = serde_json::to_vec(document).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    Ok(line.into())
+}

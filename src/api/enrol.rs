@@ -1,0 +1,113 @@
+//! Letting programs in: a first certificate for a token, the next one for the one before, and making tokens.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use serde_json::value::to_raw_value;
+use waypost_trust::{Claims, Identity, Issued, Joining, PublicKey};
+use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
+
+use super::admit::{Asker, Caller};
+use super::asked::Asked;
+use super::{Api, refuse};
+use crate::controller::handle::Query;
+use crate::trust::{TokenRequest, Trust, now};
+
+const NO_TLS: &str = "this controller talks in clear text and needs neither certificates nor tokens; start it with --tls, or on an address beyond loopback";
+const FILES: &str = "the certificates of this cluster come from files; give the program --tls-cert, --tls-key and --tls-ca";
+
+fn certificate(issued: Issued) -> Response {
+    let Issued { chain, authority, from, until } = issued;
+    Json(Certificate { chain, authority, from, until, keys: None }).into_response()
+}
+
+/// A program joins.
+pub(super) async fn join(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<JoinRequest>) -> Response {
+    let Some(trust) = api.trust.clone() else { return refuse(StatusCode::CONFLICT, NO_TLS) };
+    match let_in(&api, &trust, &request).await {
+        Ok(response) => response,
+        Err((status, why)) => api.refuse_caller(&caller, status, why, JOIN_PATH).await,
+    }
+}
+
+async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Response, (StatusCode, String)> {
+    let token = trust.signer.check(&request.token, now()).map_err(|error| (StatusCode::UNAUTHORIZED, error.to_string()))?;
+    let Claims::Join { joining, name: bound, .. } = token else {
+        return Err((StatusCode::FORBIDDEN, "the token is an operator's and lets no program in; `waypost token --join proxy` makes one that does".to_owned()));
+    };
+    let kind = joining.to_string();
+    waypost_model::key::check_name(&kind, &request.name).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    match &bound {
+        Some(bound) if *bound != request.name => {
+            return Err((StatusCode::FORBIDDEN, format!("the token lets in {kind} {bound} only, and {} is who asks", request.name)));
+        }
+        None if is_taken(api, joining, &request.name).await => {
+            let told = format!(
+                "there is a {kind} {} already; choose another --name, or let it in again with `waypost token --join {kind} --name {}`",
+                request.name, request.name
+            );
+            return Err((StatusCode::CONFLICT, told));
+        }
+        _ => {}
+    }
+    let response = issue(trust, joining, request)?;
+    api.handle.joined(format!("{kind} {}", request.name)).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
+    tracing::info!("{kind} {} joins", request.name);
+    Ok(response)
+}
+
+/// Whether somebody has that name, or had it.
+async fn is_taken(api: &Api, joining: Joining, name: &str) -> bool {
+    if api.handle.has_joined(&format!("{joining} {name}")) {
+        return true;
+    }
+    match joining {
+        Joining::Proxy => api.handle.ask(Query::Proxies).await.is_ok_and(|all| all.iter().any(|proxy| proxy.name == name)),
+        Joining::Controller => api.handle.me().0 == name || api.handle.ask(Query::Peers).await.is_ok_and(|all| all.contains_key(name)),
+    }
+}
+
+fn issue(trust: &Trust, joining: Joining, request: &JoinRequest) -> Result<Response, (StatusCode, String)> {
+    let failed = |why: String| (StatusCode::INTERNAL_SERVER_ERROR, why);
+    match joining {
+        Joining::Proxy => {
+            let key = PublicKey::try_from(request.public_key.clone()).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
+            let issued = trust.issue(&Identity::Proxy(request.name.clone()), &key).ok_or_else(|| (StatusCode::CONFLICT, FILES.to_owned()))?;
+            issued.map(certificate).map_err(|error| failed(error.to_string()))
+        }
+        Joining::Controller => {
+            let authority = trust.authority().ok_or_else(|| (StatusCode::CONFLICT, FILES.to_owned()))?;
+            let keys = to_raw_value(authority).map_err(|error| failed(error.to_string()))?;
+            Ok(Json(Certificate { keys: Some(keys), ..Certificate::default() }).into_response())
+        }
+    }
+}
+
+/// A program gets its next certificate, under the name in the one it shows.
+pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<RenewRequest>) -> Response {
+    let (Some(trust), Caller::Tls { identity: Some(identity), .. }) = (&api.trust, &caller) else { return refuse(StatusCode::CONFLICT, NO_TLS) };
+    let key = match PublicKey::try_from(request.public_key) {
+        Ok(key) => key,
+        Err(why) => return api.refuse_caller(&caller, StatusCode::BAD_REQUEST, why.to_owned(), RENEW_PATH).await,
+    };
+    match trust.issue(identity, &key) {
+        Some(Ok(issued)) => certificate(issued),
+        Some(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        None => refuse(StatusCode::CONFLICT, FILES),
+    }
+}
+
+/// An operator makes a token.
+pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<TokenRequest>) -> Response {
+    let Some(trust) = &api.trust else { return refuse(StatusCode::CONFLICT, NO_TLS) };
+    let made = match trust.signer.make(&request, now()) {
+        Ok(made) => made,
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
+    };
+    let by = asker.0.unwrap_or_else(|| "somebody".to_owned());
+    match api.handle.record(by, request.told()).await {
+        Ok(()) => Json(made).into_response(),
+        Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}

@@ -1,0 +1,120 @@
+//! Any controller answers every question: one that follows asks the leader.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::Instant;
+
+use waypost_wire::JOIN_PATH;
+
+use super::admit::{Asker, BY};
+use super::{Api, refuse};
+use crate::controller::election::Role;
+
+/// Marks what was passed on already: nobody passes it on again.
+pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");
+/// The largest question.
+const LARGEST: usize = 4 * 1024 * 1024;
+/// The largest question of somebody who has shown nothing yet, and how long it may take to arrive.
+const LARGEST_JOIN: usize = 16 * 1024;
+const PATIENCE_JOIN: Duration = Duration::from_secs(5);
+/// The leader has to take a question in this time; its answer may take longer.
+const REACHED: Duration = Duration::from_secs(20);
+
+/// While leading is handed over, what has to be done waits this long for whoever leads next.
+const HANDOVER: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Passes a question on to the leader, unless that is us. Where it cannot be reached, people see what we know, but nothing
+/// is done and waited for.
+pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let reading = request.method() == Method::GET && path != "/v1/wait";
+    // Whoever joins has shown nothing yet.
+    let (largest, patience) = if path == JOIN_PATH { (LARGEST_JOIN, PATIENCE_JOIN) } else { (LARGEST, REACHED) };
+    let forwarded = request.headers().contains_key(&FORWARDED);
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(patience, to_bytes(body, largest)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the question is too large"),
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the question did not arrive in time"),
+    };
+    let deadline = Instant::now() + HANDOVER;
+    let mut answer = None;
+    loop {
+        let role = api.handle.roles().borrow().clone();
+        let leader = match role {
+            Role::Following { leader } => leader.filter(|_| !forwarded),
+            Role::Leading { .. } | Role::Caretaking { .. } => return next.run(Request::from_parts(parts, Body::from(body))).await,
+        };
+        if let Some(leader) = leader {
+            match ask(&api, &leader.url, &parts, body.clone()).await {
+                Ok(response) if response.status() != StatusCode::SERVICE_UNAVAILABLE => return response,
+                Ok(response) => answer = Some(response),
+                Err(Unanswered { sent: true, reason }) if !reading => {
+                    let told = format!(
+                        "{} did not answer: {reason}; whether it was done is not known, `waypost status` and `waypost history --audit` say",
+                        leader.holder.name
+                    );
+                    return refuse(StatusCode::BAD_GATEWAY, told);
+                }
+                Err(Unanswered { reason, .. }) => {
+                    let told = format!("{} leads and cannot be reached: {reason}; try again", leader.holder.name);
+                    answer = Some(refuse(StatusCode::SERVICE_UNAVAILABLE, told));
+                }
+            }
+        }
+        if reading {
+            return next.run(Request::from_parts(parts, Body::from(body))).await;
+        }
+        if forwarded || Instant::now() >= deadline {
+            let nobody = "no controller leads just now; try again, and if the store is down start one with `waypost controller --store-down`";
+            return answer.unwrap_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE, nobody));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Why there is no answer, and whether the question may have arrived all the same.
+struct Unanswered {
+    reason: String,
+    sent: bool,
+}
+
+impl From<reqwest::Error> for Unanswered {
+    fn from(error: reqwest::Error) -> Self {
+        Self { sent: !error.is_connect(), reason: error.to_string() }
+    }
+}
+
+async fn ask(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: bytes::Bytes) -> Result<Response, Unanswered> {
+    let path = parts.uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+    let url = url::Url::parse(leader).and_then(|url| url.join(path)).map_err(|error| Unanswered { reason: error.to_string(), sent: false })?;
+    let mut request = api.client.request(parts.method.clone(), url).header(FORWARDED, "1").body(body);
+    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
+        request = request.header(header::CONTENT_TYPE, kind);
+    }
+    if let Some(Asker(Some(by))) = parts.extensions.get::<Asker>() {
+        request = request.header(BY, by);
+    }
+    let sending = request.send();
+    // Waiting may take as long as whoever asked wants.
+    let answer = if parts.uri.path() == "/v1/wait" {
+        sending.await
+    } else {
+        tokio::time::timeout(REACHED, sending).await.map_err(|_| Unanswered { reason: "no answer in time".to_owned(), sent: true })?
+    };
+    let answer = answer?;
+    let status = answer.status();
+    let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
+    let bytes = answer.bytes().await?;
+    let mut response = (status, bytes).into_response();
+    if let Some(kind) = kind {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    Ok(response)
+}

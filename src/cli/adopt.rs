@@ -1,0 +1,19 @@
+//! `waypost adopt`: proxies that belong to another cluster may follow this one.
+
+use clap::Args;
+
+use super::Outcome;
+use super::hold::HoldFlags;
+use crate::api::Action;
+
+#[derive(Debug, Args)]
+pub(super) struct AdoptFlags {
+    /// The id of the cluster that they belong to, as `waypost status` tells it of a proxy that refuses
+    cluster: String,
+    #[command(flatten)]
+    hold: HoldFlags,
+}
+
+pub(super) async fn run(flags: AdoptFlags) -> Outcome {
+    flags.hold.ask(Action::Adopt { cluster: flags.cluster }).await
+}

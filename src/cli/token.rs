@@ -1,0 +1,69 @@
+//! `waypost token`: tokens for operators, and for programs that join.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use waypost_trust::{Joining, Role, TrustError, shared_secret};
+
+use super::client::{ControllerFlag, OutputFlag};
+use super::text::{machine, say};
+use super::{Failure, Outcome};
+use crate::api::{TokenAnswer, TokenRequest};
+use crate::trust::{Signer, now};
+
+const OPERATOR: Duration = Duration::from_secs(30 * 86_400);
+const JOIN: Duration = Duration::from_secs(3_600);
+
+#[derive(Debug, Args)]
+pub(super) struct TokenFlags {
+    /// For an operator: read (see everything), write (approve what is held too), operate (everything)
+    #[arg(long, env = "WAYPOST_TOKEN_ROLE", value_parser = role, value_name = "ROLE", required_unless_present = "join", conflicts_with = "join")]
+    role: Option<Role>,
+    /// For a program that joins: proxy, or controller
+    #[arg(long, env = "WAYPOST_TOKEN_JOIN", value_parser = joining, value_name = "PROGRAM")]
+    join: Option<Joining>,
+    /// The operator's name, for the record; or the only name that a program may join with, also if it had joined before
+    #[arg(long, env = "WAYPOST_TOKEN_NAME", value_name = "NAME", required_unless_present = "join")]
+    name: Option<String>,
+    /// How long it is good [default: 720h for operators, 1h for programs]
+    #[arg(long, env = "WAYPOST_TOKEN_TTL", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
+    ttl: Option<Duration>,
+    /// Make it on a controller's own machine: the directory that it was given as --state
+    #[arg(long, value_name = "DIR", env = "WAYPOST_TOKEN_STATE")]
+    state: Option<PathBuf>,
+    /// Make it under the secret that controllers with --tls-cert share: the file that they were given
+    #[arg(long, value_name = "FILE", env = "WAYPOST_TOKEN_SECRET_FILE")]
+    token_secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    controller: ControllerFlag,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    [Role::Read, Role::Write, Role::Operate].into_iter().find(|role| role.to_string() == text).ok_or_else(|| "write read, write or operate".to_owned())
+}
+
+fn joining(text: &str) -> Result<Joining, String> {
+    [Joining::Proxy, Joining::Controller].into_iter().find(|joining| joining.to_string() == text).ok_or_else(|| "write proxy or controller".to_owned())
+}
+
+/// Makes a token without asking anybody.
+fn local(signer: Result<Signer, TrustError>, request: &TokenRequest) -> Result<TokenAnswer, Failure> {
+    signer.map_err(Failure::failed)?.make(request, now()).map_err(Failure::usage)
+}
+
+pub(super) async fn run(flags: TokenFlags) -> Outcome {
+    let usual = if flags.join.is_some() { JOIN } else { OPERATOR };
+    let request = TokenRequest { role: flags.role, join: flags.join, name: flags.name, seconds: flags.ttl.unwrap_or(usual).as_secs() };
+    let answer: TokenAnswer = match (flags.state, flags.token_secret_file) {
+        (_, Some(file)) => local(shared_secret(&file).map(Signer::beside_files), &request)?,
+        (Some(state), None) => local(Signer::on_disk(&state), &request)?,
+        (None, None) => flags.controller.post("/v1/tokens", &request).await?,
+    };
+    if !machine(flags.output.output, &answer)? {
+        say!("{}", answer.token);
+    }
+    Ok(())
+}

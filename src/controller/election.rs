@@ -1,0 +1,466 @@
+//! Who leads: one record in the store, written with compare and set. Pure: time and what the store answered are inputs.
+//!
+//! The holder renews its record every third of the TTL and stops leading two thirds of a TTL after it *sent* the last
+//! renewal that was acknowledged. A challenger takes over when it has seen the record unchanged for a whole TTL of its
+//! own clock. Clocks need not agree, they only have to run at about the same speed. Every run of leading has an epoch of
+//! its own, above everything that was seen anywhere. See `docs/decisions/10-election.md`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use waypost_adapter::{Expected, PutIf, Revision};
+
+/// Who holds the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The controller's name.
+    pub name: String,
+    /// One run of one process.
+    pub run: String,
+}
+
+/// The record below the status root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The cluster's id.
+    pub cluster: String,
+    /// Who holds it.
+    pub holder: Holder,
+    /// Where the holder's API is.
+    pub url: String,
+    /// The epoch under which the holder publishes.
+    pub epoch: u64,
+    /// Grows with every renewal: an unchanged record is one that nobody renews.
+    pub renewal: u64,
+    /// The holder's TTL in milliseconds; whoever waits waits no less.
+    #[serde(default)]
+    pub ttl_millis: u64,
+    /// The holder let go: nobody has to wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
+}
+
+/// Who we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Me {
+    /// The cluster's id.
+    pub cluster: String,
+    /// Our name and this run.
+    pub holder: Holder,
+    /// The run before this one, on the same state directory: it is dead, and its record need not run out.
+    pub previous_run: Option<String>,
+    /// Where our API is.
+    pub url: String,
+}
+
+/// Why the store did not answer as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It cannot be reached, or whether it was written is not known.
+    Unreachable,
+    /// We have no right to write there.
+    Denied,
+}
+
+/// What stands at the record's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The store's revision of it.
+    pub revision: Revision,
+    /// The record; `None` if it cannot be understood.
+    pub record: Option<Record>,
+}
+
+/// What the store is to be asked next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Read the record.
+    Read,
+    /// Write it.
+    Write {
+        /// The record.
+        record: Record,
+        /// What must stand there.
+        expected: Expected,
+    },
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// The store answered a read.
+    Read(Result<Option<Standing>, Trouble>),
+    /// The store answered a write.
+    Wrote(Result<PutIf, Trouble>),
+    /// Somebody has seen this epoch; `living` if a controller leads under it now.
+    Saw {
+        /// The epoch.
+        epoch: u64,
+        /// Whether it comes from who leads.
+        living: bool,
+    },
+    /// An operator asks us to let go.
+    StepDown,
+    /// Lead although the store cannot be asked: an operator says that nobody else does, or nobody else is known.
+    Caretake,
+    /// Whatever we wait for may have happened: ask the store now.
+    Look,
+    /// Whether there are other controllers: then nobody leads without the record.
+    Others(bool),
+}
+
+/// What we are at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Somebody else leads, or nobody.
+    Following {
+        /// Who, as far as the store says.
+        leader: Option<Record>,
+    },
+    /// We lead.
+    Leading {
+        /// Our epoch.
+        epoch: u64,
+        /// Until when, on our clock, unless the record is renewed.
+        until: Duration,
+    },
+    /// We led, or were told to, and the store cannot be asked: nothing of the store may be published, only what operators
+    /// ask for.
+    Caretaking {
+        /// Our epoch.
+        epoch: u64,
+        /// We were told to, and did not lead before.
+        named: bool,
+    },
+}
+
+impl Role {
+    /// Who leads, if that is another one and known.
+    pub const fn leader(&self) -> Option<&Record> {
+        match self {
+            Self::Following { leader } => leader.as_ref(),
+            Self::Leading { .. } | Self::Caretaking { .. } => None,
+        }
+    }
+
+    /// The epoch under which we may publish.
+    pub const fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Following { .. } => None,
+            Self::Leading { epoch, .. } | Self::Caretaking { epoch, .. } => Some(*epoch),
+        }
+    }
+}
+
+/// Nobody has led so often: a claim of this epoch or a higher one is a mistake, or worse, and would leave no room above it.
+pub const HIGHEST: u64 = 1 << 52;
+
+/// How we stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Post {
+    /// We hold nothing.
+    None,
+    /// The record is ours at this revision; `renewed` is when the last acknowledged renewal was sent.
+    Held { epoch: u64, revision: Revision, renewal: u64, renewed: Option<Duration> },
+    /// We may not write, and lead without a record.
+    Alone { epoch: u64 },
+    /// We were told to lead without the store.
+    Named { epoch: u64 },
+}
+
+/// An ask that is under way.
+#[derive(Debug, Clone)]
+struct Pending {
+    sent: Duration,
+    ask: Ask,
+}
+
+/// The election, as one controller takes part in it.
+#[derive(Debug)]
+pub struct Election {
+    me: Me,
+    ttl: Duration,
+    /// A pause before we challenge, different for each controller.
+    jitter: Duration,
+    /// The highest epoch seen anywhere.
+    highest: u64,
+    post: Post,
+    /// What stood at the key when it was read last, and since when it is unchanged.
+    seen: Option<(Option<Standing>, Duration)>,
+    /// Whether another one's record was ever seen.
+    met_another: bool,
+    /// When writing was denied last.
+    denied: Option<Duration>,
+    others: bool,
+    pending: Option<Pending>,
+    next: Duration,
+    rest_until: Duration,
+}
+
+impl Election {
+    /// A controller that has seen epochs up to `highest`, and waits `jitter` before it challenges.
+    pub fn new(me: Me, ttl: Duration, jitter: Duration, highest: u64) -> Self {
+        Self {
+            me,
+            ttl,
+            jitter,
+            highest,
+            post: Post::None,
+            seen: None,
+            met_another: false,
+            denied: None,
+            others: false,
+            pending: None,
+            next: Duration::ZERO,
+            rest_until: Duration::ZERO,
+        }
+    }
+
+    /// The highest epoch seen anywhere.
+    pub const fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// How long a holder leads after it sent a renewal.
+    fn lease(&self) -> Duration {
+        self.ttl * 2 / 3
+    }
+
+    /// What we are.
+    pub fn role(&self, now: Duration) -> Role {
+        let following = || {
+            let record = self.seen.as_ref().and_then(|(standing, _)| standing.as_ref()?.record.clone());
+            Role::Following { leader: record.filter(|record| !record.released && record.holder.run != self.me.holder.run && record.cluster == self.me.cluster) }
+        };
+        match self.post {
+            Post::None => following(),
+            Post::Alone { epoch } => Role::Leading { epoch, until: Duration::MAX },
+            Post::Named { epoch } => Role::Caretaking { epoch, named: true },
+            Post::Held { epoch, renewed: Some(renewed), .. } if now < renewed + self.lease() => Role::Leading { epoch, until: renewed + self.lease() },
+            // Whoever saw a higher epoch has a successor.
+            Post::Held { epoch, renewed: Some(_), .. } if self.highest <= epoch => Role::Caretaking { epoch, named: false },
+            Post::Held { .. } => following(),
+        }
+    }
+
+    /// When [`Election::poll`] or [`Election::role`] say something new by themselves.
+    pub fn due(&self, now: Duration) -> Duration {
+        let lapse = match self.post {
+            Post::Held { renewed: Some(renewed), .. } => Some(renewed + self.lease()).filter(|lapse| *lapse > now),
+            _ => None,
+        };
+        let ask = if self.pending.is_some() { Duration::MAX } else { self.next };
+        lapse.map_or(ask, |lapse| lapse.min(ask))
+    }
+
+    /// What to ask the store now, if anything. Its answer is told by [`Election::heard`].
+    pub fn poll(&mut self, now: Duration) -> Option<Ask> {
+        if self.pending.is_some() || now < self.next {
+            return None;
+        }
+        let ask = match self.post {
+            Post::Held { epoch, revision, renewal, .. } => {
+                // A higher epoch was seen: the record is proved to be ours before the epoch is raised above it.
+                let epoch = if self.highest > epoch { self.highest + 1 } else { epoch };
+                Ask::Write { record: self.record(epoch, renewal + 1), expected: Expected::At(revision) }
+            }
+            _ => self.challenge(now).unwrap_or(Ask::Read),
+        };
+        self.pending = Some(Pending { sent: now, ask: ask.clone() });
+        Some(ask)
+    }
+
+    fn record(&self, epoch: u64, renewal: u64) -> Record {
+        let ttl_millis = u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX);
+        Record { cluster: self.me.cluster.clone(), holder: self.me.holder.clone(), url: self.me.url.clone(), epoch, renewal, ttl_millis, released: false }
+    }
+
+    /// The record that makes us leader, once what stands there may be replaced.
+    fn challenge(&self, now: Duration) -> Option<Ask> {
+        let (standing, since) = self.seen.as_ref()?;
+        // A right may come back.
+        let denied = self.denied.is_some_and(|at| now < at + self.ttl);
+        if now < self.rest_until || denied || now < *since + self.wait(standing.as_ref())? {
+            return None;
+        }
+        let epoch = self.highest.saturating_add(1);
+        let expected = standing.as_ref().map_or(Expected::Absent, |standing| Expected::At(standing.revision));
+        let renewal = standing.as_ref().and_then(|standing| standing.record.as_ref()).map_or(1, |record| record.renewal.saturating_add(1));
+        Some(Ask::Write { record: self.record(epoch, renewal), expected })
+    }
+
+    /// How long what stands there must be unchanged before it is replaced; `None` if it never may.
+    fn wait(&self, standing: Option<&Standing>) -> Option<Duration> {
+        let patience = |ttl: Duration| self.ttl.max(ttl) + self.jitter;
+        match standing {
+            None if self.met_another => Some(patience(Duration::ZERO)),
+            None => Some(Duration::ZERO),
+            Some(Standing { record: None, .. }) => Some(patience(Duration::ZERO)),
+            Some(Standing { record: Some(record), .. }) => {
+                let ours = record.holder.name == self.me.holder.name && Some(&record.holder.run) == self.me.previous_run.as_ref();
+                match record.cluster == self.me.cluster {
+                    false => None,
+                    true if record.released || ours => Some(Duration::ZERO),
+                    true => Some(patience(Duration::from_millis(record.ttl_millis))),
+                }
+            }
+        }
+    }
+
+    /// Something happened.
+    pub fn heard(&mut self, heard: Heard, now: Duration) {
+        match heard {
+            Heard::Read(answer) => {
+                self.pending = None;
+                self.read(answer, now);
+            }
+            Heard::Wrote(answer) => {
+                if let Some(pending) = self.pending.take() {
+                    self.wrote(pending, answer, now);
+                }
+            }
+            Heard::Saw { epoch, living } => self.saw(epoch, living, now),
+            Heard::StepDown => {
+                self.post = Post::None;
+                self.rest_until = now + self.ttl;
+            }
+            Heard::Caretake => {
+                if self.post == Post::None {
+                    self.highest = self.highest.saturating_add(1);
+                    self.post = Post::Named { epoch: self.highest };
+                }
+            }
+            Heard::Look => self.next = self.next.min(now),
+            Heard::Others(others) => self.others = others,
+        }
+    }
+
+    fn read(&mut self, answer: Result<Option<Standing>, Trouble>, now: Duration) {
+        self.next = now + self.ttl / 24;
+        let standing = match answer {
+            Ok(standing) => standing,
+            Err(Trouble::Unreachable) => return,
+            Err(Trouble::Denied) => return self.alone(None, now),
+        };
+        let known = matches!(self.seen, Some((Some(_), _)));
+        let unchanged =
+            self.seen.as_ref().is_some_and(|(known, _)| known.as_ref().map(|known| known.revision) == standing.as_ref().map(|found| found.revision));
+        if !unchanged {
+            self.seen = Some((standing.clone(), now));
+        }
+        if let Some((revision, record)) = standing.as_ref().and_then(|found| Some((found.revision, found.record.as_ref()?))) {
+            if record.cluster == self.me.cluster && record.epoch < HIGHEST {
+                self.highest = self.highest.max(record.epoch);
+            }
+            if record.holder.run == self.me.holder.run && !record.released && now >= self.rest_until && self.denied.is_none() {
+                // A write of ours whose outcome was not known arrived; it counts from the next renewal on.
+                if self.post == Post::None {
+                    self.post = Post::Held { epoch: record.epoch, revision, renewal: record.renewal, renewed: None };
+                }
+                self.next = now;
+                return;
+            }
+            self.met_another |= record.holder.run != self.me.holder.run;
+            // Somebody renews: whoever leads without the store's word lets go.
+            if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
+                self.post = Post::None;
+            }
+        }
+        if self.denied.is_some() {
+            self.alone(standing.as_ref(), now);
+        } else if let Some(wait) = self.wait(standing.as_ref()) {
+            let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+            // Not a moment later than it may be.
+            self.next = self.next.min((since + wait).max(self.rest_until).max(now));
+        }
+    }
+
+    /// Writing is not for us: we lead without a record, unless one is alive.
+    fn alone(&mut self, standing: Option<&Standing>, now: Duration) {
+        self.denied.get_or_insert(now);
+        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        let free = match standing {
+            None => true,
+            Some(found) => self.wait(Some(found)).is_some_and(|wait| now >= since + wait),
+        };
+        // Where there are others, two could think so.
+        if free && !self.others && matches!(self.post, Post::None | Post::Named { .. }) && now >= self.rest_until {
+            self.highest = self.highest.saturating_add(1);
+            self.post = Post::Alone { epoch: self.highest };
+        }
+    }
+
+    fn wrote(&mut self, pending: Pending, answer: Result<PutIf, Trouble>, now: Duration) {
+        let Ask::Write { record, .. } = pending.ask else { return };
+        match answer {
+            Ok(PutIf::Written(revision)) => {
+                self.denied = None;
+                self.highest = self.highest.max(record.epoch);
+                self.seen = Some((Some(Standing { revision, record: Some(record.clone()) }), now));
+                if now < self.rest_until {
+                    // We were asked to let go meanwhile; the record runs out.
+                    self.next = now + self.ttl / 24;
+                    return;
+                }
+                self.post = Post::Held { epoch: record.epoch, revision, renewal: record.renewal, renewed: Some(pending.sent) };
+                let raised = self.highest > record.epoch;
+                self.next = if raised { now } else { pending.sent + self.ttl / 3 };
+            }
+            Ok(PutIf::Conflict) => {
+                if matches!(self.post, Post::Held { .. }) {
+                    self.post = Post::None;
+                }
+                self.seen = None;
+                self.next = now;
+            }
+            Err(Trouble::Denied) => {
+                self.denied = Some(now);
+                if matches!(self.post, Post::Held { .. }) {
+                    self.post = Post::None;
+                }
+                self.next = now + self.ttl / 24;
+            }
+            Err(Trouble::Unreachable) => {
+                self.next = now + self.ttl / 24;
+                if !matches!(self.post, Post::Held { .. }) {
+                    // It may yet arrive: what stands there is read before anything else is written.
+                    self.seen = None;
+                }
+            }
+        }
+    }
+
+    /// Somebody else publishes, or published, under this epoch.
+    fn saw(&mut self, epoch: u64, living: bool, now: Duration) {
+        if epoch >= HIGHEST {
+            return;
+        }
+        self.highest = self.highest.max(epoch);
+        if matches!(self.post, Post::Held { epoch: own, .. } if own == epoch) {
+            // Ours must be above it.
+            self.highest = epoch + 1;
+        }
+        match &mut self.post {
+            Post::Held { epoch: own, .. } if epoch >= *own => self.next = self.next.min(now),
+            Post::Named { epoch: own } | Post::Alone { epoch: own } if epoch >= *own => {
+                if living {
+                    self.post = Post::None;
+                } else {
+                    self.highest = self.highest.saturating_add(1);
+                    *own = self.highest;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The record that lets go, if we hold one: to be written once, on the way out or before stepping down.
+    pub fn release(&self) -> Option<Ask> {
+        let Post::Held { epoch, revision, renewal, .. } = self.post else { return None };
+        Some(Ask::Write { record: Record { released: true, ..self.record(epoch, renewal + 1) }, expected: Expected::At(revision) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

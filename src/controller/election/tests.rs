@@ -1,0 +1,377 @@
+//! Scripts of one controller, and any number of them over a store that loses, delays and repeats.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(6);
+
+fn me(name: &str, run: &str) -> Me {
+    Me { cluster: "c".to_owned(), holder: Holder { name: name.to_owned(), run: run.to_owned() }, previous_run: None, url: format!("http://{name}") }
+}
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// A store with one key.
+#[derive(Default)]
+struct Store {
+    revision: u64,
+    record: Option<Record>,
+}
+
+impl Store {
+    fn answer(&mut self, ask: &Ask) -> Heard {
+        match ask {
+            Ask::Read => Heard::Read(Ok(self.record.clone().map(|record| Standing { revision: Revision(self.revision), record: Some(record) }))),
+            Ask::Write { record, expected } => {
+                let found = self.record.as_ref().map_or(Expected::Absent, |_| Expected::At(Revision(self.revision)));
+                if found != *expected {
+                    return Heard::Wrote(Ok(PutIf::Conflict));
+                }
+                self.revision += 1;
+                self.record = Some(record.clone());
+                Heard::Wrote(Ok(PutIf::Written(Revision(self.revision))))
+            }
+        }
+    }
+
+    /// Everything that is due is asked and answered at once.
+    fn serve(&mut self, election: &mut Election, now: Duration) {
+        while let Some(ask) = election.poll(now) {
+            let heard = self.answer(&ask);
+            election.heard(heard, now);
+        }
+    }
+}
+
+fn leads(election: &Election, now: Duration) -> Option<u64> {
+    match election.role(now) {
+        Role::Leading { epoch, .. } => Some(epoch),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_first_controller_leads_at_once_and_renews() {
+    let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 7));
+    store.serve(&mut a, secs(0.0));
+    assert_eq!(a.role(secs(0.0)), Role::Leading { epoch: 8, until: secs(4.0) });
+    assert_eq!(a.due(secs(0.0)), secs(2.0));
+    store.serve(&mut a, secs(2.0));
+    assert_eq!(a.role(secs(2.0)), Role::Leading { epoch: 8, until: secs(6.0) });
+    assert_eq!(store.record.unwrap().renewal, 2);
+}
+
+#[test]
+fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
+    let (mut store, mut a, mut b) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0), Election::new(me("b", "2"), TTL, secs(0.1), 0));
+    store.serve(&mut a, secs(0.0));
+    let mut now = secs(0.0);
+    store.serve(&mut b, now);
+    while leads(&b, now).is_none() {
+        now = b.due(now);
+        assert!(now < secs(7.0), "no leader by {now:?}");
+        store.serve(&mut b, now);
+    }
+    assert!(now >= secs(6.1), "{now:?}");
+    assert_eq!(leads(&b, now), Some(2));
+    assert!(matches!(a.role(now), Role::Caretaking { epoch: 1, .. }), "it has not heard");
+    a.heard(Heard::Saw { epoch: 2, living: true }, now);
+    assert!(matches!(a.role(now), Role::Following { .. }));
+    // The next run of b knows the one before.
+    let mut again = Election::new(Me { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
+    store.serve(&mut again, now);
+    assert_eq!(leads(&again, now), Some(3));
+}
+
+#[test]
+fn who_lets_go_is_followed_at_once_and_rests() {
+    let (mut store, mut a, mut b) =
+        (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0), Election::new(me("b", "2"), TTL, Duration::ZERO, 0));
+    store.serve(&mut a, secs(0.0));
+    store.serve(&mut b, secs(0.1));
+    let release = a.release().unwrap();
+    assert_eq!(store.answer(&release), Heard::Wrote(Ok(PutIf::Written(Revision(2)))));
+    a.heard(Heard::StepDown, secs(1.0));
+    store.serve(&mut a, secs(2.0));
+    assert_eq!(leads(&a, secs(2.0)), None, "it rests");
+    store.serve(&mut b, secs(2.0));
+    assert_eq!(leads(&b, secs(2.0)), Some(2));
+}
+
+#[test]
+fn a_leader_proves_its_record_before_it_raises_its_epoch() {
+    let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0));
+    store.serve(&mut a, secs(0.0));
+    a.heard(Heard::Saw { epoch: 9, living: false }, secs(1.0));
+    store.serve(&mut a, secs(1.0));
+    assert_eq!(leads(&a, secs(1.0)), Some(10));
+    // Another one has the record: no epoch is high enough.
+    store.revision += 1;
+    store.record = Some(Record { holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, epoch: 11, ..store.record.clone().unwrap() });
+    a.heard(Heard::Saw { epoch: 12, living: false }, secs(1.5));
+    store.serve(&mut a, secs(1.5));
+    assert!(matches!(a.role(secs(1.5)), Role::Following { leader: Some(record) } if record.holder.name == "b"));
+}
+
+#[test]
+fn without_the_right_to_write_a_controller_leads_alone_unless_somebody_renews() {
+    let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
+    assert_eq!(a.poll(secs(0.0)), Some(Ask::Read));
+    a.heard(Heard::Read(Ok(None)), secs(0.0));
+    assert!(matches!(a.poll(secs(0.0)), Some(Ask::Write { .. })));
+    a.heard(Heard::Wrote(Err(Trouble::Denied)), secs(0.0));
+    a.poll(secs(0.1));
+    a.heard(Heard::Read(Ok(None)), secs(0.1));
+    assert_eq!(leads(&a, secs(100.0)), Some(4));
+    let other = |renewal: u64| {
+        let record = Record { cluster: "c".to_owned(), holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, renewal, ..Record::default() };
+        Heard::Read(Ok(Some(Standing { revision: Revision(renewal), record: Some(record) })))
+    };
+    for (second, renewal, leading) in [(101.0, 1, true), (103.0, 2, false), (105.0, 3, false), (112.0, 3, true)] {
+        let mut now = secs(second);
+        // The right may have come back.
+        if matches!(a.poll(now), Some(Ask::Write { .. })) {
+            a.heard(Heard::Wrote(Err(Trouble::Denied)), now);
+            now += secs(0.25);
+            assert_eq!(a.poll(now), Some(Ask::Read));
+        }
+        a.heard(other(renewal), now);
+        assert_eq!(leads(&a, now).is_some(), leading, "at {second}");
+    }
+}
+
+#[test]
+fn a_leader_that_only_lost_the_store_takes_care_until_it_sees_a_higher_epoch() {
+    let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0));
+    store.serve(&mut a, secs(0.0));
+    for quarter in 0..8 {
+        let now = secs(2.0 + f64::from(quarter) / 2.0);
+        assert!(a.poll(now).is_some());
+        a.heard(Heard::Wrote(Err(Trouble::Unreachable)), now);
+        let lapsed = now >= secs(4.0);
+        assert_eq!(leads(&a, now).is_none(), lapsed, "{now:?}");
+    }
+    assert_eq!(a.role(secs(5.5)), Role::Caretaking { epoch: 1, named: false });
+    store.serve(&mut a, secs(6.0));
+    assert_eq!(leads(&a, secs(6.0)), Some(1), "nobody else took it");
+}
+
+#[test]
+fn a_foreign_record_and_garbage_are_not_led_over() {
+    let mut store = Store::default();
+    store.answer(&Ask::Write { record: Record { cluster: "other".to_owned(), epoch: 1, ..Record::default() }, expected: Expected::Absent });
+    let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 0);
+    for second in 0..60 {
+        store.serve(&mut a, Duration::from_secs(second));
+    }
+    assert_eq!(a.role(secs(60.0)), Role::Following { leader: None });
+    assert_eq!(a.highest(), 0, "a foreign epoch is not ours to exceed");
+    let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 0);
+    b.poll(secs(0.0));
+    let garbage = Heard::Read(Ok(Some(Standing { revision: Revision(3), record: None })));
+    b.heard(garbage.clone(), secs(0.0));
+    assert_eq!(b.poll(secs(5.9)), Some(Ask::Read), "it may be somebody's");
+    b.heard(garbage, secs(5.9));
+    assert!(matches!(b.poll(secs(6.0)), Some(Ask::Write { expected: Expected::At(Revision(3)), .. })));
+}
+
+#[test]
+fn two_under_one_epoch_part_and_an_epoch_beyond_all_is_no_claim() {
+    let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 8));
+    store.serve(&mut a, secs(0.0));
+    assert_eq!(leads(&a, secs(0.0)), Some(9));
+    a.heard(Heard::Saw { epoch: 9, living: false }, secs(0.5));
+    store.serve(&mut a, secs(0.5));
+    assert!(leads(&a, secs(0.5)) > Some(9));
+    let before = a.highest();
+    a.heard(Heard::Saw { epoch: u64::MAX, living: true }, secs(1.0));
+    assert_eq!(a.highest(), before);
+}
+
+#[test]
+fn where_there_are_others_nobody_leads_without_the_record() {
+    let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
+    a.heard(Heard::Others(true), secs(0.0));
+    for second in 0..20 {
+        let now = Duration::from_secs(second);
+        while let Some(ask) = a.poll(now) {
+            a.heard(if ask == Ask::Read { Heard::Read(Ok(None)) } else { Heard::Wrote(Err(Trouble::Denied)) }, now);
+        }
+        assert_eq!(leads(&a, now), None);
+    }
+    let mut store = Store::default();
+    store.serve(&mut a, secs(30.0));
+    assert_eq!(leads(&a, secs(30.0)), Some(4), "the right came back");
+}
+
+#[test]
+fn told_to_lead_without_the_store_a_controller_does_until_somebody_else_does() {
+    let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 5);
+    a.heard(Heard::Caretake, secs(0.0));
+    assert_eq!(a.role(secs(0.0)), Role::Caretaking { epoch: 6, named: true });
+    a.heard(Heard::Saw { epoch: 8, living: false }, secs(1.0));
+    assert_eq!(a.role(secs(1.0)), Role::Caretaking { epoch: 9, named: true }, "a proxy remembers a dead leader");
+    a.heard(Heard::Saw { epoch: 10, living: true }, secs(1.0));
+    assert_eq!(a.role(secs(1.0)), Role::Following { leader: None });
+    let mut store = Store::default();
+    let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 5);
+    b.heard(Heard::Caretake, secs(0.0));
+    store.serve(&mut b, secs(0.5));
+    assert_eq!(leads(&b, secs(0.5)), Some(7), "the store is back");
+}
+
+/// One controller of a simulation.
+struct Node {
+    election: Election,
+    /// Until when the process stands still.
+    paused: u64,
+    /// What the store will answer, and when it reaches us.
+    answer: Option<(u64, Heard)>,
+    crashed: bool,
+}
+
+struct World {
+    random: fastrand::Rng,
+    store: Store,
+    nodes: Vec<Node>,
+    /// Writes on their way to the store.
+    arriving: Vec<(u64, usize, Ask, bool)>,
+    runs: u64,
+    epochs: BTreeMap<u64, String>,
+}
+
+/// An ask that is not answered within this many milliseconds has failed, whatever becomes of it.
+const PATIENCE: u64 = 2_000;
+/// Milliseconds between two looks.
+const STEP: usize = 4;
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut world =
+            Self { random: fastrand::Rng::with_seed(seed), store: Store::default(), nodes: Vec::new(), arriving: Vec::new(), runs: 0, epochs: BTreeMap::new() };
+        for number in 0..3 {
+            let node = world.start(number, None, 0);
+            world.nodes.push(node);
+        }
+        world
+    }
+
+    fn start(&mut self, number: usize, previous_run: Option<String>, highest: u64) -> Node {
+        self.runs += 1;
+        let me = Me { previous_run, ..me(&format!("n{number}"), &format!("r{}", self.runs)) };
+        let jitter = Duration::from_millis(self.random.u64(0..300));
+        Node { election: Election::new(me, TTL, jitter, highest), paused: 0, answer: None, crashed: false }
+    }
+
+    /// One step of node `number`; `calm` without any new fault.
+    fn run(&mut self, number: usize, now: u64, calm: bool) {
+        let random = &mut self.random;
+        let node = &mut self.nodes[number];
+        if node.crashed || node.paused > now {
+            return;
+        }
+        let at = Duration::from_millis(now);
+        if let Some((_, heard)) = node.answer.take_if(|(due, _)| *due <= now) {
+            node.election.heard(heard, at);
+        }
+        let Some(ask) = node.election.poll(at) else { return };
+        let (there, back) = if calm { (5, 5) } else { (delay(random), delay(random)) };
+        let lost = !calm && random.u8(0..10) == 0;
+        let failed = matches!(ask, Ask::Read).then_some(Heard::Read(Err(Trouble::Unreachable))).unwrap_or(Heard::Wrote(Err(Trouble::Unreachable)));
+        node.answer = Some((now + PATIENCE, failed));
+        let answered = (calm || random.u8(0..10) != 0) && there + back < PATIENCE;
+        if !lost {
+            self.arriving.push((now + there, number, ask, answered));
+            self.arriving.sort_by_key(|(due, ..)| *due);
+            if let (true, Some((due, _))) = (answered, self.nodes[number].answer.as_mut()) {
+                *due = now + there + back;
+            }
+        }
+    }
+
+    /// What reached the store by now.
+    fn arrive(&mut self, now: u64) {
+        while self.arriving.first().is_some_and(|(due, ..)| *due <= now) {
+            let (_, number, ask, answered) = self.arriving.remove(0);
+            let heard = self.store.answer(&ask);
+            if let (true, Some((_, answer))) = (answered, self.nodes[number].answer.as_mut()) {
+                *answer = heard;
+            }
+        }
+    }
+
+    /// Who leads; that is at most one, and under an epoch that no other run had.
+    fn check(&mut self, now: u64, seed: u64) -> Option<usize> {
+        let at = Duration::from_millis(now);
+        let mut leading = Vec::new();
+        for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.crashed && node.paused <= now) {
+            if let Some(epoch) = leads(&node.election, at) {
+                let run = node.election.me.holder.run.clone();
+                let owner = self.epochs.entry(epoch).or_insert_with(|| run.clone());
+                assert_eq!(*owner, run, "seed {seed}: epoch {epoch} twice");
+                leading.push(number);
+            }
+        }
+        assert!(leading.len() <= 1, "seed {seed}: {leading:?} lead at {now} ms");
+        leading.first().copied()
+    }
+
+    fn fault(&mut self, now: u64) {
+        let number = self.random.usize(0..self.nodes.len());
+        match self.random.u8(0..4) {
+            0 => self.nodes[number].paused = now + self.random.u64(100..15_000),
+            1 => self.nodes[number].crashed = true,
+            2 if self.nodes[number].crashed => {
+                let (known, highest) = (self.nodes[number].election.me.holder.run.clone(), self.nodes[number].election.highest());
+                self.nodes[number] = self.start(number, Some(known), highest);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Mostly a moment, now and then longer than anybody waits.
+fn delay(random: &mut fastrand::Rng) -> u64 {
+    if random.u8(0..20) == 0 { random.u64(500..8_000) } else { random.u64(1..60) }
+}
+
+fn simulate(seed: u64) {
+    let mut world = World::new(seed);
+    let storm = world.random.u64(10_000..40_000);
+    let mut calm_since = None;
+    let mut calm = false;
+    for now in (0..storm + 20_000).step_by(STEP) {
+        if !calm && world.random.u16(0..500) == 0 {
+            world.fault(now);
+        }
+        if !calm && now >= storm {
+            calm = true;
+            (0..3).for_each(|number| {
+                world.nodes[number].paused = 0;
+                if world.nodes[number].crashed {
+                    let known = world.nodes[number].election.me.holder.run.clone();
+                    let highest = world.nodes[number].election.highest();
+                    world.nodes[number] = world.start(number, Some(known), highest);
+                }
+            });
+        }
+        world.arrive(now);
+        (0..3).for_each(|number| world.run(number, now, calm));
+        let leader = world.check(now, seed);
+        if calm && calm_since.is_none() && leader.is_some() {
+            calm_since = Some(now - storm);
+        }
+    }
+    let took = calm_since.unwrap_or_else(|| panic!("seed {seed}: nobody leads"));
+    // What was under way when the storm ended may take its time: one patience, and one more TTL from what it wrote.
+    assert!(Duration::from_millis(took) <= TTL + Duration::from_millis(PATIENCE) + secs(1.0), "seed {seed}: a leader after {took} ms");
+}
+
+#[test]
+fn of_any_number_of_controllers_at_most_one_leads_whatever_the_store_loses() {
+    let seeds = std::env::var("WAYPOST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
+    (0..seeds).for_each(simulate);
+}

@@ -1,0 +1,451 @@
+//! A simulation: three controllers, a store and proxies in virtual time. Messages are dropped, delayed and repeated,
+//! processes crash and stand still, links break. One seed is one run, and every run is the same again.
+//!
+//! What is checked after every delivery: a proxy never goes back, nothing is applied that was never published, a version
+//! never stands for two contents, and no route on any proxy ever returns to an older value. At rest: every proxy and
+//! every controller has the same snapshot, which is what the store says plus what the guard holds.
+
+mod checks;
+mod node;
+mod store;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_adapter::Event as StoreEvent;
+use waypost_model::snapshot::Snapshot;
+use waypost_wire::Frame;
+
+use self::checks::Checks;
+use self::node::{Node, Proxy};
+use self::store::Store;
+use super::election::{Ask, Heard, Role};
+use super::step::Input;
+
+/// Milliseconds of virtual time.
+type Time = u64;
+const CONTROLLERS: usize = 3;
+const PROXIES: usize = 4;
+/// Faults end here, and the rest is peace.
+const STORM: Time = 40_000;
+const END: Time = STORM + 30_000;
+/// An ask that is not answered within this time has failed, whatever becomes of it.
+const PATIENCE: Time = 1_500;
+
+/// What happens at a moment.
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A controller looks at its clocks.
+    Tick(usize),
+    /// An ask arrives at the store.
+    Ask { node: usize, run: u64, number: u64, ask: Ask, answered: bool },
+    /// Its answer, or the end of patience, arrives.
+    Answer { node: usize, run: u64, number: u64, heard: Heard },
+    /// The store sends a controller what it has, or what is new.
+    Feed { node: usize, run: u64, link: u64 },
+    /// A new leader has heard what the others have.
+    Recovered { node: usize, run: u64, epoch: u64 },
+    /// That arrives.
+    Fed { node: usize, run: u64, link: u64, generation: u64, event: StoreEvent },
+    /// What the leader published arrives at one who follows it.
+    Relayed { node: usize, run: u64, from: usize, snapshot: Arc<Snapshot> },
+    /// A publication arrives at a proxy.
+    Published { proxy: usize, link: u64, frames: Vec<Frame> },
+    /// A proxy turns to another controller.
+    Connect(usize),
+    /// Somebody writes.
+    Write,
+    /// Something goes wrong.
+    Fault,
+    /// A process that stood still goes on.
+    Resume(usize),
+    /// One that crashed starts again.
+    Start(usize),
+    /// A link heals.
+    Heal(usize, usize),
+}
+
+struct World {
+    seed: u64,
+    now: Time,
+    random: fastrand::Rng,
+    due: BinaryHeap<Reverse<(Time, u64)>>,
+    happenings: HashMap<u64, Happening>,
+    count: u64,
+    store: Store,
+    nodes: Vec<Node>,
+    proxies: Vec<Proxy>,
+    /// Links that are cut: node and node, or node and proxy (from `CONTROLLERS` on), or node and store (the last).
+    cut: Vec<(usize, usize)>,
+    checks: Checks,
+}
+
+/// The store, as the end of a link.
+const STORE: usize = CONTROLLERS + PROXIES;
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut world = Self {
+            seed,
+            now: 0,
+            random: fastrand::Rng::with_seed(seed),
+            due: BinaryHeap::new(),
+            happenings: HashMap::new(),
+            count: 0,
+            store: Store::default(),
+            nodes: Vec::new(),
+            proxies: Vec::new(),
+            cut: Vec::new(),
+            checks: Checks::default(),
+        };
+        for number in 0..CONTROLLERS {
+            let jitter = Duration::from_millis(world.random.u64(0..150));
+            world.nodes.push(Node::new(number, 1, None, jitter, Duration::ZERO));
+            world.after(0, Happening::Tick(number));
+            world.after(0, Happening::Feed { node: number, run: 1, link: 1 });
+        }
+        for number in 0..PROXIES {
+            world.proxies.push(Proxy::default());
+            world.after(50, Happening::Connect(number));
+        }
+        world.after(10, Happening::Write);
+        world.after(2_000, Happening::Fault);
+        world
+    }
+
+    fn after(&mut self, millis: Time, happening: Happening) {
+        self.count += 1;
+        self.happenings.insert(self.count, happening);
+        self.due.push(Reverse((self.now + millis, self.count)));
+    }
+
+    fn calm(&self) -> bool {
+        self.now >= STORM
+    }
+
+    fn is_cut(&self, one: usize, other: usize) -> bool {
+        self.cut.iter().any(|link| *link == (one, other) || *link == (other, one))
+    }
+
+    /// Mostly a moment, now and then long.
+    fn delay(&mut self) -> Time {
+        if !self.calm() && self.random.u8(0..25) == 0 { self.random.u64(200..3_000) } else { self.random.u64(1..30) }
+    }
+
+    fn run(mut self) -> Checks {
+        while let Some(Reverse((at, number))) = self.due.pop() {
+            if at > END {
+                break;
+            }
+            self.now = at;
+            let happening = self.happenings.remove(&number).expect("what is due");
+            self.happen(happening);
+        }
+        self.rest();
+        self.checks
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        // Whoever stands still hears of it later.
+        let whom = match &happening {
+            Happening::Tick(node) | Happening::Answer { node, .. } | Happening::Fed { node, .. } | Happening::Relayed { node, .. } => Some(*node),
+            _ => None,
+        };
+        if let Some(until) = whom.and_then(|node| self.nodes[node].paused_until).filter(|until| *until > self.now) {
+            return self.after(until - self.now, happening);
+        }
+        match happening {
+            Happening::Tick(node) => self.tick(node),
+            Happening::Ask { node, run, number, ask, answered } => {
+                let heard = self.store.answer(&ask);
+                let delay = self.delay();
+                if answered && !self.is_cut(node, STORE) {
+                    self.after(delay, Happening::Answer { node, run, number, heard });
+                }
+            }
+            Happening::Answer { node, run, number, heard } => self.answer(node, run, number, heard),
+            Happening::Feed { node, run, link } => self.feed(node, run, link),
+            Happening::Fed { node, run, link, generation, event } => {
+                if self.nodes[node].is(run) && self.nodes[node].link == link {
+                    self.input(node, Input::Store { source: 0, event, generation });
+                }
+            }
+            Happening::Relayed { node, run, from, snapshot } => {
+                if self.nodes[node].is(run) && !self.is_cut(node, from) {
+                    self.input(node, Input::Relayed(snapshot));
+                }
+            }
+            Happening::Recovered { node, run, epoch } => {
+                if self.nodes[node].is(run) && self.nodes[node].state.role().epoch() == Some(epoch) {
+                    self.recover(node, epoch);
+                }
+            }
+            Happening::Published { proxy, link, frames } => self.published(proxy, link, frames),
+            Happening::Connect(proxy) => self.connect(proxy),
+            Happening::Write => self.write(),
+            Happening::Fault => self.fault(),
+            Happening::Resume(node) => self.nodes[node].paused_until = None,
+            Happening::Start(node) => self.start(node),
+            Happening::Heal(one, other) => self.cut.retain(|link| *link != (one, other)),
+        }
+    }
+
+    fn tick(&mut self, node: usize) {
+        let now = Duration::from_millis(self.now);
+        self.after(if self.nodes[node].crashed { 1_000 } else { 20 }, Happening::Tick(node));
+        if self.nodes[node].crashed {
+            return;
+        }
+        if let Some(ask) = self.nodes[node].poll(now) {
+            let (run, number) = (self.nodes[node].run, self.nodes[node].asked);
+            let lost = !self.calm() && self.random.u8(0..20) == 0 || self.is_cut(node, STORE);
+            let answered = self.calm() || self.random.u8(0..20) != 0;
+            let failed = node::unanswered(&ask);
+            if !lost {
+                let delay = self.delay();
+                self.after(delay, Happening::Ask { node, run, number, ask, answered });
+            }
+            self.after(PATIENCE, Happening::Answer { node, run, number, heard: failed });
+        }
+        self.role(node);
+        if self.nodes[node].state.due() <= now {
+            self.input(node, Input::Tick);
+        }
+        if self.now.is_multiple_of(1_000) {
+            self.nodes[node].save();
+        }
+        self.relay(node);
+    }
+
+    fn answer(&mut self, node: usize, run: u64, number: u64, heard: Heard) {
+        if self.nodes[node].is(run) && self.nodes[node].waits_for(number) {
+            self.nodes[node].election.heard(heard, Duration::from_millis(self.now));
+            self.role(node);
+        }
+    }
+
+    /// Tells the state what its controller is.
+    fn role(&mut self, node: usize) {
+        let role = self.nodes[node].election.role(Duration::from_millis(self.now));
+        if let Some(epoch) = role.epoch() {
+            self.checks.epoch(self.seed, epoch, node, self.nodes[node].run);
+        }
+        if role != *self.nodes[node].state.role() {
+            self.nodes[node].remember(&role);
+            if let Role::Leading { epoch, .. } = role
+                && self.nodes[node].state.begun() != Some(epoch)
+            {
+                let (run, delay) = (self.nodes[node].run, self.random.u64(1..300));
+                self.after(delay, Happening::Recovered { node, run, epoch });
+            }
+            self.input(node, Input::Role(role));
+        }
+    }
+
+    /// One step of a controller, and what comes of it.
+    fn input(&mut self, node: usize, input: Input) {
+        let own = !matches!(input, Input::Relayed(_));
+        let output = self.nodes[node].step(input, Duration::from_millis(self.now));
+        if let Some(epoch) = output.saw {
+            self.nodes[node].election.heard(Heard::Saw { epoch, living: false }, Duration::from_millis(self.now));
+        }
+        if output.relist {
+            self.nodes[node].link += 1;
+            let (run, link, delay) = (self.nodes[node].run, self.nodes[node].link, self.delay());
+            self.after(delay, Happening::Feed { node, run, link });
+        }
+        let Some(snapshot) = output.publish else { return };
+        if own {
+            self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.kept());
+        }
+        for proxy in 0..PROXIES {
+            if self.proxies[proxy].controller == Some(node) {
+                self.send(proxy, &snapshot);
+            }
+        }
+    }
+
+    /// Before it publishes, a new leader has what those have who answer.
+    fn recover(&mut self, node: usize, epoch: u64) {
+        let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
+        let newest = (0..CONTROLLERS).filter(answers).map(|other| self.nodes[other].state.snapshot.clone()).max_by_key(|snapshot| snapshot.version);
+        if let Some(snapshot) = newest {
+            self.input(node, Input::Relayed(snapshot));
+        }
+        self.input(node, Input::Recovered(epoch));
+    }
+
+    /// A follower fetches what the leader has and it has not.
+    fn relay(&mut self, node: usize) {
+        let Role::Following { leader: Some(leader) } = self.nodes[node].state.role().clone() else { return };
+        let Some(from) = leader.holder.name.strip_prefix('n').and_then(|number| number.parse::<usize>().ok()) else { return };
+        if from == node || self.nodes[from].crashed || self.nodes[from].paused_until.is_some() || self.is_cut(node, from) {
+            return;
+        }
+        let snapshot = self.nodes[from].state.snapshot.clone();
+        let (delay, twice) = (self.delay(), self.random.u8(0..20) == 0);
+        let run = self.nodes[node].run;
+        if snapshot.version > self.nodes[node].state.snapshot.version || twice {
+            self.after(delay, Happening::Relayed { node, run, from, snapshot });
+        }
+        let replica = self.nodes[from].replica();
+        self.input(node, Input::Replica(Box::new(replica)));
+    }
+
+    /// The store tells a controller what it has (a new link), or what is new.
+    fn feed(&mut self, node: usize, run: u64, link: u64) {
+        if !self.nodes[node].is(run) || self.nodes[node].link != link {
+            return;
+        }
+        let pause = self.random.u64(5..60);
+        self.after(pause, Happening::Feed { node, run, link });
+        if self.is_cut(node, STORE) {
+            // The watch is dead; it begins with a listing when the store is there again.
+            self.nodes[node].fed = None;
+            return;
+        }
+        let generation = self.nodes[node].generation_of(link);
+        let event = match self.nodes[node].fed {
+            Some(at) => self.store.changes_since(at),
+            None => Some(self.store.listing()),
+        };
+        self.nodes[node].fed = Some(self.store.revision);
+        if let Some(event) = event {
+            // One after the other, as a connection delivers them.
+            let arrives = (self.now + self.delay()).max(self.nodes[node].feed_busy_until);
+            self.nodes[node].feed_busy_until = arrives;
+            self.after(arrives - self.now, Happening::Fed { node, run, link, generation, event });
+        }
+    }
+
+    fn connect(&mut self, proxy: usize) {
+        let node = self.random.usize(0..CONTROLLERS);
+        let pause = self.random.u64(1_000..8_000);
+        self.after(pause, Happening::Connect(proxy));
+        let lives = !self.nodes[node].crashed && self.nodes[node].paused_until.is_none() && !self.is_cut(node, CONTROLLERS + proxy);
+        let keeps = self.calm() && self.proxies[proxy].controller.is_some_and(|node| !self.nodes[node].crashed);
+        if !lives || keeps {
+            return;
+        }
+        self.proxies[proxy].link += 1;
+        self.proxies[proxy].controller = Some(node);
+        let (highest, cluster) = (self.proxies[proxy].held.highest, Some("c".to_owned()));
+        self.input(node, Input::ProxyOpened { name: format!("p{proxy}"), highest, cluster });
+        let snapshot = self.nodes[node].state.snapshot.clone();
+        if snapshot.version.sequence > 0 && snapshot.version >= highest {
+            self.proxies[proxy].sent = None;
+            self.send(proxy, &snapshot);
+        }
+    }
+
+    /// Puts a publication on the way to a proxy: in order, but perhaps late, twice, or never.
+    fn send(&mut self, proxy: usize, snapshot: &Arc<Snapshot>) {
+        let Some(node) = self.proxies[proxy].controller else { return };
+        if self.is_cut(node, CONTROLLERS + proxy) {
+            return;
+        }
+        let frames = self.proxies[proxy].frames(snapshot);
+        let arrives = (self.now + self.delay()).max(self.proxies[proxy].busy_until);
+        self.proxies[proxy].busy_until = arrives;
+        let (link, again) = (self.proxies[proxy].link, !self.calm() && self.random.u8(0..15) == 0);
+        for _ in 0..=u8::from(again) {
+            self.after(arrives - self.now, Happening::Published { proxy, link, frames: frames.clone() });
+        }
+    }
+
+    fn published(&mut self, proxy: usize, link: u64, frames: Vec<Frame>) {
+        // What an old connection still delivers is lost, but not always.
+        if self.proxies[proxy].link != link && self.random.u8(0..4) != 0 {
+            return;
+        }
+        match self.proxies[proxy].take(frames) {
+            Ok(Some(snapshot)) => self.checks.applied(self.seed, proxy, &snapshot),
+            Ok(None) => {}
+            // It asks anew, and for what differs.
+            Err(_) => {
+                self.proxies[proxy].controller = None;
+                self.after(50, Happening::Connect(proxy));
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let pause = self.random.u64(20..1_500);
+        if self.now + pause < STORM + 2_000 {
+            self.after(pause, Happening::Write);
+        }
+        let mut random = self.random.clone();
+        self.store.write(&mut random);
+        self.random = random;
+    }
+
+    fn fault(&mut self) {
+        if self.calm() {
+            return;
+        }
+        let (pause, length, node) = (self.random.u64(500..6_000), self.random.u64(200..12_000), self.random.usize(0..CONTROLLERS));
+        self.after(pause, Happening::Fault);
+        let length = length.min(STORM - self.now);
+        match self.random.u8(0..4) {
+            0 if !self.nodes[node].crashed && self.nodes[node].paused_until.is_none() => {
+                self.nodes[node].paused_until = Some(self.now + length);
+                self.after(length, Happening::Resume(node));
+            }
+            1 if !self.nodes[node].crashed => {
+                self.nodes[node].crashed = true;
+                self.proxies.iter_mut().filter(|proxy| proxy.controller == Some(node)).for_each(|proxy| proxy.controller = None);
+                self.after(length, Happening::Start(node));
+            }
+            _ => {
+                let other = self.random.usize(0..=STORE);
+                if other != node {
+                    self.cut.push((node, other));
+                    self.after(length, Happening::Heal(node, other));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        let (run, jitter) = (self.nodes[node].run + 1, Duration::from_millis(self.random.u64(0..150)));
+        let old = std::mem::replace(&mut self.nodes[node], Node::new(node, 0, None, jitter, Duration::ZERO));
+        self.nodes[node] = Node::new(node, run, Some(old), jitter, Duration::from_millis(self.now));
+        self.after(1, Happening::Feed { node, run, link: 1 });
+    }
+
+    /// Nothing goes wrong any more: everybody has the same, and it is what the store says.
+    fn rest(&mut self) {
+        let seed = self.seed;
+        let leaders: Vec<usize> = (0..CONTROLLERS).filter(|node| matches!(self.nodes[*node].state.role(), Role::Leading { .. })).collect();
+        assert_eq!(leaders.len(), 1, "seed {seed}: who leads at the end");
+        let leader = &self.nodes[leaders[0]].state;
+        let last = leader.snapshot.clone();
+        assert_eq!(last.config, self.store.config(leader.guard.kept()), "seed {seed}: what is published is what the store says and what is held");
+        for (number, node) in self.nodes.iter().enumerate() {
+            assert_eq!(node.state.snapshot.version, last.version, "seed {seed}: controller {number}");
+        }
+        for (number, proxy) in self.proxies.iter().enumerate() {
+            let snapshot = proxy.held.snapshot();
+            assert!(
+                snapshot.version == last.version && snapshot.same_content(&last),
+                "seed {seed}: proxy {number} has {} and not {}",
+                snapshot.version,
+                last.version
+            );
+        }
+    }
+}
+
+#[test]
+fn controllers_and_proxies_agree_whatever_is_lost_delayed_repeated_crashed_or_paused() {
+    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(or);
+    let (first, count) = (number("WAYPOST_FIRST_SEED", 0), number("WAYPOST_SEEDS", 100));
+    let mut total = Checks::default();
+    for seed in first..first + count {
+        total.add(&World::new(seed).run());
+    }
+    println!("{count} seeds: {total}");
+    assert!(total.is_telling(count), "too little happened to tell anything: {total}");
+}

@@ -1,0 +1,78 @@
+//! What must hold, whatever happens; and how much happened.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use waypost_model::object::Digest;
+use waypost_model::snapshot::{Snapshot, Version};
+
+use super::super::guard::Gone;
+
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// What each version stands for.
+    published: HashMap<Version, (Digest, Digest)>,
+    /// What is gone from the store and in a version all the same, until that is judged.
+    kept: HashMap<Version, HashSet<String>>,
+    /// Who led under each epoch, and in which run.
+    epochs: HashMap<u64, (usize, u64)>,
+    /// By proxy: the version that it serves, and the highest count of each route that it served.
+    proxies: HashMap<usize, (Version, HashMap<String, u64>)>,
+    applied: u64,
+    leaders: u64,
+    publications: u64,
+}
+
+/// The count in a route of the simulation.
+fn count(bytes: &str) -> Option<u64> {
+    bytes.split("[\"n").nth(1)?.split(".example").next()?.parse().ok()
+}
+
+impl Checks {
+    pub(super) fn epoch(&mut self, seed: u64, epoch: u64, node: usize, run: u64) {
+        let known = *self.epochs.entry(epoch).or_insert((node, run));
+        assert_eq!(known, (node, run), "seed {seed}: two runs lead under epoch {epoch}");
+    }
+
+    pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Gone>) {
+        self.kept.insert(snapshot.version, kept.map(|gone| gone.object.path().to_owned()).collect());
+        let digests = (snapshot.config.digest(), snapshot.membership.digest());
+        let known = *self.published.entry(snapshot.version).or_insert(digests);
+        assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
+    }
+
+    pub(super) fn applied(&mut self, seed: u64, proxy: usize, snapshot: &Snapshot) {
+        let digests = (snapshot.config.digest(), snapshot.membership.digest());
+        assert_eq!(self.published.get(&snapshot.version), Some(&digests), "seed {seed}: proxy {proxy} applied {}, which was never published", snapshot.version);
+        let (version, counts) = self.proxies.entry(proxy).or_default();
+        assert!(*version <= snapshot.version, "seed {seed}: proxy {proxy} went back from {version} to {}", snapshot.version);
+        *version = snapshot.version;
+        // Of what is gone from the store a new leader keeps what it knows; that may be older than the last proxy's.
+        let kept = self.kept.get(&snapshot.version);
+        for object in snapshot.config.objects().filter(|object| kept.is_none_or(|kept| !kept.contains(object.path()))) {
+            let now = count(object.bytes()).unwrap_or_else(|| panic!("{}", object.bytes()));
+            let before = counts.entry(object.path().to_owned()).or_insert(now);
+            assert!(*before <= now, "seed {seed}: {} went back from {before} to {now} on proxy {proxy} at version {version}", object.path());
+            *before = now;
+        }
+        self.applied += 1;
+    }
+
+    /// Adds how much happened.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.applied += other.applied;
+        self.publications += u64::try_from(other.published.len()).unwrap_or_default();
+        self.leaders += u64::try_from(other.epochs.len()).unwrap_or_default();
+    }
+
+    /// Whether enough happened.
+    pub(super) fn is_telling(&self, seeds: u64) -> bool {
+        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10
+    }
+}
+
+impl fmt::Display for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} leaders, {} publications, {} applied by proxies", self.leaders, self.publications, self.applied)
+    }
+}

@@ -1,0 +1,169 @@
+//! A controller and a proxy of the simulation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_model::compile::SavedEntry;
+use waypost_model::limits::Limits;
+use waypost_model::snapshot::Snapshot;
+use waypost_wire::{ApplyError, Frame, Held, Incoming, publication};
+
+use super::super::election::{Ask, Election, Heard, Holder, Me, Role};
+use super::super::guard::{Gone, Thresholds};
+use super::super::replica::Replica;
+use super::super::step::{Input, Now, Output, State};
+
+/// What survives a crash.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    epoch: u64,
+    published: Option<Arc<Snapshot>>,
+    entries: Vec<SavedEntry>,
+    kept: Vec<Gone>,
+}
+
+/// A controller.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) run: u64,
+    pub(super) state: State,
+    pub(super) election: Election,
+    pub(super) crashed: bool,
+    pub(super) paused_until: Option<u64>,
+    /// The connection to the store: a new number with every new one.
+    pub(super) link: u64,
+    /// The revision up to which the store has told it; nothing before the listing.
+    pub(super) fed: Option<u64>,
+    pub(super) feed_busy_until: u64,
+    /// The number of the last ask, and whether its answer is still waited for.
+    pub(super) asked: u64,
+    waiting: bool,
+    /// Links that began with a generation of reading.
+    generations: BTreeMap<u64, u64>,
+    disk: Disk,
+}
+
+impl Node {
+    /// A controller in its first run, or in one after `old`.
+    pub(super) fn new(number: usize, run: u64, old: Option<Self>, jitter: Duration, now: Duration) -> Self {
+        let holder = |run: u64| Holder { name: format!("n{number}"), run: format!("n{number}-{run}") };
+        let disk = old.as_ref().map(|old| old.disk.clone()).unwrap_or_default();
+        let me = Me { cluster: "c".to_owned(), holder: holder(run), previous_run: old.map(|old| holder(old.run).run), url: String::new() };
+        let highest = disk.epoch.max(disk.published.as_ref().map_or(0, |snapshot| snapshot.version.epoch));
+        let mut state = State::new(vec!["store".to_owned()], Limits::default(), Thresholds::default(), Some("c".to_owned()));
+        let at = Now { since_start: now, date: 0 };
+        state.guard.restore(disk.kept.clone(), now);
+        if let Some(snapshot) = &disk.published {
+            state.recall(snapshot.as_ref().clone(), at);
+        }
+        if !disk.entries.is_empty() {
+            state.restore(0, disk.entries.clone(), at);
+        }
+        Self {
+            run,
+            state,
+            election: Election::new(me, Duration::from_secs(6), jitter, highest),
+            crashed: false,
+            paused_until: None,
+            link: 1,
+            fed: None,
+            feed_busy_until: 0,
+            asked: 0,
+            waiting: false,
+            generations: BTreeMap::from([(1, 0)]),
+            disk,
+        }
+    }
+
+    /// Whether a message for this run is for us.
+    pub(super) fn is(&self, run: u64) -> bool {
+        !self.crashed && self.run == run
+    }
+
+    pub(super) fn poll(&mut self, now: Duration) -> Option<Ask> {
+        let ask = self.election.poll(now)?;
+        self.asked += 1;
+        self.waiting = true;
+        Some(ask)
+    }
+
+    /// Whether the answer to an ask is the one that is waited for; only the first is.
+    pub(super) fn waits_for(&mut self, number: u64) -> bool {
+        self.asked == number && std::mem::take(&mut self.waiting)
+    }
+
+    /// Under an epoch that is not on disk nothing is published.
+    pub(super) fn remember(&mut self, role: &Role) {
+        self.disk.epoch = self.disk.epoch.max(role.epoch().unwrap_or_default());
+    }
+
+    pub(super) fn step(&mut self, input: Input, now: Duration) -> Output {
+        let output = self.state.step(input, Now { since_start: now, date: 0 });
+        if output.relist {
+            self.fed = None;
+            self.generations.insert(self.link + 1, self.state.generation());
+        }
+        output
+    }
+
+    /// How often the stores had to be read anew when this link began.
+    pub(super) fn generation_of(&self, link: u64) -> u64 {
+        self.generations.get(&link).copied().unwrap_or_default()
+    }
+
+    /// What a crash leaves: written once a second.
+    pub(super) fn save(&mut self) {
+        self.disk.published = (self.state.snapshot.version.sequence > 0).then(|| self.state.snapshot.clone());
+        self.disk.entries = self.state.compiler.save(0);
+        self.disk.kept = self.state.guard.kept().cloned().collect();
+    }
+
+    pub(super) fn replica(&self) -> Replica {
+        let (kept, expected) = self.state.kept_for_followers();
+        let at = self.state.sources.iter().map(|source| ("store".to_owned(), source.at.max(source.floor).0)).collect();
+        Replica { at, kept, expected, entries: vec![("store".to_owned(), self.state.compiler.last_goods(0))] }
+    }
+}
+
+/// A proxy: what it holds, and which controller it follows.
+#[derive(Debug, Default)]
+pub(super) struct Proxy {
+    pub(super) controller: Option<usize>,
+    /// The connection: a new number with every new one.
+    pub(super) link: u64,
+    pub(super) held: Held,
+    incoming: Incoming,
+    /// What its controller has sent on this connection.
+    pub(super) sent: Option<Arc<Snapshot>>,
+    pub(super) busy_until: u64,
+}
+
+impl Proxy {
+    /// The frames that bring it to this snapshot, as its controller believes.
+    pub(super) fn frames(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Frame> {
+        let known = self.sent.replace(snapshot.clone());
+        publication(snapshot, known.as_deref(), &self.held.bucket_digests())
+    }
+
+    /// Takes a publication; returns what is applied, if something is.
+    pub(super) fn take(&mut self, frames: Vec<Frame>) -> Result<Option<Snapshot>, ApplyError> {
+        let mut applied = None;
+        for frame in frames {
+            if let Some(next) = self.incoming.take(&self.held, frame)? {
+                self.held = next;
+                applied = Some(self.held.snapshot());
+            }
+        }
+        Ok(applied)
+    }
+}
+
+/// The answer that an ask gets that nobody answers.
+pub(super) fn unanswered(ask: &Ask) -> Heard {
+    use super::super::election::Trouble;
+    match ask {
+        Ask::Read => Heard::Read(Err(Trouble::Unreachable)),
+        Ask::Write { .. } => Heard::Wrote(Err(Trouble::Unreachable)),
+    }
+}

@@ -1,0 +1,91 @@
+//! The store of the simulation: one record of leading, and routes whose value counts up.
+
+use std::collections::BTreeMap;
+
+use waypost_adapter::{Change, Entry, Event, Expected, Key, PutIf, Revision};
+use waypost_model::lane::{Change as LaneChange, Lane};
+use waypost_model::limits::Limits;
+
+use super::super::election::{Ask, Heard, Record, Standing};
+use super::super::guard::Gone;
+
+/// How many routes there may be.
+const ROUTES: u64 = 12;
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pub(super) revision: u64,
+    record: Option<(u64, Record)>,
+    /// By route: the revision, and the value, which is nothing after a deletion.
+    routes: BTreeMap<String, (u64, Option<u64>)>,
+    counter: u64,
+}
+
+fn value(count: u64) -> String {
+    format!(r#"{{"hostnames":["n{count}.example.com"],"rules":[{{"backendRefs":[{{"name":"shop"}}]}}]}}"#)
+}
+
+impl Store {
+    pub(super) fn answer(&mut self, ask: &Ask) -> Heard {
+        match ask {
+            Ask::Read => {
+                let standing = |(revision, record): &(u64, Record)| Standing { revision: Revision(*revision), record: Some(record.clone()) };
+                Heard::Read(Ok(self.record.as_ref().map(standing)))
+            }
+            Ask::Write { record, expected } => {
+                let found = self.record.as_ref().map_or(Expected::Absent, |(revision, _)| Expected::At(Revision(*revision)));
+                if found != *expected {
+                    return Heard::Wrote(Ok(PutIf::Conflict));
+                }
+                self.revision += 1;
+                self.record = Some((self.revision, record.clone()));
+                Heard::Wrote(Ok(PutIf::Written(Revision(self.revision))))
+            }
+        }
+    }
+
+    /// Somebody writes a route, or deletes one.
+    pub(super) fn write(&mut self, random: &mut fastrand::Rng) {
+        let name = format!("r{}", random.u64(0..ROUTES));
+        self.revision += 1;
+        self.counter += 1;
+        let delete = random.u8(0..8) == 0 && self.routes.get(&name).is_some_and(|(_, value)| value.is_some());
+        self.routes.insert(name, (self.revision, (!delete).then_some(self.counter)));
+    }
+
+    fn entry(name: &str, revision: u64, count: u64) -> Entry {
+        Entry::new(format!("routes/{name}").into_bytes(), value(count).into_bytes(), revision)
+    }
+
+    pub(super) fn listing(&self) -> Event {
+        let entries = self.routes.iter().filter_map(|(name, (revision, count))| Some(Self::entry(name, *revision, (*count)?))).collect();
+        Event::Reset { entries, at: Revision(self.revision), drift: 0 }
+    }
+
+    pub(super) fn changes_since(&self, at: u64) -> Option<Event> {
+        let changed = self.routes.iter().filter(|(_, (revision, _))| *revision > at);
+        let change = |(name, (revision, count)): (&String, &(u64, Option<u64>))| match count {
+            Some(count) => Change::Put(Self::entry(name, *revision, *count)),
+            None => Change::Delete(Key::from(format!("routes/{name}"))),
+        };
+        let changes: Vec<Change> = changed.map(change).collect();
+        if changes.is_empty() {
+            return Some(Event::Idle { at: Revision(self.revision) });
+        }
+        Some(Event::Changes { changes, at: Revision(self.revision) })
+    }
+
+    /// The config that this makes, with what the guard keeps.
+    pub(super) fn config<'a>(&self, kept: impl Iterator<Item = &'a Gone>) -> Lane {
+        let mut compiler = waypost_model::compile::Compiler::new(1, Limits::default());
+        let input = |entry: Entry| waypost_model::compile::EntryInput {
+            key: entry.key.to_string(),
+            written: waypost_model::compile::Written { value: entry.value.as_ref().into(), revision: entry.revision.0 },
+            unreadable: None,
+        };
+        let Event::Reset { entries, .. } = self.listing() else { return Lane::default() };
+        compiler.reset(0, entries.into_iter().map(input).collect());
+        compiler.commit();
+        compiler.config().with(kept.map(|gone| LaneChange::Put(gone.object.clone())).collect::<Vec<_>>())
+    }
+}

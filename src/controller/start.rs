@@ -1,0 +1,289 @@
+//! Starting a controller: its tasks and the channels between them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use waypost_model::snapshot::Snapshot;
+
+use super::disk::load_published;
+use super::elect::{Elector, Signal, StoreDown};
+use super::election::{Election, Holder, Me, Role};
+use super::fresh::Fresh;
+use super::handle::{Command, Handle};
+use super::history::History;
+use super::hold::Hold;
+use super::identity::{self, Identity};
+use super::metrics::Metrics;
+use super::operator;
+use super::relay::{Fed, Relay};
+use super::run::{Owner, QUEUE, Restored};
+use super::save::save;
+use super::settings::{Settings, Store};
+use super::step::{Input, State};
+use super::{feed, verdicts};
+
+/// Why a controller could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error("the state directory {path} cannot be used: {reason}; make it writable for this user, or name another with --state")]
+    State {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Starts a controller on the current runtime; it ends with `stop`. `tasks` tracks what has to end before the process
+/// does.
+///
+/// # Errors
+/// The state directory cannot be used. Stores that cannot be reached are no error.
+pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) -> Result<Handle, StartError> {
+    let Opened { lock, published, identity, previous_run } = open(&settings.state)?;
+    let known = identity.known();
+    let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
+    let names = stores.iter().map(|store| store.url.clone()).collect();
+    let state = State::new(names, settings.limits.clone(), settings.guard.clone(), known.clone());
+    let (commands, receiver) = mpsc::channel(QUEUE);
+    let (inputs, from_feeds) = mpsc::channel(QUEUE);
+    let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
+    let (change_sender, changes) = watch::channel(0);
+    let (cluster, clusters) = watch::channel(known);
+    let (role_sender, roles) = watch::channel(Role::Following { leader: None });
+    let (generation, generations) = watch::channel(0);
+    let (fed_sender, fed) = watch::channel(Fed::ByNobody);
+    let (signals, from_outside) = mpsc::channel(QUEUE);
+    let (saver, to_save) = watch::channel(None);
+    let (outbox, metrics, started) = (Arc::new(verdicts::Outbox::default()), Arc::new(Metrics::default()), Instant::now());
+    let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
+    spawn.stores(&generations, &outbox, &roles);
+    spawn.election(role_sender, previous_run, clusters, from_outside, started);
+    let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
+    tasks.spawn(save(settings.state.clone(), history.clone(), to_save, metrics.clone(), stop.clone()));
+    let (hold, operator, saved) = spawn.operator(&history, commands.clone());
+    let me = (settings.name.clone(), settings.advertise.clone());
+    let fresh = Fresh::default();
+    let handle = Handle {
+        commands,
+        snapshots,
+        changes,
+        stores: stores.clone(),
+        history,
+        operator,
+        saved,
+        roles: roles.clone(),
+        fed,
+        signals: signals.clone(),
+        fresh: fresh.clone(),
+        me,
+    };
+    spawn.relay(&handle, fed_sender);
+    let owner = Owner {
+        settings,
+        identity,
+        stores,
+        state,
+        started,
+        snapshots: snapshot_sender,
+        changes: change_sender,
+        outbox,
+        others: Vec::new(),
+        logged: 0,
+        saver,
+        unsaved: false,
+        save_due: None,
+        config: None,
+        metrics,
+        cluster,
+        generation,
+        signals,
+        fresh,
+        _lock: lock,
+    };
+    // Whoever owns the state ends everything with itself: a controller that only renews its record would keep others from leading.
+    let (end, stopped) = (stop.clone().drop_guard(), stop.clone());
+    tasks.spawn(async move {
+        owner.run(receiver, from_feeds, roles, Restored { hold, published }, stopped).await;
+        drop(end);
+    });
+    Ok(handle)
+}
+
+/// What is in the state directory, which is ours from now on.
+struct Opened {
+    lock: std::fs::File,
+    published: Option<Snapshot>,
+    identity: Identity,
+    previous_run: Option<String>,
+}
+
+fn open(path: &Path) -> Result<Opened, StartError> {
+    let failed = |reason: String| StartError::State { path: path.to_owned(), reason };
+    std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
+    let lock = lock(path).map_err(failed)?;
+    let published = load_published(path).unwrap_or_else(|error| {
+        tracing::error!("{error}; nothing is published before a store or another controller is heard");
+        None
+    });
+    let (identity, previous_run) = begin_run(path, published.as_ref()).map_err(|error| failed(error.to_string()))?;
+    let published = published.filter(|snapshot| snapshot.cluster == identity.cluster);
+    Ok(Opened { lock, published, identity, previous_run })
+}
+
+/// Starts tasks.
+struct Spawn<'a> {
+    settings: &'a Settings,
+    identity: &'a Identity,
+    stores: &'a Arc<Vec<Arc<Store>>>,
+    inputs: mpsc::Sender<Input>,
+    stop: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+impl Spawn<'_> {
+    /// What reads the stores, and writes below the status root of the first.
+    fn stores(&self, generations: &watch::Receiver<u64>, outbox: &Arc<verdicts::Outbox>, roles: &watch::Receiver<Role>) {
+        for (number, store) in self.stores.iter().enumerate() {
+            self.tasks.spawn(feed::run(number, store.clone(), self.inputs.clone(), generations.clone(), self.stop.clone()));
+        }
+        let Some(first) = self.stores.first() else { return };
+        let settling = identity::settle(first.clone(), self.identity.known(), self.inputs.clone());
+        let announcing = identity::announce(first.clone(), self.settings.name.clone(), self.settings.advertise.clone(), self.inputs.clone());
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(settling));
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(announcing));
+        self.tasks.spawn(verdicts::run(first.clone(), outbox.clone(), roles.clone(), self.stop.clone()));
+    }
+
+    /// What takes part in the election.
+    fn election(
+        &self,
+        roles: watch::Sender<Role>,
+        previous_run: Option<String>,
+        clusters: watch::Receiver<Option<String>>,
+        signals: mpsc::Receiver<Signal>,
+        started: Instant,
+    ) {
+        let Some(first) = self.stores.first() else { return };
+        let sole = self.identity.peers.is_empty() && self.settings.peers.is_empty();
+        let store_down = match (self.settings.store_down, sole) {
+            (true, _) => StoreDown::Named,
+            (false, true) => StoreDown::Sole,
+            (false, false) => StoreDown::Wait,
+        };
+        let elector = Elector { store: first.clone(), alone: sole, ttl: self.settings.leader_ttl, started, store_down, roles };
+        let holder = Holder { name: self.settings.name.clone(), run: self.identity.run.clone() };
+        let me = Me { cluster: String::new(), holder, previous_run, url: self.settings.advertise.clone() };
+        self.tasks.spawn(elect(elector, me, self.identity.epoch, clusters, signals, self.stop.clone()));
+    }
+
+    /// What carries out what operators ask for; and what they held before.
+    fn operator(
+        &self,
+        history: &Arc<std::sync::Mutex<History>>,
+        owner: mpsc::Sender<Command>,
+    ) -> (Option<Hold>, mpsc::Sender<operator::Request>, Arc<std::sync::Mutex<operator::Saved>>) {
+        let saved = operator::Saved::load(&self.settings.state).unwrap_or_else(|error| {
+            tracing::error!("{error}; what was frozen or pinned is not known any more");
+            operator::Saved::default()
+        });
+        let (hold, saved) = restore_hold(saved, history);
+        let (requests, from_operators) = mpsc::channel(QUEUE);
+        let saved = Arc::new(std::sync::Mutex::new(saved));
+        let operator = operator::Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone() };
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
+        (hold, requests, saved)
+    }
+
+    /// What follows whoever leads.
+    fn relay(&self, handle: &Handle, fed: watch::Sender<Fed>) {
+        let relay = Relay {
+            handle: handle.clone(),
+            peers: self.settings.peers.iter().map(|url| (url.clone(), url.clone())).chain(self.identity.peers.clone()).collect(),
+            client: self.settings.client.clone(),
+            roles: handle.roles(),
+            fed,
+            heard: AtomicU64::new(u64::MAX),
+            lost: Instant::now(),
+            renewed: (0, Instant::now()),
+        };
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(relay.run()));
+    }
+}
+
+/// The state directory is for one process; the lock ends with it.
+fn lock(folder: &Path) -> Result<std::fs::File, String> {
+    let file = std::fs::File::create(folder.join("lock")).map_err(|error| error.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err("another controller uses it; end that one first".to_owned()),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.to_string()),
+    }
+}
+
+/// Who we are, in a run of its own; and which run was before it.
+fn begin_run(folder: &Path, published: Option<&Snapshot>) -> std::io::Result<(Identity, Option<String>)> {
+    let mut identity = Identity::load(folder).unwrap_or_else(|error| {
+        tracing::error!("{error}; the cluster's id and epoch are found out anew");
+        Identity::default()
+    });
+    let previous = Some(std::mem::replace(&mut identity.run, identity::new_id())).filter(|run| !run.is_empty());
+    identity.epoch = identity.epoch.max(published.map_or(0, |snapshot| snapshot.version.epoch));
+    match identity.save(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
+            identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+            tracing::error!("the state directory is full: {error}; free some space: what is learned now would be lost in a restart");
+        }
+        saved => saved?,
+    }
+    Ok((identity, previous))
+}
+
+/// Takes part in the election as soon as the cluster is known.
+async fn elect(
+    elector: Elector,
+    me: Me,
+    highest: u64,
+    mut clusters: watch::Receiver<Option<String>>,
+    signals: mpsc::Receiver<Signal>,
+    stop: CancellationToken,
+) {
+    let cluster = tokio::select! {
+        () = stop.cancelled() => return,
+        known = clusters.wait_for(Option::is_some) => match known {
+            Ok(known) => known.clone().unwrap_or_default(),
+            Err(_) => return,
+        },
+    };
+    let jitter = feed::jitter(elector.ttl / 40);
+    let election = Election::new(Me { cluster, ..me }, elector.ttl, jitter, highest);
+    elector.run(election, signals, stop).await;
+}
+
+/// What was held when the controller stopped, with its config. What cannot be held any more is none, and recorded.
+fn restore_hold(mut saved: operator::Saved, history: &std::sync::Mutex<History>) -> (Option<Hold>, operator::Saved) {
+    let date = operator::date();
+    let Some(mark) = saved.mark.take().filter(|mark| !mark.is_over(date)) else { return (None, saved) };
+    let mut history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    history.spare(Some(mark.config));
+    match history.lane(mark.config) {
+        Ok(lane) => {
+            saved.mark = Some(mark.clone());
+            (Some(Hold { mark, lane }), saved)
+        }
+        Err(error) => {
+            let what = format!("{} no more, and what the store says is published: {error}", mark.told());
+            tracing::error!("{what}");
+            saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what });
+            (None, saved)
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Leading and following: who may publish what, and what is taken over from whoever led before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_model::lane::Lane;
+use waypost_model::object::Object;
+use waypost_model::snapshot::Snapshot;
+
+use super::super::election::Role;
+use super::super::guard::{Gone, own_settings};
+use super::super::health::ejected;
+use super::super::proxies::Downstream;
+use super::super::replica::Replica;
+use super::{Now, Output, Scope, State};
+
+/// A controller that has not been heard for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(600);
+/// Proxies that followed whoever led before find a new leader within this time.
+const UNMET: Duration = Duration::from_secs(15);
+
+impl State {
+    /// The last epoch for which the stores are, or were, read anew and other controllers asked.
+    pub const fn begun(&self) -> Option<u64> {
+        self.begun
+    }
+
+    /// What we are in the election.
+    pub const fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// The epoch under which something may be published now, and what; what is not allowed now is remembered.
+    pub(super) fn publishes(&mut self, now: Now) -> Option<(u64, Scope)> {
+        // Somebody else publishes under our epoch: the election finds us a higher one.
+        let contested = self.contested.is_some() && self.contested == self.role.epoch();
+        let ready = self.compiler.complete() && self.cluster.is_some() && !contested;
+        let found = match self.role {
+            Role::Leading { epoch, until } if self.recovered && now.since_start < until && self.sources.iter().all(|source| source.settled) => {
+                Some((epoch, Scope::All))
+            }
+            // A lease that ran out before we read the stores: we do not know what was published last.
+            Role::Caretaking { epoch, named: false } if self.snapshot.version.epoch < epoch => None,
+            Role::Caretaking { epoch, .. } if std::mem::take(&mut self.operated) => Some((epoch, Scope::Operated)),
+            // Without the store's word, what was published goes out once more under our epoch.
+            Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => Some((epoch, Scope::Again)),
+            Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
+            _ => None,
+        };
+        let found = found.filter(|_| ready);
+        self.suppressed |= found.is_none_or(|(_, scope)| scope != Scope::All);
+        found
+    }
+
+    /// Our role changed, or goes on.
+    pub(super) fn take_role(&mut self, role: Role, now: Now) -> Output {
+        let before = std::mem::replace(&mut self.role, role);
+        let mut output = Output::default();
+        match (before.epoch(), self.role.epoch()) {
+            (old, Some(epoch)) if old != Some(epoch) => {
+                let told = if matches!(self.role, Role::Leading { .. }) { "this controller leads" } else { "this controller takes care without the store" };
+                self.events.add(now.date, "Leading", "controller", format!("{told}, under epoch {epoch}"));
+                output.verdicts = self.compiler.views().map(|view| view.id).collect();
+            }
+            (Some(epoch), Some(_)) => self.tell_caretaking(&before, epoch, now),
+            (Some(epoch), None) => self.events.add(now.date, "Deposed", "controller", format!("this controller leads no more under epoch {epoch}")),
+            (None, _) => {}
+        }
+        if let Role::Leading { epoch, .. } = self.role
+            && self.begun != Some(epoch)
+        {
+            self.begun = Some(epoch);
+            self.recovered = false;
+            self.sources.iter_mut().for_each(|source| source.settled = false);
+            output.relist = true;
+            self.generation += 1;
+        }
+        if before != self.role && self.role.epoch().is_some() && (self.suppressed || before.epoch() != self.role.epoch()) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+            output.absorb(self.publish(true, true, now));
+        }
+        output.changed = true;
+        output
+    }
+
+    fn tell_caretaking(&mut self, before: &Role, epoch: u64, now: Now) {
+        match (before, &self.role) {
+            (Role::Leading { .. }, Role::Caretaking { .. }) => {
+                let told = format!("the record of leading cannot be renewed: under epoch {epoch} only what operators ask for is published");
+                self.events.add(now.date, "Caretaking", "controller", told);
+            }
+            (Role::Caretaking { .. }, Role::Leading { .. }) => {
+                self.events.add(
+                    now.date,
+                    "Leading",
+                    "controller",
+                    format!("the record is renewed: what the store says is published again under epoch {epoch}"),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether others know better than we: while we follow, and until we have asked them all.
+    const fn learns(&self) -> bool {
+        match self.role {
+            Role::Following { .. } => true,
+            Role::Leading { .. } => !self.recovered,
+            Role::Caretaking { .. } => false,
+        }
+    }
+
+    /// The leader published this: whoever follows us gets it as it is.
+    pub(super) fn relayed(&mut self, snapshot: &Arc<Snapshot>, now: Now) -> Output {
+        let foreign = self.cluster.as_ref().is_some_and(|own| *own != snapshot.cluster);
+        if !self.learns() || foreign || snapshot.version <= self.snapshot.version {
+            return Output::default();
+        }
+        let saw = Some(snapshot.version.epoch).filter(|epoch| *epoch > self.snapshot.version.epoch || self.role.epoch().is_some());
+        if self.role.epoch().is_some_and(|epoch| snapshot.version.epoch >= epoch) {
+            self.contested = self.role.epoch();
+            return Output { saw, ..Output::default() };
+        }
+        (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
+        Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
+    }
+
+    /// What was published before this process began, from disk.
+    pub fn recall(&mut self, snapshot: Snapshot, now: Now) -> Output {
+        self.relayed(&Arc::new(snapshot), now)
+    }
+
+    /// Grows with every time that the stores have to be read anew.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
+    pub fn kept_for_followers(&self) -> (Vec<Gone>, Vec<String>) {
+        match self.role.epoch() {
+            Some(_) => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
+            // Before a leader was heard, what is known is what was known when we stopped.
+            None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
+            None => (self.replica.kept.clone(), self.replica.expected.clone()),
+        }
+    }
+
+    /// The leader told what it keeps.
+    pub(super) fn replicated(&mut self, replica: Replica, now: Now) -> Output {
+        if !self.learns() {
+            return Output::default();
+        }
+        let mut output = Output { entries_changed: true, ..Output::default() };
+        for (number, name) in self.names.clone().iter().enumerate() {
+            let find = |of: &BTreeMap<String, u64>| of.iter().find(|(url, _)| super::super::disk::same_store(url, name)).map(|(_, at)| *at);
+            if let (Some(source), Some(at)) = (self.sources.get_mut(number), find(&replica.at)) {
+                source.floor.0 = at;
+            }
+            if let Some((_, entries)) = replica.entries.iter().find(|(url, _)| super::super::disk::same_store(url, name)) {
+                self.compiler.adopt(number, entries.clone());
+                output.absorb(self.compiled(None, now));
+            }
+        }
+        self.replica = Replica { entries: Vec::new(), ..replica };
+        output
+    }
+
+    /// Another controller tells of the proxies that follow it.
+    pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, now: Now) -> Output {
+        let mut output = Output { changed: true, ..Output::default() };
+        let mut reports = Vec::new();
+        self.followers.retain(|_, at| now.since_start.saturating_sub(*at) < FORGET);
+        self.followers.insert(controller.to_owned(), now.since_start);
+        for proxy in &proxies {
+            output.saw = output.saw.max(self.claimed(proxy.highest, proxy.cluster.as_deref()));
+        }
+        for (name, came) in self.proxies.relayed(controller, proxies, now.since_start, &mut reports) {
+            let (reason, told) = if came {
+                ("ProxyConnected", format!("the proxy follows {controller}"))
+            } else {
+                ("ProxyDisconnected", format!("the proxy does not follow {controller} any more"))
+            };
+            self.events.add(now.date, reason, name, told);
+        }
+        for (name, report) in reports {
+            output.absorb(self.reported(&name, report, now));
+        }
+        output.absorb(self.gather(now));
+        output
+    }
+
+    /// Begins with what is published: what it has and the stores do not went while nobody led, or is held.
+    pub(super) fn inherit(&mut self, now: Now) {
+        self.health.inherit(&self.snapshot);
+        self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
+        let mut known: BTreeMap<String, Gone> = BTreeMap::new();
+        for gone in std::mem::take(&mut self.replica.kept) {
+            known.insert(gone.object.path().to_owned(), gone);
+        }
+        // What we kept ourselves and is published no more was let go by whoever led.
+        if self.snapshot.version.sequence > 0 {
+            let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
+            let published =
+                |path: &str| snapshot.config.get(path).is_some() || snapshot.membership.get(path).is_some() || held && !path.starts_with("endpoint/");
+            self.guard.forget_unless(&published);
+        }
+        // A config that an operator holds says nothing about what the stores had.
+        let none = Lane::default();
+        let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
+        let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
+        // Of a store that is not believed, what it changed is missing too.
+        let flagged = self.not_believed.take();
+        let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| flagged.is_some() && now.digest() != object.digest());
+        let out = ejected(&self.snapshot);
+        let missed = |object: &Object| {
+            let ejected = object.kind() == "endpoint" && out.contains(object.name());
+            flagged.is_some() || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
+        };
+        let missing: Vec<Arc<Object>> = config
+            .objects()
+            .filter(|object| gone(config_now, object))
+            .chain(self.snapshot.membership.objects().filter(|object| gone(membership_now, object)))
+            .filter(|object| missed(object))
+            .cloned()
+            .collect();
+        let back = |path: &str| config_now.get(path).is_some() || membership_now.get(path).is_some();
+        self.guard.inherit(missing, known, &back, flagged.as_deref(), (now.since_start, now.date));
+        self.guard.expect(std::mem::take(&mut self.replica.expected), now.since_start);
+        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        self.tell_held(now);
+    }
+}

@@ -1,0 +1,203 @@
+//! Leading and following, step by step.
+
+use super::super::election::Record;
+use super::tests::{ROUTE, Script};
+use super::*;
+
+const WEB: (&str, &str) = ("listeners/web", r#"{"address":"127.0.0.1:80"}"#);
+
+fn leading(epoch: u64) -> Role {
+    Role::Leading { epoch, until: Duration::MAX }
+}
+
+/// What a leader publishes that has read these entries.
+fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot> {
+    let mut script = Script::new(1);
+    script.role(0, leading(epoch));
+    script.reset(0, 0, 1, entries);
+    script.state.snapshot.clone()
+}
+
+fn version(script: &Script) -> String {
+    script.state.snapshot.version.to_string()
+}
+
+#[test]
+fn a_follower_publishes_nothing_of_its_own_and_relays_what_is_newer() {
+    let mut script = Script::new(1);
+    assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
+    let (old, new) = (published_by(4, &[WEB]), published_by(5, &[WEB, ("routes/b", ROUTE)]));
+    assert_eq!(script.after(1, Input::Relayed(new.clone())).publish.unwrap().version, new.version);
+    assert!(script.after(1, Input::Relayed(old)).publish.is_none(), "a deposed leader's");
+    let foreign = Snapshot { cluster: "other".to_owned(), version: Version { epoch: 9, sequence: 1 }, ..Snapshot::default() };
+    assert!(script.after(1, Input::Relayed(Arc::new(foreign))).publish.is_none());
+    assert!(script.put(1, 2, "routes/c", ROUTE).publish.is_none());
+    assert_eq!(version(&script), "5.1");
+}
+
+#[test]
+fn a_lease_that_is_renewed_only_after_it_ran_out_begins_with_reading_the_stores_anew() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[WEB]);
+    script.role(1, Role::Caretaking { epoch: 6, named: false });
+    let output = script.role(1, leading(6));
+    assert!(output.relist && output.publish.is_none());
+    assert!(script.reset(1, 0, 2, &[WEB]).publish.is_some());
+    assert!(!script.role(1, leading(6)).relist, "once for an epoch");
+}
+
+#[test]
+fn a_new_leader_reads_its_stores_anew_before_it_publishes_and_keeps_what_went_until_it_is_judged() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 5, &[WEB, ("routes/a", ROUTE)]);
+    script.after(1, Input::Relayed(published_by(5, &[WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")])));
+    let output = script.role(1, leading(6));
+    assert!(output.relist && output.publish.is_none());
+    assert!(script.put(1, 6, "routes/b", ROUTE).publish.is_none(), "an old watch is not enough");
+    let published = script.reset(1, 0, 7, &[WEB, ("routes/b", ROUTE)]).publish.unwrap();
+    assert_eq!(published.version.to_string(), "6.1");
+    for path in ["listener/web", "route/a", "route/b"] {
+        assert!(published.config.get(path).is_some(), "{path}");
+    }
+    assert!(published.membership.get("suspect/shop/1").is_some(), "an endpoint that it never saw itself");
+    script.after(600, Input::Tick);
+    assert!(script.state.snapshot.config.get("route/a").is_none(), "one route is few");
+    assert!(script.state.snapshot.membership.get("endpoint/shop/1").is_some(), "a last endpoint is confirmed first");
+}
+
+#[test]
+fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
+    let mut before = Script::leading(1);
+    let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
+    before.reset(0, 0, 5, &all);
+    before.reset(10, 0, 6, &[]);
+    before.after(10, Input::Approve { keys: vec![ResourceKey::new(waypost_model::key::Kind::Route, "a")], later: false, by: "alice".to_owned() });
+    let (kept, expected) = before.state.kept_for_followers();
+    assert_eq!(kept.len(), 2);
+    let mut script = Script::new(1);
+    script.reset(0, 0, 6, &[]);
+    script.after(1, Input::Relayed(before.state.snapshot.clone()));
+    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), kept, expected, entries: Vec::new() })));
+    script.role(1, leading(4));
+    script.reset(1, 0, 6, &[]);
+    script.after(60_000, Input::Tick);
+    let held: Vec<_> = script.state.guard.kept().map(|gone| (gone.object.path(), gone.origin.written.value.clone())).collect();
+    assert_eq!(held.iter().map(|(path, _)| *path).collect::<Vec<_>>(), ["endpoint/shop/1", "listener/web"]);
+    assert_eq!(held[0].1.as_ref(), b"10.0.0.1:80", "its author's bytes");
+    assert_eq!(script.state.snapshot.config.digest(), before.state.snapshot.config.digest());
+}
+
+#[test]
+fn a_store_that_is_older_than_what_the_leader_saw_changes_nothing_by_itself() {
+    let mut script = Script::new(1);
+    let other = r#"{"hostnames":["h"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+    script.after(1, Input::Relayed(published_by(5, &[WEB, ("routes/a", other)])));
+    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 50)]), ..Replica::default() })));
+    script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    script.role(1, leading(6));
+    script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    assert_eq!(version(&script), "6.1");
+    assert_eq!(script.state.snapshot.config.digest(), published_by(1, &[WEB, ("routes/a", other)]).config.digest());
+    assert_eq!(script.state.guard.kept().count(), 1);
+}
+
+#[test]
+fn after_its_lease_a_leader_publishes_only_what_operators_ask_for_until_it_is_renewed() {
+    let mut script = Script::new(1);
+    script.role(0, Role::Leading { epoch: 3, until: Duration::from_secs(5) });
+    script.reset(0, 0, 1, &[WEB]);
+    script.role(4_500, Role::Caretaking { epoch: 3, named: false });
+    assert!(script.put(1, 2, "routes/a", ROUTE).publish.is_none());
+    let lane = script.state.snapshot.config.clone();
+    let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None };
+    let hold = Hold { mark, lane: Lane::default() };
+    let published = script.after(1, Input::Hold { hold: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
+    assert!(published.config.is_empty(), "an old config, with the store down");
+    let published = script.after(1, Input::Hold { hold: None, by: "a".to_owned() }).publish.unwrap();
+    assert_eq!(published.config, lane, "not what came since");
+    let published = script.role(1, leading(3)).publish.unwrap();
+    assert!(published.config.get("route/a").is_some());
+    assert_eq!(published.version.to_string(), "3.4", "nobody else led");
+    // A lease that ended without a word is over all the same.
+    script.role(1, Role::Leading { epoch: 3, until: script.now + Duration::from_millis(10) });
+    assert!(script.put(20, 3, "routes/b", ROUTE).publish.is_none());
+    assert!(script.role(1, leading(3)).publish.is_some());
+}
+
+#[test]
+fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
+    let mut script = Script::new(1);
+    let saved = SavedEntry {
+        input: EntryInput { key: "routes/newer".to_owned(), written: Written { value: ROUTE.as_bytes().into(), revision: 9 }, unreadable: None },
+        last_good: None,
+    };
+    let before = published_by(5, &[WEB, ("routes/a", ROUTE)]);
+    script.state.recall(before.as_ref().clone(), Now::default());
+    script.state.restore(0, vec![saved], Now::default());
+    let published = script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.unwrap();
+    assert_eq!((published.version.to_string(), &published.config), ("6.1".to_owned(), &before.config));
+    assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
+    let followed = Role::Following { leader: Some(Record::default()) };
+    script.role(1, followed);
+    assert!(script.after(1, Input::Relayed(published_by(7, &[WEB]))).publish.is_some());
+}
+
+#[test]
+fn a_last_good_value_is_taken_over_by_whoever_never_saw_it() {
+    let mut before = Script::leading(1);
+    before.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE)]);
+    before.put(1, 2, "routes/a", "garbage");
+    let mut script = Script::new(1);
+    script.reset(0, 0, 2, &[WEB, ("routes/a", "garbage")]);
+    let entries = vec![("store0".to_owned(), before.state.compiler.last_goods(0))];
+    script.after(1, Input::Replica(Box::new(Replica { entries, ..Replica::default() })));
+    script.role(1, leading(9));
+    script.reset(1, 0, 2, &[WEB, ("routes/a", "garbage")]);
+    assert_eq!(script.state.snapshot.config, before.state.snapshot.config);
+}
+
+#[test]
+fn a_leader_whose_lease_ran_out_before_it_read_its_stores_publishes_nothing() {
+    let mut script = Script::new(1);
+    script.after(1, Input::Relayed(published_by(5, &[WEB])));
+    script.role(1, Role::Leading { epoch: 6, until: Duration::from_millis(1_010) });
+    assert!(script.role(10, Role::Caretaking { epoch: 6, named: false }).publish.is_none(), "whoever led before may have published more");
+    assert_eq!(version(&script), "5.1");
+}
+
+#[test]
+fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_itself() {
+    let all = [WEB, ("routes/a", ROUTE)];
+    let (mut before, mut script) = (Script::leading(1), Script::new(1));
+    before.reset(0, 0, 5, &all);
+    script.reset(0, 0, 5, &all);
+    for one in [&mut before, &mut script] {
+        one.reset(10, 0, 6, &[]);
+        assert_eq!(one.state.guard.kept().count(), 2, "both hold what went");
+    }
+    before.after(10, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
+    let (kept, expected) = before.state.kept_for_followers();
+    script.after(1, Input::Relayed(before.state.snapshot.clone()));
+    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), kept, expected, entries: Vec::new() })));
+    script.role(1, leading(4));
+    script.reset(1, 0, 6, &[]);
+    script.after(60_000, Input::Tick);
+    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.len()), (0, 0));
+}
+
+#[test]
+fn a_leader_that_hears_of_another_under_its_epoch_publishes_nothing_before_it_has_a_higher_one() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[WEB]);
+    script.after(1, Input::Role(leading(10)));
+    let output = script.after(1, Input::Relayed(published_by(10, &[WEB, ("routes/a", ROUTE)])));
+    assert_eq!((output.saw, output.publish.is_none()), (Some(10), true));
+    script.after(1, Input::Recovered(10));
+    assert!(script.reset(1, 0, 2, &[WEB]).publish.is_none());
+    script.after(1, Input::Role(leading(12)));
+    assert!(script.after(1, Input::Relayed(published_by(10, &[WEB, ("routes/a", ROUTE)]))).publish.is_some());
+    script.after(1, Input::Recovered(12));
+    let published = script.reset(1, 0, 2, &[WEB]).publish.unwrap();
+    assert_eq!(published.version.to_string(), "12.1");
+    assert!(published.config.get("route/a").is_some(), "what the other one published is judged first");
+}

@@ -1,0 +1,249 @@
+//! A controller's own certificate, and whom it lets in: the authority that the first controller makes, that others get when
+//! they join, and under whose secret tokens are made; or files that somebody else renews.
+
+mod tokens;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use waypost_trust::{
+    Authority, Claims, Files, FromFiles, Identity, Issued, Joining, KeyPair, Keyring, Own, PublicKey, TrustError, cause, joining_client, own_secret,
+    shared_secret,
+};
+use waypost_wire::{Certificate, JOIN_PATH, JoinRequest};
+
+pub use tokens::{Signer, TokenAnswer, TokenRequest};
+
+/// Files are looked at this often.
+const LOOK: Duration = Duration::from_secs(2);
+/// A certificate that could not be made is tried again after this time; also, the clock may jump.
+const RETRY: Duration = Duration::from_secs(30);
+/// A controller that is to be joined may be starting still.
+const JOINING: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What a controller's certificate is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The controller's name.
+    pub name: String,
+    /// Host names and addresses under which people reach it.
+    pub hosts: Vec<String>,
+    /// The directory in which it is kept.
+    pub folder: PathBuf,
+    /// How long a certificate is good; a new one is made when two thirds of that are over.
+    pub life: Duration,
+    /// Whose the certificates are.
+    pub from: From,
+}
+
+/// Whose the certificates are.
+#[derive(Debug, Clone)]
+pub enum From {
+    /// The cluster's own authority's, which is made if there are no other controllers.
+    Own {
+        /// Whether other controllers are known.
+        others: bool,
+    },
+    /// The same, which is got with a token from one of these controllers, unless it is there already.
+    Joining(Token, Vec<url::Url>),
+    /// Somebody else's, with the file of the secret under which tokens are made, if it is shared.
+    Files(Files, Option<PathBuf>),
+}
+
+/// A token, which does not belong into logs.
+#[derive(Clone)]
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Why a controller has no certificate.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// Something cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// There are other controllers, and we have not joined them.
+    #[error(
+        "other controllers are named (--peer), and this one has not joined them; start it once with WAYPOST_JOIN=TOKEN, which `waypost token --join controller` prints there, or, if it is the first, once without --peer"
+    )]
+    Others,
+    /// No controller let us in.
+    #[error("this controller could not join: {0}")]
+    Refused(String),
+}
+
+/// Seconds and more since 1970.
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(Keyring, Box<Authority>, Mutex<Own>),
+    Files(Mutex<FromFiles>),
+}
+
+/// A controller's certificate, and whom it lets in.
+#[derive(Debug)]
+pub struct Trust {
+    settings: Settings,
+    source: Source,
+    /// Makes tokens and reads them.
+    pub signer: Signer,
+    /// Whether the authority was made just now.
+    pub is_new: bool,
+}
+
+impl Trust {
+    /// Takes what is in the directory or the files; else joins; else makes an authority.
+    ///
+    /// # Errors
+    /// What is there cannot be used, or nobody lets us in.
+    pub async fn open(settings: Settings) -> Result<Self, JoinError> {
+        if let From::Files(files, shared) = &settings.from {
+            let signer = Signer::beside_files(shared.as_deref().map_or_else(|| own_secret(&settings.folder), shared_secret)?);
+            let files = FromFiles::open(files.clone(), Identity::Controller(settings.name.clone()))?;
+            return Ok(Self { source: Source::Files(Mutex::new(files)), signer, settings, is_new: false });
+        }
+        let known = Authority::load(&settings.folder)?;
+        let kept = known.is_some();
+        let (authority, is_new) = match (known, &settings.from) {
+            (Some(kept), _) => (kept, false),
+            (None, From::Joining(token, urls)) => (join(&settings.name, &token.0, urls).await?, false),
+            (None, From::Own { others: true }) => return Err(JoinError::Others),
+            (None, _) => (Authority::create(now())?, true),
+        };
+        if !kept {
+            authority.save(&settings.folder)?;
+        }
+        let own = issue_own(&authority, &settings)?;
+        let keyring = Keyring::new(own.material()?);
+        let signer = Signer::of(&authority);
+        Ok(Self { source: Source::Own(keyring, Box::new(authority), Mutex::new(own)), signer, settings, is_new })
+    }
+
+    /// What is shown to others and who is believed, now and later.
+    pub fn keyring(&self) -> Keyring {
+        match &self.source {
+            Source::Own(keyring, ..) => keyring.clone(),
+            Source::Files(files) => files.lock().unwrap_or_else(PoisonError::into_inner).keyring().clone(),
+        }
+    }
+
+    /// The cluster's own authority, if it has one.
+    pub fn authority(&self) -> Option<&Authority> {
+        match &self.source {
+            Source::Own(_, authority, _) => Some(authority),
+            Source::Files(_) => None,
+        }
+    }
+
+    /// A certificate for a program, if the authority is the cluster's own.
+    pub fn issue(&self, identity: &Identity, key: &PublicKey) -> Option<Result<Issued, TrustError>> {
+        Some(self.authority()?.issue(identity, key, &[], now(), self.settings.life))
+    }
+
+    /// Keeps the certificate good until dropped.
+    pub async fn renew(&self) {
+        loop {
+            let wait = match &self.source {
+                Source::Own(keyring, authority, own) => self.renew_own(keyring, authority, own),
+                Source::Files(files) => look(files),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn renew_own(&self, keyring: &Keyring, authority: &Authority, own: &Mutex<Own>) -> Duration {
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = own.renew_in(now());
+        if left > Duration::ZERO {
+            return left.min(RETRY);
+        }
+        let made = issue_own(authority, &self.settings).and_then(|next| Ok((next.material()?, next)));
+        match made {
+            Ok((material, next)) => {
+                keyring.replace(material);
+                *own = next;
+                tracing::info!("the controller's certificate was renewed");
+                Duration::from_secs(1)
+            }
+            Err(error) => {
+                tracing::error!("the controller's certificate is not renewed: {error}");
+                RETRY
+            }
+        }
+    }
+}
+
+fn issue_own(authority: &Authority, settings: &Settings) -> Result<Own, TrustError> {
+    let key = KeyPair::generate()?;
+    let identity = Identity::Controller(settings.name.clone());
+    let issued = authority.issue(&identity, &key.public(), &settings.hosts, now(), settings.life)?;
+    Ok(Own::new(&key, issued))
+}
+
+fn look(files: &Mutex<FromFiles>) -> Duration {
+    match files.lock().unwrap_or_else(PoisonError::into_inner).look() {
+        Ok(false) => {}
+        Ok(true) => tracing::info!("the certificate was read anew"),
+        Err(error) => tracing::warn!("{error}; the certificate that was read before is used"),
+    }
+    LOOK
+}
+
+/// Gets the authority of the cluster from another controller.
+async fn join(name: &str, token: &str, urls: &[url::Url]) -> Result<Authority, JoinError> {
+    let refused = |why: &str| JoinError::Refused(why.to_owned());
+    let Claims::Join { authority, joining: Joining::Controller, .. } = Claims::peek(token)? else {
+        return Err(refused("the token lets no controller in; `waypost token --join controller` prints one that does"));
+    };
+    let client = joining_client(&authority)?;
+    let client = reqwest::Client::builder().no_proxy().https_only(true).tls_backend_preconfigured(client).timeout(Duration::from_secs(5)).build();
+    let client = client.map_err(|error| refused(&error.to_string()))?;
+    let body = JoinRequest { token: token.to_owned(), name: name.to_owned(), public_key: String::new() };
+    let begun = std::time::Instant::now();
+    loop {
+        let mut told = "no other controller is named; write --peer https://HOST:PORT".to_owned();
+        for url in urls {
+            match ask(&client, url, &body).await {
+                Ok(authority) => return Ok(authority),
+                Err(Answer { last: true, told }) => return Err(JoinError::Refused(format!("{url}: {told}"))),
+                Err(Answer { told: now, .. }) => told = format!("{url}: {now}"),
+            }
+        }
+        if urls.is_empty() || begun.elapsed() > JOINING {
+            return Err(JoinError::Refused(told));
+        }
+        tracing::warn!("not joined yet: {told}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Why there is no authority, and whether asking again is of no use.
+struct Answer {
+    last: bool,
+    told: String,
+}
+
+async fn ask(client: &reqwest::Client, url: &url::Url, body: &JoinRequest) -> Result<Authority, Answer> {
+    let again = |told: String| Answer { last: false, told };
+    let target = url.join(JOIN_PATH).map_err(|error| again(error.to_string()))?;
+    let response = client.post(target).json(body).send().await.map_err(|error| again(cause(&error)))?;
+    let status = response.status();
+    let bytes = response.bytes().await.map_err(|error| again(error.to_string()))?;
+    if !status.is_success() {
+        return Err(Answer { last: status.is_client_error(), told: String::from_utf8_lossy(&bytes).into_owned() });
+    }
+    let last = |told: String| Answer { last: true, told };
+    let certificate: Certificate = serde_json::from_slice(&bytes).map_err(|error| last(error.to_string()))?;
+    let keys = certificate.keys.ok_or_else(|| last("the controller did not tell its authority; is it the same release?".to_owned()))?;
+    Authority::read(keys.get().as_bytes()).map_err(|error| last(error.to_string()))
+}
