@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures: bench.sh propagation|swap|proxy|profile [FLAG...]. Installs what is compared, builds with optimisation, measures
+# The figures: bench.sh propagation|swap|proxy|fleet|profile [FLAG...]. Installs what is compared, builds with optimisation, measures
 # on loopback and ends by itself; exits 1 where a promise is broken.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -47,11 +47,12 @@ fn forbid(why: &str, found: Vec<String>) {
 
 #[test]
 fn arrows_between_packages_are_those_of_the_architecture() {
-    let allowed: [(&str, &[&str]); 9] = [
+    let allowed: [(&str, &[&str]); 10] = [
         ("model", &[]),
         ("disk", &[]),
+        ("trust", &[]),
         ("wire", &["waypost-model"]),
-        ("proxy", &["waypost-model", "waypost-wire", "waypost-disk"]),
+        ("proxy", &["waypost-model", "waypost-wire", "waypost-disk", "waypost-trust"]),
         ("adapters/api", &[]),
         ("adapters/testkit", &["waypost-adapter"]),
         ("adapters/file", &["waypost-adapter"]),
@@ -77,6 +78,7 @@ fn arrows_inside_the_controllers_package_are_those_of_the_architecture() {
         places("src/controller", &["crate::api", "crate::cli", "crate::stores", "waypost_proxy", "axum"]),
     );
     forbid("the API knows neither the command line nor a store", places("src/api", &["crate::cli", "crate::stores", "waypost_proxy", "waypost_adapter_"]));
+    forbid("who is believed is decided without the controller", places("src/trust", &["crate::api", "crate::cli", "crate::controller", "axum"]));
     let asking: Vec<String> = places("src/cli", &["crate::controller"]).into_iter().filter(|place| !place.starts_with("src/cli/serve.rs")).collect();
     forbid("a verb asks the API; only the programs that stay start a controller", asking);
     forbid("the API meets the controller in its handle only", places("src/api", &["controller::run", "controller::feed", "controller::proxies"]));

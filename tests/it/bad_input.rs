@@ -95,9 +95,9 @@ fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
         (&["run", "--state", &good], 2, "no store is given; write --store URL"),
         (&["run", "--store", "file:///tmp/x", "--state", &state], 1, "the state directory"),
         (
-            &["controller", "--store", "file:///tmp/x", "--state", &good, "--api", "0.0.0.0:7400"],
+            &["controller", "--store", "file:///tmp/x", "--state", &good, "--api", "0.0.0.0:7400", "--advertise", "http://c1:7400"],
             2,
-            "--api 0.0.0.0:7400 would be plain HTTP beyond loopback; use a loopback address, or say --insecure",
+            "--advertise http://c1:7400 is plain HTTP, and the API uses TLS; write https://",
         ),
         (&["status", "--controller", "http://127.0.0.1:1"], 4, "the controller at http://127.0.0.1:1/ cannot be reached"),
         (&["get", "rotues"], 4, "cannot be reached"),
@@ -109,7 +109,7 @@ fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
         assert!(printed.contains(told), "{arguments:?}: {printed}");
     }
     let clear = Command::new(waypost_proxy()).args(["--controller", "http://10.0.0.1:7400", "--state", &good]).output().unwrap();
-    assert!(text(&clear.stderr).contains("would be talked to in clear text; use loopback, or say --insecure"), "{}", text(&clear.stderr));
+    assert!(text(&clear.stderr).contains("would be talked to in clear text; write https://"), "{}", text(&clear.stderr));
 }
 
 #[test]

@@ -15,16 +15,22 @@ use bytes::Bytes;
 use waypost_adapter::{Adapter, Event, Key};
 use waypost_model::compile::{Compiler, EntryInput, Written};
 use waypost_model::limits::Limits;
+use waypost_testkit::mangle::{Mangler, Protocol};
 use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
 
 use crate::harness::{Box1, get, loopback, raw};
 
 /// After the store is whole again, everything is as it says within this time.
 const RECOVERY: Duration = Duration::from_secs(5);
+/// After a store has stopped lying, that is found by the next audit, which is once a second here; or by its silence.
+const AUDITED: Duration = Duration::from_secs(10);
 
 /// A store, a controller and a proxy over it.
 struct Arena {
     server: Option<Box<dyn Server>>,
+    /// What stands between the store and Waypost, if something does.
+    mangler: Option<Mangler>,
+    recovery: Duration,
     adapter: Arc<dyn Adapter>,
     run: Box1,
     web: SocketAddr,
@@ -44,6 +50,15 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 fn chaos(store: &str) {
+    play(store, false);
+}
+
+/// The store's watches lie; everything else is whole.
+fn lies(store: &str) {
+    play(store, true);
+}
+
+fn play(store: &str, lying: bool) {
     if let Ok(wanted) = std::env::var("WAYPOST_CHAOS_STORE") {
         assert!(["file", "etcd", "consul", "zookeeper"].contains(&wanted.as_str()), "there is no store {wanted}: file, etcd, consul or zookeeper");
         if wanted != store {
@@ -52,7 +67,7 @@ fn chaos(store: &str) {
     }
     let first = setting("WAYPOST_CHAOS_SEED").unwrap_or(1);
     let runs = setting("WAYPOST_CHAOS_RUNS").unwrap_or(3);
-    let mut arena = Arena::new(store);
+    let mut arena = Arena::new(store, lying);
     let mut slowest = Duration::ZERO;
     for seed in first..first + runs {
         let mut told = Vec::new();
@@ -61,23 +76,34 @@ fn chaos(store: &str) {
             Err(why) => panic!("seed {seed} on {store}: {why}\nit was done:\n  {}\n{}", told.join("\n  "), arena.run.process.output()),
         }
     }
-    println!("{store}: {runs} runs from seed {first}; the slowest was right {slowest:?} after its store was whole");
+    let harms = arena.mangler.as_ref().map(|mangler| format!(", {} lies", mangler.calm())).unwrap_or_default();
+    println!("{store}: {runs} runs from seed {first}{harms}; the slowest was right {slowest:?} after its store was whole");
 }
 
 impl Arena {
-    fn new(store: &str) -> Self {
+    fn new(store: &str, lying: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server: Option<Box<dyn Server>> = match store {
             "etcd" => Some(Box::new(Etcd::new(1))),
             "consul" => Some(Box::new(Consul::new(1))),
             "zookeeper" => Some(Box::new(ZooKeeper::new(1))),
             _ => None,
         };
-        let url = server.as_ref().map_or("file://{dir}".to_owned(), |server| format!("{store}://{}/waypost", server.endpoints()[0]));
-        let run = Box1::start(&url, &["--version-header", "--drain-deadline", "1s"]);
-        let url = if server.is_none() { format!("file://{}", run.dir().display()) } else { url };
+        let protocol = match store {
+            "etcd" => Protocol::Grpc,
+            "consul" => Protocol::BlockingQueries,
+            _ => Protocol::Packets,
+        };
+        let endpoint = server.as_ref().map(|server| server.endpoints()[0].clone()).unwrap_or_default();
+        let mangler = lying.then(|| runtime.block_on(Mangler::before(&endpoint, protocol)));
+        let seen = mangler.as_ref().map_or(endpoint.clone(), Mangler::endpoint);
+        let url = if server.is_some() { format!("{store}://{seen}/waypost") } else { "file://{dir}".to_owned() };
+        let audit: &[&str] = if lying { &["--store-audit", "1s"] } else { &[] };
+        let run = Box1::start(&url, &[&["--version-header", "--drain-deadline", "1s"], audit].concat());
+        let url = if server.is_none() { format!("file://{}", run.dir().display()) } else { format!("{store}://{endpoint}/waypost") };
         let adapter = waypost::stores::open(&waypost::stores::StoreFlags::from(url.as_str())).unwrap().adapter;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { server, adapter, run, web: loopback(), runtime }
+        let recovery = if lying { AUDITED } else { RECOVERY };
+        Self { server, mangler, recovery, adapter, run, web: loopback(), runtime }
     }
 
     /// One run. Returns how long after the store was whole everything was right.
@@ -85,6 +111,9 @@ impl Arena {
         let mut rng = fastrand::Rng::with_seed(seed);
         let watcher = Versions::watch(self.run.admin);
         let mut fault: Option<(Fault, usize)> = None;
+        if let Some(mangler) = &self.mangler {
+            mangler.harm(seed);
+        }
         for step in 0..rng.usize(15..50) {
             if let Some((what, until)) = fault
                 && step >= until
@@ -93,6 +122,7 @@ impl Arena {
                 fault = None;
             }
             match rng.u8(0..100) {
+                _ if self.mangler.is_some() => self.write(&mut rng, seed, step, None, told),
                 0..7 if fault.is_none() => fault = self.harm(&mut rng, step, told),
                 7..9 if fault.is_none() => {
                     told.push("waypost killed and started again".to_owned());
@@ -110,6 +140,9 @@ impl Arena {
         }
         if let Some((what, _)) = fault {
             self.mend(what, told);
+        }
+        if let Some(mangler) = &self.mangler {
+            mangler.calm();
         }
         self.last_word(seed);
         let took = self.until_right(seed)?;
@@ -196,7 +229,7 @@ impl Arena {
             let wrong = self.wrong(seed, &expected, &unclear);
             match wrong {
                 None => return Ok(whole.elapsed()),
-                Some(why) if whole.elapsed() > RECOVERY => return Err(format!("{RECOVERY:?} after the store was whole: {why}")),
+                Some(why) if whole.elapsed() > self.recovery => return Err(format!("{:?} after the store was whole: {why}", self.recovery)),
                 Some(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
@@ -360,4 +393,19 @@ fn consul_and_waypost_under_random_faults_end_in_agreement() {
 #[test]
 fn zookeeper_and_waypost_under_random_faults_end_in_agreement() {
     chaos("zookeeper");
+}
+
+#[test]
+fn an_etcd_that_lies_changes_nothing_in_the_end() {
+    lies("etcd");
+}
+
+#[test]
+fn a_consul_that_lies_changes_nothing_in_the_end() {
+    lies("consul");
+}
+
+#[test]
+fn a_zookeeper_that_lies_changes_nothing_in_the_end() {
+    lies("zookeeper");
 }

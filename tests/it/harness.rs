@@ -89,16 +89,12 @@ impl Box1 {
 
     /// Runs a verb; `--controller` is given.
     pub(crate) fn verb(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(waypost());
-        command.args(arguments).env("WAYPOST_CONTROLLER", format!("http://{}", self.api));
-        command.output().unwrap()
+        verb(self.api, arguments)
     }
 
     /// Runs a verb that must succeed; returns what it printed.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.verb(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
+        ok(self.api, arguments)
     }
 
     /// Runs a verb that must fail with this code; returns everything it printed.
@@ -119,10 +115,53 @@ impl Box1 {
 
 /// A proxy of its own that follows the controller at `api`; its log is beside its state directory.
 pub(crate) fn start_proxy(api: SocketAddr, state: &Path, name: &str, bind: &str) -> Process {
+    start_proxy_of(&[api], state, name, bind)
+}
+
+/// The same of several controllers.
+pub(crate) fn start_proxy_of(apis: &[SocketAddr], state: &Path, name: &str, bind: &str) -> Process {
     let mut command = Command::new(waypost_proxy());
-    let (url, admin) = (format!("http://{api}"), loopback().to_string());
-    command.args(["--controller", &url, "--state", &state.display().to_string(), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+    let admin = loopback().to_string();
+    for api in apis {
+        command.args(["--controller", &format!("http://{api}")]);
+    }
+    command.args(["--state", &state.display().to_string(), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
     Process::start(&mut command, &state.with_extension("log"))
+}
+
+/// Runs a verb against the controller at `api`.
+pub(crate) fn verb(api: SocketAddr, arguments: &[&str]) -> Output {
+    Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{api}")).output().unwrap()
+}
+
+/// Runs a verb that must succeed; returns what it printed.
+pub(crate) fn ok(api: SocketAddr, arguments: &[&str]) -> String {
+    let output = verb(api, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What the controller at `api` says of itself; nothing if it does not answer.
+pub(crate) fn info(api: SocketAddr) -> serde_json::Value {
+    if TcpStream::connect_timeout(&api, Duration::from_millis(300)).is_err() {
+        return serde_json::Value::Null;
+    }
+    let answer = raw(api, b"GET /v1/controller HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n");
+    answer.ok().and_then(|answer| serde_json::from_str(&answer.body).ok()).unwrap_or_default()
+}
+
+/// The place among these of the one controller that leads, once there is exactly one and all others follow it.
+pub(crate) fn leader_of(controllers: &[(String, SocketAddr)]) -> usize {
+    let mut found = 0;
+    until("one leader whom all others follow", || {
+        let all: Vec<serde_json::Value> = controllers.iter().map(|(_, api)| info(*api)).collect();
+        let leads: Vec<usize> = (0..all.len()).filter(|number| all[*number]["epoch"].is_u64()).collect();
+        found = leads.first().copied().unwrap_or_default();
+        let name = controllers[found].0.as_str();
+        let follows = |number: usize| all[number]["upstream"].as_array().is_some_and(|chain| chain.last().is_some_and(|last| last == name));
+        leads.len() == 1 && (0..all.len()).all(|number| number == found || follows(number))
+    });
+    found
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

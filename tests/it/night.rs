@@ -10,10 +10,10 @@ use waypost_adapter::{Adapter, Event};
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
 
-use crate::harness::{Backend, Load, get, loopback, start_proxy, text, until, waypost};
+use crate::harness::{Backend, Load, get, loopback, ok, start_proxy, text, until, verb, waypost};
 
 /// How long everything stays deleted: a minute for the record, less in the ordinary run.
-fn night() -> Duration {
+pub(crate) fn night() -> Duration {
     Duration::from_secs(std::env::var("WAYPOST_NIGHT_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(10))
 }
 
@@ -52,13 +52,11 @@ impl Site {
     }
 
     fn verb(&self, arguments: &[&str]) -> Output {
-        Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{}", self.api)).output().unwrap()
+        verb(self.api, arguments)
     }
 
     fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.verb(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
+        ok(self.api, arguments)
     }
 
     /// Deletes every key below the root, as somebody does who knows nothing of Waypost.

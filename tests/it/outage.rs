@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Etcd, Server as _};
 
-use crate::harness::{Backend, Load, get, loopback, text, until, waypost, waypost_proxy};
+use crate::harness::{Backend, Load, get, loopback, ok, text, until, verb, waypost, waypost_proxy};
 
-/// How long the outage lasts: 2 minutes for the record, less in the ordinary run.
+/// How long the outage lasts: 30 minutes for the record, 2 in the ordinary run.
 fn outage() -> Duration {
-    Duration::from_secs(std::env::var("WAYPOST_OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(15))
+    Duration::from_secs(std::env::var("WAYPOST_OUTAGE_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(120))
 }
 
 /// Whether a proxy answers as it should.
@@ -49,11 +49,8 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
         ]);
         Process::start(&mut command, &folder.path().join(format!("{name}.log")))
     };
-    let verb = |arguments: &[&str]| Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", format!("http://{api}")).output().unwrap();
-    let ok = |arguments: &[&str]| {
-        let output = verb(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    };
+    let verb = |arguments: &[&str]| verb(api, arguments);
+    let ok = |arguments: &[&str]| drop(ok(api, arguments));
     let mut first_controller = controller();
     let _steady = proxy("p1", admin, "127.0.0.1");
     let mut second = proxy("p2", loopback(), "127.0.0.2");
@@ -75,11 +72,14 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
             .count()
     };
     until("a config on disk", || stored("config-", "\"shop\"") > 0);
-    ok(&["put", "routes/later", r#"{"hostnames":["later"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    until("a config in the history", || text(&verb(&["history"]).stdout).contains("put route/shop"));
+    let later = r#"{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"later"}}"#;
+    ok(&["put", "routes/later", &format!(r#"{{"hostnames":["later"],"rules":[{{"filters":[{later}]}}]}}"#)]);
     until("the next config on disk", || stored("config-", "\"later\"") > 0);
     until("the membership on disk", || stored("membership", &backends[1].address.to_string()) > 0);
 
-    let load = Load::start(web, "any", 8);
+    let connections = if outage() > Duration::from_secs(600) { 1 } else { 8 };
+    let load = Load::start(web, "any", connections);
     first_controller.kill();
     etcd.kill(0);
     let begun = Instant::now();
@@ -102,18 +102,42 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
     let from_before = restarted.elapsed();
     assert!(from_before < Duration::from_secs(1), "with its newest config corrupted the proxy served after {from_before:?}");
     assert!(second.output().contains("the config before it is used"), "{}", second.output());
+    while begun.elapsed() < outage() * 2 / 3 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // A controller and a proxy without anything start meanwhile: the last good state is relayed, and operators are obeyed.
+    let started = Instant::now();
+    let _next_controller = controller();
+    let _third = proxy("p3", loopback(), "127.0.0.3");
+    let on_third = std::net::SocketAddr::from(([127, 0, 0, 3], web.port()));
+    until("the proxy without anything", || answers(on_third));
+    let relayed = started.elapsed();
+    assert!(relayed < Duration::from_secs(1), "the last good state was relayed after {relayed:?}");
+    let proxies = [web, on_second, on_third];
+    let everywhere = |later: bool| until("all proxies", || proxies.iter().all(|proxy| (get(*proxy, "later", "/").body == "later") == later));
+    everywhere(true);
+    until("all proxies to be back", || text(&verb(&["status"]).stdout).contains("Proxies:  3 connected"));
+    ok(&["freeze", "--by", "alice"]);
+    ok(&["unfreeze"]);
+    let history = text(&verb(&["history"]).stdout);
+    let before = history.lines().find(|line| line.contains("put route/shop")).unwrap().split(' ').next().unwrap().to_owned();
+    let asked = Instant::now();
+    ok(&["rollback", "--to", &before, "--by", "alice"]);
+    everywhere(false);
+    let obeyed = asked.elapsed();
+    assert!(obeyed < Duration::from_secs(2), "the rollback was everywhere after {obeyed:?}");
+    ok(&["unpin"]);
+    everywhere(true);
     while begun.elapsed() < outage() {
         std::thread::sleep(Duration::from_millis(100));
     }
     etcd.start(0);
-    let mut next_controller = controller();
-    waypost_testkit::process::wait_for_port(api, &mut next_controller);
     until("everything to be current", || verb(&["status"]).status.success());
     ok(&["put", "routes/next", r#"{"hostnames":["next"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
     let sent = load.finish();
     assert!(sent > 1_000, "{sent} requests are too few to tell");
     println!(
-        "{sent} requests, 0 failed, over {:?} without store and controller; a restarted proxy served after {took:?}, with its newest config corrupted after {from_before:?}",
+        "{sent} requests, 0 failed, over {:?} without store and controller; a restarted proxy served after {took:?}, with its newest config corrupted after {from_before:?}; a controller relayed the last good state after {relayed:?}, a rollback was everywhere after {obeyed:?}",
         outage()
     );
 }

@@ -177,6 +177,14 @@ fn a_proxy_of_another_cluster_is_not_counted_as_serving() {
     let told = other.fails(1, &["put", "routes/after", ROUTE, "--wait", "--timeout", "1s"]);
     assert!(told.contains("routes/after is live on 1/2 proxies after 1s; p2: ") && told.contains("belongs to cluster"), "{told}");
     assert!(!other.fails(1, &["status"]).contains("Everything is current"));
+    // An operator says that it is meant, in the words of the refusal; it holds over a restart of the controller too.
+    let status = text(&other.verb(&["status"]).stdout);
+    let command = status.split("waypost adopt ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(other.fails(2, &["adopt", "two words"]).contains("without spaces"));
+    assert!(other.ok(&["adopt", &command, "--by", "alice"]).contains("they come by themselves"));
+    until("the proxy to follow", || text(&other.verb(&["wait", "routes/after"]).stdout).contains("2/2"));
+    assert!(other.ok(&["history", "--audit"]).contains(&format!("proxies of cluster {command} may follow")));
+    until("everything to be current", || other.verb(&["status"]).status.success());
 }
 
 #[test]

@@ -1,0 +1,237 @@
+//! Several controllers as one control plane: what one keeps, all keep; any of them answers; leading is handed over in peace;
+//! and with the store and all others dead, one that starts relays the last good state.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use waypost_testkit::Process;
+use waypost_testkit::servers::{Etcd, Server as _};
+
+use crate::harness::{Backend, Load, get, info, leader_of, loopback, ok, start_proxy_of, text, until, verb, waypost};
+
+struct Cluster {
+    folder: tempfile::TempDir,
+    store: String,
+    apis: Vec<SocketAddr>,
+    running: Vec<Option<Process>>,
+}
+
+impl Cluster {
+    /// So many controllers; `{dir}` in the store's URL is a directory of their own.
+    fn start(store: &str, count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("waypost")).unwrap();
+        let store = store.replace("{dir}", &folder.path().display().to_string());
+        let mut cluster = Self { folder, store, apis: (0..count).map(|_| loopback()).collect(), running: Vec::new() };
+        for number in 0..count {
+            let process = cluster.controller(number, &[]);
+            cluster.running.push(Some(process));
+        }
+        cluster
+    }
+
+    fn controller(&self, number: usize, extra: &[&str]) -> Process {
+        let state = self.folder.path().join(format!("c{number}"));
+        let mut command = Command::new(waypost());
+        command.args(["controller", "--store", &self.store, "--state", &state.display().to_string(), "--api", &self.apis[number].to_string()]);
+        command.args(["--name", &format!("c{number}"), "--leader-ttl", "3s"]).args(extra);
+        let mut process = Process::start(&mut command, &state.with_extension("log"));
+        waypost_testkit::process::wait_for_port(self.apis[number], &mut process);
+        process
+    }
+
+    fn proxy(&self, name: &str, bind: &str) -> Process {
+        start_proxy_of(&self.apis, &self.folder.path().join(name), name, bind)
+    }
+
+    fn kill(&mut self, number: usize) {
+        self.running[number].take().unwrap().kill();
+    }
+
+    fn verb(&self, number: usize, arguments: &[&str]) -> Output {
+        verb(self.apis[number], arguments)
+    }
+
+    fn ok(&self, number: usize, arguments: &[&str]) -> String {
+        ok(self.apis[number], arguments)
+    }
+
+    fn info(&self, number: usize) -> serde_json::Value {
+        info(self.apis[number])
+    }
+
+    /// Who leads, once all others that run follow.
+    fn leader(&self) -> usize {
+        let running: Vec<usize> = (0..self.running.len()).filter(|number| self.running[*number].is_some()).collect();
+        let named: Vec<_> = running.iter().map(|number| (format!("c{number}"), self.apis[*number])).collect();
+        running[leader_of(&named)]
+    }
+
+    fn others(&self, leader: usize) -> Vec<usize> {
+        (0..self.running.len()).filter(|number| *number != leader && self.running[*number].is_some()).collect()
+    }
+}
+
+fn page(body: &str) -> String {
+    format!(r#"{{"hostnames":["page"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
+}
+
+#[test]
+fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 3);
+    let leader = cluster.leader();
+    let others = cluster.others(leader);
+    let _proxy = cluster.proxy("p1", "127.0.0.1");
+    let web = loopback();
+    cluster.ok(others[0], &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    cluster.ok(others[0], &["put", "routes/page", &page("good"), "--wait"]);
+    until("the good config in the history", || cluster.ok(others[1], &["history"]).contains("put route/page"));
+    let good = cluster.ok(others[1], &["history"]).lines().find(|line| line.contains("put route/page")).unwrap().split(' ').next().unwrap().to_owned();
+    cluster.ok(others[0], &["put", "routes/page", &page("bad"), "--wait"]);
+    // One who follows is asked, and the leader does it.
+    cluster.ok(others[0], &["rollback", "--to", &good, "--by", "alice"]);
+    until("the good page", || get(web, "page", "/").body == "good");
+    // A value that is refused, whose last good one only the running controllers know.
+    std::fs::write(cluster.folder.path().join("waypost/listeners/web"), "garbage").unwrap();
+    until("the refusal", || text(&cluster.verb(leader, &["status"]).stdout).contains("Rejected: 1"));
+    until("the hold on every controller", || {
+        others
+            .iter()
+            .all(|number| std::fs::read_to_string(cluster.folder.path().join(format!("c{number}/operator.json"))).is_ok_and(|saved| saved.contains("alice")))
+    });
+    // One of them loses its disk, and comes back empty.
+    cluster.kill(others[0]);
+    std::fs::remove_dir_all(cluster.folder.path().join(format!("c{}", others[0]))).unwrap();
+    let again = cluster.controller(others[0], &[]);
+    cluster.running[others[0]] = Some(again);
+    assert_eq!(cluster.leader(), leader, "the leader stays");
+    until("the hold on the new disk", || {
+        std::fs::read_to_string(cluster.folder.path().join(format!("c{}/operator.json", others[0]))).is_ok_and(|saved| saved.contains("alice"))
+    });
+    // It alone is left.
+    cluster.kill(leader);
+    cluster.kill(others[1]);
+    assert_eq!(cluster.leader(), others[0]);
+    until("the proxy", || text(&cluster.verb(others[0], &["status"]).stdout).contains("Proxies:  1 connected"));
+    let told = text(&cluster.verb(others[0], &["status"]).stdout);
+    assert!(told.contains(&format!("config {good} is pinned by alice")), "{told}");
+    assert!(cluster.ok(others[0], &["history", "--audit"]).contains("alice"));
+    assert_eq!(get(web, "page", "/").body, "good");
+    cluster.ok(others[0], &["unpin"]);
+    until("what is written", || get(web, "page", "/").body == "bad");
+    // The listener's last good value was never in this one's store.
+    assert!(cluster.ok(others[0], &["describe", "listeners/web"]).contains("garbage"));
+}
+
+#[test]
+fn leading_is_handed_over_within_a_second_and_no_request_fails() {
+    let cluster = Cluster::start("file://{dir}/waypost", 2);
+    let leader = cluster.leader();
+    let _proxy = cluster.proxy("p1", "127.0.0.1");
+    let (web, backend) = (loopback(), Backend::named("a"));
+    cluster.ok(leader, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    cluster.ok(leader, &["put", "endpoints/shop/a", &backend.address.to_string()]);
+    cluster.ok(leader, &["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    until("the endpoint", || get(web, "any", "/").status == 200);
+    let load = Load::start(web, "any", 4);
+    let follower = cluster.others(leader)[0];
+    let begun = Instant::now();
+    // Asked of the one that follows, it is the leader that lets go.
+    let told = cluster.ok(follower, &["controller", "step-down"]);
+    assert!(told.starts_with(&format!("c{leader} leads no more")), "{told}");
+    while !cluster.info(follower)["epoch"].is_u64() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "nobody leads after {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let took = begun.elapsed();
+    cluster.ok(leader, &["put", "routes/page", &page("next"), "--wait"]);
+    assert_eq!(cluster.leader(), follower);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let refused = cluster.verb(follower, &["approve", "--all"]);
+    assert!(text(&refused.stderr).contains("nothing of that is held"), "{}", text(&refused.stderr));
+    println!("handed over in {took:?}; {} requests, 0 failed", load.finish());
+}
+
+#[test]
+fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
+    let mut etcd = Etcd::new(1);
+    let mut cluster = Cluster::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), 2);
+    let leader = cluster.leader();
+    let _proxy = cluster.proxy("p1", "127.0.0.1");
+    let web = loopback();
+    cluster.ok(leader, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    cluster.ok(leader, &["put", "routes/page", &page("good"), "--wait"]);
+    until("the good config in the history", || cluster.ok(leader, &["history"]).contains("put route/page"));
+    let good = cluster.ok(leader, &["history"]).lines().find(|line| line.contains("put route/page")).unwrap().split(' ').next().unwrap().to_owned();
+    cluster.ok(leader, &["put", "routes/page", &page("bad"), "--wait"]);
+    let follower = cluster.others(leader)[0];
+    let on_disk = || {
+        waypost::controller::disk::load_published(&cluster.folder.path().join(format!("c{follower}")))
+            .unwrap()
+            .is_some_and(|found| found.config.get("route/page").is_some_and(|page| page.bytes().contains("bad")))
+    };
+    until("what is relayed on the follower's disk", on_disk);
+    until("the history on the follower's disk", || cluster.folder.path().join(format!("c{follower}/history")).read_dir().is_ok_and(|files| files.count() >= 2));
+    cluster.kill(leader);
+    cluster.kill(follower);
+    etcd.kill(0);
+    // Nobody is asked to lead: the last good state is relayed all the same, also to a proxy without any.
+    let started = Instant::now();
+    let relay = cluster.controller(follower, &[]);
+    cluster.running[follower] = Some(relay);
+    let _fresh = cluster.proxy("p2", "127.0.0.2");
+    let on_second = SocketAddr::from(([127, 0, 0, 2], web.port()));
+    until("the fresh proxy", || std::net::TcpStream::connect(on_second).is_ok() && get(on_second, "page", "/").body == "bad");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "relayed after {took:?}");
+    let refused = text(&cluster.verb(follower, &["rollback", "--to", &good]).stderr);
+    assert!(refused.contains("no controller leads just now") && refused.contains("waypost controller --store-down"), "{refused}");
+    assert_eq!(cluster.verb(follower, &["status"]).status.code(), Some(1));
+    // An operator names it.
+    cluster.kill(follower);
+    let caretaker = cluster.controller(follower, &["--store-down"]);
+    cluster.running[follower] = Some(caretaker);
+    let begun = Instant::now();
+    cluster.ok(follower, &["rollback", "--to", &good, "--by", "bob"]);
+    for proxy in [web, on_second] {
+        until("the good page", || get(proxy, "page", "/").body == "good");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let told = text(&cluster.verb(follower, &["status"]).stdout);
+    assert!(told.contains("without the store: only what operators ask for is published"), "{told}");
+    // The store comes back, and leading is won again; the pin stays.
+    etcd.start(0);
+    until("a record in the store", || {
+        text(&cluster.verb(follower, &["status"]).stdout).lines().any(|line| line.starts_with("Leader:") && !line.contains("without the store"))
+    });
+    let again = cluster.controller(leader, &[]);
+    cluster.running[leader] = Some(again);
+    assert_eq!(cluster.leader(), follower);
+    assert_eq!(get(web, "page", "/").body, "good");
+    cluster.ok(leader, &["unpin"]);
+    until("what is written", || get(web, "page", "/").body == "bad");
+}
+
+#[test]
+fn a_proxy_that_serves_other_content_than_was_published_is_told_of_until_it_does_not() {
+    let run = crate::harness::Box1::on_files();
+    run.listener();
+    let status = || -> serde_json::Value { serde_json::from_slice(&run.verb(&["status", "-o", "json"]).stdout).unwrap() };
+    until("the proxy", || run.verb(&["status"]).status.success() && status()["proxies"][0]["applied"] == status()["version"]);
+    assert!(status()["proxies"][0]["ageSeconds"].as_u64().is_some_and(|age| age < 10), "{}", status());
+    let other = "0".repeat(64);
+    until("the status to say it", || {
+        let body = format!(r#"{{"applied":{},"content":{{"config":"{other}","membership":"{other}"}}}}"#, status()["version"]);
+        let length = body.len();
+        let request = format!(
+            "POST /v1/proxies/p1/report HTTP/1.1\r\nhost: c\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        assert_eq!(crate::harness::raw(run.api, request.as_bytes()).unwrap().status, 204);
+        let told = run.verb(&["status"]);
+        told.status.code() == Some(1) && text(&told.stdout).contains("WITH OTHER CONTENT than was published")
+    });
+    assert!(run.ok(&["events"]).lines().any(|line| line.contains("Drift") && line.contains("p1: the proxy serves other content")));
+    // The proxy itself knows better.
+    until("everything to be current", || run.verb(&["status"]).status.success());
+}

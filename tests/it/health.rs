@@ -1,0 +1,396 @@
+//! Endpoints that fail their probes: all proxies take them out together, whoever probes them, and none is left alone with what
+//! it knows.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use waypost_testkit::Process;
+use waypost_testkit::servers::{Consul, Etcd, Server as _, ZooKeeper};
+
+use crate::harness::{Backend, Load, get, leader_of, loopback, ok, raw, start_proxy_of, text, until, verb, waypost, waypost_proxy};
+use crate::lab::{HUB, Lab};
+
+/// What an endpoint does when it is probed; requests are answered whatever that is.
+const WELL: u8 = 0;
+const REFUSES: u8 = 1;
+const HANGS: u8 = 2;
+
+/// An endpoint with a health of its own.
+struct Patient {
+    backend: Backend,
+    mode: Arc<AtomicU8>,
+    probes: Arc<AtomicU64>,
+}
+
+impl Patient {
+    fn new(name: &str) -> Self {
+        let (mode, probes) = (Arc::new(AtomicU8::new(WELL)), Arc::new(AtomicU64::new(0)));
+        let (asked, counter, name) = (mode.clone(), probes.clone(), name.to_owned());
+        let backend = Backend::start(move |head, _| {
+            let mut status = "200 OK";
+            if head.starts_with("GET /healthz ") {
+                counter.fetch_add(1, Ordering::Relaxed);
+                match asked.load(Ordering::Relaxed) {
+                    REFUSES => status = "503 Service Unavailable",
+                    HANGS => std::thread::sleep(Duration::from_secs(2)),
+                    _ => {}
+                }
+            }
+            format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{name}", name.len()).into_bytes()
+        });
+        Self { backend, mode, probes }
+    }
+
+    fn becomes(&self, mode: u8) -> Instant {
+        self.mode.store(mode, Ordering::Relaxed);
+        Instant::now()
+    }
+
+    /// Probes in so many intervals.
+    fn probes_in(&self, time: Duration) -> u64 {
+        let before = self.probes.load(Ordering::Relaxed);
+        std::thread::sleep(time);
+        self.probes.load(Ordering::Relaxed) - before
+    }
+}
+
+/// Controllers and proxies around some endpoints.
+struct Clinic {
+    folder: tempfile::TempDir,
+    store: String,
+    apis: Vec<SocketAddr>,
+    controllers: Vec<Process>,
+    proxies: Vec<Process>,
+    web: SocketAddr,
+    patients: Vec<Patient>,
+}
+
+impl Clinic {
+    fn open(store: &str, controllers: usize, proxies: usize, check: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("waypost")).unwrap();
+        let store = store.replace("{dir}", &folder.path().join("waypost").display().to_string());
+        let patients = ["a", "b", "c", "sick"].map(Patient::new).into_iter().collect();
+        let apis = (0..controllers).map(|_| loopback()).collect();
+        let mut this = Self { folder, store, apis, controllers: Vec::new(), proxies: Vec::new(), web: loopback(), patients };
+        for number in 0..controllers {
+            let process = this.controller(number);
+            this.controllers.push(process);
+        }
+        let named: Vec<_> = this.apis.iter().enumerate().map(|(number, api)| (format!("c{number}"), *api)).collect();
+        leader_of(&named);
+        for number in 0..proxies {
+            let process = this.proxy(number);
+            this.proxies.push(process);
+        }
+        this.ok(&["put", "listeners/web", &format!("{{\"address\":\"{}\"}}", this.web)]);
+        this.ok(&["put", "backends/shop", &format!("{{\"healthCheck\":{check}}}")]);
+        this.ok(&["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+        for patient in ["a", "b", "c", "sick"].iter().zip(&this.patients) {
+            this.ok(&["put", &format!("endpoints/shop/{}", patient.0), &patient.1.backend.address.to_string()]);
+        }
+        let all = format!("{proxies}/{proxies}");
+        until("all proxies", || text(&this.verb(&["wait", "endpoints/shop/sick"]).stdout).contains(&all));
+        this
+    }
+
+    fn controller(&self, number: usize) -> Process {
+        let state = self.folder.path().join(format!("c{number}"));
+        let mut command = Command::new(waypost());
+        command.args(["controller", "--store", &self.store, "--state", &state.display().to_string(), "--api", &self.apis[number].to_string()]);
+        command.args(["--name", &format!("c{number}"), "--leader-ttl", "3s"]);
+        let mut process = Process::start(&mut command, &state.with_extension("log"));
+        waypost_testkit::process::wait_for_port(self.apis[number], &mut process);
+        process
+    }
+
+    fn proxy(&self, number: usize) -> Process {
+        // Each prefers another controller.
+        let apis: Vec<SocketAddr> = (0..self.apis.len()).map(|offset| self.apis[(number + offset) % self.apis.len()]).collect();
+        start_proxy_of(&apis, &self.folder.path().join(format!("p{number}")), &format!("p{number}"), &address(number).to_string())
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        ok(self.apis[0], arguments)
+    }
+
+    fn verb(&self, arguments: &[&str]) -> std::process::Output {
+        verb(self.apis[0], arguments)
+    }
+
+    fn sick(&self) -> &Patient {
+        &self.patients[3]
+    }
+
+    /// Where proxy number `number` serves.
+    fn at(&self, number: usize) -> SocketAddr {
+        SocketAddr::new(address(number), self.web.port())
+    }
+
+    /// What an endpoint's health is said to be.
+    fn health(&self, id: &str) -> serde_json::Value {
+        let told = self.verb(&["describe", &format!("endpoints/shop/{id}"), "-o", "json"]);
+        serde_json::from_slice::<serde_json::Value>(&told.stdout).unwrap_or_default()["health"].clone()
+    }
+
+    fn probers(&self, id: &str) -> usize {
+        self.health(id)["probers"].as_array().map_or(0, Vec::len)
+    }
+}
+
+fn address(number: usize) -> std::net::IpAddr {
+    std::net::IpAddr::from([127, 0, 1, u8::try_from(number + 1).unwrap()])
+}
+
+/// Asks every proxy again and again, and notes when the sick endpoint answered last.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    last: Vec<Arc<Mutex<Instant>>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    fn start(clinic: &Clinic, proxies: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let last: Vec<_> = (0..proxies).map(|_| Arc::new(Mutex::new(Instant::now()))).collect();
+        let watch = |number: usize| {
+            let (stop, last, at) = (stop.clone(), last[number].clone(), clinic.at(number));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = raw(at, b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n").unwrap();
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    if answer.body == "sick" {
+                        *last.lock().unwrap() = Instant::now();
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            })
+        };
+        let threads = (0..proxies).map(watch).collect();
+        Self { stop, last, threads }
+    }
+
+    /// When it was out on each proxy, once it was out on all of them for so long.
+    fn until_out(&self, quiet: Duration) -> Vec<Instant> {
+        let out = || self.last.iter().map(|last| *last.lock().unwrap()).collect::<Vec<_>>();
+        until("the endpoint to be out on all proxies", || out().iter().all(|last| last.elapsed() > quiet));
+        out()
+    }
+
+    fn until_back(&self) {
+        let all = || self.last.iter().all(|last| last.lock().unwrap().elapsed() < Duration::from_millis(500));
+        until("the endpoint to be back on all proxies", all);
+    }
+
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("no request failed"));
+    }
+}
+
+#[test]
+fn ten_proxies_take_a_failing_endpoint_out_together_and_it_is_probed_no_more_for_that() {
+    const PROXIES: usize = 10;
+    let (interval, fall) = (Duration::from_millis(500), 3);
+    let server = Etcd::new(1);
+    let store = format!("etcd://{}/waypost", server.endpoints()[0]);
+    let mut clinic = Clinic::open(&store, 3, PROXIES, r#"{"path":"/healthz","interval":"500ms","timeout":"250ms"}"#);
+    until("three probers", || clinic.probers("sick") == 3);
+    let bound = interval * fall + Duration::from_millis(250);
+    let watcher = Watcher::start(&clinic, PROXIES);
+    for (mode, why) in [(REFUSES, "status 503"), (HANGS, "no answer within 250ms"), (REFUSES, "status 503"), (HANGS, "no answer within 250ms")] {
+        watcher.until_back();
+        let failed = clinic.sick().becomes(mode);
+        let out = watcher.until_out(Duration::from_secs(1));
+        let (first, last) = (*out.iter().min().unwrap(), *out.iter().max().unwrap());
+        println!("{why}: out on the first proxy after {:?}, on the last after {:?}", first.saturating_duration_since(failed), last - failed);
+        assert!(last - failed <= bound, "{why}: out after {:?}, at most {bound:?}", last - failed);
+        assert!(last - first <= bound, "{why}: they disagreed for {:?}", last - first);
+        let health = clinic.health("sick");
+        assert_eq!((&health["healthy"], health["why"].as_str()), (&serde_json::Value::Bool(false), Some(why)));
+        assert!(text(&clinic.verb(&["status"]).stdout).contains("backend shop: 1 of 4 endpoints are unhealthy"));
+        clinic.sick().becomes(WELL);
+    }
+    watcher.until_back();
+    watcher.finish();
+    // Three probes in each interval, whatever there is.
+    let three = |clinic: &Clinic, what: &str| {
+        let probes = clinic.patients[0].probes_in(interval * 10);
+        assert!((27..=33).contains(&probes), "{what}: {probes} probes in 10 intervals");
+    };
+    three(&clinic, "10 proxies, 1 route");
+    for number in 0..30 {
+        clinic.ok(&["put", &format!("routes/r{number}"), &format!(r#"{{"hostnames":["h{number}"],"rules":[{{"backendRefs":[{{"name":"shop"}}]}}]}}"#)]);
+    }
+    clinic.ok(&["wait", "routes/r29"]);
+    three(&clinic, "31 routes");
+    for mut proxy in clinic.proxies.drain(3..) {
+        proxy.kill();
+    }
+    let left = |clinic: &Clinic| {
+        let probers = clinic.health("a")["probers"].clone();
+        probers.as_array().is_some_and(|all| all.len() == 3 && all.iter().all(|name| ["p0", "p1", "p2"].contains(&name.as_str().unwrap())))
+    };
+    until("the three that are left to probe", || left(&clinic));
+    three(&clinic, "3 proxies");
+}
+
+#[test]
+fn with_no_controller_every_proxy_probes_for_itself_and_with_one_they_agree_again() {
+    let mut clinic = Clinic::open("file://{dir}", 1, 2, r#"{"path":"/healthz","interval":"500ms","timeout":"250ms"}"#);
+    until("two probers", || clinic.probers("sick") == 2);
+    let watcher = Watcher::start(&clinic, 2);
+    watcher.until_back();
+    clinic.controllers[0].kill();
+    clinic.sick().becomes(REFUSES);
+    // Until what they found out together is out of date, it counts.
+    watcher.until_out(Duration::from_secs(2));
+    let probes = clinic.patients[0].probes_in(Duration::from_secs(2));
+    assert!((7..=9).contains(&probes), "each of two proxies, four times: {probes}");
+    clinic.sick().becomes(WELL);
+    watcher.until_back();
+    clinic.sick().becomes(REFUSES);
+    watcher.until_out(Duration::from_secs(2));
+    clinic.controllers[0] = clinic.controller(0);
+    until("the controller to know it", || clinic.health("sick")["healthy"] == false);
+    // It does not come back meanwhile, and what the proxies know alone ends with that.
+    watcher.until_out(Duration::from_secs(4));
+    clinic.sick().becomes(WELL);
+    watcher.until_back();
+    watcher.finish();
+}
+
+#[test]
+fn endpoints_that_are_out_go_with_their_keys_and_nothing_is_held() {
+    let clinic = Clinic::open("file://{dir}", 1, 2, r#"{"path":"/healthz","interval":"300ms","timeout":"200ms","panicThreshold":20}"#);
+    until("two probers", || clinic.probers("sick") == 2);
+    let load = Load::start(clinic.at(0), "shop", 4);
+    let sick = [(0, "a"), (1, "b"), (3, "sick")];
+    for (number, _) in sick {
+        clinic.patients[number].becomes(REFUSES);
+    }
+    until("three of four out", || text(&clinic.verb(&["status"]).stdout).contains("backend shop: 3 of 4 endpoints are unhealthy"));
+    for (_, id) in sick {
+        std::fs::remove_file(clinic.folder.path().join(format!("waypost/endpoints/shop/{id}"))).unwrap();
+    }
+    // Three of four would wait for ten seconds, or be held.
+    let gone = Instant::now();
+    until("one endpoint", || clinic.ok(&["get", "endpoints"]).matches("endpoints/shop/").count() == 1);
+    let told = text(&clinic.verb(&["status"]).stdout);
+    assert!(!told.contains("Held:") && !told.contains("Judged:") && told.contains("Everything is current"), "{told}");
+    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+    assert_eq!(get(clinic.at(1), "shop", "/").body, "c");
+    println!("{} requests, 0 failed", load.finish());
+}
+
+/// Probers, endpoints and a network that can be cut between them.
+#[test]
+fn a_prober_that_is_cut_off_from_the_endpoints_changes_nothing() {
+    const PROXIES: [&str; 3] = ["p0", "p1", "p2"];
+    let lab = Lab::enter("h", &["p0", "p1", "p2", "e0", "e1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("waypost");
+    std::fs::create_dir(&dir).unwrap();
+    let mut running = Vec::new();
+    let log = |name: &str| folder.path().join(format!("{name}.log"));
+    let api: SocketAddr = format!("{HUB}:7400").parse().unwrap();
+    let mut command = Command::new(waypost());
+    command.args(["controller", "--store", &format!("file://{}", dir.display()), "--state", &folder.path().join("c").display().to_string()]);
+    let mut controller = Process::start(command.args(["--name", "c0", "--api", &api.to_string(), "--insecure"]), &log("c"));
+    waypost_testkit::process::wait_for_port(api, &mut controller);
+    running.push(controller);
+    let put = |key: &str, value: &str| drop(ok(api, &["put", key, value]));
+    put("listeners/web", r#"{"address":"0.0.0.0:80"}"#);
+    put("backends/shop", r#"{"healthCheck":{"type":"HTTP","interval":"300ms","timeout":"200ms"}}"#);
+    put("routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
+    for host in ["e0", "e1"] {
+        let address = format!("{}:9000", lab.address(host));
+        running.push(Process::start(lab.on(host, &waypost()).args(["echo", "--listen", &address, "--name", host]), &log(host)));
+        put(&format!("endpoints/shop/{host}"), &address);
+    }
+    for name in PROXIES {
+        let mut command = lab.on(name, &waypost_proxy());
+        command.args(["--controller", &format!("http://{api}"), "--state", &folder.path().join(name).display().to_string()]);
+        running.push(Process::start(command.args(["--name", name, "--insecure", "--drain-delay", "0s"]), &log(name)));
+    }
+    let status = || text(&verb(api, &["status"]).stdout);
+    until("three probers and all well", || {
+        let told: serde_json::Value = serde_json::from_slice(&verb(api, &["describe", "endpoints/shop/e0", "-o", "json"]).stdout).unwrap_or_default();
+        told["health"]["probers"].as_array().is_some_and(|all| all.len() == 3) && status().contains("Everything is current")
+    });
+    let web = |name: &str| format!("{}:80", lab.address(name)).parse().unwrap();
+    let (one, other) = (Load::start(web("p1"), "shop", 2), Load::start(web("p2"), "shop", 2));
+    let ends = ["e0", "e1"].map(|host| lab.address(host));
+    ends.iter().for_each(|end| lab.cut("p0", end));
+    std::thread::sleep(Duration::from_secs(4));
+    let told = status();
+    assert!(told.contains("Everything is current") && !told.contains("Health:"), "{told}");
+    println!("{} requests past the prober that is cut off, 0 failed", one.finish() + other.finish());
+    // Two of three are a majority; and as both endpoints are out then, both are used.
+    ends.iter().for_each(|end| lab.cut("p1", end));
+    until("what the majority says", || status().contains("backend shop: 2 of 2 endpoints are unhealthy; TOO FEW"));
+    assert_eq!(get(web("p2"), "shop", "/").status, 200);
+    ends.iter().for_each(|end| lab.heal("p1", end));
+    until("the majority to be well", || status().contains("Everything is current"));
+}
+
+/// Every check of every endpoint fails at once, under load; meanwhile the leader is killed and a proxy restarted.
+fn all_red_on(store: &str) {
+    let mut clinic = Clinic::open(store, 1, 2, r#"{"path":"/healthz","interval":"300ms","timeout":"200ms"}"#);
+    until("two probers", || clinic.probers("sick") == 2);
+    until("everything to be current", || clinic.verb(&["status"]).status.success());
+    let load = Load::start(clinic.at(0), "shop", 4);
+    let red = Instant::now();
+    for patient in &clinic.patients {
+        patient.becomes(REFUSES);
+    }
+    let told = |clinic: &Clinic| text(&clinic.verb(&["status"]).stdout);
+    until("the status to say it", || told(&clinic).contains("backend shop: 4 of 4 endpoints are unhealthy; TOO FEW, so all are used as if they were healthy"));
+    assert_eq!(clinic.verb(&["status"]).status.code(), Some(1));
+    let on_disk =
+        |clinic: &Clinic| std::fs::read_to_string(clinic.folder.path().join("p1/membership.jsonl")).is_ok_and(|held| held.contains("\"healthy\":false"));
+    until("the verdicts on disk", || on_disk(&clinic));
+    clinic.controllers[0].kill();
+    clinic.proxies[1].kill();
+    clinic.proxies[1] = clinic.proxy(1);
+    until("the second proxy", || std::net::TcpStream::connect(clinic.at(1)).is_ok());
+    assert_eq!(get(clinic.at(1), "shop", "/").status, 200);
+    clinic.controllers[0] = clinic.controller(0);
+    until("the same after a restart", || told(&clinic).contains("4 of 4 endpoints are unhealthy"));
+    while red.elapsed() < crate::night::night() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (0..2).for_each(|number| assert_eq!(get(clinic.at(number), "shop", "/").status, 200));
+    assert_eq!(clinic.verb(&["status"]).status.code(), Some(1));
+    for patient in &clinic.patients {
+        patient.becomes(WELL);
+    }
+    until("everything to be current", || clinic.verb(&["status"]).status.success() && !told(&clinic).contains("unhealthy"));
+    println!("{}: {} requests, 0 failed, every check red for {:?}", clinic.store, load.finish(), red.elapsed());
+}
+
+#[test]
+fn every_check_is_red_at_once_over_a_directory() {
+    all_red_on("file://{dir}");
+}
+
+#[test]
+fn every_check_is_red_at_once_over_etcd() {
+    let server = Etcd::new(1);
+    all_red_on(&format!("etcd://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn every_check_is_red_at_once_over_consul() {
+    let server = Consul::new(1);
+    all_red_on(&format!("consul://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn every_check_is_red_at_once_over_zookeeper() {
+    let server = ZooKeeper::new(1);
+    all_red_on(&format!("zookeeper://{}/waypost", server.endpoints()[0]));
+}
