@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: chaos help night outage setup servers tools build check test demo bench-propagation bench-swap bench-proxy profile key-reference
+.PHONY: chaos help lies night outage setup servers tools build check test demo bench-fleet bench-propagation bench-swap bench-proxy profile races simulate key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -45,13 +45,17 @@ chaos: servers ## 100 seeded runs of random writes and faults: STORE=file|etcd|c
 	cargo build --workspace --locked
 	WAYPOST_CHAOS_STORE=$(STORE) WAYPOST_CHAOS_RUNS=$(or $(RUNS),100) WAYPOST_CHAOS_SEED=$(or $(SEED),1) cargo test --locked --test it -- chaos:: --nocapture --test-threads 1
 
-outage: servers ## store and controller dead under load: DURATION=n seconds (120)
+lies: servers ## watches that lose, repeat, delay and go back, between each store and its adapter: RUNS=n seeds (100)
 	cargo build --workspace --locked
-	WAYPOST_OUTAGE_SECONDS=$(or $(DURATION),120) cargo test --locked --test it -- outage:: --nocapture --test-threads 1
+	WAYPOST_CHAOS_RUNS=$(or $(RUNS),100) WAYPOST_CHAOS_SEED=$(or $(SEED),1) cargo test --locked --test it -- that_lies --nocapture
 
-night: servers ## everything deleted on each store, under load: DURATION=n seconds (60)
+outage: servers ## store and controller dead under load: DURATION=n seconds (1800)
 	cargo build --workspace --locked
-	WAYPOST_NIGHT_SECONDS=$(or $(DURATION),60) cargo test --locked --test it -- night:: --nocapture --test-threads 1
+	WAYPOST_OUTAGE_SECONDS=$(or $(DURATION),1800) cargo test --locked --test it -- outage:: --nocapture --test-threads 1
+
+night: servers ## everything deleted on each store, and every check red, under load: DURATION=n seconds (60)
+	cargo build --workspace --locked
+	WAYPOST_NIGHT_SECONDS=$(or $(DURATION),60) cargo test --locked --test it -- night:: every_check_is_red --nocapture --test-threads 1
 
 bench-propagation: servers ## write acknowledged to served, on every store
 	@scripts/bench.sh propagation
@@ -61,6 +65,16 @@ bench-swap: setup ## 1,000 swaps under load
 
 bench-proxy: setup ## CPU per request beside nginx and HAProxy, memory
 	@scripts/bench.sh proxy
+
+bench-fleet: servers ## three controllers on etcd, 50 proxies, 350 changes/s: DURATION=n seconds (600); 500 that lose their controller
+	@scripts/bench.sh fleet --storm $(or $(DURATION),600)
+
+races: servers ## leaders killed, frozen and cut off: RUNS=n races for each store (30); as root
+	cargo build --workspace --locked
+	WAYPOST_RACES=$(or $(RUNS),30) cargo test --locked --test it -- races:: --nocapture --test-threads 4
+
+simulate: setup ## the simulations of the election and of the control plane: SEEDS=n (10000), FIRST=n
+	WAYPOST_FIRST_SEED=$(or $(FIRST),0) WAYPOST_SEEDS=$(or $(SEEDS),10000) cargo test --profile fleet --locked -p waypost --lib -- sim:: election:: --nocapture
 
 profile: setup ## where the proxy's CPU time goes
 	@scripts/bench.sh profile

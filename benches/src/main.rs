@@ -2,6 +2,7 @@
 //! `bench-proxy` call it; it starts what it needs on loopback, ends by itself, and exits 1 where a promise is broken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a measurement that goes wrong ends with a message")]
 
+mod fleet;
 mod load;
 mod origin;
 mod peers;
@@ -26,6 +27,8 @@ enum What {
     Propagation(propagation::Flags),
     /// Swaps under keep-alive load
     Swap(swap::Flags),
+    /// Three controllers with 50 proxies, and 500 that lose their controller together
+    Fleet(fleet::Flags),
     /// CPU per request beside nginx and HAProxy, and memory
     Proxy(proxy::Flags),
 }
@@ -35,6 +38,7 @@ fn main() -> std::process::ExitCode {
     let kept = match Cli::parse().what {
         What::Propagation(flags) => runtime.block_on(propagation::run(flags)),
         What::Swap(flags) => runtime.block_on(swap::run(flags)),
+        What::Fleet(flags) => runtime.block_on(fleet::run(flags)),
         What::Proxy(flags) => runtime.block_on(proxy::run(flags)),
     };
     if kept { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }

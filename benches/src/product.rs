@@ -10,7 +10,7 @@ use waypost_testkit::{Process, free_port};
 use crate::load::Client;
 
 /// Where the programs are: beside this one.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::current_exe().expect("our own path").with_file_name(name);
     assert!(path.exists(), "{} is missing: cargo build --release --workspace", path.display());
     path
@@ -48,12 +48,17 @@ impl Product {
 
     /// Waits until `web` answers a host with 200.
     pub(crate) async fn until_served(web: SocketAddr, host: &str) {
+        Self::until_status(web, host, 200).await;
+    }
+
+    /// Waits until `web` answers a host with this status.
+    pub(crate) async fn until_status(web: SocketAddr, host: &str, status: u16) {
         let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes();
         let mut client = Client::new(web);
         let end = Instant::now() + Duration::from_secs(120);
         loop {
             match client.ask(&request).await {
-                Ok(response) if response.status == 200 => return,
+                Ok(response) if response.status == status => return,
                 other => assert!(Instant::now() < end, "{host} is not served: {other:?}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

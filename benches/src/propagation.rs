@@ -71,11 +71,11 @@ fn open(store: &str, folder: &std::path::Path) -> Running {
     Running { url, endpoint, adapter, _server: server }
 }
 
-async fn put(adapter: &Arc<dyn Adapter>, key: &str, value: String) {
+pub(crate) async fn put(adapter: &Arc<dyn Adapter>, key: &str, value: String) {
     adapter.put(&Key::from(format!("waypost/{key}")), Bytes::from(value)).await.unwrap_or_else(|error| panic!("{key}: {error}"));
 }
 
-async fn fill(adapter: &Arc<dyn Adapter>, routes: std::ops::Range<usize>) {
+pub(crate) async fn fill(adapter: &Arc<dyn Adapter>, routes: std::ops::Range<usize>) {
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..16 {
         let (adapter, mine) = (adapter.clone(), routes.clone().filter(move |number| number % 16 == writer));
@@ -90,7 +90,7 @@ async fn fill(adapter: &Arc<dyn Adapter>, routes: std::ops::Range<usize>) {
     }
 }
 
-fn route(host: &str) -> String {
+pub(crate) fn route(host: &str) -> String {
     format!(r#"{{"hostnames":["{host}"],"rules":[{{"matches":[{{"path":{{"type":"PathPrefix","value":"/"}}}}],"backendRefs":[{{"name":"shop"}}]}}]}}"#)
 }
 
