@@ -231,7 +231,8 @@ impl Election {
     pub fn role(&self, now: Duration) -> Role {
         let following = || {
             let record = self.seen.as_ref().and_then(|(standing, _)| standing.as_ref()?.record.clone());
-            Role::Following { leader: record.filter(|record| !record.released && record.holder.run != self.me.holder.run && record.cluster == self.me.cluster) }
+            let another = |record: &Record| record.holder.run != self.me.holder.run && !self.was_ours(record);
+            Role::Following { leader: record.filter(|record| !record.released && another(record) && record.cluster == self.me.cluster) }
         };
         match self.post {
             Post::None => following(),
@@ -290,6 +291,11 @@ impl Election {
         Some(Ask::Write { record: self.record(epoch, renewal), expected })
     }
 
+    /// Whether the run before this one holds it, which is dead.
+    fn was_ours(&self, record: &Record) -> bool {
+        record.holder.name == self.me.holder.name && Some(&record.holder.run) == self.me.previous_run.as_ref()
+    }
+
     /// How long what stands there must be unchanged before it is replaced; `None` if it never may.
     fn wait(&self, standing: Option<&Standing>) -> Option<Duration> {
         let patience = |ttl: Duration| self.ttl.max(ttl) + self.jitter;
@@ -297,14 +303,11 @@ impl Election {
             None if self.met_another => Some(patience(Duration::ZERO)),
             None => Some(Duration::ZERO),
             Some(Standing { record: None, .. }) => Some(patience(Duration::ZERO)),
-            Some(Standing { record: Some(record), .. }) => {
-                let ours = record.holder.name == self.me.holder.name && Some(&record.holder.run) == self.me.previous_run.as_ref();
-                match record.cluster == self.me.cluster {
-                    false => None,
-                    true if record.released || ours => Some(Duration::ZERO),
-                    true => Some(patience(Duration::from_millis(record.ttl_millis))),
-                }
-            }
+            Some(Standing { record: Some(record), .. }) => match record.cluster == self.me.cluster {
+                false => None,
+                true if record.released || self.was_ours(record) => Some(Duration::ZERO),
+                true => Some(patience(Duration::from_millis(record.ttl_millis))),
+            },
         }
     }
 

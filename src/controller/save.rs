@@ -65,9 +65,13 @@ pub async fn save(folder: PathBuf, history: Arc<Mutex<History>>, mut to_save: wa
     }
 }
 
-/// Writes the files in an order in which nothing that serves is ever in neither: what the guard keeps and kept `before`,
-/// the entries, and what the guard keeps alone. What is in both came back.
+/// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
+/// published counts as let go; what the guard keeps and kept `before`; the entries; and what the guard keeps alone. What is
+/// in both came back.
 fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gone>) -> io::Result<()> {
+    if let Some(snapshot) = &work.published {
+        save_published(folder, snapshot)?;
+    }
     let kept: HashSet<&str> = work.kept.iter().map(|gone| gone.object.path()).collect();
     let mut both: Vec<Gone> = before.into_iter().filter(|gone| !kept.contains(gone.object.path())).collect();
     let more = !both.is_empty();
@@ -76,9 +80,6 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     save_entries(folder, &work.stores)?;
     if more {
         save_guard(folder, &work.kept)?;
-    }
-    if let Some(snapshot) = &work.published {
-        save_published(folder, snapshot)?;
     }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
         history.add(*version, config, *at, &work.stores).map(drop)?;
@@ -91,6 +92,7 @@ mod tests {
     use waypost_model::compile::{EntryId, Origin, Written};
     use waypost_model::object::Object;
 
+    use super::super::disk::load_published;
     use super::super::guard::Fate;
     use super::*;
 
@@ -105,7 +107,8 @@ mod tests {
     fn what_serves_is_on_disk_wherever_writing_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
-        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: None };
+        let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
+        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: Some(Arc::new(published.clone())) };
         // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
@@ -113,6 +116,8 @@ mod tests {
         assert!(write(folder.path(), &history, &work, vec![gone("endpoints/a")]).is_err());
         let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
         assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/a", "endpoints/b"]);
+        // What is kept is published as well: else it would count as let go by whoever led.
+        assert_eq!(load_published(folder.path()).unwrap().unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
         write(folder.path(), &history, &work, vec![gone("endpoints/a")]).unwrap();
         assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/b"]);

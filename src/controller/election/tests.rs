@@ -80,8 +80,11 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert!(matches!(a.role(now), Role::Caretaking { epoch: 1, .. }), "it has not heard");
     a.heard(Heard::Saw { epoch: 2, living: true }, now);
     assert!(matches!(a.role(now), Role::Following { .. }));
-    // The next run of b knows the one before.
+    // The next run of b knows the one before, and does not follow the dead.
     let mut again = Election::new(Me { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
+    let ask = again.poll(now).unwrap();
+    again.heard(store.answer(&ask), now);
+    assert_eq!(again.role(now), Role::Following { leader: None });
     store.serve(&mut again, now);
     assert_eq!(leads(&again, now), Some(3));
 }
