@@ -15,7 +15,7 @@ use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
 use waypost_model::key::{Place, place};
 use waypost_model::lane::{Change, Lane};
 use waypost_model::limits::Limits;
-use waypost_model::object::Object;
+use waypost_model::object::{Digest, Object};
 use waypost_model::parse::parse;
 use waypost_model::snapshot::{Snapshot, Version};
 
@@ -157,6 +157,8 @@ pub struct KeptLine {
     value: String,
     revision: u64,
     date: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instead: Option<Digest>,
     #[serde(flatten)]
     fate: Fate,
 }
@@ -171,6 +173,7 @@ impl KeptLine {
             value: STANDARD.encode(&gone.origin.written.value),
             revision: gone.origin.written.revision,
             date: gone.date,
+            instead: gone.instead,
             fate: gone.fate.clone(),
         }
     }
@@ -182,7 +185,7 @@ impl KeptLine {
     pub fn gone(self) -> Result<Gone, String> {
         let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
         let origin = Origin { id: EntryId { source: self.source, key: self.key }, written };
-        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate })
+        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate, instead: self.instead })
     }
 }
 
@@ -287,10 +290,11 @@ mod tests {
             at: Duration::from_secs(5),
             date: 9,
             fate: Fate::Held { why: "a listener went".to_owned() },
+            instead: Some(Digest::of(b"what is written now")),
         };
         save_guard(folder.path(), std::slice::from_ref(&gone)).unwrap();
         let found = load_guard(folder.path()).unwrap().remove(0);
-        assert_eq!((found.object, found.origin, found.date, found.fate), (gone.object, gone.origin, gone.date, gone.fate));
+        assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
         save_guard(folder.path(), &[]).unwrap();
         assert!(load_guard(folder.path()).unwrap().is_empty());
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use waypost_model::compile::{Departed, EntryId, Origin, Written};
 use waypost_model::key::Kind;
 use waypost_model::lane::{Change, Lane};
-use waypost_model::object::Object;
+use waypost_model::object::{Digest, Object};
 use waypost_model::resource::{Backend, BackendGuard};
 
 /// When removals are held. All are settings of the `[guard]` table.
@@ -83,6 +83,17 @@ pub struct Gone {
     pub date: u64,
     /// What is to become of it.
     pub fate: Fate,
+    /// What its store has in its place; nothing if it is gone from there. Once the store says something else, it was written
+    /// anew, and is not kept any more.
+    pub instead: Option<Digest>,
+}
+
+/// What the stores say: the config and the membership lane.
+pub type Lanes<'a> = (&'a Lane, &'a Lane);
+
+/// The digest of what the stores have at a path.
+fn found((config, membership): Lanes<'_>, path: &str) -> Option<Digest> {
+    config.get(path).or_else(|| membership.get(path)).map(|object| object.digest())
 }
 
 /// The guard.
@@ -148,31 +159,34 @@ impl Guard {
         }
     }
 
+    /// A store was read for the first time since the start: what it says decides whether what was kept of it still is.
+    pub fn reconcile(&mut self, source: usize, lanes: Lanes<'_>) {
+        self.gone.retain(|path, gone| gone.origin.id.source != source || found(lanes, path) == gone.instead);
+    }
+
     /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
-    /// (`known`) stays as it was, unless it came `back`; the rest is judged as if it had gone just now, or held if `flagged`
+    /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if `flagged`
     /// says why the store itself is not believed.
-    pub fn inherit(
-        &mut self,
-        missing: Vec<Arc<Object>>,
-        mut known: BTreeMap<String, Gone>,
-        back: &dyn Fn(&str) -> bool,
-        flagged: Option<&str>,
-        now: (Duration, u64),
-    ) {
-        known.retain(|path, _| !back(path));
+    pub fn inherit(&mut self, missing: Vec<Arc<Object>>, mut known: BTreeMap<String, Gone>, lanes: Lanes<'_>, flagged: Option<&str>, now: (Duration, u64)) {
+        let expected = std::mem::take(&mut self.expected);
+        let meant = |path: &str| expected.get(path).is_some_and(|until| *until >= now.0);
+        self.gone.retain(|path, _| !meant(path));
+        let stays = |path: &str, gone: &Gone| match found(lanes, path) {
+            same if same == Some(gone.object.digest()) => false,
+            now => flagged.is_some() || now == gone.instead,
+        };
+        known.retain(|path, gone| stays(path, gone) && !meant(path));
         for (path, gone) in known {
             if gone.fate == Fate::Waiting {
                 self.collect(now.0);
             }
-            self.gone.insert(path, Gone { at: now.0, ..gone });
+            let instead = found(lanes, &path);
+            self.gone.insert(path, Gone { at: now.0, instead, ..gone });
         }
         for object in missing {
+            let path = object.path();
             let guarded = self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "endpoint");
-            if !guarded
-                || is_drained(&object)
-                || self.kept_at(object.path()).is_some()
-                || self.expected.remove(object.path()).is_some_and(|until| until >= now.0)
-            {
+            if !guarded || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
                 continue;
             }
             let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
@@ -180,15 +194,17 @@ impl Guard {
                 self.collect(now.0);
             }
             // What was seen in the store last, else what was published.
-            let before = self.gone.remove(object.path());
+            let before = self.gone.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object)), |gone| (gone.object, gone.origin));
-            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate });
+            let instead = found(lanes, object.path());
+            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate, instead });
         }
+        self.expected = expected;
     }
 
-    /// Forgets what is kept and not `published` any more.
-    pub fn forget_unless(&mut self, published: &dyn Fn(&str) -> bool) {
-        self.gone.retain(|path, gone| gone.fate == Fate::Released || published(path));
+    /// Forgets what is kept and not `published` any more as it was.
+    pub fn forget_unless(&mut self, published: &dyn Fn(&Object) -> bool) {
+        self.gone.retain(|_, gone| gone.fate == Fate::Released || published(&gone.object));
     }
 
     /// Paths of what may go when it goes.
@@ -201,31 +217,47 @@ impl Guard {
         self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
     }
 
-    /// Takes in a commit: what came (back), what went, and the config that is left. `flagged` says why the store itself is not believed; then
+    /// Takes in a commit: what came (back), what went, and what is left. `flagged` says why the store itself is not believed; then
     /// also what changed is held as it was.
-    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, config: &Lane, flagged: Option<&str>, now: (Duration, u64)) {
-        for path in came {
-            self.gone.remove(path);
-        }
+    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, lanes: Lanes<'_>, flagged: Option<&str>, now: (Duration, u64)) {
+        came.iter().for_each(|path| self.came(path, found(lanes, path), flagged.is_some()));
         for Departed { object, origin, replaced } in departed {
             let guarded = matches!(object.kind(), "listener" | "route" | "endpoint");
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
-            let believed = flagged.is_none() && (replaced || !own_settings(&object, config).enabled.unwrap_or(true));
+            if meant {
+                self.gone.remove(object.path());
+            }
+            let believed = flagged.is_none() && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
             if !self.thresholds.enabled || !guarded || meant || believed {
+                continue;
+            }
+            let instead = found(lanes, object.path());
+            // What was held before stays, and not what stood in its place since.
+            if let Some(kept) = self.gone.get_mut(object.path()).filter(|gone| matches!(gone.fate, Fate::Held { .. })) {
+                kept.instead = instead;
                 continue;
             }
             let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
             if fate == Fate::Waiting {
                 self.collect(now.0);
             }
-            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate });
+            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate, instead });
         }
         // A store that is not believed now may have lied a moment ago.
         if let Some(why) = flagged {
             let all: Vec<String> = self.gone.keys().cloned().collect();
             self.hold(&all, why);
         }
-        self.drop_renamed(config);
+        self.drop_renamed(lanes.0);
+    }
+
+    /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.
+    fn came(&mut self, path: &str, digest: Option<Digest>, flagged: bool) {
+        let kept = self.gone.get_mut(path).filter(|gone| flagged && gone.fate != Fate::Released && Some(gone.object.digest()) != digest);
+        match kept {
+            Some(gone) => gone.instead = digest,
+            None => drop(self.gone.remove(path)),
+        }
     }
 
     /// A listener whose address another one has by now was renamed, and is not missed.
@@ -234,8 +266,9 @@ impl Guard {
             return;
         }
         let address = |object: &Object| object.decode::<waypost_model::resource::Listener>().ok().map(|body| body.spec.address);
-        let taken: Vec<_> = config.of_kind("listener").filter_map(|listener| address(listener)).collect();
-        self.gone.retain(|_, gone| gone.object.kind() != "listener" || address(&gone.object).is_none_or(|own| !taken.contains(&own)));
+        let taken: Vec<_> = config.of_kind("listener").filter_map(|listener| Some((listener.path(), address(listener)?))).collect();
+        let renamed = |gone: &Object| address(gone).is_some_and(|own| taken.iter().any(|(path, address)| *path != gone.path() && *address == own));
+        self.gone.retain(|_, gone| gone.object.kind() != "listener" || !renamed(&gone.object));
     }
 
     fn collect(&mut self, now: Duration) {
@@ -342,6 +375,11 @@ impl Guard {
     /// Everything that stays although it went, with its fate.
     pub fn kept(&self) -> impl Iterator<Item = &Gone> {
         self.gone.values().filter(|gone| gone.fate != Fate::Released)
+    }
+
+    /// The store whose word decides about what is kept of a path.
+    pub fn source_of(&self, path: &str) -> Option<usize> {
+        self.gone.get(path).map(|gone| gone.origin.id.source)
     }
 
     /// What stays of the path.

@@ -14,7 +14,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use waypost_adapter::Event as StoreEvent;
+use waypost_adapter::{AdapterError, Event as StoreEvent};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::Frame;
 
@@ -22,6 +22,7 @@ use self::checks::Checks;
 use self::node::{Node, Proxy};
 use self::store::Store;
 use super::election::{Ask, Heard, Role};
+use super::replica::Replica;
 use super::step::Input;
 
 /// Milliseconds of virtual time.
@@ -49,6 +50,8 @@ enum Happening {
     Recovered { node: usize, run: u64, epoch: u64 },
     /// That arrives.
     Fed { node: usize, run: u64, link: u64, generation: u64, event: StoreEvent },
+    /// What the leader keeps arrives at one who follows it.
+    Kept { node: usize, run: u64, from: usize, replica: Box<Replica> },
     /// What the leader published arrives at one who follows it.
     Relayed { node: usize, run: u64, from: usize, snapshot: Arc<Snapshot> },
     /// A publication arrives at a proxy.
@@ -150,7 +153,11 @@ impl World {
     fn happen(&mut self, happening: Happening) {
         // Whoever stands still hears of it later.
         let whom = match &happening {
-            Happening::Tick(node) | Happening::Answer { node, .. } | Happening::Fed { node, .. } | Happening::Relayed { node, .. } => Some(*node),
+            Happening::Tick(node)
+            | Happening::Answer { node, .. }
+            | Happening::Fed { node, .. }
+            | Happening::Relayed { node, .. }
+            | Happening::Kept { node, .. } => Some(*node),
             _ => None,
         };
         if let Some(until) = whom.and_then(|node| self.nodes[node].paused_until).filter(|until| *until > self.now) {
@@ -170,6 +177,11 @@ impl World {
             Happening::Fed { node, run, link, generation, event } => {
                 if self.nodes[node].is(run) && self.nodes[node].link == link {
                     self.input(node, Input::Store { source: 0, event, generation });
+                }
+            }
+            Happening::Kept { node, run, from, replica } => {
+                if self.nodes[node].is(run) && !self.is_cut(node, from) {
+                    self.input(node, Input::Replica(replica));
                 }
             }
             Happening::Relayed { node, run, from, snapshot } => {
@@ -213,8 +225,8 @@ impl World {
         if self.nodes[node].state.due() <= now {
             self.input(node, Input::Tick);
         }
-        if self.now.is_multiple_of(1_000) {
-            self.nodes[node].save();
+        if (self.now / 20).is_multiple_of(50) {
+            self.nodes[node].save(node::FILES);
         }
         self.relay(node);
     }
@@ -290,8 +302,15 @@ impl World {
         if snapshot.version > self.nodes[node].state.snapshot.version || twice {
             self.after(delay, Happening::Relayed { node, run, from, snapshot });
         }
-        let replica = self.nodes[from].replica();
-        self.input(node, Input::Replica(Box::new(replica)));
+        // It is told every 250 ms, on a connection of its own: in order, but perhaps late, or never.
+        if (self.now / 20).is_multiple_of(12) {
+            let replica = Box::new(self.nodes[from].replica());
+            let arrives = (self.now + self.delay()).max(self.nodes[node].told_until);
+            self.nodes[node].told_until = arrives;
+            if self.calm() || self.random.u8(0..20) != 0 {
+                self.after(arrives - self.now, Happening::Kept { node, run, from, replica });
+            }
+        }
     }
 
     /// The store tells a controller what it has (a new link), or what is new.
@@ -302,8 +321,12 @@ impl World {
         let pause = self.random.u64(5..60);
         self.after(pause, Happening::Feed { node, run, link });
         if self.is_cut(node, STORE) {
-            // The watch is dead; it begins with a listing when the store is there again.
+            // The watch is dead; it begins with a listing when the store is there again. That is noticed at once, or not.
             self.nodes[node].fed = None;
+            if self.random.bool() {
+                let error = AdapterError::new(waypost_adapter::ErrorKind::Unreachable, "store", "no answer", "wait");
+                self.input(node, Input::StoreFailed { source: 0, error });
+            }
             return;
         }
         let generation = self.nodes[node].generation_of(link);
@@ -379,6 +402,11 @@ impl World {
         let mut random = self.random.clone();
         self.store.write(&mut random);
         self.random = random;
+        // Now and then an operator lets go whatever is held.
+        let leader = (0..CONTROLLERS).find(|node| !self.nodes[*node].crashed && matches!(self.nodes[*node].state.role(), Role::Leading { .. }));
+        if let Some(node) = leader.filter(|_| self.random.u8(0..30) == 0) {
+            self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
+        }
     }
 
     fn fault(&mut self) {
@@ -394,6 +422,8 @@ impl World {
                 self.after(length, Happening::Resume(node));
             }
             1 if !self.nodes[node].crashed => {
+                let files = self.random.usize(0..5);
+                self.nodes[node].save(files);
                 self.nodes[node].crashed = true;
                 self.proxies.iter_mut().filter(|proxy| proxy.controller == Some(node)).for_each(|proxy| proxy.controller = None);
                 self.after(length, Happening::Start(node));

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use waypost_adapter::{AdapterError, Change, Entry, Event as StoreEvent, Revision};
-use waypost_model::compile::{Compiler, EntryChange, EntryId, EntryInput, SavedEntry, Written};
+use waypost_adapter::{AdapterError, Event as StoreEvent};
+use waypost_model::compile::{Compiler, EntryId, SavedEntry};
 use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
@@ -16,10 +16,12 @@ use super::election::{HIGHEST, Role};
 use super::events::Events;
 use super::guard::{Guard, Thresholds};
 use super::health::{Health, ejected};
-use super::hold::Hold;
+use super::hold::{Hold, Mark};
 use super::proxies::{Downstream, Proxies};
 use super::replica::Replica;
 use super::window::Window;
+use sources::NotBelieved;
+pub use sources::SourceState;
 
 /// When something happened: since the start, for measuring, and as a date, for people.
 #[derive(Debug, Clone, Copy, Default)]
@@ -141,6 +143,8 @@ pub struct Output {
     pub changed: bool,
     /// Paths of what an operator let go.
     pub approved: Vec<String>,
+    /// The time of this is over, which an operator held.
+    pub over: Option<Mark>,
 }
 
 impl Output {
@@ -154,27 +158,6 @@ impl Output {
         self.verdicts.extend(more.verdicts);
         self.changed |= more.changed;
     }
-}
-
-/// How a store fares.
-#[derive(Debug, Clone, Default)]
-pub struct SourceState {
-    /// The store's revision.
-    pub at: Revision,
-    /// When it was last confirmed to be current.
-    pub confirmed: Option<Duration>,
-    /// Why it cannot be read, if so.
-    pub error: Option<AdapterError>,
-    /// Entries in which the watch had been wrong, ever.
-    pub drift: u64,
-    /// Whether it delivered its entries since the start.
-    pub live: bool,
-    /// Keys under the other spelling of the root.
-    pub other_spelling: Option<(usize, String)>,
-    /// Whether it was read, or could not be, since we lead.
-    pub settled: bool,
-    /// The revision that whoever led before us had seen of it.
-    pub floor: Revision,
 }
 
 /// When an entry was seen and since which version it is served.
@@ -250,6 +233,8 @@ pub struct State {
     cluster: Option<String>,
     /// The other controllers: where they are, by name.
     pub peers: BTreeMap<String, String>,
+    /// Whether the store has said which there are.
+    pub met_peers: bool,
     /// The controllers that follow us, and when they said so last.
     pub followers: BTreeMap<String, Duration>,
     /// Grows with every time that the stores have to be read anew.
@@ -267,7 +252,7 @@ pub struct State {
     /// An operator asked for something that is not published yet.
     operated: bool,
     /// Why a store is not believed, which went back or became empty while we followed.
-    not_believed: Option<String>,
+    not_believed: Option<NotBelieved>,
     /// What the leader keeps, while we follow.
     replica: Replica,
 }
@@ -302,6 +287,7 @@ impl State {
             no_listener_told: false,
             cluster,
             peers: BTreeMap::new(),
+            met_peers: false,
             followers: BTreeMap::new(),
             generation: 0,
             role: Role::Following { leader: None },
@@ -315,10 +301,10 @@ impl State {
         }
     }
 
-    /// Takes in what was saved before a restart: it is served until the store is heard.
+    /// Takes in what was saved before a restart: it is served until the store is heard. What the guard kept stays until then.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
         self.compiler.restore(source, saved);
-        self.compiled(None, now)
+        self.compiled(Some(source), None, now)
     }
 
     /// Whether something is published.
@@ -349,7 +335,7 @@ impl State {
                 self.publish(true, true, now)
             }
             Input::Peers(peers) => {
-                self.peers = peers;
+                (self.peers, self.met_peers) = (peers, true);
                 Output { changed: true, ..Output::default() }
             }
             Input::Role(role) => self.take_role(role, now),
@@ -378,8 +364,9 @@ impl State {
                 if self.sweep(now) {
                     return self.gather(now);
                 }
-                if self.hold.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
-                    return self.set_hold(None, "its time being over", now);
+                if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
+                    let over = Some(hold.mark.clone());
+                    return Output { over, ..self.set_hold(None, "its time being over", now) };
                 }
                 if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
                     return self.guarded(now);
@@ -405,78 +392,23 @@ impl State {
         true
     }
 
-    fn store(&mut self, source: usize, event: StoreEvent, generation: u64, now: Now) -> Output {
-        let name = self.names.get(source).cloned().unwrap_or_default();
-        let Some(state) = self.sources.get_mut(source) else { return Output::default() };
-        state.confirmed = Some(now.since_start);
-        if state.error.take().is_some() {
-            self.events.add(now.date, "StoreBack", &name, "the store answers again");
-        }
-        match event {
-            StoreEvent::Idle { at } => {
-                state.at = at;
-                self.confirm(now)
-            }
-            StoreEvent::Changes { changes, at } => {
-                state.at = at;
-                let changes = changes.into_iter().map(change).collect();
-                self.compiler.change(source, changes);
-                self.compiled(None, now)
-            }
-            StoreEvent::Reset { entries, at, drift } => {
-                let before = std::mem::replace(&mut state.at, at).max(std::mem::take(&mut state.floor));
-                state.settled |= generation >= self.generation;
-                let flagged = match self.compiler.entries_of(source) {
-                    known if entries.is_empty() && known > 0 => Some(format!("the store became empty: {known} entries went at once")),
-                    _ if at < before => Some(format!("the store went back from revision {before} to {at}")),
-                    _ => None,
-                };
-                state.drift += u64::try_from(drift).unwrap_or_default();
-                let first = !std::mem::replace(&mut state.live, true);
-                if drift > 0 {
-                    self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
-                }
-                if self.role.epoch().is_none() && flagged.is_some() {
-                    self.not_believed.clone_from(&flagged);
-                }
-                let count = entries.len();
-                self.compiler.reset(source, entries.into_iter().map(input).collect());
-                if first {
-                    self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
-                }
-                let mut output = self.compiled(flagged.as_deref(), now);
-                output.absorb(self.confirm(now));
-                output
-            }
-        }
-    }
-
-    fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
-        let name = self.names.get(source).cloned().unwrap_or_default();
-        if let Some(state) = self.sources.get_mut(source) {
-            // Endpoints take turns in failing; that is one loss and not many.
-            if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
-                let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
-                self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
-            }
-            // It cannot be asked; what it said is used unless whoever led before had seen more.
-            state.settled |= state.at >= state.floor;
-            state.error = Some(error);
-        }
-        let mut output = if self.suppressed { self.publish(true, true, now) } else { Output::default() };
-        output.changed = true;
-        output
-    }
-
-    /// Compiles what came in, tells what changed, and publishes what its window allows.
-    fn compiled(&mut self, flagged: Option<&str>, now: Now) -> Output {
+    /// Compiles what came in, tells what changed, and publishes what its window allows. Of a store that is read for the `first`
+    /// time since the start, or is restored, nothing was written just now: what is kept of it is compared with what it says.
+    fn compiled(&mut self, first: Option<usize>, flagged: Option<&str>, now: Now) -> Output {
         let mut outcome = self.compiler.commit();
+        if first.is_some() {
+            outcome.came.retain(|path| self.guard.source_of(path) != first);
+        }
         // What took no requests is not missed.
         if flagged.is_none() && outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
             let ejected = ejected(&self.snapshot);
             outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !ejected.contains(gone.object.name()));
         }
-        self.guard.take(&outcome.came, outcome.departed, self.compiler.config(), flagged, (now.since_start, now.date));
+        let lanes = (self.compiler.config(), self.compiler.membership());
+        self.guard.take(&outcome.came, outcome.departed, lanes, flagged, (now.since_start, now.date));
+        if let Some(source) = first.filter(|source| self.sources.get(*source).is_some_and(|state| state.live)) {
+            self.guard.reconcile(source, lanes);
+        }
         self.tell_held(now);
         if !matches!(self.role, Role::Caretaking { .. }) {
             self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
@@ -579,23 +511,12 @@ pub fn object_path(resource: &ResourceKey) -> String {
     format!("{}/{}", resource.kind.singular(), resource.name)
 }
 
-/// An adapter's entry as the compiler takes it; keys below the root.
-fn input(entry: Entry) -> EntryInput {
-    EntryInput { key: entry.key.to_string(), written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable }
-}
-
-fn change(change: Change) -> EntryChange {
-    match change {
-        Change::Put(entry) => EntryChange::Put(input(entry)),
-        Change::Delete(key) => EntryChange::Delete(key.to_string()),
-    }
-}
-
 mod judge;
 mod kept;
 mod lead;
 #[cfg(test)]
 mod lead_tests;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tracks;

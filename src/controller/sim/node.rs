@@ -14,6 +14,9 @@ use super::super::guard::{Gone, Thresholds};
 use super::super::replica::Replica;
 use super::super::step::{Input, Now, Output, State};
 
+/// What is published, what the guard keeps and kept before, the entries, and what the guard keeps alone.
+pub(super) const FILES: usize = 4;
+
 /// What survives a crash.
 #[derive(Debug, Clone, Default)]
 struct Disk {
@@ -36,6 +39,8 @@ pub(super) struct Node {
     /// The revision up to which the store has told it; nothing before the listing.
     pub(super) fed: Option<u64>,
     pub(super) feed_busy_until: u64,
+    /// When the last of what the leader keeps arrives.
+    pub(super) told_until: u64,
     /// The number of the last ask, and whether its answer is still waited for.
     pub(super) asked: u64,
     waiting: bool,
@@ -69,6 +74,7 @@ impl Node {
             link: 1,
             fed: None,
             feed_busy_until: 0,
+            told_until: 0,
             asked: 0,
             waiting: false,
             generations: BTreeMap::from([(1, 0)]),
@@ -112,11 +118,23 @@ impl Node {
         self.generations.get(&link).copied().unwrap_or_default()
     }
 
-    /// What a crash leaves: written once a second.
-    pub(super) fn save(&mut self) {
-        self.disk.published = (self.state.snapshot.version.sequence > 0).then(|| self.state.snapshot.clone());
-        self.disk.entries = self.state.compiler.save(0);
-        self.disk.kept = self.state.guard.kept().cloned().collect();
+    /// Writes the first so many of its files, in their order: all of them once a second, fewer where a crash cuts that off.
+    pub(super) fn save(&mut self, files: usize) {
+        let now = self.state.kept_for_followers().0;
+        let known = |gone: &Gone| now.iter().any(|one| one.object.path() == gone.object.path());
+        let both: Vec<Gone> = self.disk.kept.iter().filter(|gone| !known(gone)).chain(&now).cloned().collect();
+        if files >= 1 {
+            self.disk.published = (self.state.snapshot.version.sequence > 0).then(|| self.state.snapshot.clone());
+        }
+        if files >= 2 {
+            self.disk.kept = both;
+        }
+        if files >= 3 {
+            self.disk.entries = self.state.compiler.save(0);
+        }
+        if files >= FILES {
+            self.disk.kept = now;
+        }
     }
 
     pub(super) fn replica(&self) -> Replica {

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use waypost_model::compile::EntryId;
 use waypost_model::key::{Place, ResourceKey, place};
-use waypost_model::lane::Lane;
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::Object;
 
+use super::super::election::Role;
 use super::super::guard::Fate;
 use super::super::hold::Hold;
 use super::{Now, Output, State, object_path};
@@ -14,7 +16,10 @@ impl State {
     /// What the guard keeps changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
         self.tell_held(now);
-        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        // Without the record of leading, what the stores say waits.
+        if !matches!(self.role, Role::Caretaking { .. }) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        }
         let mut output = self.publish(true, true, now);
         (output.changed, output.entries_changed) = (true, true);
         output
@@ -52,8 +57,18 @@ impl State {
             );
         }
         self.operated |= !went.is_empty();
+        went.iter().for_each(|path| self.let_go(path));
         let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
         Output { approved: went, ..output }
+    }
+
+    /// What stands at a path is what the stores say, and nothing else that they say now.
+    fn let_go(&mut self, path: &str) {
+        let change = |lane: &Lane| lane.get(path).map_or_else(|| Change::Delete(path.to_owned()), |object| Change::Put(object.clone()));
+        match path.strip_prefix("endpoint/") {
+            None => self.lanes.0 = self.lanes.0.with([change(self.compiler.config())]),
+            Some(name) => self.lanes.1 = self.lanes.1.with([change(self.compiler.membership()), Change::Delete(Object::suspect(name).path().to_owned())]),
+        }
     }
 
     /// What an operator holds.

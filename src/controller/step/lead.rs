@@ -14,7 +14,10 @@ use super::super::health::ejected;
 use super::super::proxies::Downstream;
 use super::super::replica::Replica;
 use super::{Now, Output, Scope, State};
+use waypost_adapter::Revision;
 
+/// A controller follows us if it was heard within this time.
+const FOLLOWS: Duration = Duration::from_secs(10);
 /// A controller that has not been heard for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 /// Proxies that followed whoever led before find a new leader within this time.
@@ -42,13 +45,14 @@ impl State {
             }
             // A lease that ran out before we read the stores: we do not know what was published last.
             Role::Caretaking { epoch, named: false } if self.snapshot.version.epoch < epoch => None,
-            Role::Caretaking { epoch, .. } if std::mem::take(&mut self.operated) => Some((epoch, Scope::Operated)),
+            Role::Caretaking { epoch, .. } if self.operated => Some((epoch, Scope::Operated)),
             // Without the store's word, what was published goes out once more under our epoch.
             Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => Some((epoch, Scope::Again)),
             Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
             _ => None,
         };
         let found = found.filter(|_| ready);
+        self.operated &= !matches!(found, Some((_, Scope::All | Scope::Operated)));
         self.suppressed |= found.is_none_or(|(_, scope)| scope != Scope::All);
         found
     }
@@ -72,12 +76,16 @@ impl State {
         {
             self.begun = Some(epoch);
             self.recovered = false;
-            self.sources.iter_mut().for_each(|source| source.settled = false);
+            self.sources.iter_mut().for_each(|source| (source.settled, source.failing) = (false, None));
             output.relist = true;
             self.generation += 1;
         }
         if before != self.role && self.role.epoch().is_some() && (self.suppressed || before.epoch() != self.role.epoch()) {
             self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+            if matches!(self.role, Role::Caretaking { named: true, .. }) && self.hold.is_none() && self.is_ready() {
+                // What is on disk may be older than what was published.
+                self.lanes.0 = self.snapshot.config.clone();
+            }
             output.absorb(self.publish(true, true, now));
         }
         output.changed = true;
@@ -136,6 +144,11 @@ impl State {
         self.generation
     }
 
+    /// Whether another controller follows us now.
+    pub fn is_followed(&self, now: Now) -> bool {
+        self.followers.values().any(|at| now.since_start.saturating_sub(*at) < FOLLOWS)
+    }
+
     /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
     pub fn kept_for_followers(&self) -> (Vec<Gone>, Vec<String>) {
         match self.role.epoch() {
@@ -156,10 +169,11 @@ impl State {
             let find = |of: &BTreeMap<String, u64>| of.iter().find(|(url, _)| super::super::disk::same_store(url, name)).map(|(_, at)| *at);
             if let (Some(source), Some(at)) = (self.sources.get_mut(number), find(&replica.at)) {
                 source.floor.0 = at;
+                self.not_believed.take_if(|flagged| flagged.source == number && flagged.is_judged(Revision(at)));
             }
             if let Some((_, entries)) = replica.entries.iter().find(|(url, _)| super::super::disk::same_store(url, name)) {
                 self.compiler.adopt(number, entries.clone());
-                output.absorb(self.compiled(None, now));
+                output.absorb(self.compiled(Some(number), None, now));
             }
         }
         self.replica = Replica { entries: Vec::new(), ..replica };
@@ -198,19 +212,20 @@ impl State {
         for gone in std::mem::take(&mut self.replica.kept) {
             known.insert(gone.object.path().to_owned(), gone);
         }
-        // What we kept ourselves and is published no more was let go by whoever led.
+        // What we kept ourselves and is published no more, or otherwise, was let go by whoever led.
         if self.snapshot.version.sequence > 0 {
             let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
-            let published =
-                |path: &str| snapshot.config.get(path).is_some() || snapshot.membership.get(path).is_some() || held && !path.starts_with("endpoint/");
+            let same = |lane: &Lane, object: &Object| lane.get(object.path()).is_some_and(|published| published.digest() == object.digest());
+            let published = |object: &Object| same(&snapshot.config, object) || same(&snapshot.membership, object) || held && object.kind() != "endpoint";
             self.guard.forget_unless(&published);
         }
+        self.guard.expect(std::mem::take(&mut self.replica.expected), now.since_start);
         // A config that an operator holds says nothing about what the stores had.
         let none = Lane::default();
         let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
         // Of a store that is not believed, what it changed is missing too.
-        let flagged = self.not_believed.take();
+        let flagged = self.not_believed.take().map(|flagged| flagged.why);
         let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| flagged.is_some() && now.digest() != object.digest());
         let out = ejected(&self.snapshot);
         let missed = |object: &Object| {
@@ -224,9 +239,7 @@ impl State {
             .filter(|object| missed(object))
             .cloned()
             .collect();
-        let back = |path: &str| config_now.get(path).is_some() || membership_now.get(path).is_some();
-        self.guard.inherit(missing, known, &back, flagged.as_deref(), (now.since_start, now.date));
-        self.guard.expect(std::mem::take(&mut self.replica.expected), now.since_start);
+        self.guard.inherit(missing, known, (config_now, membership_now), flagged.as_deref(), (now.since_start, now.date));
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
     }

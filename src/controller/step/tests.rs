@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use waypost_adapter::ErrorKind;
+use waypost_adapter::{Change, Entry, ErrorKind, Revision};
 use waypost_model::key::Kind;
 
 use super::*;

@@ -1,0 +1,136 @@
+//! The stores: how each fares, what is made of its word, and when it is not believed.
+
+use std::time::Duration;
+
+use waypost_adapter::{AdapterError, Change, Entry, Event, Revision};
+use waypost_model::compile::{EntryChange, EntryInput, Written};
+
+use super::{Now, Output, State};
+
+/// A new leader waits so long for a store that cannot be read, and then goes on with what it knows of it.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// How a store fares.
+#[derive(Debug, Clone, Default)]
+pub struct SourceState {
+    /// The store's revision.
+    pub at: Revision,
+    /// When it was last confirmed to be current.
+    pub confirmed: Option<Duration>,
+    /// Why it cannot be read, if so.
+    pub error: Option<AdapterError>,
+    /// Entries in which the watch had been wrong, ever.
+    pub drift: u64,
+    /// Whether it delivered its entries since the start.
+    pub live: bool,
+    /// Keys under the other spelling of the root.
+    pub other_spelling: Option<(usize, String)>,
+    /// Whether it was read, or could not be, since we lead.
+    pub settled: bool,
+    /// The revision that whoever led before us had seen of it.
+    pub floor: Revision,
+    /// Since when it cannot be read, if so and since we lead.
+    pub failing: Option<Duration>,
+}
+
+/// A store that went back or became empty while others led, so that a leader has to judge it.
+#[derive(Debug, Clone)]
+pub(super) struct NotBelieved {
+    /// Why it is not believed.
+    pub(super) why: String,
+    /// Its number.
+    pub(super) source: usize,
+    /// Its revision before.
+    before: Revision,
+    /// And then.
+    at: Revision,
+}
+
+impl NotBelieved {
+    /// Whether a leader that has read the store up to this revision has seen the same, and judged it.
+    pub(super) fn is_judged(&self, theirs: Revision) -> bool {
+        if self.at < self.before { theirs < self.before } else { theirs >= self.at }
+    }
+}
+
+impl State {
+    pub(super) fn store(&mut self, source: usize, event: Event, generation: u64, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        let Some(state) = self.sources.get_mut(source) else { return Output::default() };
+        (state.confirmed, state.failing) = (Some(now.since_start), None);
+        if state.error.take().is_some() {
+            self.events.add(now.date, "StoreBack", &name, "the store answers again");
+        }
+        match event {
+            Event::Idle { at } => {
+                state.at = at;
+                self.confirm(now)
+            }
+            Event::Changes { changes, at } => {
+                state.at = at;
+                let changes = changes.into_iter().map(change).collect();
+                self.compiler.change(source, changes);
+                self.compiled(None, None, now)
+            }
+            Event::Reset { entries, at, drift } => {
+                let mut before = std::mem::replace(&mut state.at, at);
+                if self.role.epoch().is_some() {
+                    // What whoever led before had seen counts once; while we follow, it is often ahead of us.
+                    before = before.max(std::mem::take(&mut state.floor));
+                }
+                state.settled |= generation >= self.generation;
+                let flagged = match self.compiler.entries_of(source) {
+                    known if entries.is_empty() && known > 0 => Some(format!("the store became empty: {known} entries went at once")),
+                    _ if at < before => Some(format!("the store went back from revision {before} to {at}")),
+                    _ => None,
+                };
+                state.drift += u64::try_from(drift).unwrap_or_default();
+                let first = !std::mem::replace(&mut state.live, true);
+                if drift > 0 {
+                    self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
+                }
+                if let Some(why) = flagged.clone().filter(|_| self.role.epoch() != Some(self.snapshot.version.epoch)) {
+                    self.not_believed = Some(NotBelieved { why, source, before, at });
+                }
+                let count = entries.len();
+                self.compiler.reset(source, entries.into_iter().map(input).collect());
+                if first {
+                    self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
+                }
+                let mut output = self.compiled(first.then_some(source), flagged.as_deref(), now);
+                output.absorb(self.confirm(now));
+                output
+            }
+        }
+    }
+
+    pub(super) fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        if let Some(state) = self.sources.get_mut(source) {
+            // Endpoints take turns in failing; that is one loss and not many.
+            if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
+                let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
+                self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
+            }
+            // It cannot be asked; after a while what it said is used, unless whoever led before had seen more.
+            let since = *state.failing.get_or_insert(now.since_start);
+            state.settled |= state.at >= state.floor && now.since_start.saturating_sub(since) >= GIVE_UP;
+            state.error = Some(error);
+        }
+        let mut output = if self.suppressed { self.publish(true, true, now) } else { Output::default() };
+        output.changed = true;
+        output
+    }
+}
+
+/// An adapter's entry as the compiler takes it; keys below the root.
+fn input(entry: Entry) -> EntryInput {
+    EntryInput { key: entry.key.to_string(), written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable }
+}
+
+fn change(change: Change) -> EntryChange {
+    match change {
+        Change::Put(entry) => EntryChange::Put(input(entry)),
+        Change::Delete(key) => EntryChange::Delete(key.to_string()),
+    }
+}
