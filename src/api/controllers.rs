@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayReport};
 
-use super::admit::Caller;
+use super::admit::{Asker, Caller};
 use super::asked::Asked;
 use super::{Api, lines, refuse};
 use crate::controller::Handle;
@@ -37,8 +37,13 @@ pub struct StepDownAnswer {
     pub name: String,
 }
 
-pub(super) async fn step_down(State(api): State<Api>) -> Result<Response, Gone> {
+pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>) -> Result<Response, Gone> {
     let name = api.handle.me().0.clone();
+    // Afterwards another one keeps the audit.
+    let by = asker.0.unwrap_or_else(|| "somebody".to_owned());
+    if let Err(why) = api.handle.record(by, format!("asked {name} to let go of leading")).await {
+        return Ok(refuse(StatusCode::CONFLICT, format!("{name} does not let go: {why}; `waypost status` says who leads")));
+    }
     Ok(match api.handle.step_down().await? {
         true => Json(StepDownAnswer { name }).into_response(),
         false => refuse(StatusCode::CONFLICT, format!("{name} does not lead; `waypost status` says who does")),
@@ -54,6 +59,9 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     }
     if let Some(message) = report.proxies.iter().find_map(|proxy| waypost_model::key::check_name("proxy", &proxy.name).err()) {
         return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    if let Some(rank) = report.operated {
+        api.handle.confirm(rank);
     }
     match api.handle.tell(Input::Downstream { controller: report.controller, proxies: report.proxies }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -84,9 +92,13 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
     let (mut state, mut operated, mut first) = (Bytes::new(), Bytes::new(), true);
     loop {
         let next = Instant::now() + EVERY;
+        // Looked at first and told last: whoever has it has what it is about.
+        let saved = handle.operated();
         let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|gone| gone.to_string())?;
         let mut told = send_if_new(&sender, &mut state, &replica.document()).await?;
         // Before what operators hold comes the config that they hold.
+        let known: Vec<u64> = handle.history().await.iter().map(|record| record.number).collect();
+        request.configs.retain(|number, _| known.contains(number));
         for (record, file) in handle.missing_configs(request.configs.clone()).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);
             let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
@@ -94,7 +106,7 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
             request.configs.insert(record.number, record.digest);
             told = true;
         }
-        told |= send_if_new(&sender, &mut operated, &Document::Operator { saved: handle.operated() }).await?;
+        told |= send_if_new(&sender, &mut operated, &Document::Operator { saved }).await?;
         if !told || std::mem::take(&mut first) {
             send(&sender, line(&Document::Heartbeat)?).await?;
         }

@@ -38,21 +38,26 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
     };
     let kind = joining.to_string();
     waypost_model::key::check_name(&kind, &request.name).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+    let taken = || {
+        let told = format!(
+            "there is a {kind} {} already; choose another --name, or let it in again with `waypost token --join {kind} --name {}`",
+            request.name, request.name
+        );
+        (StatusCode::CONFLICT, told)
+    };
     match &bound {
         Some(bound) if *bound != request.name => {
             return Err((StatusCode::FORBIDDEN, format!("the token lets in {kind} {bound} only, and {} is who asks", request.name)));
         }
-        None if is_taken(api, joining, &request.name).await => {
-            let told = format!(
-                "there is a {kind} {} already; choose another --name, or let it in again with `waypost token --join {kind} --name {}`",
-                request.name, request.name
-            );
-            return Err((StatusCode::CONFLICT, told));
-        }
+        None if is_taken(api, joining, &request.name).await => return Err(taken()),
         _ => {}
     }
     let response = issue(trust, joining, request)?;
-    api.handle.joined(format!("{kind} {}", request.name)).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
+    let new = api.handle.joined(format!("{kind} {}", request.name)).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
+    // Of two who ask at once, one was first.
+    if bound.is_none() && !new {
+        return Err(taken());
+    }
     tracing::info!("{kind} {} joins", request.name);
     Ok(response)
 }

@@ -37,10 +37,14 @@ pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Ask
         return refuse(StatusCode::BAD_REQUEST, message);
     }
     match api.handle.operate(request.action, by).await {
-        Ok(message) => Json(HoldAnswer { message }).into_response(),
+        Ok(message) if api.handle.is_confirmed().await => Json(HoldAnswer { message }).into_response(),
+        Ok(message) => Json(HoldAnswer { message: format!("{message}; {UNCONFIRMED}") }).into_response(),
         Err(message) => refuse(StatusCode::CONFLICT, message),
     }
 }
+
+/// What is said when it is done here, and whoever leads next may not know.
+const UNCONFIRMED: &str = "no other controller has said yet that it knows";
 
 /// A name for the record: short, and on one line.
 fn check_by(by: &str) -> Result<(), String> {
@@ -85,8 +89,13 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
     }
     match api.handle.approve(keys, request.later, by).await {
         Ok(approved) if approved.is_empty() && !request.later => refuse(StatusCode::CONFLICT, "nothing of that is held; `waypost status` lists what is"),
-        Ok(approved) => Json(ApproveAnswer { approved }).into_response(),
-        Err(gone) => gone.into_response(),
+        Ok(approved) => {
+            if !api.handle.is_confirmed().await {
+                tracing::warn!("what an operator let go: {UNCONFIRMED}");
+            }
+            Json(ApproveAnswer { approved }).into_response()
+        }
+        Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
     }
 }
 

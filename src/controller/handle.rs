@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine as _;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::key::{Place, ResourceKey, place};
 use waypost_model::object::Digest;
@@ -46,6 +48,10 @@ pub enum Query {
     Current(oneshot::Sender<Option<Current>>),
     /// The other controllers: where they are, by name.
     Peers(oneshot::Sender<BTreeMap<String, String>>),
+    /// Whether the store has said which other controllers there are.
+    Met(oneshot::Sender<bool>),
+    /// Whether another controller follows us.
+    Followed(oneshot::Sender<bool>),
     /// Whether nothing is known of some store.
     Empty(oneshot::Sender<bool>),
     /// The proxies that follow us, directly or not, with their last reports.
@@ -67,8 +73,8 @@ pub enum Command {
     HoldIf(Input, Digest, oneshot::Sender<bool>),
     /// Something that followers keep has changed.
     Touch,
-    /// An operator lets go what the guard holds; gets the paths of what went.
-    Approve(Input, oneshot::Sender<Vec<String>>),
+    /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk.
+    Approve(Input, oneshot::Sender<(Vec<String>, u64)>),
 }
 
 /// How the API talks to the controller.
@@ -81,12 +87,21 @@ pub struct Handle {
     pub(super) history: Arc<Mutex<History>>,
     pub(super) operator: mpsc::Sender<Request>,
     pub(super) saved: Arc<Mutex<Saved>>,
+    /// The number of what was written to disk last.
+    pub(super) written: watch::Receiver<u64>,
+    /// How far another controller has what operators did here.
+    pub(super) confirmed: Arc<watch::Sender<(u64, u64)>>,
     pub(super) roles: watch::Receiver<Role>,
     pub(super) fed: watch::Receiver<Fed>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) fresh: Fresh,
     pub(super) me: (String, String),
 }
+
+/// What an operator did is on disk within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// And at another controller.
+const CONFIRMED: Duration = Duration::from_secs(1);
 
 /// The controller has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -213,25 +228,55 @@ impl Handle {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(program)
     }
 
-    /// Keeps that a program joined.
+    /// Keeps that a program joins; returns whether its name is new.
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
-    pub async fn joined(&self, program: String) -> Result<(), String> {
+    pub async fn joined(&self, program: String) -> Result<bool, String> {
         let (to, answer) = oneshot::channel();
         self.operator.send(Request::Joined(program, to)).await.map_err(|_| Gone.to_string())?;
         answer.await.map_err(|_| Gone.to_string())?
     }
 
     /// Lets go what the guard holds: these keys, or everything if there are none, and `later` what they name when it goes.
-    /// Returns the paths of what went now.
+    /// Returns the paths of what went now, once that is on disk and in the audit.
     ///
     /// # Errors
-    /// The controller has stopped.
-    pub async fn approve(&self, keys: Vec<ResourceKey>, later: bool, by: String) -> Result<Vec<String>, Gone> {
+    /// What is not kept, and may come back with a restart; or the controller has stopped.
+    pub async fn approve(&self, keys: Vec<ResourceKey>, later: bool, by: String) -> Result<Vec<String>, String> {
+        let announced = keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let (to, answer) = oneshot::channel();
-        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
+        let input = Input::Approve { keys, later, by: by.clone() };
+        self.commands.send(Command::Approve(input, to)).await.map_err(|_| Gone.to_string())?;
+        let (went, number) = answer.await.map_err(|_| Gone.to_string())?;
+        if went.is_empty() && !later {
+            return Ok(went);
+        }
+        let what = if later { format!("let go now or later: {announced}") } else { format!("let go: {}", went.join(", ")) };
+        self.record(by, what).await.map_err(|error| format!("what was asked for is done, and in no audit: {error}"))?;
+        let mut written = self.written.clone();
+        match timeout(PATIENCE, written.wait_for(|written| *written >= number)).await {
+            Ok(Ok(_)) => Ok(went),
+            Ok(Err(_)) => Err(Gone.to_string()),
+            Err(_) => {
+                Err("what was asked for is done, and could not be written to the state directory: free some space, or it may come back with a restart"
+                    .to_owned())
+            }
+        }
+    }
+
+    /// Another controller has what operators did up to here.
+    pub fn confirm(&self, rank: (u64, u64)) {
+        self.confirmed.send_if_modified(|known| rank > std::mem::replace(known, rank.max(*known)));
+    }
+
+    /// Waits until another controller has what operators did here, if one follows; returns whether it has.
+    pub async fn is_confirmed(&self) -> bool {
+        if !self.ask(Query::Followed).await.unwrap_or_default() {
+            return true;
+        }
+        let (wanted, mut confirmed) = (self.operated().rank(), self.confirmed.subscribe());
+        timeout(CONFIRMED, confirmed.wait_for(|rank| *rank >= wanted)).await.is_ok_and(|waited| waited.is_ok())
     }
 
     /// Who did what, oldest first.

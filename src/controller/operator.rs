@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::disk::SavedStore;
+use super::election::Role;
 use super::handle::{Command, Query};
 use super::history::History;
 use super::hold::{Action, Hold, Mark, Reason, check};
@@ -19,6 +20,8 @@ use waypost_model::snapshot::Version;
 
 /// The published config may change while it is written to the history; so often that is begun anew.
 const TRIES: usize = 10;
+/// Why nothing is done any more by who led.
+const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
 const STOPPING: &str = "the controller is stopping";
 /// Who did what is kept for so many actions.
 const AUDITED: usize = 500;
@@ -52,6 +55,9 @@ pub struct Saved {
     /// Grows with every change: of two controllers' the newer one counts.
     #[serde(default)]
     pub count: u64,
+    /// The epoch of the last change; what a later leader kept is newer, whatever it counts.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 impl Saved {
@@ -65,6 +71,11 @@ impl Saved {
             tracing::warn!("{note}");
         }
         serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file(folder).display()))
+    }
+
+    /// Of two, the higher one is newer.
+    pub const fn rank(&self) -> (u64, u64) {
+        (self.epoch, self.count)
     }
 
     fn save(&self, folder: &Path) -> std::io::Result<()> {
@@ -101,10 +112,12 @@ pub enum Request {
     },
     /// An operator did something elsewhere; gets why that cannot be kept.
     Record(Audit, oneshot::Sender<Result<(), String>>),
-    /// A program joined; gets why that cannot be kept.
-    Joined(String, oneshot::Sender<Result<(), String>>),
+    /// A program joins; gets whether its name is new, or why that cannot be kept.
+    Joined(String, oneshot::Sender<Result<bool, String>>),
     /// The leader keeps this; gets why we cannot.
     Adopt(Saved, oneshot::Sender<Result<(), String>>),
+    /// The time of what was held is over.
+    Over(Mark),
 }
 
 /// Carries out requests.
@@ -118,6 +131,10 @@ pub struct Operator {
     pub owner: mpsc::Sender<Command>,
     /// What is kept.
     pub saved: Arc<Mutex<Saved>>,
+    /// What we are: only who leads does anything.
+    pub roles: watch::Receiver<Role>,
+    /// When the clock of leading began.
+    pub started: Instant,
 }
 
 impl Operator {
@@ -130,14 +147,38 @@ impl Operator {
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
                 Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
                 Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
+                Request::Over(mark) => self.over(&mark).await,
             }
         }
     }
 
-    async fn joined(&self, program: String) -> Result<(), String> {
+    /// The epoch under which we lead. A lease that has run out is none, whatever is known of it.
+    fn epoch(&self) -> Result<u64, String> {
+        match *self.roles.borrow() {
+            Role::Leading { epoch, until } if self.started.elapsed() < until => Ok(epoch),
+            Role::Caretaking { epoch, .. } => Ok(epoch),
+            Role::Leading { .. } | Role::Following { .. } => Err(DEPOSED.to_owned()),
+        }
+    }
+
+    async fn joined(&self, program: String) -> Result<bool, String> {
+        let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(&program);
         let audit = Audit { at: date(), by: program.clone(), what: "joined".to_owned() };
         self.save(move |next| next.joined.extend([program]), audit).await?;
-        self.touch().await
+        self.touch().await?;
+        Ok(!known)
+    }
+
+    /// What was held is released by itself; whoever leads keeps that.
+    async fn over(&self, mark: &Mark) {
+        if self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.as_ref() != Some(mark) {
+            return;
+        }
+        let what = format!("the config goes on from C{}, its time being over", mark.config);
+        let kept = self.keep(None, Audit { at: date(), by: "waypost".to_owned(), what }).await;
+        if let Err(error) = kept.and(self.touch().await) {
+            tracing::debug!("the end of a pin is not kept here: {error}");
+        }
     }
 
     async fn record(&self, audit: Audit) -> Result<(), String> {
@@ -152,29 +193,35 @@ impl Operator {
 
     /// Keeps what the leader keeps.
     async fn adopt(&self, next: Saved) -> Result<(), String> {
+        // Where the file of a held config cannot be used, what the leader publishes is that config.
+        let published = self.current().await.ok().map(|now| now.config);
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
-            let known = saved.lock().unwrap_or_else(PoisonError::into_inner).count >= next.count;
+            let known = saved.lock().unwrap_or_else(PoisonError::into_inner).rank() >= next.rank();
             if known {
                 return Ok(None);
             }
             let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = next.mark.as_ref().map(|mark| history.lane(mark.config)).transpose()?;
+            let lane = |mark: &Mark| history.lane(mark.config).or_else(|error| published.ok_or(error));
+            let lane = next.mark.as_ref().map(lane).transpose()?;
             history.spare(next.mark.as_ref().map(|mark| mark.config));
             next.save(&folder).map_err(|error| unwritten(&error))?;
             let hold = next.mark.clone().zip(lane).map(|(mark, lane)| Hold { mark, lane });
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
             Ok::<_, String>(Some(hold))
         };
-        match tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?? {
-            Some(hold) => self.tell(hold, "the leader").await,
-            None => Ok(()),
+        if let Some(hold) = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?? {
+            self.tell(hold, "the leader").await?;
+            // The leader waits to hear that we have it.
+            self.touch().await?;
         }
+        Ok(())
     }
 
     async fn carry_out(&self, action: &Action, by: &str) -> Result<String, String> {
+        self.epoch()?;
         let date = date();
-        let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone().filter(|mark| !mark.is_over(date));
+        let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         check(action, mark.as_ref())?;
         let hold = match action {
             Action::Adopt { cluster } => return self.adopt_cluster(cluster, by, date).await,
@@ -274,13 +321,14 @@ impl Operator {
     }
 
     async fn save(&self, change: impl FnOnce(&mut Saved) + Send + 'static, audit: Audit) -> Result<(), String> {
+        let epoch = self.epoch()?;
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             let mut next = saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
             next.audit.push(audit);
             let surplus = next.audit.len().saturating_sub(AUDITED);
             next.audit.drain(..surplus);
-            next.count += 1;
+            (next.epoch, next.count) = (epoch, next.count + 1);
             change(&mut next);
             next.save(&folder)?;
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));

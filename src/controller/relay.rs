@@ -40,6 +40,8 @@ const RECOVER: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(200);
 /// Reports are gathered for this long before they are passed on.
 const GATHER: Duration = Duration::from_millis(20);
+/// So often somebody who has more is asked for it by whoever knows something already.
+const TRIES: u32 = 3;
 /// Documents of a leader can be as long as its whole history.
 const MAX_DOCUMENT: usize = 256 * 1024 * 1024;
 
@@ -181,8 +183,41 @@ impl Relay {
     }
 
     /// Before we publish, we know what other controllers know of what was published before us. Those that do not answer at
-    /// once have gone.
+    /// once have gone; one that answers and has more is asked again, for ever by whoever has nothing.
     async fn recover(&self) {
+        let epoch = self.roles.borrow().epoch();
+        // Without the right to write there are no others.
+        if !matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. }) {
+            self.meet().await;
+        }
+        let mut tries = TRIES;
+        while !self.recover_once().await && self.roles.borrow().epoch() == epoch {
+            let knows_something = self.handle.snapshots.borrow().version.sequence > 0;
+            tries = tries.saturating_sub(u32::from(knows_something));
+            if tries == 0 {
+                return;
+            }
+            sleep(jitter(PAUSE)).await;
+        }
+    }
+
+    /// Waits until the store has said which other controllers there are.
+    async fn meet(&self) {
+        let mut changes = self.handle.changes();
+        let met = async {
+            while !self.handle.ask(Query::Met).await.unwrap_or(true) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if timeout(PATIENCE, met).await.is_err() {
+            tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
+        }
+    }
+
+    /// Whether nobody who answers has more than we.
+    async fn recover_once(&self) -> bool {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
         let (mut best, mut met): (Option<ControllerInfo>, Vec<String>) = (None, Vec::new());
@@ -202,14 +237,14 @@ impl Relay {
                 self.fetch(url, Fetch::Operator, RECOVER).await;
             }
         }
-        let Some(best) = best else { return };
+        let Some(best) = best else { return true };
         tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
-        self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
+        self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await
     }
 
-    /// Fetches what another controller has, once.
-    async fn fetch(&self, url: &str, what: Fetch, patience: Duration) {
-        let (Some(watch), Some(replica)) = (join(url, WATCH_PATH), join(url, "/v1/replica")) else { return };
+    /// Fetches what another controller has, once; returns whether it came.
+    async fn fetch(&self, url: &str, what: Fetch, patience: Duration) -> bool {
+        let (Some(watch), Some(replica)) = (join(url, WATCH_PATH), join(url, "/v1/replica")) else { return true };
         let fetched = timeout(patience, async {
             self.keep_once(replica, what).await?;
             if what == Fetch::All {
@@ -218,16 +253,20 @@ impl Relay {
             }
             Ok::<_, String>(())
         });
-        if !matches!(fetched.await, Ok(Ok(()))) {
+        let came = matches!(fetched.await, Ok(Ok(())));
+        if !came {
             tracing::warn!(url, "what another controller has of what was published before could not be fetched");
         }
+        came
     }
 
     /// Whoever leads under a higher epoch than ours is the leader.
     async fn look_for_successor(&mut self, epoch: u64) {
         let mut answers = self.ask_peers().await;
         while let Some(info) = answers.next().await {
-            if let Some(theirs) = info.epoch.filter(|theirs| *theirs >= epoch) {
+            // Of two under one epoch, the one whose name comes first goes on.
+            let goes_before = |theirs: &u64| *theirs > epoch || *theirs == epoch && info.name < self.handle.me.0;
+            if let Some(theirs) = info.epoch.filter(goes_before) {
                 self.signal(Signal::Saw { epoch: theirs, living: true }).await;
                 break;
             }
@@ -437,7 +476,8 @@ impl Relay {
                 }
                 fresh.insert(proxy.name.clone(), report);
             }
-            let message = RelayReport { controller: self.handle.me().0.clone(), proxies };
+            let operated = Some(self.handle.operated().rank());
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) { fresh } else { HashMap::new() };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
@@ -455,7 +495,7 @@ impl Relay {
 }
 
 /// Ends when somebody else leads than `led_by`, we among them.
-async fn turned(mut roles: watch::Receiver<Role>, led_by: Option<String>) {
+pub(super) async fn turned(mut roles: watch::Receiver<Role>, led_by: Option<String>) {
     loop {
         if roles.changed().await.is_err() {
             return;

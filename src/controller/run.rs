@@ -36,6 +36,19 @@ pub(super) struct Restored {
     pub(super) published: Option<Snapshot>,
 }
 
+/// What is still to be written.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    /// Something of the state.
+    state: bool,
+    /// When it is to be handed to the saver.
+    due: Option<Instant>,
+    /// How often something was handed over.
+    count: u64,
+    /// Who we are, which the disk refused.
+    identity: bool,
+}
+
 /// The owner of the state.
 pub(super) struct Owner {
     pub(super) settings: Settings,
@@ -51,8 +64,7 @@ pub(super) struct Owner {
     /// Events up to here are in the log.
     pub(super) logged: u64,
     pub(super) saver: watch::Sender<Option<ToSave>>,
-    pub(super) unsaved: bool,
-    pub(super) save_due: Option<Instant>,
+    pub(super) unsaved: Unsaved,
     pub(super) config: Option<(Version, Lane, u64)>,
     pub(super) metrics: Arc<Metrics>,
     /// Gets the cluster's id.
@@ -60,6 +72,8 @@ pub(super) struct Owner {
     /// Tells the feeds to read their stores anew.
     pub(super) generation: watch::Sender<u64>,
     pub(super) signals: mpsc::Sender<Signal>,
+    /// Keeps what operators do.
+    pub(super) operator: mpsc::Sender<operator::Request>,
     pub(super) fresh: Fresh,
     pub(super) _lock: std::fs::File,
 }
@@ -79,7 +93,7 @@ impl Owner {
         self.restore(restored.published);
         loop {
             let due = self.started + self.state.due();
-            let wake = self.save_due.map_or(due, |save| save.min(due));
+            let wake = self.unsaved.due.map_or(due, |save| save.min(due));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -105,7 +119,12 @@ impl Owner {
                         }
                     }
                     // Whoever asked may have gone.
-                    Some(Command::Approve(input, to)) => drop(to.send(self.input(input))),
+                    Some(Command::Approve(input, to)) => {
+                        let went = self.input(input);
+                        self.unsaved.state = true;
+                        self.save_if_due(true);
+                        drop(to.send((went, self.unsaved.count)));
+                    }
                     None => break,
                 },
                 Some(input) = inputs.recv() => drop(self.input(input)),
@@ -157,7 +176,8 @@ impl Owner {
                 self.save_identity();
                 self.cluster.send_replace(Some(id.clone()));
             }
-            // Nothing is published under an epoch that is not on disk.
+            // The epoch is on disk before anything is published under it. A disk that refuses does not keep us from leading: the
+            // record in the store and the proxies know the epoch as well, and it is written as soon as that is possible.
             Input::Role(role) if role.epoch().is_some_and(|epoch| epoch > self.identity.epoch) => {
                 self.identity.epoch = role.epoch().unwrap_or_default();
                 self.save_identity();
@@ -202,6 +222,11 @@ impl Owner {
         {
             tracing::debug!(epoch, "the election has ended, or has more to do; the next report tells it");
         }
+        if let Some(mark) = output.over
+            && self.operator.try_send(operator::Request::Over(mark)).is_err()
+        {
+            tracing::warn!("the end of a pin could not be kept; `waypost unpin` keeps it");
+        }
         if output.relist {
             self.generation.send_modify(|generation| *generation = self.state.generation());
         }
@@ -210,7 +235,7 @@ impl Owner {
             // What is held is in the history already.
             if output.config_published && self.state.hold().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
-                self.unsaved = true;
+                self.unsaved.state = true;
             }
             self.snapshots.send_replace(snapshot);
         }
@@ -229,28 +254,35 @@ impl Owner {
             }
         }
         self.logged = self.state.events.next();
-        self.unsaved |= output.entries_changed;
-        if self.unsaved && self.save_due.is_none() {
-            self.save_due = Some(Instant::now() + SAVE_EVERY);
+        self.unsaved.state |= output.entries_changed;
+        if self.unsaved.state && self.unsaved.due.is_none() {
+            self.unsaved.due = Some(Instant::now() + SAVE_EVERY);
         }
     }
 
-    fn save_identity(&self) {
-        if let Err(error) = self.identity.save(&self.settings.state) {
+    fn save_identity(&mut self) {
+        let saved = self.identity.save(&self.settings.state);
+        self.unsaved.identity = saved.is_err();
+        if let Err(error) = saved {
             self.metrics.disk_errors.inc();
-            tracing::error!(%error, "the cluster's id and epoch could not be written to the state directory");
+            tracing::error!(%error, "the cluster's id and epoch could not be written to the state directory; that is tried again");
         }
     }
 
     fn save_if_due(&mut self, all: bool) {
-        let due = self.save_due.is_some_and(|due| due <= Instant::now());
-        if !self.unsaved || !(all || due) {
+        let due = self.unsaved.due.is_some_and(|due| due <= Instant::now());
+        if !self.unsaved.state || !(all || due) {
             return;
         }
-        (self.unsaved, self.save_due) = (false, None);
+        (self.unsaved.state, self.unsaved.due) = (false, None);
+        if self.unsaved.identity {
+            self.save_identity();
+        }
+        self.unsaved.count += 1;
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
-        self.saver.send_replace(Some(ToSave { stores, config: self.config.clone(), kept: self.state.kept_for_followers().0, published }));
+        let (number, config, kept) = (self.unsaved.count, self.config.clone(), self.state.kept_for_followers().0);
+        self.saver.send_replace(Some(ToSave { number, stores, config, kept, published }));
     }
 
     /// The authors' bytes of what the guard holds.
@@ -309,6 +341,8 @@ impl Owner {
             Query::Export(false, to) => drop(to.send(self.saved().map(Exported::of).collect())),
             Query::Current(to) => drop(to.send(self.current())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
+            Query::Met(to) => drop(to.send(self.state.met_peers)),
+            Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
             Query::Downstream(to) => drop(to.send(self.state.proxies.downstream(now.since_start))),
             Query::Replica(all, to) => drop(to.send(self.replica(all))),

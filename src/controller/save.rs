@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What goes to disk.
 #[derive(Debug, Clone)]
 pub struct ToSave {
+    /// Counts what is handed over.
+    pub number: u64,
     /// The entries of the stores.
     pub stores: Vec<SavedStore>,
     /// The config that was published last, and when.
@@ -33,35 +35,56 @@ pub struct ToSave {
     pub published: Option<Arc<Snapshot>>,
 }
 
-/// Writes what the owner hands over. Always ends with the last.
-pub async fn save(folder: PathBuf, history: Arc<Mutex<History>>, mut to_save: watch::Receiver<Option<ToSave>>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let mut failed = false;
-    // What cannot be read was told of at the start.
-    let mut kept = load_guard(&folder).unwrap_or_default();
-    loop {
-        // The owner drops its sender after it handed over the last.
-        let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
-            Ok(changed) => changed.is_ok(),
-            Err(_) => true,
-        };
-        let work = to_save.borrow_and_update().clone();
-        if let Some(work) = work {
-            let (target, history, before, now) = (folder.clone(), history.clone(), kept.clone(), work.kept.clone());
-            let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, before)).await;
-            let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
-            failed = result.is_err();
-            match result {
-                Ok(()) => kept = now,
-                Err(error) => {
-                    metrics.disk_errors.inc();
-                    let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "let this user write it" } else { "free some space" };
-                    tracing::error!(%error, "the state directory {} could not be written; {remedy}: last good values would be lost in a restart", folder.display());
+/// Where it goes.
+#[derive(Debug)]
+pub struct Files {
+    /// The state directory.
+    pub folder: PathBuf,
+    /// The configs there were.
+    pub history: Arc<Mutex<History>>,
+    /// Counts what could not be written.
+    pub metrics: Arc<Metrics>,
+    /// Gets the number of what was written last.
+    pub written: watch::Sender<u64>,
+}
+
+impl Files {
+    /// Writes what the owner hands over. Always ends with the last.
+    pub async fn save(self, mut to_save: watch::Receiver<Option<ToSave>>, stop: CancellationToken) {
+        let mut failed = false;
+        // What cannot be read was told of at the start.
+        let mut kept = load_guard(&self.folder).unwrap_or_default();
+        loop {
+            // The owner drops its sender after it handed over the last.
+            let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
+                Ok(changed) => changed.is_ok(),
+                Err(_) => true,
+            };
+            let work = to_save.borrow_and_update().clone();
+            if let Some(work) = work {
+                let (target, history, before) = (self.folder.clone(), self.history.clone(), kept.clone());
+                let (number, now) = (work.number, work.kept.clone());
+                let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, before)).await;
+                let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+                failed = result.is_err();
+                match result {
+                    Ok(()) => {
+                        kept = now;
+                        self.written.send_replace(number);
+                    }
+                    Err(error) => self.tell(&error),
                 }
             }
+            if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
+                return;
+            }
         }
-        if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
-            return;
-        }
+    }
+
+    fn tell(&self, error: &io::Error) {
+        self.metrics.disk_errors.inc();
+        let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "let this user write it" } else { "free some space" };
+        tracing::error!(%error, "the state directory {} could not be written; {remedy}: last good values would be lost in a restart", self.folder.display());
     }
 }
 
@@ -100,7 +123,14 @@ mod tests {
         let name = path.split('/').nth(1).unwrap();
         let object = Object::suspect(name);
         let written = Written { value: b"x".to_vec().into(), revision: 1 };
-        Gone { object, origin: Origin { id: EntryId { source: 0, key: path.to_owned() }, written }, at: Duration::ZERO, date: 0, fate: Fate::Waiting }
+        Gone {
+            object,
+            origin: Origin { id: EntryId { source: 0, key: path.to_owned() }, written },
+            at: Duration::ZERO,
+            date: 0,
+            fate: Fate::Waiting,
+            instead: None,
+        }
     }
 
     #[test]
@@ -108,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
         let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
-        let work = ToSave { stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: Some(Arc::new(published.clone())) };
+        let work = ToSave { number: 1, stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: Some(Arc::new(published.clone())) };
         // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();

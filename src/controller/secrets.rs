@@ -4,7 +4,7 @@
 mod ring;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::watch;
@@ -15,12 +15,14 @@ use waypost_wire::{KeyRing, Phase, SECRETS_PATH, SecretsFrame, SecretsRequest};
 use super::election::Role;
 use super::handle::{Handle, Query};
 use super::operator::date;
-use super::relay::{join, next_line};
+use super::relay::{join, next_line, turned};
 use super::step::Input;
 use ring::{Moment, next};
 
 /// The keys are looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
+/// Proxies that followed whoever led before find a new leader within this time.
+const RETURN: Duration = Duration::from_secs(10);
 /// A leader takes a question in this time.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one line: some keys.
@@ -49,16 +51,21 @@ impl Keeper {
             Err(error) => tracing::error!("{}: {error}; the keys that proxies share are fetched or made anew", self.file.display()),
         }
         let mut roles = self.handle.roles();
+        let mut led: Option<(u64, Instant)> = None;
         loop {
             let role = roles.borrow_and_update().clone();
             match role {
-                Role::Leading { epoch, .. } | Role::Caretaking { epoch, .. } => self.lead(epoch).await,
+                Role::Leading { epoch, .. } | Role::Caretaking { epoch, .. } => {
+                    let since = led.filter(|(known, _)| *known == epoch).map_or_else(Instant::now, |(_, since)| since);
+                    led = Some((epoch, since));
+                    self.lead(epoch, since.elapsed() >= RETURN).await;
+                }
                 Role::Following { leader: Some(leader) } => {
                     tokio::select! {
                         ended = self.follow(&leader.url) => if let Err(why) = ended {
                             tracing::debug!(why, "the keys that proxies share are not followed for a moment");
                         },
-                        _ = roles.changed() => continue,
+                        () = turned(roles.clone(), Some(leader.holder.name.clone())) => continue,
                     }
                 }
                 Role::Following { leader: None } => {}
@@ -87,11 +94,13 @@ impl Keeper {
         }
     }
 
-    /// One look at the keys by who leads.
-    async fn lead(&self, epoch: u64) {
+    /// One look at the keys by who leads; `met` once every proxy had time to find us.
+    async fn lead(&self, epoch: u64, met: bool) {
         let held = self.ring.borrow().clone();
         // The proxies are asked about only while a key waits for them.
-        let everybody_has_it = held.keys.iter().any(|key| key.phase == Phase::DecryptOnly) && self.everybody_has(held.version).await;
+        // Before the first key seals, nobody misses one.
+        let everybody_has_it =
+            (met || held.active().is_none()) && held.keys.iter().any(|key| key.phase == Phase::DecryptOnly) && self.everybody_has(held.version).await;
         let at = Moment { now: date() / 1_000, rotation: self.rotation.as_secs(), epoch, everybody_has_it };
         let Some(mut ring) = next(&held, at, || waypost_trust::new_secret().inspect_err(|error| tracing::error!("{error}")).ok()) else { return };
         if ring.id.is_empty() {

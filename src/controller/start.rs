@@ -17,13 +17,13 @@ use super::election::{Election, Holder, Me, Role};
 use super::fresh::Fresh;
 use super::handle::{Command, Handle};
 use super::history::History;
-use super::hold::Hold;
+use super::hold::{Hold, Mark, Reason};
 use super::identity::{self, Identity};
 use super::metrics::Metrics;
 use super::operator;
 use super::relay::{Fed, Relay};
-use super::run::{Owner, QUEUE, Restored};
-use super::save::save;
+use super::run::{Owner, QUEUE, Restored, Unsaved};
+use super::save::{Files, ToSave};
 use super::settings::{Settings, Store};
 use super::step::{Input, State};
 use super::{feed, verdicts};
@@ -61,15 +61,13 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (generation, generations) = watch::channel(0);
     let (fed_sender, fed) = watch::channel(Fed::ByNobody);
     let (signals, from_outside) = mpsc::channel(QUEUE);
-    let (saver, to_save) = watch::channel(None);
     let (outbox, metrics, started) = (Arc::new(verdicts::Outbox::default()), Arc::new(Metrics::default()), Instant::now());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
     spawn.stores(&generations, &outbox, &roles);
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
-    tasks.spawn(save(settings.state.clone(), history.clone(), to_save, metrics.clone(), stop.clone()));
-    let (hold, operator, saved) = spawn.operator(&history, commands.clone());
-    let me = (settings.name.clone(), settings.advertise.clone());
+    let (saver, written) = spawn.disk(&history, &metrics);
+    let (hold, operator, saved) = spawn.operator(&history, published.as_ref(), commands.clone(), (roles.clone(), started));
     let fresh = Fresh::default();
     let handle = Handle {
         commands,
@@ -77,13 +75,15 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         changes,
         stores: stores.clone(),
         history,
-        operator,
+        operator: operator.clone(),
         saved,
+        written,
+        confirmed: Arc::new(watch::channel((0, 0)).0),
         roles: roles.clone(),
         fed,
         signals: signals.clone(),
         fresh: fresh.clone(),
-        me,
+        me: (settings.name.clone(), settings.advertise.clone()),
     };
     spawn.relay(&handle, fed_sender);
     let owner = Owner {
@@ -98,13 +98,13 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         others: Vec::new(),
         logged: 0,
         saver,
-        unsaved: false,
-        save_due: None,
+        unsaved: Unsaved::default(),
         config: None,
         metrics,
         cluster,
         generation,
         signals,
+        operator,
         fresh,
         _lock: lock,
     };
@@ -184,20 +184,27 @@ impl Spawn<'_> {
         self.tasks.spawn(elect(elector, me, self.identity.epoch, clusters, signals, self.stop.clone()));
     }
 
+    /// What writes to the state directory: gets what is to be written, and tells what was.
+    fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<ToSave>>, watch::Receiver<u64>) {
+        let ((saver, to_save), (told, written)) = (watch::channel(None), watch::channel(0));
+        let files = Files { folder: self.settings.state.clone(), history: history.clone(), metrics: metrics.clone(), written: told };
+        self.tasks.spawn(files.save(to_save, self.stop.clone()));
+        (saver, written)
+    }
+
     /// What carries out what operators ask for; and what they held before.
     fn operator(
         &self,
         history: &Arc<std::sync::Mutex<History>>,
+        published: Option<&Snapshot>,
         owner: mpsc::Sender<Command>,
+        (roles, started): (watch::Receiver<Role>, Instant),
     ) -> (Option<Hold>, mpsc::Sender<operator::Request>, Arc<std::sync::Mutex<operator::Saved>>) {
-        let saved = operator::Saved::load(&self.settings.state).unwrap_or_else(|error| {
-            tracing::error!("{error}; what was frozen or pinned is not known any more");
-            operator::Saved::default()
-        });
-        let (hold, saved) = restore_hold(saved, history);
+        let saved = operator::Saved::load(&self.settings.state);
+        let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let saved = Arc::new(std::sync::Mutex::new(saved));
-        let operator = operator::Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone() };
+        let operator = operator::Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone(), roles, started };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
         (hold, requests, saved)
     }
@@ -268,22 +275,72 @@ async fn elect(
     elector.run(election, signals, stop).await;
 }
 
-/// What was held when the controller stopped, with its config. What cannot be held any more is none, and recorded.
-fn restore_hold(mut saved: operator::Saved, history: &std::sync::Mutex<History>) -> (Option<Hold>, operator::Saved) {
+/// What was held when the controller stopped, with its config. Where a file cannot be used, what was published stays: it is that
+/// config, or nobody knows that it is not.
+fn restore_hold(saved: Result<operator::Saved, String>, history: &mut History, published: Option<&Snapshot>) -> (Option<Hold>, operator::Saved) {
     let date = operator::date();
+    let (mut saved, lost) = saved.map_or_else(|error| (operator::Saved::default(), Some(error)), |saved| (saved, None));
+    if let (Some(error), Some(snapshot)) = (lost, published) {
+        let digest = snapshot.config.digest().to_string();
+        let number = history.records().iter().rev().find(|record| record.digest == digest).or(history.records().last()).map_or(0, |record| record.number);
+        tell_held(&mut saved, &format!("{error}; what was frozen or pinned is not known any more, and the config is frozen as it was published"));
+        let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None };
+        saved.mark = Some(mark.clone());
+        return (Some(Hold { mark, lane: snapshot.config.clone() }), saved);
+    }
     let Some(mark) = saved.mark.take().filter(|mark| !mark.is_over(date)) else { return (None, saved) };
-    let mut history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     history.spare(Some(mark.config));
-    match history.lane(mark.config) {
-        Ok(lane) => {
-            saved.mark = Some(mark.clone());
-            (Some(Hold { mark, lane }), saved)
+    let lane = match (history.lane(mark.config), published) {
+        (Ok(lane), _) => lane,
+        (Err(error), Some(snapshot)) => {
+            tell_held(&mut saved, &format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
+            snapshot.config.clone()
         }
-        Err(error) => {
-            let what = format!("{} no more, and what the store says is published: {error}", mark.told());
-            tracing::error!("{what}");
-            saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what });
-            (None, saved)
+        (Err(error), None) => {
+            tell_held(&mut saved, &format!("{} no more, and what the store says is published: {error}", mark.told()));
+            return (None, saved);
         }
+    };
+    saved.mark = Some(mark.clone());
+    (Some(Hold { mark, lane }), saved)
+}
+
+/// Something is wrong with what operators did: it is in the log and the audit.
+fn tell_held(saved: &mut operator::Saved, what: &str) {
+    tracing::error!("{what}");
+    saved.audit.push(operator::Audit { at: operator::date(), by: "waypost".to_owned(), what: what.to_owned() });
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::lane::{Change, Lane};
+    use waypost_model::object::Object;
+    use waypost_model::snapshot::Version;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_stays_whatever_file_of_it_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let lane = Lane::default().with([Change::Put(Object::read(r#"{"kind":"route","name":"r"}"#).unwrap())]);
+        let published = Snapshot { config: lane.clone(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
+        let mut history = History::open(folder.path(), 3);
+        let number = history.add(published.version, &lane, 1, &[]).unwrap();
+        let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None };
+        let saved = operator::Saved { mark: Some(mark.clone()), ..operator::Saved::default() };
+        let (hold, kept) = restore_hold(Ok(saved.clone()), &mut history, Some(&published));
+        assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));
+        // The file of the config.
+        let file = std::fs::read_dir(folder.path().join("history")).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&file, b"torn").unwrap();
+        let (hold, kept) = restore_hold(Ok(saved.clone()), &mut history, Some(&published));
+        assert_eq!((hold.map(|hold| (hold.mark, hold.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
+        assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
+        assert!(restore_hold(Ok(saved), &mut history, None).0.is_none(), "there is nothing that could be held");
+        // What operators did.
+        let (hold, kept) = restore_hold(Err("operator.json: torn".to_owned()), &mut history, Some(&published));
+        let hold = hold.unwrap();
+        assert_eq!((hold.mark.reason, hold.mark.config, &hold.lane), (Reason::Frozen, number, &lane));
+        assert_eq!(kept.mark, Some(hold.mark));
     }
 }

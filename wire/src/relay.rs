@@ -13,6 +13,9 @@ pub struct RelayReport {
     pub controller: String,
     /// Its proxies.
     pub proxies: Vec<Downstream>,
+    /// How far it has what operators did: the epoch and count of the last change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operated: Option<(u64, u64)>,
 }
 
 /// One proxy that follows a controller which relays.
