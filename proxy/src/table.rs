@@ -4,6 +4,7 @@ mod build;
 mod checks;
 mod host;
 mod rule;
+mod unreadable;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -11,6 +11,7 @@ use waypost_model::snapshot::Snapshot;
 use waypost_wire::ObjectProblem;
 
 use super::checks::{Checks, Judged};
+use super::unreadable;
 use super::{Backend, Candidate, Host, Hosts, ListenerConfig, Table, rule};
 use crate::balance::{Balancer, Endpoint};
 use crate::endpoint::{EndpointState, Peer, States};
@@ -58,6 +59,8 @@ pub struct Builder {
     /// Endpoints that are names, by backend.
     named: HashMap<String, Vec<Named>>,
     problems: BTreeMap<String, ObjectProblem>,
+    /// Paths of routes and backends that could never be read: they may want what this proxy cannot do, and let nothing through.
+    unreadable: BTreeSet<String>,
 }
 
 impl Builder {
@@ -84,6 +87,7 @@ impl Builder {
             backends: HashMap::new(),
             named: HashMap::new(),
             problems: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Builder {
         match change {
             Change::Put(object) => {
                 if let Err((reason, message)) = self.put(&object, hosts, backends) {
+                    self.refuse(&object, hosts, backends);
                     let problem = ObjectProblem { kind: object.kind().to_owned(), name: object.name().to_owned(), reason: reason.to_owned(), message };
                     self.problems.insert(object.path().to_owned(), problem);
                 }
@@ -171,15 +176,12 @@ impl Builder {
             "route" => {
                 let body = object.decode::<Route>().map_err(invalid)?;
                 let matches = candidates(&name, body.order, &body.spec).map_err(invalid)?;
-                self.forget_route(&name, hosts);
-                for (host, _) in &matches {
-                    hosts.insert(host.clone());
-                    self.by_host.entry(host.clone()).or_default().insert(name.clone());
-                }
-                self.routes.insert(name, matches);
+                self.put_route(name, matches, hosts);
+                self.unreadable.remove(object.path());
             }
             "backend" => {
                 self.policies.insert(name.clone(), object.decode::<resource::Backend>().map_err(invalid)?.spec);
+                self.unreadable.remove(object.path());
                 backends.insert(name);
             }
             "endpoint" => {
@@ -204,8 +206,37 @@ impl Builder {
         Ok(())
     }
 
+    fn put_route(&mut self, name: String, matches: Vec<(HostKey, Vec<Candidate>)>, hosts: &mut HashSet<HostKey>) {
+        self.forget_route(&name, hosts);
+        for (host, _) in &matches {
+            hosts.insert(host.clone());
+            self.by_host.entry(host.clone()).or_default().insert(name.clone());
+        }
+        self.routes.insert(name, matches);
+    }
+
+    /// Nothing is let through by what cannot be read and has no last good form.
+    fn refuse(&mut self, object: &Object, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) {
+        let name = object.name().to_owned();
+        let path = object.path();
+        match object.kind() {
+            "route" if !self.routes.contains_key(&name) || self.unreadable.contains(path) => {
+                let body = unreadable::refusing(object);
+                let matches = body.and_then(|body| candidates(&name, body.order, &body.spec).ok()).unwrap_or_default();
+                self.put_route(name, matches, hosts);
+                self.unreadable.insert(path.to_owned());
+            }
+            "backend" if !self.policies.contains_key(&name) => {
+                self.unreadable.insert(path.to_owned());
+                backends.insert(name);
+            }
+            _ => {}
+        }
+    }
+
     fn delete(&mut self, path: &str, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) {
         let Some((kind, name)) = path.split_once('/') else { return };
+        self.unreadable.remove(path);
         match kind {
             "listener" => {
                 self.listeners.remove(name);
@@ -271,7 +302,7 @@ impl Builder {
         let policy = self.policies.get(name).cloned();
         let members = self.endpoints.get(name);
         self.named.remove(name);
-        if policy.is_none() && members.is_none() {
+        if policy.is_none() && (members.is_none() || self.unreadable.contains(&format!("backend/{name}"))) {
             self.backends.remove(name);
             self.checks.set(name, Vec::new());
             return;

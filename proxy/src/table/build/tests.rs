@@ -162,6 +162,40 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_form_and_hurts_no_other() {
 }
 
 #[test]
+fn what_this_proxy_is_too_old_for_lets_nothing_through() {
+    let mut world = World::new();
+    world.put("routes/all", &to("b", "[]", "[]")).put("endpoints/b/1", "10.0.0.1:80").put("endpoints/new/1", "10.0.0.1:80");
+    let put = |bytes: &str| Change::Put(Object::read(bytes).unwrap());
+    let admin = |spec: &str| put(&format!(r#"{{"kind":"route","minLevel":99,"name":"admin","spec":{spec}}}"#));
+    let path = |value: &str, more: &str| format!(r#"{{"path":{{"type":"Exact","value":"{value}"}}{more}}}"#);
+    let status = |table: &Table, path: &str| {
+        let headers = HeaderMap::new();
+        let request = Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: &Method::GET, headers: &headers };
+        match &table.find(&request).unwrap().action {
+            crate::table::rule::Action::Fixed { status, .. } => status.as_u16(),
+            _ => 200,
+        }
+    };
+    let mut snapshot = world.snapshot();
+    let base = snapshot.config.clone();
+    let auth = r#""filters":[{"type":"Auth","auth":{}}],"backendRefs":[{"name":"b"}]"#;
+    let spec = format!(r#"{{"rules":[{{"matches":[{},{}],{auth}}}]}}"#, path("/admin", ""), path("/other", r#","cookies":["x"]"#));
+    snapshot.config = base.with([admin(&spec), put(r#"{"kind":"backend","minLevel":99,"name":"new","spec":{"tls":{}}}"#)]);
+    let table = world.builder.build(&snapshot);
+    assert_eq!(status(&table, "/admin"), 503);
+    assert_eq!(status(&table, "/other"), 200, "which requests are meant cannot be told");
+    assert_eq!(status(&table, "/"), 200);
+    assert!(!table.backends.contains_key("new"), "it may want more than this proxy can do");
+    assert_eq!(world.builder.problems().len(), 2);
+    // What changes of it changes what is refused; without matches it is everything on its hosts.
+    snapshot.config = base.with([admin(&format!(r#"{{"hostnames":["h"],"rules":[{{{auth}}}]}}"#))]);
+    assert_eq!(status(&world.builder.build(&snapshot), "/"), 503);
+    snapshot.config = base;
+    let table = world.builder.build(&snapshot);
+    assert_eq!((status(&table, "/admin"), table.backends.contains_key("new")), (200, true));
+}
+
+#[test]
 fn what_is_counted_of_an_endpoint_survives_a_swap() {
     let mut world = World::new();
     world.put("endpoints/b/1", "10.0.0.1:80");
