@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use waypost_adapter::{Adapter, Event};
 use waypost_testkit::Process;
+use waypost_testkit::mangle::{Mangler, Protocol};
 use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
 
 use crate::harness::{Backend, Load, get, loopback, ok, start_proxy, text, until, verb, waypost};
@@ -72,7 +73,19 @@ impl Site {
     }
 }
 
-fn night_on(store: String) {
+/// Something takes everything away from the store, and may give it back.
+struct Disaster<'a> {
+    begin: &'a dyn Fn(&Site),
+    end: &'a dyn Fn(),
+}
+
+impl<'a> Disaster<'a> {
+    const fn of(begin: &'a dyn Fn(&Site)) -> Self {
+        Self { begin, end: &|| {} }
+    }
+}
+
+fn night_on(store: String, disaster: &Disaster<'_>) {
     let site = Site::new(store);
     let (one, two) = (Backend::named("one"), Backend::named("two"));
     let web = loopback();
@@ -95,7 +108,7 @@ fn night_on(store: String) {
     site.ok(&["wait", "routes/r29"]);
     let load = Load::start(web, "h7", 8);
 
-    site.delete_everything();
+    (disaster.begin)(&site);
     let deleted = Instant::now();
     until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) == 37);
     let told = text(&site.verb(&["status"]).stdout);
@@ -120,12 +133,15 @@ fn night_on(store: String) {
     }
     let written = site.ok(&["export", "--held", "--to", &site.store]);
     assert!(written.starts_with("37 entries are written to "), "{written}");
+    (disaster.end)();
     until("everything to be current", || site.verb(&["status"]).status.success() && held(&site) == 0);
     until("both proxies again", || text(&site.verb(&["wait", "routes/r29"]).stdout).contains("2/2"));
     let sent = load.finish();
     println!("{}: {sent} requests, 0 failed, {:?} with nothing in the store", site.store, deleted.elapsed());
     drop((second, controller));
 }
+
+const KEY_BY_KEY: Disaster<'static> = Disaster::of(&Site::delete_everything);
 
 fn held(site: &Site) -> usize {
     let status: serde_json::Value = serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default();
@@ -134,34 +150,101 @@ fn held(site: &Site) -> usize {
 
 #[test]
 fn everything_is_deleted_in_a_directory_and_serves_on() {
-    night_on("file://{dir}".to_owned());
+    night_on("file://{dir}".to_owned(), &KEY_BY_KEY);
+}
+
+#[test]
+fn everything_is_deleted_at_once_in_a_directory_and_serves_on() {
+    let begin = |site: &Site| {
+        for item in std::fs::read_dir(site.path("waypost")).unwrap() {
+            std::fs::remove_dir_all(item.unwrap().path()).unwrap();
+        }
+    };
+    night_on("file://{dir}".to_owned(), &Disaster::of(&begin));
 }
 
 #[test]
 fn everything_is_deleted_in_etcd_and_serves_on() {
     let server = Etcd::new(1);
-    night_on(format!("etcd://{}/waypost", server.endpoints()[0]));
+    night_on(format!("etcd://{}/waypost", server.endpoints()[0]), &KEY_BY_KEY);
+}
+
+#[test]
+fn everything_is_deleted_at_once_in_etcd_and_serves_on() {
+    let server = Etcd::new(1);
+    let begin = |_: &Site| assert_eq!(server.ctl(&["del", "--prefix", "waypost/"]).unwrap().trim(), "37");
+    night_on(format!("etcd://{}/waypost", server.endpoints()[0]), &Disaster::of(&begin));
 }
 
 #[test]
 fn everything_is_deleted_in_consul_and_serves_on() {
     let server = Consul::new(1);
-    night_on(format!("consul://{}/waypost", server.endpoints()[0]));
+    night_on(format!("consul://{}/waypost", server.endpoints()[0]), &KEY_BY_KEY);
+}
+
+#[test]
+fn everything_is_deleted_at_once_in_consul_and_serves_on() {
+    let server = Consul::new(1);
+    let begin = |_: &Site| assert!(server.run(&["kv", "delete", "-recurse", "waypost/"]).is_some());
+    night_on(format!("consul://{}/waypost", server.endpoints()[0]), &Disaster::of(&begin));
+}
+
+#[test]
+fn a_consul_that_answers_an_empty_list_takes_nothing_away() {
+    let server = Consul::new(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let between = runtime.block_on(Mangler::before(&server.endpoints()[0], Protocol::BlockingQueries));
+    // Whoever waits for news is answered when something changes: the same value again would be no change.
+    let change = |flags: &str| {
+        let known = server.run(&["kv", "get", "waypost/routes/r0"]).unwrap();
+        server.run(&["kv", "put", flags, "waypost/routes/r0", known.trim_end()]).unwrap();
+    };
+    let begin = |_: &Site| {
+        between.empty();
+        change("-flags=7");
+    };
+    let end = || {
+        between.calm();
+        change("-flags=8");
+    };
+    night_on(format!("consul://{}/waypost", between.endpoint()), &Disaster { begin: &begin, end: &end });
 }
 
 #[test]
 fn everything_is_deleted_in_zookeeper_and_serves_on() {
     let server = ZooKeeper::new(1);
-    night_on(format!("zookeeper://{}/waypost", server.endpoints()[0]));
+    night_on(format!("zookeeper://{}/waypost", server.endpoints()[0]), &KEY_BY_KEY);
+}
+
+#[test]
+fn everything_is_deleted_at_once_in_zookeeper_and_serves_on() {
+    let server = ZooKeeper::new(1);
+    let begin = |site: &Site| {
+        site.runtime.block_on(async {
+            let client = zookeeper_client::Client::connect(&server.endpoints()[0]).await.unwrap();
+            let (mut all, mut next) = (Vec::new(), 0);
+            all.push("/waypost".to_owned());
+            while let Some(path) = all.get(next).cloned() {
+                all.extend(client.list_children(&path).await.unwrap().into_iter().map(|name| format!("{path}/{name}")));
+                next += 1;
+            }
+            let mut transaction = client.new_multi_writer();
+            all.iter().skip(1).rev().for_each(|path| transaction.add_delete(path, None).unwrap());
+            transaction.commit().await.unwrap();
+        });
+    };
+    night_on(format!("zookeeper://{}/waypost", server.endpoints()[0]), &Disaster::of(&begin));
 }
 
 #[test]
 fn an_etcd_that_was_restored_from_an_older_backup_changes_nothing_by_itself() {
     let mut server = Etcd::new(1);
     let site = Site::new(format!("etcd://{}/waypost", server.endpoints()[0]));
-    let _controller = site.controller();
-    let _proxy = site.proxy("p1", "127.0.0.1");
+    let mut controller = site.controller();
+    let mut proxy = site.proxy("p1", "127.0.0.1");
+    let _steady = site.proxy("p2", "127.0.0.2");
     let web = loopback();
+    let on_second = std::net::SocketAddr::from(([127, 0, 0, 2], web.port()));
     let page = |body: &str| format!(r#"{{"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#);
     site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
     site.ok(&["put", "routes/page", &page("old")]);
@@ -171,14 +254,31 @@ fn an_etcd_that_was_restored_from_an_older_backup_changes_nothing_by_itself() {
     }
     site.ok(&["wait", "routes/page"]);
     assert_eq!(get(web, "any", "/").body, "new4");
+    let load = Load::start(on_second, "any", 4);
     server.restore(&backup);
+    let restored = Instant::now();
     until("the guard", || held(&site) == 1);
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
     assert_eq!(get(web, "any", "/").body, "new4");
+    // A change that is held is held by whoever starts again, and what serves is what served.
+    until("what is held on disk", || waypost::controller::disk::load_guard(Path::new(&site.path("c"))).is_ok_and(|kept| kept.len() == 1));
+    controller.kill();
+    controller = site.controller();
+    proxy.kill();
+    proxy = site.proxy("p1", "127.0.0.1");
+    until("the proxy from disk", || std::net::TcpStream::connect(web).is_ok());
+    until("the store to be read", || text(&site.verb(&["status"]).stdout).contains("Leader:   c1"));
+    while restored.elapsed() < night() {
+        assert_eq!((get(web, "any", "/").body.as_str(), get(on_second, "any", "/").body.as_str()), ("new4", "new4"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(held(&site) == 1 && site.verb(&["status"]).status.code() == Some(1));
     site.ok(&["export", "--held", "--to", &site.store]);
     until("the store to be current again", || site.verb(&["status"]).status.success());
     site.ok(&["wait", "routes/page"]);
     assert_eq!(get(web, "any", "/").body, "new4");
     assert!(text(&site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/routes/page"))).unwrap().unwrap().value).contains("new4"));
+    println!("{}: {} requests, 0 failed, {:?} with an older store", site.store, load.finish(), restored.elapsed());
+    drop((controller, proxy));
 }

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::service::service_fn;
-use hyper::{Request, Response, client, server};
+use hyper::{Request, Response, StatusCode, client, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +47,8 @@ enum Harm {
 struct Plan {
     random: Mutex<fastrand::Rng>,
     on: AtomicBool,
+    /// Every list is empty, also one that is read consistently.
+    empty: AtomicBool,
     harms: AtomicU64,
 }
 
@@ -88,7 +90,7 @@ impl Mangler {
     pub async fn before(target: &str, protocol: Protocol) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let plan = Arc::new(Plan { random: Mutex::default(), on: AtomicBool::new(false), harms: AtomicU64::new(0) });
+        let plan = Arc::new(Plan { random: Mutex::default(), on: AtomicBool::new(false), empty: AtomicBool::new(false), harms: AtomicU64::new(0) });
         let (shared, target) = (plan.clone(), target.to_owned());
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -116,8 +118,14 @@ impl Mangler {
         self.plan.on.store(true, Ordering::Relaxed);
     }
 
+    /// From now on every list of [`Protocol::BlockingQueries`] is empty, however it is asked for.
+    pub fn empty(&self) {
+        self.plan.empty.store(true, Ordering::Relaxed);
+    }
+
     /// From now on it tells the truth. Returns how often it did not.
     pub fn calm(&self) -> u64 {
+        self.plan.empty.store(false, Ordering::Relaxed);
         self.plan.on.store(false, Ordering::Relaxed);
         self.plan.harms.load(Ordering::Relaxed)
     }
@@ -223,10 +231,13 @@ async fn queries(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (sender, plan, old) = (sender.clone(), plan.clone(), old.clone());
         async move {
-            let watch = request.uri().query().is_some_and(|query| query.contains("index="));
+            let has = |part: &str| request.uri().query().is_some_and(|query| query.contains(part));
+            let (watch, list) = (has("index="), has("recurse"));
             let (mut parts, body) = sender.lock().await.send_request(request).await?.into_parts();
             let mut content = body.collect().await?.to_bytes();
-            if watch {
+            if list && plan.empty.load(Ordering::Relaxed) {
+                (parts.status, content) = (StatusCode::OK, Bytes::from_static(b"[]"));
+            } else if watch {
                 let (otherwise, pause) = told_otherwise(&plan, &old, &mut parts.headers, content);
                 content = otherwise;
                 tokio::time::sleep(pause).await;
