@@ -239,3 +239,38 @@ fn a_proxy_that_serves_other_content_than_was_published_is_told_of_until_it_does
     // The proxy itself knows better.
     until("everything to be current", || run.verb(&["status"]).status.success());
 }
+
+#[test]
+fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 2);
+    let first = cluster.leader();
+    let other = cluster.others(first)[0];
+    cluster.ok(first, &["put", "listeners/web", &format!("{{\"address\":\"{}\"}}", loopback())]);
+    cluster.ok(first, &["put", "routes/page", &page("good")]);
+    let audit = |cluster: &Cluster, number: usize| cluster.ok(number, &["history", "--audit"]);
+    cluster.ok(first, &["freeze", "--by", "alice"]);
+    cluster.kill(first);
+    let told = text(&cluster.verb(other, &["status"]).stdout);
+    assert!(told.contains("frozen at C") && told.contains("by alice"), "a follower knows it already: {told}");
+    assert_eq!(cluster.leader(), other);
+    let again = cluster.controller(first, &[]);
+    cluster.running[first] = Some(again);
+    assert_eq!(cluster.leader(), other);
+    cluster.ok(other, &["unfreeze", "--by", "bob"]);
+    // What the guard holds, too.
+    let held = |cluster: &Cluster, number: usize| text(&cluster.verb(number, &["status"]).stdout).contains("are gone from their store and serve on");
+    std::fs::remove_file(cluster.folder.path().join("waypost/listeners/web")).unwrap();
+    until("the guard", || held(&cluster, other));
+    let approved = cluster.ok(first, &["approve", "--all", "--by", "carol"]);
+    assert!(approved.contains("listener/web"), "{approved}");
+    cluster.kill(other);
+    assert!(audit(&cluster, first).contains("let go: listener/web"), "{}", audit(&cluster, first));
+    assert_eq!(cluster.leader(), first);
+    cluster.ok(first, &["put", "routes/next", &page("next")]);
+    let answer = cluster.ok(first, &["get", "routes/next"]);
+    assert!(!held(&cluster, first), "{answer}");
+    // The one that had approved and was killed within the second has it on disk.
+    let kept = waypost::controller::disk::load_guard(&cluster.folder.path().join(format!("c{other}"))).unwrap();
+    assert!(kept.is_empty(), "{kept:?}");
+    assert!(std::fs::read_to_string(cluster.folder.path().join(format!("c{other}/operator.json"))).unwrap().contains("carol"));
+}
