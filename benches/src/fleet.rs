@@ -18,7 +18,7 @@ use waypost_testkit::servers::{Etcd, Server as _};
 use waypost_wire::Lane;
 
 use crate::load::Client;
-use crate::product::{Product, cpu_seconds, loopback, program, resident_mb};
+use crate::product::{Product, cpu_seconds_of_all, loopback, program, resident_mb};
 use crate::propagation::{fill, put};
 use crate::stats::{percentile, sorted_ms};
 
@@ -87,7 +87,7 @@ impl Fleet {
     }
 
     fn cpu(&self) -> Vec<f64> {
-        self.controllers.iter().map(|controller| cpu_seconds(&[controller.id()])).collect()
+        self.controllers.iter().map(|controller| cpu_seconds_of_all(controller.id())).collect()
     }
 
     fn memory(&self) -> Vec<f64> {

@@ -77,7 +77,7 @@ impl Product {
     }
 }
 
-/// CPU time that a process and its children have used, in seconds, to the microsecond.
+/// CPU time that the living threads of processes have used, in seconds, to the microsecond.
 pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
     let mut nanoseconds = 0u64;
     for process in processes {
@@ -90,6 +90,14 @@ pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "seconds")]
     let seconds = nanoseconds as f64 / 1e9;
     seconds
+}
+
+/// CPU time that a process has used, in seconds, to the hundredth: with that of threads that have ended (proc(5), `stat`, fields 14 and 15).
+pub(crate) fn cpu_seconds_of_all(process: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The program's name is in brackets, and may have anything in it.
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// Resident memory of a process, in MB.

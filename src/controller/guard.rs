@@ -166,8 +166,15 @@ impl Guard {
 
     /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
     /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if `flagged`
-    /// says why the store itself is not believed.
-    pub fn inherit(&mut self, missing: Vec<Arc<Object>>, mut known: BTreeMap<String, Gone>, lanes: Lanes<'_>, flagged: Option<&str>, now: (Duration, u64)) {
+    /// says why the store itself is not believed. Config comes from the active `tree`, if there is one.
+    pub fn inherit(
+        &mut self,
+        missing: Vec<Arc<Object>>,
+        mut known: BTreeMap<String, Gone>,
+        (lanes, tree): (Lanes<'_>, Option<&str>),
+        flagged: Option<&str>,
+        now: (Duration, u64),
+    ) {
         let expected = std::mem::take(&mut self.expected);
         let meant = |path: &str| expected.get(path).is_some_and(|until| *until >= now.0);
         self.gone.retain(|path, _| !meant(path));
@@ -195,7 +202,7 @@ impl Guard {
             }
             // What was seen in the store last, else what was published.
             let before = self.gone.remove(path);
-            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object)), |gone| (gone.object, gone.origin));
+            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
             let instead = found(lanes, object.path());
             self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate, instead });
         }
@@ -398,12 +405,16 @@ impl Guard {
     }
 }
 
-/// An entry that compiles to this object, where nobody knows its author's bytes.
-fn origin_of(object: &Object) -> Origin {
+/// An entry that compiles to this object, where nobody knows its author's bytes; `tree` is the active one.
+fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
     let plural = Kind::from_any(object.kind()).map_or("", Kind::plural);
-    let spec = object.decode::<serde_json::Value>().map(|body| body.spec.to_string()).unwrap_or_default();
+    let (source, spec) = object.decode::<serde_json::Value>().map(|body| (body.order, body.spec.to_string())).unwrap_or_default();
     let value: Arc<[u8]> = spec.as_bytes().into();
-    Origin { id: EntryId { source: 0, key: format!("{plural}/{}", object.name()) }, written: Written { value, revision: 0 } }
+    let key = match tree {
+        Some(tree) if object.kind() != "endpoint" => format!("trees/{tree}/{plural}/{}", object.name()),
+        _ => format!("{plural}/{}", object.name()),
+    };
+    Origin { id: EntryId { source, key }, written: Written { value, revision: 0 } }
 }
 
 /// Whether an endpoint was drained before it went.

@@ -239,7 +239,8 @@ impl State {
             .filter(|object| missed(object))
             .cloned()
             .collect();
-        self.guard.inherit(missing, known, (config_now, membership_now), flagged.as_deref(), (now.since_start, now.date));
+        let stores = ((config_now, membership_now), self.compiler.active_tree());
+        self.guard.inherit(missing, known, stores, flagged.as_deref(), (now.since_start, now.date));
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
     }

@@ -347,3 +347,15 @@ fn without_the_record_of_leading_only_what_an_operator_let_go_goes() {
     script.role(1, leading(3));
     assert!(script.state.snapshot.config.get("route/b").is_some());
 }
+
+#[test]
+fn what_only_a_dead_leader_had_seen_is_exported_under_the_key_that_it_had() {
+    let mut script = Script::new(1);
+    let tree = [("trees/v2/listeners/web", WEB.1), ("trees/v2/routes/a", ROUTE), ("current", "v2")];
+    script.after(1, Input::Relayed(published_by(5, &tree)));
+    script.reset(0, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
+    script.role(1, leading(6));
+    script.reset(1, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
+    let kept: Vec<_> = script.state.guard.kept().map(|gone| gone.origin.id.key.as_str()).collect();
+    assert_eq!(kept, ["trees/v2/listeners/web"]);
+}
