@@ -3,7 +3,7 @@
 //! A bucket is shared between lanes until it changes, so a lane of many thousand objects is copied, compared and
 //! digested by its buckets.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -18,23 +18,79 @@ pub fn bucket_of(path: &str) -> u8 {
     Sha256::digest(path.as_bytes()).first().copied().unwrap_or_default()
 }
 
-/// The objects of one bucket by `kind/name`.
+/// The objects of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
-    objects: BTreeMap<Box<str>, Arc<Object>>,
+    /// Sorted by `kind/name`. A change copies the bucket: that is cheap for pointers side by side, and not for a tree of names.
+    objects: Vec<Arc<Object>>,
     digest: Digest,
 }
 
 impl Default for Bucket {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), digest: Digest::of(b"") }
+        Self { objects: Vec::new(), digest: Digest::of(b"") }
     }
 }
 
 impl Bucket {
     /// Its objects, sorted by `kind/name`.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.objects.values()
+        self.objects.iter()
+    }
+
+    /// Where `kind/name` is, or would be.
+    fn find(&self, path: &str) -> Result<usize, usize> {
+        self.objects.binary_search_by(|object| object.path().cmp(path))
+    }
+
+    fn get(&self, path: &str) -> Option<&Arc<Object>> {
+        self.objects.get(self.find(path).ok()?)
+    }
+
+    /// Returns whether it is one more.
+    fn put(&mut self, object: Arc<Object>) -> bool {
+        let found = self.find(object.path());
+        match found.ok().and_then(|at| self.objects.get_mut(at)) {
+            Some(known) => *known = object,
+            None => self.objects.insert(found.unwrap_or_else(|at| at), object),
+        }
+        found.is_err()
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, path: &str) -> bool {
+        let found = self.find(path);
+        found.map(|at| self.objects.remove(at)).is_ok()
+    }
+
+    /// The objects of one kind, which stand side by side; `prefix` is it with a slash.
+    fn of_kind(&self, prefix: &str) -> &[Arc<Object>] {
+        let rest = self.objects.split_at(self.objects.partition_point(|object| object.path() < prefix)).1;
+        rest.split_at(rest.partition_point(|object| object.path().starts_with(prefix))).0
+    }
+
+    /// What has to be done to `self` to make it `newer`: what goes, then what comes. Most objects are the same in both.
+    fn changes_to(&self, newer: &Self, changes: &mut Vec<Change>) {
+        let (mut old, mut new) = (self.objects.iter().peekable(), newer.objects.iter().peekable());
+        let mut fresh = Vec::new();
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some(was), Some(is)) if Arc::ptr_eq(was, is) => Ordering::Equal,
+                (Some(was), Some(is)) => was.path().cmp(is.path()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let was = if order.is_le() { old.next() } else { None };
+            let is = if order.is_ge() { new.next() } else { None };
+            match (was, is) {
+                (Some(was), Some(is)) if was.digest() == is.digest() => {}
+                (_, Some(is)) => fresh.push(Change::Put(is.clone())),
+                (Some(was), None) => changes.push(Change::Delete(was.path().to_owned())),
+                (None, None) => break,
+            }
+        }
+        changes.append(&mut fresh);
     }
 
     fn digest_again(&mut self) {
@@ -43,7 +99,7 @@ impl Bucket {
 
     fn digest_of_objects(&self) -> Digest {
         let mut lines = Vec::with_capacity(self.objects.len() * 128);
-        for object in self.objects.values() {
+        for object in &self.objects {
             lines.extend_from_slice(object.path().as_bytes());
             lines.push(b' ');
             lines.extend_from_slice(&object.digest().hex());
@@ -108,7 +164,7 @@ impl Lane {
 
     /// Whether the bucket's objects still are what their digests, and its own, say.
     pub fn is_sound(&self, number: u8) -> bool {
-        let sound = |bucket: &Arc<Bucket>| bucket.objects.values().all(|object| object.is_sound()) && bucket.digest_of_objects() == bucket.digest;
+        let sound = |bucket: &Arc<Bucket>| bucket.objects.iter().all(|object| object.is_sound()) && bucket.digest_of_objects() == bucket.digest;
         self.bucket(number).is_none_or(sound)
     }
 
@@ -119,7 +175,7 @@ impl Lane {
 
     /// The object at `kind/name`.
     pub fn get(&self, path: &str) -> Option<&Arc<Object>> {
-        self.bucket(bucket_of(path))?.objects.get(path)
+        self.bucket(bucket_of(path))?.get(path)
     }
 
     /// All objects, in no particular order.
@@ -128,8 +184,9 @@ impl Lane {
     }
 
     /// All objects of one kind.
-    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
-        self.objects().filter(move |object| object.kind() == kind)
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Arc<Object>> {
+        let prefix = format!("{kind}/");
+        self.buckets.iter().flat_map(move |bucket| bucket.of_kind(&prefix))
     }
 
     /// This lane with `changes` applied: an object to put, or the path of one to take away.
@@ -143,8 +200,8 @@ impl Lane {
             let bucket = Arc::make_mut(bucket);
             *touched = true;
             match change {
-                Change::Put(object) => length += usize::from(bucket.objects.insert(object.path().into(), object).is_none()),
-                Change::Delete(path) => length -= usize::from(bucket.objects.remove(path.as_str()).is_some()),
+                Change::Put(object) => length += usize::from(bucket.put(object)),
+                Change::Delete(path) => length -= usize::from(bucket.remove(&path)),
             }
         }
         for (bucket, _) in buckets.iter_mut().zip(touched).filter(|(_, touched)| *touched) {
@@ -169,10 +226,7 @@ impl Lane {
     pub fn changes_to(&self, newer: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.buckets.iter().zip(newer.buckets.iter()).filter(|(old, new)| old.digest != new.digest) {
-            let gone = old.objects.keys().filter(|path| !new.objects.contains_key(*path));
-            changes.extend(gone.map(|path| Change::Delete(path.to_string())));
-            let fresh = new.objects.values().filter(|object| old.objects.get(object.path()).is_none_or(|was| was.digest() != object.digest()));
-            changes.extend(fresh.cloned().map(Change::Put));
+            old.changes_to(new, &mut changes);
         }
         changes
     }
