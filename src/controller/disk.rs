@@ -1,5 +1,6 @@
 //! What a controller keeps on disk: every entry with its last good value, what the guard keeps, and what is published.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,6 +218,33 @@ pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
     lines.into_iter().map(KeptLine::gone).collect()
 }
 
+fn announced_file(folder: &Path) -> PathBuf {
+    folder.join("announced.json")
+}
+
+/// Writes what operators announced to let go, and until which date that is good.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_announced(folder: &Path, announced: &BTreeMap<String, u64>) -> io::Result<()> {
+    if announced.is_empty() && !announced_file(folder).exists() {
+        return Ok(());
+    }
+    waypost_disk::write(&announced_file(folder), &serde_json::to_vec(announced)?)
+}
+
+/// Reads what operators announced to let go.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_announced(folder: &Path) -> Result<BTreeMap<String, u64>, String> {
+    let Some(content) = waypost_disk::read(&announced_file(folder)).map_err(|error| error.to_string())? else { return Ok(BTreeMap::new()) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", announced_file(folder).display()))
+}
+
 /// What is published, as it is written.
 #[derive(Debug, Serialize, Deserialize)]
 struct Published {
@@ -278,6 +306,7 @@ pub(super) fn unpack<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> io::Result<T
 
 #[cfg(test)]
 mod tests {
+    use super::super::guard::{Guard, Thresholds};
     use super::*;
 
     #[test]
@@ -297,6 +326,26 @@ mod tests {
         assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
         save_guard(folder.path(), &[]).unwrap();
         assert!(load_guard(folder.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_announced_is_known_after_a_restart_until_its_date() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_announced(folder.path()).unwrap().is_empty());
+        let guard = |announced, now| {
+            let mut guard = Guard::new(Thresholds::default());
+            guard.restore_expected(announced, now);
+            guard
+        };
+        let mut before = guard(BTreeMap::new(), (Duration::ZERO, 0));
+        before.expect(vec!["route/r".to_owned()], Duration::from_secs(10));
+        save_announced(folder.path(), &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
+        let known = |date| guard(load_announced(folder.path()).unwrap(), (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
+        assert_eq!(known(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
+        assert!(known(1_290_000).is_empty(), "that was too late");
+        assert_eq!(known(0)["route/r"], 300_000, "a clock that went back makes it no longer");
+        save_announced(folder.path(), &BTreeMap::new()).unwrap();
+        assert!(load_announced(folder.path()).unwrap().is_empty());
     }
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {

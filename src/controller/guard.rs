@@ -219,6 +219,18 @@ impl Guard {
         self.expected.keys()
     }
 
+    /// The same with the dates until which that is good, in milliseconds since 1970.
+    pub fn expected_until(&self, (now, date): (Duration, u64)) -> BTreeMap<String, u64> {
+        let left = |until: &Duration| u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
+        self.expected.iter().map(|(path, until)| (path.clone(), date.saturating_add(left(until)))).collect()
+    }
+
+    /// What was expected before a restart still is, until its date.
+    pub fn restore_expected(&mut self, saved: BTreeMap<String, u64>, (now, date): (Duration, u64)) {
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(date)).min(EXPECTED);
+        self.expected.extend(saved.into_iter().filter(|(_, until)| *until > date).map(|(path, until)| (path, now + left(until))));
+    }
+
     /// These may go when they go.
     pub fn expect(&mut self, paths: Vec<String>, now: Duration) {
         self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));

@@ -1,6 +1,6 @@
 //! The task that owns the state, and what carries out what the steps decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{Exported, SavedStore, load_entries, load_guard, same_store};
+use super::disk::{Exported, SavedStore, load_announced, load_entries, load_guard, same_store};
 use super::elect::Signal;
 use super::election::Role;
 use super::fresh::{Fresh, Stamp};
@@ -144,6 +144,11 @@ impl Owner {
         });
         let now = self.now();
         self.state.guard.restore(kept, now.since_start);
+        let announced = load_announced(&self.settings.state).unwrap_or_else(|error| {
+            tracing::error!("{error}; what operators announced to let go is held when it goes");
+            BTreeMap::new()
+        });
+        self.state.guard.restore_expected(announced, (now.since_start, now.date));
         if let Some(snapshot) = published {
             let output = self.state.recall(snapshot, now);
             self.carry_out(output);
@@ -282,7 +287,9 @@ impl Owner {
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
         let (number, config, kept) = (self.unsaved.count, self.config.clone(), self.state.kept_for_followers().0);
-        self.saver.send_replace(Some(ToSave { number, stores, config, kept, published }));
+        let now = self.now();
+        let announced = self.state.guard.expected_until((now.since_start, now.date));
+        self.saver.send_replace(Some(ToSave { number, stores, config, kept, announced, published }));
     }
 
     /// The authors' bytes of what the guard holds.

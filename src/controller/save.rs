@@ -1,6 +1,6 @@
 //! Writing what is known to the state directory, off the task that owns it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{SavedStore, load_guard, save_entries, save_guard, save_published};
+use super::disk::{SavedStore, load_guard, save_announced, save_entries, save_guard, save_published};
 use super::guard::Gone;
 use super::history::History;
 use super::metrics::Metrics;
@@ -31,6 +31,8 @@ pub struct ToSave {
     pub config: Option<(Version, Lane, u64)>,
     /// What the guard keeps.
     pub kept: Vec<Gone>,
+    /// What operators announced to let go, and until which date, in milliseconds since 1970.
+    pub announced: BTreeMap<String, u64>,
     /// What is published; nothing before the first publication.
     pub published: Option<Arc<Snapshot>>,
 }
@@ -100,6 +102,7 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     let more = !both.is_empty();
     both.extend(work.kept.iter().cloned());
     save_guard(folder, &both)?;
+    save_announced(folder, &work.announced)?;
     save_entries(folder, &work.stores)?;
     if more {
         save_guard(folder, &work.kept)?;
@@ -138,7 +141,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
         let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
-        let work = ToSave { number: 1, stores: Vec::new(), config: None, kept: vec![gone("endpoints/b")], published: Some(Arc::new(published.clone())) };
+        let work = ToSave {
+            number: 1,
+            stores: Vec::new(),
+            config: None,
+            kept: vec![gone("endpoints/b")],
+            announced: BTreeMap::new(),
+            published: Some(Arc::new(published.clone())),
+        };
         // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
