@@ -225,12 +225,10 @@ impl Enrolment {
     fn look(&self, mut files: FromFiles) {
         match files.look() {
             Ok(false) => {}
-            Ok(true) => {
-                self.uses(Used::Files(files));
-                tracing::info!("the certificate was read anew");
-            }
+            Ok(true) => tracing::info!("the certificate was read anew"),
             Err(error) => tracing::warn!("{error}; the certificate that was read before is used"),
         }
+        self.uses(Used::Files(files));
     }
 }
 

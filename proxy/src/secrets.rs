@@ -30,15 +30,11 @@ impl Secrets {
     /// With what is on disk in `folder`, if anything is.
     pub(crate) fn open(name: String, folder: &Path, progress: Arc<Progress>) -> Self {
         let file = folder.join("ring.json");
-        let held = match std::fs::read(&file).map(|bytes| serde_json::from_slice(&bytes)) {
-            Ok(Ok(held)) => held,
-            Ok(Err(error)) => {
-                tracing::error!("{}: {error}; the keys are fetched anew", file.display());
-                KeyRing::default()
-            }
-            Err(_) => KeyRing::default(),
-        };
-        Self { name, file, held, progress }
+        let held = waypost_trust::load_secret(&file).unwrap_or_else(|error| {
+            tracing::error!("{error}; the keys are fetched anew");
+            None
+        });
+        Self { name, file, held: held.unwrap_or_default(), progress }
     }
 
     /// Follows them until dropped.

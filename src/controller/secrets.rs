@@ -46,9 +46,9 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps them until dropped.
     pub async fn run(self) {
-        match self.load() {
-            Ok(ring) => drop(self.ring.send_replace(ring)),
-            Err(error) => tracing::error!("{}: {error}; the keys that proxies share are fetched or made anew", self.file.display()),
+        match waypost_trust::load_secret(&self.file) {
+            Ok(ring) => drop(self.ring.send_replace(ring.unwrap_or_default())),
+            Err(error) => tracing::error!("{error}; the keys that proxies share are fetched or made anew"),
         }
         let mut roles = self.handle.roles();
         let mut led: Option<(u64, Instant)> = None;
@@ -75,14 +75,6 @@ impl Keeper {
                 () = sleep(LOOK) => {}
             }
         }
-    }
-
-    fn load(&self) -> Result<KeyRing, String> {
-        if !self.file.exists() {
-            return Ok(KeyRing::default());
-        }
-        let bytes = std::fs::read(&self.file).map_err(|error| error.to_string())?;
-        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
     }
 
     /// What cannot be kept is not told: a key that a restart forgets would seal what nobody can open.

@@ -25,6 +25,8 @@ pub struct FromFiles {
     content: Content,
     keyring: Keyring,
     identity: Identity,
+    /// Why what the files have now is not used.
+    refused: Option<String>,
 }
 
 /// Secrets do not belong into logs.
@@ -56,7 +58,7 @@ impl FromFiles {
     pub fn open(files: Files, identity: Identity) -> Result<Self, TrustError> {
         let content = files.content()?;
         let keyring = Keyring::new(material(&content, &identity)?);
-        Ok(Self { files, content, keyring, identity })
+        Ok(Self { files, content, keyring, identity, refused: None })
     }
 
     /// What is used.
@@ -67,8 +69,20 @@ impl FromFiles {
     /// Uses what is new in the files; returns whether anything was.
     ///
     /// # Errors
-    /// What they have cannot be used (they may be changed one after the other); what was read before goes on.
+    /// What they have cannot be used (they may be changed one after the other); what was read before goes on. The same is said
+    /// once.
     pub fn look(&mut self) -> Result<bool, TrustError> {
+        match self.take() {
+            Ok(new) => {
+                self.refused = None;
+                Ok(new)
+            }
+            Err(error) if self.refused.replace(error.to_string()).is_some_and(|before| before == error.to_string()) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&mut self) -> Result<bool, TrustError> {
         let content = self.files.content()?;
         if content == self.content {
             return Ok(false);
@@ -111,6 +125,7 @@ mod tests {
         let second = keyring.now();
         write("p2");
         assert!(used.look().unwrap_err().to_string().contains("it is that of proxy p2, and this is proxy p1"));
+        assert!(!used.look().unwrap(), "it is said once");
         write("p1");
         used.look().unwrap();
         let third = keyring.now();

@@ -60,6 +60,17 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, TrustError> {
     std::fs::read(path).map_err(|source| TrustError::File { path: path.to_owned(), source })
 }
 
+/// What [`write_secret`] kept as JSON; nothing if there is no such file.
+///
+/// # Errors
+/// It cannot be read, or is something else.
+pub fn load_secret<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, TrustError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&read(path)?).map(Some).map_err(|error| TrustError::unusable(path.display().to_string(), error))
+}
+
 /// Writes a file that only its owner may read, whole or not at all; its directory is made if it is not there.
 ///
 /// # Errors

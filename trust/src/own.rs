@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 use super::authority::{SLACK, fingerprint};
-use super::{Issued, KeyPair, Material, TrustError, read, write_secret};
+use super::{Issued, KeyPair, Material, TrustError, load_secret, write_secret};
 
 const FILE: &str = "own.json";
 
@@ -39,11 +39,7 @@ impl Own {
     /// # Errors
     /// The file cannot be read, or not be understood.
     pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
-        let path = folder.join(FILE);
-        if !path.exists() {
-            return Ok(None);
-        }
-        serde_json::from_slice(&read(&path)?).map(Some).map_err(|error| TrustError::unusable(path.display().to_string(), error))
+        load_secret(&folder.join(FILE))
     }
 
     /// Keeps it in a directory, where only its owner may read it.
