@@ -97,9 +97,7 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
         let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|gone| gone.to_string())?;
         let mut told = send_if_new(&sender, &mut state, &replica.document()).await?;
         // Before what operators hold comes the config that they hold.
-        let known: Vec<u64> = handle.history().await.iter().map(|record| record.number).collect();
-        request.configs.retain(|number, _| known.contains(number));
-        for (record, file) in handle.missing_configs(request.configs.clone()).await {
+        for (record, file) in handle.missing_configs(&mut request.configs).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);
             let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
             send(&sender, line(&document)?).await?;

@@ -70,6 +70,13 @@ pub enum Fate {
     Released,
 }
 
+impl Fate {
+    /// Of what went just now; `flagged` says why its store is not believed.
+    fn of_new(flagged: Option<&str>) -> Self {
+        flagged.map_or(Self::Waiting, |why| Self::Held { why: why.to_owned() })
+    }
+}
+
 /// Something that went away from the store.
 #[derive(Debug, Clone)]
 pub struct Gone {
@@ -170,7 +177,7 @@ impl Guard {
     pub fn inherit(
         &mut self,
         missing: Vec<Arc<Object>>,
-        mut known: BTreeMap<String, Gone>,
+        known: Vec<Gone>,
         (lanes, tree): (Lanes<'_>, Option<&str>),
         flagged: Option<&str>,
         now: (Duration, u64),
@@ -182,31 +189,38 @@ impl Guard {
             same if same == Some(gone.object.digest()) => false,
             now => flagged.is_some() || now == gone.instead,
         };
-        known.retain(|path, gone| stays(path, gone) && !meant(path));
-        for (path, gone) in known {
-            if gone.fate == Fate::Waiting {
-                self.collect(now.0);
+        for gone in known {
+            let path = gone.object.path();
+            if stays(path, &gone) && !meant(path) {
+                let instead = found(lanes, path);
+                self.keep(Gone { at: now.0, instead, ..gone });
             }
-            let instead = found(lanes, &path);
-            self.gone.insert(path, Gone { at: now.0, instead, ..gone });
         }
         for object in missing {
             let path = object.path();
-            let guarded = self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "endpoint");
-            if !guarded || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
+            if !self.is_guarded(&object) || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
                 continue;
             }
-            let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
-            if fate == Fate::Waiting {
-                self.collect(now.0);
-            }
+            let (fate, instead) = (Fate::of_new(flagged), found(lanes, path));
             // What was seen in the store last, else what was published.
             let before = self.gone.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
-            let instead = found(lanes, object.path());
-            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate, instead });
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, instead });
         }
         self.expected = expected;
+    }
+
+    /// Whether there is a guard for such objects.
+    fn is_guarded(&self, object: &Object) -> bool {
+        self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "endpoint")
+    }
+
+    /// It stays until it is judged, or longer.
+    fn keep(&mut self, gone: Gone) {
+        if gone.fate == Fate::Waiting {
+            self.collect(gone.at);
+        }
+        self.gone.insert(gone.object.path().to_owned(), gone);
     }
 
     /// Forgets what is kept and not `published` any more as it was.
@@ -241,13 +255,12 @@ impl Guard {
     pub fn take(&mut self, came: &[String], departed: Vec<Departed>, lanes: Lanes<'_>, flagged: Option<&str>, now: (Duration, u64)) {
         came.iter().for_each(|path| self.came(path, found(lanes, path), flagged.is_some()));
         for Departed { object, origin, replaced } in departed {
-            let guarded = matches!(object.kind(), "listener" | "route" | "endpoint");
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
             if meant {
                 self.gone.remove(object.path());
             }
             let believed = flagged.is_none() && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
-            if !self.thresholds.enabled || !guarded || meant || believed {
+            if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
             let instead = found(lanes, object.path());
@@ -256,11 +269,7 @@ impl Guard {
                 kept.instead = instead;
                 continue;
             }
-            let fate = flagged.map_or(Fate::Waiting, |why| Fate::Held { why: why.to_owned() });
-            if fate == Fate::Waiting {
-                self.collect(now.0);
-            }
-            self.gone.insert(object.path().to_owned(), Gone { object, origin, at: now.0, date: now.1, fate, instead });
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate: Fate::of_new(flagged), instead });
         }
         // A store that is not believed now may have lied a moment ago.
         if let Some(why) = flagged {

@@ -172,9 +172,7 @@ impl Handle {
     /// # Errors
     /// The controller has stopped.
     pub async fn adopt_operated(&self, saved: Saved) -> Result<Result<(), String>, Gone> {
-        let (to, answer) = oneshot::channel();
-        self.operator.send(Request::Adopt(saved, to)).await.map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
+        self.request(|to| Request::Adopt(saved, to)).await
     }
 
     /// Keeps a config of the leader's history, whose file is in base64.
@@ -193,14 +191,19 @@ impl Handle {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The configs that `known` has not, with their files; oldest first.
-    pub async fn missing_configs(&self, known: BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
-        let history = self.history.clone();
+    /// The configs that `known` has not, with their files; oldest first. Forgets in `known` what we have no more.
+    pub async fn missing_configs(&self, known: &mut BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
+        let (history, mut has) = (self.history.clone(), std::mem::take(known));
         let read = move || {
             let history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            history.missing(&known).into_iter().filter_map(|record| Some((record.clone(), history.content(record.number).ok()?))).collect()
+            has.retain(|number, _| history.records().iter().any(|record| record.number == *number));
+            let missing = history.missing(&has).into_iter();
+            let files = missing.filter_map(|record| Some((record.clone(), history.content(record.number).ok()?))).collect();
+            (has, files)
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        let (has, files) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        *known = has;
+        files
     }
 
     /// Does what an operator asks for; returns one sentence about it.
@@ -208,9 +211,7 @@ impl Handle {
     /// # Errors
     /// Why nothing was done.
     pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
-        let (to, answer) = oneshot::channel();
-        self.operator.send(Request::Do { action, by, to }).await.map_err(|_| Gone.to_string())?;
-        answer.await.map_err(|_| Gone.to_string())?
+        self.request(|to| Request::Do { action, by, to }).await.map_err(|gone| gone.to_string())?
     }
 
     /// Keeps that somebody did something.
@@ -218,9 +219,8 @@ impl Handle {
     /// # Errors
     /// The disk refused, or the controller has stopped.
     pub async fn record(&self, by: String, what: String) -> Result<(), String> {
-        let (to, answer) = oneshot::channel();
-        self.operator.send(Request::Record(Audit { at: super::operator::date(), by, what }, to)).await.map_err(|_| Gone.to_string())?;
-        answer.await.map_err(|_| Gone.to_string())?
+        let audit = Audit { at: super::operator::date(), by, what };
+        self.request(|to| Request::Record(audit, to)).await.map_err(|gone| gone.to_string())?
     }
 
     /// Whether a program, such as `proxy edge-1`, has joined.
@@ -233,9 +233,14 @@ impl Handle {
     /// # Errors
     /// The disk refused, or the controller has stopped.
     pub async fn joined(&self, program: String) -> Result<bool, String> {
+        self.request(|to| Request::Joined(program, to)).await.map_err(|gone| gone.to_string())?
+    }
+
+    /// What needs the disk, in its turn.
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
         let (to, answer) = oneshot::channel();
-        self.operator.send(Request::Joined(program, to)).await.map_err(|_| Gone.to_string())?;
-        answer.await.map_err(|_| Gone.to_string())?
+        self.operator.send(request(to)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
     }
 
     /// Lets go what the guard holds: these keys, or everything if there are none, and `later` what they name when it goes.

@@ -193,29 +193,44 @@ impl Operator {
 
     /// Keeps what the leader keeps.
     async fn adopt(&self, next: Saved) -> Result<(), String> {
-        // Where the file of a held config cannot be used, what the leader publishes is that config.
-        let published = self.current().await.ok().map(|now| now.config);
+        if self.saved.lock().unwrap_or_else(PoisonError::into_inner).rank() >= next.rank() {
+            return Ok(());
+        }
+        let hold = match next.mark.clone() {
+            Some(mark) => Some(Hold { lane: self.lane_of_leader(mark.config).await?, mark }),
+            None => None,
+        };
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
-            let known = saved.lock().unwrap_or_else(PoisonError::into_inner).rank() >= next.rank();
-            if known {
-                return Ok(None);
-            }
-            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = |mark: &Mark| history.lane(mark.config).or_else(|error| published.ok_or(error));
-            let lane = next.mark.as_ref().map(lane).transpose()?;
-            history.spare(next.mark.as_ref().map(|mark| mark.config));
+            history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
             next.save(&folder).map_err(|error| unwritten(&error))?;
-            let hold = next.mark.clone().zip(lane).map(|(mark, lane)| Hold { mark, lane });
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
-            Ok::<_, String>(Some(hold))
+            Ok::<_, String>(())
         };
-        if let Some(hold) = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?? {
-            self.tell(hold, "the leader").await?;
-            // The leader waits to hear that we have it.
-            self.touch().await?;
+        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())??;
+        self.tell(hold, "the leader").await?;
+        // The leader waits to hear that we have it.
+        self.touch().await
+    }
+
+    /// A config that the leader holds. Where its file cannot be used, what the leader publishes is that config.
+    async fn lane_of_leader(&self, number: u64) -> Result<Lane, String> {
+        match self.lane(number).await {
+            Ok(lane) => Ok(lane),
+            Err(error) => self.current().await.map(|now| now.config).map_err(|_| error),
         }
-        Ok(())
+    }
+
+    /// A config of the history, which is spared from now on.
+    async fn lane(&self, number: u64) -> Result<Lane, String> {
+        let history = self.history.clone();
+        let read = move || {
+            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            let lane = history.lane(number)?;
+            history.spare(Some(number));
+            Ok(lane)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
     }
 
     async fn carry_out(&self, action: &Action, by: &str) -> Result<String, String> {
@@ -287,14 +302,7 @@ impl Operator {
 
     /// A hold of a config of the history.
     async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
-        let history = self.history.clone();
-        let read = move || {
-            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = history.lane(number)?;
-            history.spare(Some(number));
-            Ok::<_, String>(lane)
-        };
-        let lane = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
+        let lane = self.lane(number).await?;
         Ok(Hold { mark: Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds) }, lane })
     }
 

@@ -427,8 +427,8 @@ pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec
 }
 
 fn controllers(state: &State, now: Now) -> Vec<OtherController> {
-    let follows = |name: &String| state.followers.get(name).is_some_and(|at| now.since_start.saturating_sub(*at) < CURRENT);
-    state.peers.iter().map(|(name, url)| OtherController { name: name.clone(), url: url.clone(), follows: follows(name) }).collect()
+    let one = |(name, url): (&String, &String)| OtherController { name: name.clone(), url: url.clone(), follows: state.follows(name, now) };
+    state.peers.iter().map(one).collect()
 }
 
 /// The status, but for who leads.

@@ -1,5 +1,5 @@
-//! What a route means that this proxy is too old for. It answers for no request that is for such a route: a broader route could
-//! let in what the newer one keeps out.
+//! A route that this proxy is too old for: what can be told of it still answers, with 503. Left out, it would leave its requests to
+//! a broader route, which could let in what the newer one keeps out.
 
 use serde_json::{Value, json};
 use waypost_model::object::{Body, Object};

@@ -17,7 +17,7 @@ use super::{Now, Output, Scope, State};
 use waypost_adapter::Revision;
 
 /// A controller follows us if it was heard within this time.
-const FOLLOWS: Duration = Duration::from_secs(10);
+const FOLLOWS: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 /// Proxies that followed whoever led before find a new leader within this time.
@@ -144,9 +144,14 @@ impl State {
         self.generation
     }
 
-    /// Whether another controller follows us now.
+    /// Whether this controller follows us now.
+    pub fn follows(&self, name: &str, now: Now) -> bool {
+        self.followers.get(name).is_some_and(|at| now.since_start.saturating_sub(*at) < FOLLOWS)
+    }
+
+    /// Whether any other controller follows us now.
     pub fn is_followed(&self, now: Now) -> bool {
-        self.followers.values().any(|at| now.since_start.saturating_sub(*at) < FOLLOWS)
+        self.followers.keys().any(|name| self.follows(name, now))
     }
 
     /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
@@ -208,10 +213,7 @@ impl State {
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
         self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
-        let mut known: BTreeMap<String, Gone> = BTreeMap::new();
-        for gone in std::mem::take(&mut self.replica.kept) {
-            known.insert(gone.object.path().to_owned(), gone);
-        }
+        let known = std::mem::take(&mut self.replica.kept);
         // What we kept ourselves and is published no more, or otherwise, was let go by whoever led.
         if self.snapshot.version.sequence > 0 {
             let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
