@@ -197,9 +197,9 @@ impl Prober {
         let Some(known) = self.known.get_mut(name).filter(|known| known.round == round) else { return };
         let good = outcome.is_ok();
         self.metrics.probes(good);
-        let turned = known.watched.observe(outcome, &known.check.how);
+        let news = known.watched.observe(outcome, &known.check.how);
         self.queue.push(Reverse((known.began + known.watched.pace(&known.check.how), round, known.check.name.clone())));
-        if !turned {
+        if !news {
             return;
         }
         if !good {

@@ -251,7 +251,9 @@ impl Health {
 
     /// The endpoints of which a proxy says something else than before.
     pub fn differing(&mut self, prober: &str, before: &Probed, now: &Probed) -> BTreeSet<String> {
-        let failing = |one: &Probed, other: &Probed| one.failing.keys().filter(|name| !other.failing.contains_key(*name)).cloned().collect::<Vec<_>>();
+        let failing = |one: &Probed, other: &Probed| {
+            one.failing.iter().filter(|(name, why)| other.failing.get(*name) != Some(why)).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
         let mut names: BTreeSet<String> = before.unsure.symmetric_difference(&now.unsure).cloned().collect();
         names.extend(failing(before, now));
         names.extend(failing(now, before));

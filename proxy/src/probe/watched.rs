@@ -16,12 +16,15 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// A probe came to an end. Returns whether the endpoint turned, or is known now.
+    /// A probe came to an end. Returns whether there is something to tell: the endpoint turned, is known now, or fails otherwise
+    /// than before.
     pub(super) fn observe(&mut self, outcome: Result<(), String>, how: &HealthCheck) -> bool {
         let (good, why) = (outcome.is_ok(), outcome.err().unwrap_or_default());
         if self.healthy == Some(good) {
             self.against = 0;
-            return false;
+            let otherwise = why != self.why;
+            self.why = why;
+            return otherwise;
         }
         self.against += 1;
         let enough = match (self.healthy, good) {
@@ -71,6 +74,8 @@ mod tests {
         assert!(!watched.observe(fails(), &how) && !watched.observe(fails(), &how));
         assert!(watched.observe(fails(), &how));
         assert_eq!((watched.healthy, watched.why.as_str()), (Some(false), "status 503"));
+        assert!(!watched.observe(fails(), &how), "that is known");
+        assert!(watched.observe(Err("no answer".to_owned()), &how) && watched.observe(fails(), &how), "people see what it fails with now");
         assert!(!watched.observe(Ok(()), &how) && !watched.observe(fails(), &how) && !watched.observe(Ok(()), &how));
         assert!(watched.observe(Ok(()), &how));
         let mut new = Watched::default();

@@ -44,8 +44,12 @@ impl World {
 
     /// A proxy says that these fail and that it cannot tell of those.
     fn say(&mut self, proxy: &str, failing: &[&str], unsure: &[&str]) -> Vec<Turn> {
+        self.say_why(proxy, failing, "status 503", unsure)
+    }
+
+    fn say_why(&mut self, proxy: &str, failing: &[&str], why: &str, unsure: &[&str]) -> Vec<Turn> {
         let version = Version { epoch: self.version.epoch, sequence: self.version.sequence - 1 };
-        let failing = failing.iter().map(|&name| (name.to_owned(), "status 503".to_owned())).collect();
+        let failing = failing.iter().map(|&name| (name.to_owned(), why.to_owned())).collect();
         let said = Probed { version, failing, unsure: unsure.iter().map(|&name| name.to_owned()).collect() };
         let before = self.said.insert(proxy.to_owned(), said.clone()).unwrap_or_default();
         let names = self.health.differing(proxy, &before, &said);
@@ -103,6 +107,20 @@ fn an_endpoint_turns_with_the_majority_of_its_probers_and_back() {
     let other = (0..5).map(|number| format!("p{number}")).find(|name| !three.contains(name)).unwrap();
     assert!(world.say(&other, &["shop/a"], &[]).is_empty());
     assert!(world.health.troubled().is_empty(), "it was not asked");
+}
+
+#[test]
+fn why_an_endpoint_is_out_is_what_its_probers_say_now() {
+    let mut world = World::new("{}", 3);
+    world.all_well(3);
+    for proxy in ["p0", "p1"] {
+        world.say(proxy, &["shop/a"], &[]);
+    }
+    assert_eq!(world.health.out("shop/a").unwrap().why, "status 503");
+    for proxy in ["p0", "p1"] {
+        assert!(world.say_why(proxy, &["shop/a"], "no answer", &[]).is_empty());
+    }
+    assert_eq!(world.health.out("shop/a").unwrap().why, "no answer");
 }
 
 #[test]
