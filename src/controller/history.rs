@@ -44,7 +44,8 @@ pub struct History {
     folder: PathBuf,
     keep: usize,
     records: Vec<ConfigRecord>,
-    last: Lane,
+    /// What was added last, by this process.
+    last: Option<Lane>,
     /// The number of the config that comes next.
     next: u64,
     /// The config that is held: it stays, however old.
@@ -55,7 +56,7 @@ impl History {
     /// Opens the ring below the state directory.
     pub fn open(state: &Path, keep: usize) -> Self {
         let folder = state.join("history");
-        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: Lane::default(), spare: None };
+        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: None, spare: None };
         let mut files = history.files();
         files.sort();
         for file in files {
@@ -145,7 +146,7 @@ impl History {
         self.records.push(kept.record);
         self.records.sort_by_key(|record| record.number);
         self.next = self.records.last().map_or(1, |last| last.number + 1);
-        self.last = Lane::default();
+        self.last = None;
         Ok(())
     }
 
@@ -177,14 +178,16 @@ impl History {
         let same = self.records.iter().rev().find(|record| record.digest == digest);
         let last = self.records.last().map(|last| last.number);
         if let Some(same) = same.filter(|same| Some(same.number) == last || Some(same.number) == self.spare) {
-            self.last = config.clone();
+            self.last = Some(config.clone());
             return Ok(same.number);
         }
         let told = |change: &Change| match change {
             Change::Put(object) => format!("put {}", object.path()),
             Change::Delete(path) => format!("delete {path}"),
         };
-        let changes = self.last.changes_to(config);
+        // After a restart, or after what another controller kept: what is on disk.
+        let before = self.last.clone().or_else(|| self.lane(last?).ok()).unwrap_or_default();
+        let changes = before.changes_to(config);
         let mut lines: Vec<String> = changes.iter().take(20).map(told).collect();
         if changes.len() > lines.len() {
             lines.push(format!("and {} more", changes.len() - lines.len()));
@@ -197,7 +200,7 @@ impl History {
         waypost_disk::write_once(&self.file(number), &pack(&Kept { record: record.clone(), stores, objects })?)?;
         self.records.push(record);
         self.next = number + 1;
-        self.last = config.clone();
+        self.last = Some(config.clone());
         Ok(number)
     }
 }
@@ -242,13 +245,16 @@ mod tests {
             assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n);
             assert_eq!(history.add(Version { epoch: 1, sequence: n }, &lane, n, &stores).unwrap(), n, "the same again");
         }
-        let history = History::open(folder.path(), 3);
+        let mut history = History::open(folder.path(), 3);
         assert_eq!(history.records().iter().map(|record| record.number).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!(history.records()[2].changes, ["put route/r5"]);
         assert_eq!(history.entries(4).unwrap()[0].1[0].input.key, "routes/r4");
         let four: Vec<String> = history.lane(4).unwrap().objects().map(|object| object.name().to_owned()).collect();
         assert_eq!(four.len(), 4, "C4 had r1 to r4: {four:?}");
         assert!(history.entries(1).unwrap_err().contains("waypost history"));
+        let less = lane.with([Change::Delete("route/r2".to_owned())]);
+        assert_eq!(history.add(Version { epoch: 2, sequence: 1 }, &less, 9, &[]).unwrap(), 6);
+        assert_eq!(history.records()[2].changes, ["delete route/r2"], "a restart does not make everything new");
     }
 
     #[test]
@@ -269,6 +275,9 @@ mod tests {
         let again = History::open(there.path(), 3);
         assert_eq!(again.lane(3).unwrap(), leader.lane(3).unwrap());
         assert_eq!(add(&mut follower, 5), 5, "it goes on from there");
+        let mut changes = follower.records().last().unwrap().changes.clone();
+        changes.sort();
+        assert_eq!(changes, ["delete route/r4", "put route/r5"], "and tells what differs from that");
         let content = leader.content(3).unwrap();
         assert!(follower.adopt(4, &leader.records()[1].digest, &content).unwrap_err().contains("another config"));
         assert!(follower.adopt(4, "x", b"garbage").unwrap_err().contains("cannot be read"));
