@@ -93,6 +93,11 @@ impl Proxies {
         self.known.values_mut().for_each(|proxy| proxy.foreign = differs(proxy));
     }
 
+    /// Whether one of ours has seen a later version than this.
+    pub fn have_seen_more(&self, version: Version) -> bool {
+        self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
+    }
+
     /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.
     pub fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Duration) -> bool {
         let proxy = self.known.entry(name.to_owned()).or_default();

@@ -76,6 +76,7 @@ fn store_and_controller_dead_under_load_no_request_fails_and_a_restarted_proxy_s
     let later = r#"{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"later"}}"#;
     ok(&["put", "routes/later", &format!(r#"{{"hostnames":["later"],"rules":[{{"filters":[{later}]}}]}}"#)]);
     until("the next config on disk", || stored("config-", "\"later\"") > 0);
+    until("the next config in the history", || text(&verb(&["history"]).stdout).contains("put route/later"));
     until("the membership on disk", || stored("membership", &backends[1].address.to_string()) > 0);
 
     let connections = if outage() > Duration::from_secs(600) { 1 } else { 8 };

@@ -46,8 +46,11 @@ impl State {
             // A lease that ran out before we read the stores: we do not know what was published last.
             Role::Caretaking { epoch, named: false } if self.snapshot.version.epoch < epoch => None,
             Role::Caretaking { epoch, .. } if self.operated => Some((epoch, Scope::Operated)),
-            // Without the store's word, what was published goes out once more under our epoch.
-            Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => Some((epoch, Scope::Again)),
+            // Without the store's word, what was published goes out once more under our epoch. What a proxy saw after our disk was
+            // written last is not taken back unasked.
+            Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => {
+                (!self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
+            }
             Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
             _ => None,
         };

@@ -145,6 +145,20 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
 }
 
 #[test]
+fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_the_store() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 1, &[WEB]);
+    script.state.recall(published_by(5, &[WEB]).as_ref().clone(), Now::default());
+    let opened = |cluster: &str| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch: 5, sequence: 2 }, cluster: Some(cluster.to_owned()) };
+    script.after(1, opened("c"));
+    assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
+    assert_eq!(version(&script), "5.1", "others get what we have, as it was");
+    script.after(1, opened("other"));
+    script.role(1, Role::Following { leader: None });
+    assert!(script.role(1, Role::Caretaking { epoch: 7, named: true }).publish.is_some(), "a foreign one saw nothing of ours");
+}
+
+#[test]
 fn a_last_good_value_is_taken_over_by_whoever_never_saw_it() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE)]);
