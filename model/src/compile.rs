@@ -435,7 +435,7 @@ impl Compiler {
     }
 
     /// The key below the root under which the active entry of a resource stands.
-    fn active_key(&self, resource: &ResourceKey) -> String {
+    pub fn active_key(&self, resource: &ResourceKey) -> String {
         match self.active_tree() {
             Some(tree) if !resource.kind.is_membership() => format!("trees/{tree}/{resource}"),
             _ => resource.to_string(),

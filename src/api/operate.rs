@@ -75,7 +75,7 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
     let resource = |key: &String| {
         let relative = api.handle.relative(key)?;
         match place(&relative, false) {
-            Place::Resource { resource, .. } => Ok(resource),
+            Place::Resource { .. } => Ok(relative),
             _ => Err(format!("{key:?} names no resource that can be held")),
         }
     };

@@ -155,6 +155,8 @@ impl Role {
 
 /// Nobody has led so often: a claim of this epoch or a higher one is a mistake, or worse, and would leave no room above it.
 pub const HIGHEST: u64 = 1 << 52;
+/// Proxies are believed only below this: the epochs above it are read from records and publications as well.
+pub const CLAIMED: u64 = HIGHEST / 2;
 
 /// How we stand.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use waypost_adapter::{AdapterError, Entry, Key};
-use waypost_model::key::{Place, ResourceKey, place};
+use waypost_model::key::{Place, place};
 use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
@@ -243,13 +243,13 @@ impl Handle {
         answer.await.map_err(|_| Gone)
     }
 
-    /// Lets go what the guard holds: these keys, or everything if there are none, and `later` what they name when it goes.
+    /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
     /// Returns the paths of what went now, once that is on disk and in the audit.
     ///
     /// # Errors
     /// What is not kept, and may come back with a restart; or the controller has stopped.
-    pub async fn approve(&self, keys: Vec<ResourceKey>, later: bool, by: String) -> Result<Vec<String>, String> {
-        let announced = keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<Vec<String>, String> {
+        let announced = keys.join(", ");
         let (to, answer) = oneshot::channel();
         let input = Input::Approve { keys, later, by: by.clone() };
         self.commands.send(Command::Approve(input, to)).await.map_err(|_| Gone.to_string())?;

@@ -286,7 +286,9 @@ impl Owner {
         self.unsaved.count += 1;
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
-        let (number, config, kept) = (self.unsaved.count, self.config.clone(), self.state.kept_for_followers().0);
+        // Who follows gets the history of whoever leads.
+        let config = self.config.clone().filter(|_| self.state.role().epoch().is_some());
+        let (number, kept) = (self.unsaved.count, self.state.kept_for_followers().0);
         let now = self.now();
         let announced = self.state.guard.expected_until((now.since_start, now.date));
         self.saver.send_replace(Some(ToSave { number, stores, config, kept, announced, published }));

@@ -12,7 +12,7 @@ use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Report;
 
-use super::election::{HIGHEST, Role};
+use super::election::{CLAIMED, Role};
 use super::events::Events;
 use super::guard::{Guard, Thresholds};
 use super::health::{Health, ejected};
@@ -113,8 +113,8 @@ pub enum Input {
     },
     /// An operator lets go what is held, and what he is about to delete.
     Approve {
-        /// Keys of resources, such as `routes/shop`; all that is held if there are none.
-        keys: Vec<ResourceKey>,
+        /// Keys of resources below the root, such as `routes/shop`; all that is held if there are none.
+        keys: Vec<String>,
         /// Also when they go later.
         later: bool,
         /// By whom.
@@ -469,8 +469,8 @@ impl State {
 
     /// The epoch above ours that a proxy claims to have seen.
     fn claimed(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
-        // Only who names our cluster is believed, and no claim that leaves no room above it.
-        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < HIGHEST;
+        // Only who names our cluster is believed, and no claim that leaves no room above it: what is made of it has to be believed too.
+        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < CLAIMED;
         // We lost our state, or another led in between: nobody may be asked to go back.
         (ours && highest > self.snapshot.version && self.role.epoch().is_none_or(|epoch| highest.epoch >= epoch)).then_some(highest.epoch)
     }

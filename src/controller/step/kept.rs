@@ -44,10 +44,21 @@ impl State {
         if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
     }
 
-    pub(super) fn approve(&mut self, keys: &[ResourceKey], later: bool, by: &str, now: Now) -> Output {
-        let paths: Vec<String> = keys.iter().map(object_path).collect();
-        let chosen = |path: &str| paths.is_empty() || paths.iter().any(|wanted| wanted == path);
-        let went = self.guard.approve(&chosen, if later { &paths } else { &[] }, now.since_start);
+    pub(super) fn approve(&mut self, keys: &[String], later: bool, by: &str, now: Now) -> Output {
+        let (mut named, mut announced) = (BTreeSet::new(), Vec::new());
+        for key in keys {
+            let Place::Resource { tree, resource } = place(key, false) else { continue };
+            let path = object_path(&resource);
+            // The same name in another tree is another thing; who types the bare name of what is held means that.
+            let exact = tree.is_some() || later;
+            if self.guard.kept_at(&path).is_some_and(|gone| !exact || gone.origin.id.key == *key) {
+                named.insert(path.clone());
+            }
+            if later && self.compiler.active_key(&resource) == *key {
+                announced.push(path);
+            }
+        }
+        let went = self.guard.approve(&|path| keys.is_empty() || named.contains(path), &announced, now.since_start);
         if !went.is_empty() {
             self.events.add(
                 now.date,

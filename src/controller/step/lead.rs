@@ -216,7 +216,8 @@ impl State {
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
         self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
-        let known = std::mem::take(&mut self.replica.kept);
+        // From now on what we keep counts, also once we follow again.
+        let Replica { kept: known, expected, .. } = std::mem::take(&mut self.replica);
         // What we kept ourselves and is published no more, or otherwise, was let go by whoever led.
         if self.snapshot.version.sequence > 0 {
             let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
@@ -224,7 +225,7 @@ impl State {
             let published = |object: &Object| same(&snapshot.config, object) || same(&snapshot.membership, object) || held && object.kind() != "endpoint";
             self.guard.forget_unless(&published);
         }
-        self.guard.expect(std::mem::take(&mut self.replica.expected), now.since_start);
+        self.guard.expect(expected, now.since_start);
         // A config that an operator holds says nothing about what the stores had.
         let none = Lane::default();
         let config = if self.hold.is_some() { &none } else { &self.snapshot.config };

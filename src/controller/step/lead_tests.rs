@@ -73,7 +73,7 @@ fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
     let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
     before.reset(0, 0, 5, &all);
     before.reset(10, 0, 6, &[]);
-    before.after(10, Input::Approve { keys: vec![ResourceKey::new(waypost_model::key::Kind::Route, "a")], later: false, by: "alice".to_owned() });
+    before.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() });
     let (kept, expected) = before.state.kept_for_followers();
     assert_eq!(kept.len(), 2);
     let mut script = Script::new(1);
@@ -307,23 +307,43 @@ fn a_follower_that_begins_behind_its_leader_holds_nothing_of_what_it_missed() {
 fn what_a_leader_has_judged_is_no_reason_to_doubt_the_store_later() {
     let mut before = restored_from_a_backup();
     before.after(1, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    let mut next = Script::new(1);
-    next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
-    next.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    next.after(1, Input::Relayed(before.state.snapshot.clone()));
-    next.after(1, replica(&before, 20));
-    next.put(3_600_000, 21, "routes/a", THIRD);
-    next.role(1, leading(4));
-    next.reset(1, 0, 21, &[WEB, ("routes/a", THIRD)]);
-    assert_eq!(next.state.guard.kept().count(), 0, "a change like any other");
+    for told_first in [false, true] {
+        let mut next = Script::new(1);
+        next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
+        if told_first {
+            next.after(1, replica(&before, 20));
+        }
+        next.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+        next.after(1, Input::Relayed(before.state.snapshot.clone()));
+        next.after(1, replica(&before, if told_first { 60 } else { 20 }));
+        next.put(3_600_000, 61, "routes/a", THIRD);
+        next.role(1, leading(4));
+        next.reset(1, 0, 61, &[WEB, ("routes/a", THIRD)]);
+        assert_eq!(next.state.guard.kept().count(), 0, "a change like any other; told first: {told_first}");
+    }
+}
+
+#[test]
+fn what_a_leader_holds_it_still_keeps_when_it_follows_again() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 5, &[WEB]);
+    script.after(1, Input::Relayed(published_by(3, &[WEB])));
+    let at = BTreeMap::from([("store0".to_owned(), 5)]);
+    script.after(1, Input::Replica(Box::new(Replica { at, ..Replica::default() })));
+    script.role(1, leading(4));
+    script.reset(1, 0, 6, &[]);
+    script.after(60_000, Input::Tick);
+    let kept = |script: &Script| script.state.kept_for_followers().0.iter().map(|gone| gone.object.path().to_owned()).collect::<Vec<_>>();
+    assert_eq!(kept(&script), ["listener/web"]);
+    script.role(1, Role::Following { leader: None });
+    assert_eq!(kept(&script), ["listener/web"], "until whoever leads now has said what it keeps");
 }
 
 #[test]
 fn what_was_announced_and_deleted_before_the_leader_died_goes() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 5, &[WEB]);
-    let key = ResourceKey::new(waypost_model::key::Kind::Listener, "web");
-    before.after(1, Input::Approve { keys: vec![key], later: true, by: "alice".to_owned() });
+    before.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: true, by: "alice".to_owned() });
     let mut next = Script::new(1);
     next.reset(0, 0, 5, &[WEB]);
     next.after(1, Input::Relayed(before.state.snapshot.clone()));
@@ -352,9 +372,8 @@ fn without_the_record_of_leading_only_what_an_operator_let_go_goes() {
     script.reset(10, 0, 6, &[]);
     script.role(1, Role::Caretaking { epoch: 3, named: false });
     script.put(1, 7, "routes/b", ROUTE);
-    let key = |kind, name: &str| ResourceKey::new(kind, name);
-    for (kind, name) in [(waypost_model::key::Kind::Route, "a"), (waypost_model::key::Kind::Endpoint, "shop/1")] {
-        script.after(1, Input::Approve { keys: vec![key(kind, name)], later: false, by: "alice".to_owned() });
+    for key in ["routes/a", "endpoints/shop/1"] {
+        script.after(1, Input::Approve { keys: vec![key.to_owned()], later: false, by: "alice".to_owned() });
     }
     let paths: Vec<_> = script.state.snapshot.config.objects().chain(script.state.snapshot.membership.objects()).map(|object| object.path()).collect();
     assert_eq!(paths, ["listener/web"]);

@@ -74,7 +74,8 @@ impl State {
             }
             Event::Reset { entries, at, drift } => {
                 let mut before = std::mem::replace(&mut state.at, at);
-                if self.role.epoch().is_some() {
+                let leaders = state.floor;
+                if self.role.epoch().is_some() && generation >= self.generation {
                     // What whoever led before had seen counts once; while we follow, it is often ahead of us.
                     before = before.max(std::mem::take(&mut state.floor));
                 }
@@ -90,7 +91,10 @@ impl State {
                     self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
                 }
                 if let Some(why) = flagged.clone().filter(|_| self.role.epoch() != Some(self.snapshot.version.epoch)) {
-                    self.not_believed = Some(NotBelieved { why, source, before, at });
+                    let doubt = NotBelieved { why, source, before, at };
+                    // Whoever leads may have been told first.
+                    let judged = self.role.epoch().is_none() && leaders.0 > 0 && leaders <= at && doubt.is_judged(leaders);
+                    self.not_believed = Some(doubt).filter(|_| !judged);
                 }
                 let count = entries.len();
                 self.compiler.reset(source, entries.into_iter().map(input).collect());

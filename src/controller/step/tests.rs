@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use waypost_adapter::{Change, Entry, ErrorKind, Revision};
-use waypost_model::key::Kind;
 
 use super::*;
 
@@ -166,6 +165,9 @@ fn the_epoch_that_a_proxy_saw_is_told_and_that_of_a_foreign_one_is_not() {
     assert_eq!(script.after(1, opened("other", 20)).saw, None);
     assert_eq!(script.after(1, opened("c", 2)).saw, None, "older than ours");
     assert_eq!(script.after(1, opened("c", 5)).saw, Some(5));
+    let most = crate::controller::election::CLAIMED;
+    assert_eq!(script.after(1, opened("c", most - 1)).saw, Some(most - 1));
+    assert_eq!(script.after(1, opened("c", most)).saw, None, "the epoch above it has to be believed by others");
     assert!(script.role(1, Role::Leading { epoch: 6, until: Duration::MAX }).publish.is_none(), "the store is read anew first");
     let output = script.reset(1, 0, 1, &[("routes/a", ROUTE)]);
     assert_eq!(output.publish.expect("published again").version, Version { epoch: 6, sequence: 1 });
@@ -200,7 +202,7 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
     script.after(60_000, Input::Tick);
     let status: Vec<&str> = script.state.guard.kept().map(|gone| gone.object.path()).collect();
     assert_eq!(status, ["endpoint/shop/1", "listener/web", "route/a"]);
-    let approved = script.after(10, Input::Approve { keys: vec![ResourceKey::new(Kind::Route, "a")], later: false, by: "alice".to_owned() }).approved;
+    let approved = script.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() }).approved;
     assert_eq!(approved, ["route/a"]);
     script.reset(10, 0, 7, &all);
     assert_eq!(script.state.guard.kept().count(), 0, "what comes back is held no longer");
@@ -216,6 +218,25 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
          60110: Approved guard: alice let 1 go: route/a
          60120: publish 3.4: listener/web route/a | endpoint/shop/1",
     );
+}
+
+#[test]
+fn the_same_name_in_another_tree_is_another_thing_to_let_go() {
+    const WEB: &str = r#"{"address":"127.0.0.1:80"}"#;
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 5, &[("current", "v2"), ("trees/v2/listeners/web", WEB), ("trees/v1/listeners/web", WEB)]);
+    let approve = |key: &str, later| Input::Approve { keys: vec![key.to_owned()], later, by: "alice".to_owned() };
+    script.after(1, approve("trees/v1/listeners/web", true));
+    script.delete(10, 6, "trees/v2/listeners/web");
+    script.after(1_000, Input::Tick);
+    let held = |script: &Script| script.state.guard.kept().map(|gone| gone.object.path().to_owned()).collect::<Vec<_>>();
+    assert_eq!(held(&script), ["listener/web"], "nobody announced that");
+    for key in ["trees/v1/listeners/web", "listeners/web"] {
+        assert!(script.after(1, approve(key, true)).approved.is_empty(), "{key} is deleted, and is not what is held");
+    }
+    assert!(script.after(1, approve("trees/v1/listeners/web", false)).approved.is_empty());
+    assert_eq!(held(&script), ["listener/web"]);
+    assert_eq!(script.after(1, approve("listeners/web", false)).approved, ["listener/web"], "by its bare name");
 }
 
 #[test]
