@@ -148,6 +148,44 @@ pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
     Ok(saved.into_iter().map(Saved::into_store).collect())
 }
 
+/// Numbers by name, in a file of their own.
+type Numbers = BTreeMap<String, u64>;
+
+fn save_numbers(file: &Path, numbers: &Numbers) -> io::Result<()> {
+    if numbers.is_empty() && !file.exists() {
+        return Ok(());
+    }
+    waypost_disk::write(file, &serde_json::to_vec(numbers)?)
+}
+
+fn load_numbers(file: &Path) -> Result<Numbers, String> {
+    let Some(content) = waypost_disk::read(file).map_err(|error| error.to_string())? else { return Ok(Numbers::new()) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn revisions_file(folder: &Path) -> PathBuf {
+    folder.join("revisions.json")
+}
+
+/// Writes how far stores have been read, by their URLs.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_revisions(folder: &Path, revisions: &BTreeMap<String, u64>) -> io::Result<()> {
+    save_numbers(&revisions_file(folder), revisions)
+}
+
+/// Reads how far stores have been read.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_revisions(folder: &Path) -> Result<BTreeMap<String, u64>, String> {
+    load_numbers(&revisions_file(folder))
+}
+
 /// What the guard keeps, as it is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -227,10 +265,7 @@ fn announced_file(folder: &Path) -> PathBuf {
 /// # Errors
 /// The disk refused.
 pub fn save_announced(folder: &Path, announced: &BTreeMap<String, u64>) -> io::Result<()> {
-    if announced.is_empty() && !announced_file(folder).exists() {
-        return Ok(());
-    }
-    waypost_disk::write(&announced_file(folder), &serde_json::to_vec(announced)?)
+    save_numbers(&announced_file(folder), announced)
 }
 
 /// Reads what operators announced to let go.
@@ -238,11 +273,7 @@ pub fn save_announced(folder: &Path, announced: &BTreeMap<String, u64>) -> io::R
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_announced(folder: &Path) -> Result<BTreeMap<String, u64>, String> {
-    let Some(content) = waypost_disk::read(&announced_file(folder)).map_err(|error| error.to_string())? else { return Ok(BTreeMap::new()) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
-    }
-    serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", announced_file(folder).display()))
+    load_numbers(&announced_file(folder))
 }
 
 /// What is published, as it is written.

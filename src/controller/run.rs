@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{Exported, SavedStore, load_announced, load_entries, load_guard, same_store};
+use super::disk::{Exported, SavedStore, load_announced, load_entries, load_guard, load_revisions, same_store};
 use super::elect::Signal;
 use super::election::Role;
 use super::fresh::{Fresh, Stamp};
@@ -157,16 +157,23 @@ impl Owner {
             tracing::error!("{error}; starting from the store alone");
             Vec::new()
         });
+        let revisions = load_revisions(&self.settings.state).unwrap_or_else(|error| {
+            tracing::error!("{error}; a store that was restored from a backup meanwhile is believed");
+            BTreeMap::new()
+        });
         let mut taken = BTreeSet::new();
         for (url, entries) in saved {
             let free = |(number, store): &(usize, &Arc<Store>)| !taken.contains(number) && same_store(&store.url, &url);
-            let Some((number, _)) = self.stores.iter().enumerate().find(free) else {
+            let Some((number, store)) = self.stores.iter().enumerate().find(free) else {
                 tracing::warn!(store = url, "the saved entries of a store that is not given are left alone");
                 self.others.push((url, entries));
                 continue;
             };
             let now = self.now();
             taken.insert(number);
+            if let Some(at) = revisions.get(&url).filter(|_| store.adapter.only_counts_up()) {
+                self.state.restore_revision(number, *at);
+            }
             let output = self.state.restore(number, entries, now);
             self.carry_out(output);
         }
@@ -291,7 +298,7 @@ impl Owner {
         let (number, kept) = (self.unsaved.count, self.state.kept_for_followers().0);
         let now = self.now();
         let announced = self.state.guard.expected_until((now.since_start, now.date));
-        self.saver.send_replace(Some(ToSave { number, stores, config, kept, announced, published }));
+        self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, announced, published }));
     }
 
     /// The authors' bytes of what the guard holds.
@@ -309,6 +316,12 @@ impl Owner {
     /// The entries of every store as they are saved.
     fn saved(&self) -> impl Iterator<Item = SavedStore> + '_ {
         self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
+    }
+
+    /// How far stores have been read, where a lower revision after a restart says something.
+    fn revisions(&self) -> BTreeMap<String, u64> {
+        let all = self.stores.iter().zip(&self.state.sources).filter(|(store, _)| store.adapter.only_counts_up());
+        all.map(|(store, source)| (store.url.clone(), source.at.0)).collect()
     }
 
     /// Who leads, as far as is known.

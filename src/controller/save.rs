@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{SavedStore, load_guard, save_announced, save_entries, save_guard, save_published};
+use super::disk::{SavedStore, load_guard, save_announced, save_entries, save_guard, save_published, save_revisions};
 use super::guard::Gone;
 use super::history::History;
 use super::metrics::Metrics;
@@ -27,6 +27,8 @@ pub struct ToSave {
     pub number: u64,
     /// The entries of the stores.
     pub stores: Vec<SavedStore>,
+    /// How far stores have been read whose revisions never go back, by their URLs.
+    pub revisions: BTreeMap<String, u64>,
     /// The config that was published last, and when.
     pub config: Option<(Version, Lane, u64)>,
     /// What the guard keeps.
@@ -104,6 +106,7 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     save_guard(folder, &both)?;
     save_announced(folder, &work.announced)?;
     save_entries(folder, &work.stores)?;
+    save_revisions(folder, &work.revisions)?;
     if more {
         save_guard(folder, &work.kept)?;
     }
@@ -144,6 +147,7 @@ mod tests {
         let work = ToSave {
             number: 1,
             stores: Vec::new(),
+            revisions: BTreeMap::new(),
             config: None,
             kept: vec![gone("endpoints/b")],
             announced: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use waypost_adapter::{AdapterError, Event as StoreEvent};
+use waypost_adapter::{AdapterError, Event as StoreEvent, Revision};
 use waypost_model::compile::{Compiler, EntryId, SavedEntry};
 use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
@@ -305,6 +305,13 @@ impl State {
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
         self.compiler.restore(source, saved);
         self.compiled(Some(source), None, now)
+    }
+
+    /// How far that store had been read: if it is not as far any more, it was restored from a backup.
+    pub fn restore_revision(&mut self, source: usize, at: u64) {
+        if let Some(state) = self.sources.get_mut(source) {
+            state.at = Revision(at);
+        }
     }
 
     /// Whether something is published.

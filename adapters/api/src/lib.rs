@@ -173,6 +173,12 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// A live view of every key below `root`.
     fn source(&self, root: &str) -> Box<dyn Source>;
 
+    /// Whether its revisions never go back, as long as it is the same store: a lower one than was seen once, by whichever
+    /// process, says that it was restored from a backup, or is another one.
+    fn only_counts_up(&self) -> bool {
+        false
+    }
+
     /// Reads one entry.
     ///
     /// # Errors

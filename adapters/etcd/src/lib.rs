@@ -59,6 +59,10 @@ impl Adapter for EtcdAdapter {
         Box::new(EtcdSource::new(self.connections.settings().clone(), root))
     }
 
+    fn only_counts_up(&self) -> bool {
+        true
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
         self.read(key).await.map(|(entry, _, _)| entry)
     }

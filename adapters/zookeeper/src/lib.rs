@@ -101,6 +101,10 @@ impl Adapter for ZooKeeperAdapter {
         Box::new(ZooKeeperSource::new(self.settings.clone(), root))
     }
 
+    fn only_counts_up(&self) -> bool {
+        true
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
         let path = path_of(&self.settings, key)?;
         let mut last = None;

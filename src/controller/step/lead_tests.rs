@@ -237,6 +237,25 @@ fn restored_from_a_backup() -> Script {
 }
 
 #[test]
+fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothing() {
+    let mut before = Script::leading(1);
+    before.reset(0, 0, 50, &[WEB, ("routes/a", OTHER), ("routes/b", ROUTE)]);
+    let digest = before.state.snapshot.config.digest();
+    for (at, kept) in [(20, 2), (60, 0)] {
+        let mut again = Script::new(1);
+        again.state.recall(before.state.snapshot.as_ref().clone(), Now::default());
+        drop(again.state.restore(0, before.state.compiler.save(0), Now::default()));
+        again.state.restore_revision(0, 50);
+        again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
+        again.role(1, leading(4));
+        again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
+        again.after(59_000, Input::Tick);
+        again.after(1_000, Input::Tick);
+        assert_eq!((again.state.guard.kept().count(), again.state.snapshot.config.digest() == digest), (kept, kept > 0), "at {at}");
+    }
+}
+
+#[test]
 fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebody_writes() {
     let before = restored_from_a_backup();
     let digest = before.state.snapshot.config.digest();
