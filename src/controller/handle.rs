@@ -368,7 +368,9 @@ impl Handle {
     /// The file of that config cannot be used, or the controller has stopped.
     pub async fn export(&self) -> Result<Vec<Exported>, String> {
         let now = self.ask(|to| Query::Export(false, to)).await.map_err(|gone| gone.to_string())?;
-        let held = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.as_ref().map(|mark| mark.config);
+        // A pin that ended while nobody led is still kept, and holds nothing.
+        let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
+        let held = mark.filter(|mark| !mark.is_over(super::operator::date())).map(|mark| mark.config);
         let Some(held) = held else { return Ok(now) };
         let mut config = self.export_config(held).await?;
         let of = |member: bool| move |(key, _): &(String, _)| member == is_membership(key);
