@@ -148,42 +148,34 @@ pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
     Ok(saved.into_iter().map(Saved::into_store).collect())
 }
 
-/// Numbers by name, in a file of their own.
-type Numbers = BTreeMap<String, u64>;
+/// How far stores have been read, by their URLs.
+pub const REVISIONS: &str = "revisions.json";
+/// Until which dates what operators announced may go, by path.
+pub const ANNOUNCED: &str = "announced.json";
 
-fn save_numbers(file: &Path, numbers: &Numbers) -> io::Result<()> {
+/// Writes numbers by name to a file of that name.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_numbers(folder: &Path, name: &str, numbers: &BTreeMap<String, u64>) -> io::Result<()> {
+    let file = folder.join(name);
     if numbers.is_empty() && !file.exists() {
         return Ok(());
     }
-    waypost_disk::write(file, &serde_json::to_vec(numbers)?)
+    waypost_disk::write(&file, &serde_json::to_vec(numbers)?)
 }
 
-fn load_numbers(file: &Path) -> Result<Numbers, String> {
-    let Some(content) = waypost_disk::read(file).map_err(|error| error.to_string())? else { return Ok(Numbers::new()) };
+/// Reads them; none if there is no such file.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_numbers(folder: &Path, name: &str) -> Result<BTreeMap<String, u64>, String> {
+    let file = folder.join(name);
+    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(BTreeMap::new()) };
     if let Some(note) = &content.fallback {
         tracing::warn!("{note}");
     }
     serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-fn revisions_file(folder: &Path) -> PathBuf {
-    folder.join("revisions.json")
-}
-
-/// Writes how far stores have been read, by their URLs.
-///
-/// # Errors
-/// The disk refused.
-pub fn save_revisions(folder: &Path, revisions: &BTreeMap<String, u64>) -> io::Result<()> {
-    save_numbers(&revisions_file(folder), revisions)
-}
-
-/// Reads how far stores have been read.
-///
-/// # Errors
-/// There are files, but none can be used.
-pub fn load_revisions(folder: &Path) -> Result<BTreeMap<String, u64>, String> {
-    load_numbers(&revisions_file(folder))
 }
 
 /// What the guard keeps, as it is written.
@@ -254,26 +246,6 @@ pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
     }
     let lines: Vec<KeptLine> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", guard_file(folder).display()))?;
     lines.into_iter().map(KeptLine::gone).collect()
-}
-
-fn announced_file(folder: &Path) -> PathBuf {
-    folder.join("announced.json")
-}
-
-/// Writes what operators announced to let go, and until which date that is good.
-///
-/// # Errors
-/// The disk refused.
-pub fn save_announced(folder: &Path, announced: &BTreeMap<String, u64>) -> io::Result<()> {
-    save_numbers(&announced_file(folder), announced)
-}
-
-/// Reads what operators announced to let go.
-///
-/// # Errors
-/// There are files, but none can be used.
-pub fn load_announced(folder: &Path) -> Result<BTreeMap<String, u64>, String> {
-    load_numbers(&announced_file(folder))
 }
 
 /// What is published, as it is written.
@@ -362,7 +334,7 @@ mod tests {
     #[test]
     fn what_is_announced_is_known_after_a_restart_until_its_date() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(load_announced(folder.path()).unwrap().is_empty());
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().is_empty());
         let guard = |announced, now| {
             let mut guard = Guard::new(Thresholds::default());
             guard.restore_expected(announced, now);
@@ -370,13 +342,14 @@ mod tests {
         };
         let mut before = guard(BTreeMap::new(), (Duration::ZERO, 0));
         before.expect(vec!["route/r".to_owned()], Duration::from_secs(10));
-        save_announced(folder.path(), &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
-        let known = |date| guard(load_announced(folder.path()).unwrap(), (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
+        save_numbers(folder.path(), ANNOUNCED, &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
+        let known =
+            |date| guard(load_numbers(folder.path(), ANNOUNCED).unwrap(), (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
         assert_eq!(known(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
         assert!(known(1_290_000).is_empty(), "that was too late");
         assert_eq!(known(0)["route/r"], 300_000, "a clock that went back makes it no longer");
-        save_announced(folder.path(), &BTreeMap::new()).unwrap();
-        assert!(load_announced(folder.path()).unwrap().is_empty());
+        save_numbers(folder.path(), ANNOUNCED, &BTreeMap::new()).unwrap();
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().is_empty());
     }
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {

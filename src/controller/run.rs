@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{Exported, SavedStore, load_announced, load_entries, load_guard, load_revisions, same_store};
+use super::disk::{ANNOUNCED, Exported, REVISIONS, SavedStore, load_entries, load_guard, load_numbers, same_store};
 use super::elect::Signal;
 use super::election::Role;
 use super::fresh::{Fresh, Stamp};
@@ -144,7 +144,7 @@ impl Owner {
         });
         let now = self.now();
         self.state.guard.restore(kept, now.since_start);
-        let announced = load_announced(&self.settings.state).unwrap_or_else(|error| {
+        let announced = load_numbers(&self.settings.state, ANNOUNCED).unwrap_or_else(|error| {
             tracing::error!("{error}; what operators announced to let go is held when it goes");
             BTreeMap::new()
         });
@@ -157,7 +157,7 @@ impl Owner {
             tracing::error!("{error}; starting from the store alone");
             Vec::new()
         });
-        let revisions = load_revisions(&self.settings.state).unwrap_or_else(|error| {
+        let revisions = load_numbers(&self.settings.state, REVISIONS).unwrap_or_else(|error| {
             tracing::error!("{error}; a store that was restored from a backup meanwhile is believed");
             BTreeMap::new()
         });

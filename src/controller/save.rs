@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{SavedStore, load_guard, save_announced, save_entries, save_guard, save_published, save_revisions};
+use super::disk::{ANNOUNCED, REVISIONS, SavedStore, load_guard, save_entries, save_guard, save_numbers, save_published};
 use super::guard::Gone;
 use super::history::History;
 use super::metrics::Metrics;
@@ -104,9 +104,9 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     let more = !both.is_empty();
     both.extend(work.kept.iter().cloned());
     save_guard(folder, &both)?;
-    save_announced(folder, &work.announced)?;
+    save_numbers(folder, ANNOUNCED, &work.announced)?;
     save_entries(folder, &work.stores)?;
-    save_revisions(folder, &work.revisions)?;
+    save_numbers(folder, REVISIONS, &work.revisions)?;
     if more {
         save_guard(folder, &work.kept)?;
     }
