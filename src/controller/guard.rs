@@ -90,6 +90,8 @@ pub struct Gone {
     pub date: u64,
     /// What is to become of it.
     pub fate: Fate,
+    /// The revision of its store when it was seen to have gone; zero if others saw that.
+    pub seen: u64,
     /// What its store has in its place; nothing if it is gone from there. Once the store says something else, it was written
     /// anew, and is not kept any more.
     pub instead: Option<Digest>,
@@ -193,7 +195,7 @@ impl Guard {
             let path = gone.object.path();
             if stays(path, &gone) && !meant(path) {
                 let instead = found(lanes, path);
-                self.keep(Gone { at: now.0, instead, ..gone });
+                self.keep(Gone { at: now.0, seen: 0, instead, ..gone });
             }
         }
         for object in missing {
@@ -205,7 +207,7 @@ impl Guard {
             // What was seen in the store last, else what was published.
             let before = self.gone.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
-            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, instead });
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen: 0, instead });
         }
         self.expected = expected;
     }
@@ -224,8 +226,8 @@ impl Guard {
     }
 
     /// Forgets what is kept and not `published` any more as it was.
-    pub fn forget_unless(&mut self, published: &dyn Fn(&Object) -> bool) {
-        self.gone.retain(|_, gone| gone.fate == Fate::Released || published(&gone.object));
+    pub fn forget_unless(&mut self, published: &dyn Fn(&Gone) -> bool) {
+        self.gone.retain(|_, gone| gone.fate == Fate::Released || published(gone));
     }
 
     /// Paths of what may go when it goes.
@@ -250,9 +252,9 @@ impl Guard {
         self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
     }
 
-    /// Takes in a commit: what came (back), what went, and what is left. `flagged` says why the store itself is not believed; then
-    /// also what changed is held as it was.
-    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, lanes: Lanes<'_>, flagged: Option<&str>, now: (Duration, u64)) {
+    /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. `flagged` says why
+    /// the store itself is not believed; then also what changed is held as it was.
+    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, (lanes, at): (Lanes<'_>, &[u64]), flagged: Option<&str>, now: (Duration, u64)) {
         came.iter().for_each(|path| self.came(path, found(lanes, path), flagged.is_some()));
         for Departed { object, origin, replaced } in departed {
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
@@ -263,13 +265,13 @@ impl Guard {
             if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
-            let instead = found(lanes, object.path());
+            let (instead, seen) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
             // What was held before stays, and not what stood in its place since.
             if let Some(kept) = self.gone.get_mut(object.path()).filter(|gone| matches!(gone.fate, Fate::Held { .. })) {
-                kept.instead = instead;
+                (kept.instead, kept.seen) = (instead, seen);
                 continue;
             }
-            self.keep(Gone { object, origin, at: now.0, date: now.1, fate: Fate::of_new(flagged), instead });
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate: Fate::of_new(flagged), seen, instead });
         }
         // A store that is not believed now may have lied a moment ago.
         if let Some(why) = flagged {

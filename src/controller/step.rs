@@ -124,6 +124,13 @@ pub enum Input {
     Tick,
 }
 
+impl Input {
+    /// A file of the state directory cannot be used; what is said tells what that costs.
+    pub fn damaged(file: &str, message: String) -> Self {
+        Self::Event { reason: "StateDamaged", about: file.to_owned(), message }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -369,7 +376,12 @@ impl State {
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => {
                 if self.sweep(now) {
-                    return self.gather(now);
+                    let mut output = self.gather(now);
+                    if matches!(self.role, Role::Caretaking { .. }) {
+                        // What waited for proxies to come back waits no more.
+                        output.absorb(self.publish(false, false, now));
+                    }
+                    return output;
                 }
                 if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
                     let over = Some(hold.mark.clone());
@@ -412,7 +424,8 @@ impl State {
             outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !ejected.contains(gone.object.name()));
         }
         let lanes = (self.compiler.config(), self.compiler.membership());
-        self.guard.take(&outcome.came, outcome.departed, lanes, flagged, (now.since_start, now.date));
+        let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();
+        self.guard.take(&outcome.came, outcome.departed, (lanes, &at), flagged, (now.since_start, now.date));
         if let Some(source) = first.filter(|source| self.sources.get(*source).is_some_and(|state| state.live)) {
             self.guard.reconcile(source, lanes);
         }

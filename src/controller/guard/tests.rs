@@ -40,14 +40,14 @@ impl World {
             all.extend(lane.get(path).cloned().map(departed));
             *lane = lane.with([Change::Delete(path.clone())]);
         }
-        self.guard.take(&[], all, (&self.config, &self.membership), None, (self.now, 0));
+        self.guard.take(&[], all, ((&self.config, &self.membership), &[]), None, (self.now, 0));
         self
     }
 
     fn add(&mut self, path: &str) -> &mut Self {
         let lane = if path.starts_with("endpoint/") { &mut self.membership } else { &mut self.config };
         *lane = lane.with([Change::Put(object(path))]);
-        self.guard.take(&[path.to_owned()], Vec::new(), (&self.config, &self.membership), None, (self.now, 0));
+        self.guard.take(&[path.to_owned()], Vec::new(), ((&self.config, &self.membership), &[]), None, (self.now, 0));
         self
     }
 
@@ -125,7 +125,7 @@ fn a_listener_is_held_and_a_drained_endpoint_goes() {
     world.remove(&["listener/web".to_owned()]).after(600);
     assert_eq!(world.kept(), kept(&[("a listener went", 1)]));
     let drained = Object::read(r#"{"kind":"endpoint","minLevel":1,"name":"shop/000","spec":{"address":"10.0.0.1:80","drain":true}}"#).unwrap();
-    world.guard.take(&[], vec![departed(drained)], (&world.config, &world.membership), None, (world.now, 0));
+    world.guard.take(&[], vec![departed(drained)], ((&world.config, &world.membership), &[]), None, (world.now, 0));
     world.after(600);
     assert_eq!(world.kept(), kept(&[("a listener went", 1)]));
 }
@@ -183,7 +183,7 @@ fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
     world.config = world.config.with([Change::Put(written(r#"{"enabled":false}"#))]);
     let all: Vec<Departed> = world.membership.objects().cloned().map(departed).collect();
     let config = world.config.clone();
-    world.guard.take(&[], all, (&config, &Lane::default()), Some("the store became empty"), (world.now, 0));
+    world.guard.take(&[], all, ((&config, &Lane::default()), &[]), Some("the store became empty"), (world.now, 0));
     assert_eq!(world.kept(), kept(&[("the store became empty", 2)]));
 }
 
@@ -220,7 +220,13 @@ fn a_store_that_is_not_believed_changes_nothing() {
     let mut world = World::new(2, &[("shop", 1)]);
     let all: Vec<Departed> = world.config.objects().chain(world.membership.objects()).cloned().map(departed).collect();
     let changed = Departed { replaced: true, ..departed(object("route/r000")) };
-    world.guard.take(&[], all.into_iter().chain([changed]).collect(), (&Lane::default(), &Lane::default()), Some("the store became empty"), (world.now, 0));
+    world.guard.take(
+        &[],
+        all.into_iter().chain([changed]).collect(),
+        ((&Lane::default(), &Lane::default()), &[]),
+        Some("the store became empty"),
+        (world.now, 0),
+    );
     world.after(600);
     assert_eq!(world.kept(), kept(&[("the store became empty", 4)]));
 }
@@ -231,7 +237,7 @@ fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
     world.remove(&routes(0..2)).after(600);
     assert!(world.kept().is_empty(), "two of twenty go");
     let all: Vec<Departed> = world.config.of_kind("route").cloned().map(departed).collect();
-    world.guard.take(&[], all, (&Lane::default(), &Lane::default()), Some("the store became empty"), (world.now, 0));
+    world.guard.take(&[], all, ((&Lane::default(), &Lane::default()), &[]), Some("the store became empty"), (world.now, 0));
     assert_eq!(world.kept(), BTreeMap::from([("the store became empty".to_owned(), 20)]));
 }
 

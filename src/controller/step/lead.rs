@@ -20,6 +20,8 @@ use waypost_adapter::Revision;
 const FOLLOWS: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
+/// Proxies that lost their controller have found another one, or it when it came back, within this time after its start.
+const MET: Duration = Duration::from_secs(8);
 /// Proxies that followed whoever led before find a new leader within this time.
 const UNMET: Duration = Duration::from_secs(15);
 
@@ -49,7 +51,7 @@ impl State {
             // Without the store's word, what was published goes out once more under our epoch. What a proxy saw after our disk was
             // written last is not taken back unasked.
             Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => {
-                (!self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
+                (now.since_start >= MET && !self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
             }
             Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
             _ => None,
@@ -159,11 +161,13 @@ impl State {
 
     /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
     pub fn kept_for_followers(&self) -> (Vec<Gone>, Vec<String>) {
+        let inherited = self.role.epoch() == Some(self.snapshot.version.epoch);
         match self.role.epoch() {
-            Some(_) => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
+            // Who has only just been elected has not taken over yet what whoever led before kept.
+            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
             // Before a leader was heard, what is known is what was known when we stopped.
             None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
-            None => (self.replica.kept.clone(), self.replica.expected.clone()),
+            _ => (self.replica.kept.clone(), self.replica.expected.clone()),
         }
     }
 
@@ -174,8 +178,7 @@ impl State {
         }
         let mut output = Output { entries_changed: true, ..Output::default() };
         for (number, name) in self.names.clone().iter().enumerate() {
-            let find = |of: &BTreeMap<String, u64>| of.iter().find(|(url, _)| super::super::disk::same_store(url, name)).map(|(_, at)| *at);
-            if let (Some(source), Some(at)) = (self.sources.get_mut(number), find(&replica.at)) {
+            if let (Some(source), Some(at)) = (self.sources.get_mut(number), revision(&replica.at, name)) {
                 source.floor.0 = at;
                 self.not_believed.take_if(|flagged| flagged.source == number && flagged.is_judged(Revision(at)));
             }
@@ -217,12 +220,19 @@ impl State {
         self.health.inherit(&self.snapshot);
         self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
         // From now on what we keep counts, also once we follow again.
-        let Replica { kept: known, expected, .. } = std::mem::take(&mut self.replica);
+        let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
         // What we kept ourselves and is published no more, or otherwise, was let go by whoever led.
         if self.snapshot.version.sequence > 0 {
             let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
             let same = |lane: &Lane, object: &Object| lane.get(object.path()).is_some_and(|published| published.digest() == object.digest());
-            let published = |object: &Object| same(&snapshot.config, object) || same(&snapshot.membership, object) || held && object.kind() != "endpoint";
+            let seen = |source: usize| self.names.get(source).and_then(|name| revision(&at, name));
+            let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
+            let published = |gone: &Gone| match gone.object.kind() {
+                "endpoint" => same(&snapshot.membership, &gone.object),
+                // A config that an operator holds does not tell; whoever led and knew that it went would have kept it.
+                _ if held => !known(gone),
+                _ => same(&snapshot.config, &gone.object),
+            };
             self.guard.forget_unless(&published);
         }
         self.guard.expect(expected, now.since_start);
@@ -250,4 +260,9 @@ impl State {
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
     }
+}
+
+/// The revision of a store, by any of its URLs.
+fn revision(of: &BTreeMap<String, u64>, store: &str) -> Option<u64> {
+    of.iter().find(|(url, _)| super::super::disk::same_store(url, store)).map(|(_, at)| *at)
 }

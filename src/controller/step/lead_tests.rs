@@ -136,7 +136,9 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
     let before = published_by(5, &[WEB, ("routes/a", ROUTE)]);
     script.state.recall(before.as_ref().clone(), Now::default());
     script.state.restore(0, vec![saved], Now::default());
-    let published = script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.unwrap();
+    assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none(), "proxies may come that have seen more");
+    assert!(script.after(5_000, Input::Tick).publish.is_none());
+    let published = script.after(5_000, Input::Tick).publish.unwrap();
     assert_eq!((published.version.to_string(), &published.config), ("6.1".to_owned(), &before.config));
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
     let followed = Role::Following { leader: Some(Record::default()) };
@@ -150,8 +152,9 @@ fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_th
     script.reset(0, 0, 1, &[WEB]);
     script.state.recall(published_by(5, &[WEB]).as_ref().clone(), Now::default());
     let opened = |cluster: &str| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch: 5, sequence: 2 }, cluster: Some(cluster.to_owned()) };
-    script.after(1, opened("c"));
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
+    script.after(5_000, opened("c"));
+    script.after(10_000, Input::Tick);
     assert_eq!(version(&script), "5.1", "others get what we have, as it was");
     script.after(1, opened("other"));
     script.role(1, Role::Following { leader: None });
@@ -199,6 +202,50 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
     assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.len()), (0, 0));
+}
+
+#[test]
+fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_successor() {
+    let all = [WEB, ("routes/a", ROUTE)];
+    // The leader has seen what went, or died before.
+    for (seen, kept) in [(6, 0), (5, 1)] {
+        let (mut before, mut script) = (Script::leading(1), Script::new(1));
+        before.reset(0, 0, 5, &all);
+        script.reset(0, 0, 5, &all);
+        let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None };
+        let hold = Hold { mark, lane: before.state.snapshot.config.clone() };
+        for one in [&mut before, &mut script] {
+            one.after(1, Input::Hold { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
+            one.delete(1, 6, "listeners/web");
+            one.after(1_000, Input::Tick);
+            assert_eq!(one.state.guard.kept().count(), 1, "a listener");
+        }
+        before.after(10, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "alice".to_owned() });
+        script.after(1, Input::Relayed(before.state.snapshot.clone()));
+        script.after(1, replica(&before, seen));
+        script.role(1, leading(4));
+        script.reset(1, 0, 6, &all[1..]);
+        script.after(60_000, Input::Tick);
+        assert_eq!(script.state.guard.kept().count(), kept, "seen {seen}");
+        let held = script.state.snapshot.config.get("listener/web").is_some();
+        script.after(1, Input::Hold { hold: None, by: "a".to_owned() });
+        let after = script.state.snapshot.config.get("listener/web").is_some();
+        assert_eq!((held, after), (true, kept > 0), "it went when the config went on; seen {seen}");
+    }
+}
+
+#[test]
+fn who_has_just_been_elected_tells_what_whoever_led_before_kept() {
+    let mut before = Script::leading(1);
+    before.reset(0, 0, 5, &[WEB]);
+    before.reset(10, 0, 6, &[]);
+    let mut script = Script::new(1);
+    script.after(1, Input::Relayed(before.state.snapshot.clone()));
+    script.after(1, replica(&before, 6));
+    script.role(1, leading(4));
+    assert_eq!(script.state.kept_for_followers().0.len(), 1, "before it has read the store");
+    script.reset(1, 0, 6, &[]);
+    assert_eq!(script.state.kept_for_followers().0.len(), 1);
 }
 
 #[test]
