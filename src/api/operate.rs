@@ -36,11 +36,17 @@ pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Ask
     if let Err(message) = request.action.check().and_then(|()| check_by(&by)) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
-    match api.handle.operate(request.action, by).await {
+    match api.handle.operate(request.action, by.clone()).await {
         Ok(message) if api.handle.is_confirmed().await => Json(HoldAnswer { message }).into_response(),
         Ok(message) => Json(HoldAnswer { message: format!("{message}; {UNCONFIRMED}") }).into_response(),
-        Err(message) => refuse(StatusCode::CONFLICT, message),
+        Err(message) => refuse_operator(&api, by, message).await,
     }
+}
+
+/// What an operator asked for is not done: an event tells those who look into it later.
+async fn refuse_operator(api: &Api, by: String, message: String) -> Response {
+    api.refusals.tell(by, message.clone()).await;
+    refuse(StatusCode::CONFLICT, message)
 }
 
 /// What is said when it is done here, and whoever leads next may not know.
@@ -87,8 +93,11 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
     if let Err(message) = check_by(&by) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
-    match api.handle.approve(keys, request.later, by).await {
-        Ok(approved) if approved.is_empty() && !request.later => refuse(StatusCode::CONFLICT, "nothing of that is held; `waypost status` lists what is"),
+    match api.handle.approve(keys, request.later, by.clone()).await {
+        Ok(approved) if approved.is_empty() && !request.later => {
+            let asked = if request.keys.is_empty() { "nothing".to_owned() } else { format!("nothing of {}", request.keys.join(", ")) };
+            refuse_operator(&api, by, format!("{asked} is held; `waypost status` lists what is")).await
+        }
         Ok(approved) => {
             if !api.handle.is_confirmed().await {
                 tracing::warn!("what an operator let go: {UNCONFIRMED}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,8 +122,25 @@ pub fn same_store(a: &str, b: &str) -> bool {
     (a.0, a.2) == (b.0, b.2) && a.1.split(',').any(|host| b.1.split(',').any(|other| host == other))
 }
 
-fn entries_file(folder: &Path) -> PathBuf {
-    folder.join("entries.json.gz")
+/// The entries of all stores.
+pub const ENTRIES: &str = "entries.json.gz";
+/// What the guard keeps.
+pub const GUARD: &str = "guard.json.gz";
+/// What is published.
+pub const PUBLISHED: &str = "published.json.gz";
+/// How far stores have been read, by their URLs.
+pub const REVISIONS: &str = "revisions.json";
+/// Until which dates what operators announced may go, by path.
+pub const ANNOUNCED: &str = "announced.json";
+
+/// Reads a file of the state directory, or its generation before; nothing if there is none.
+fn load<T>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Option<T>, String> {
+    let file = folder.join(name);
+    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(None) };
+    if let Some(note) = &content.fallback {
+        tracing::warn!("{note}");
+    }
+    parse(&content.bytes).map(Some).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// Writes the entries of all stores, named by their URLs.
@@ -132,7 +149,7 @@ fn entries_file(folder: &Path) -> PathBuf {
 /// The disk refused.
 pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
     let saved: Vec<Saved> = stores.iter().map(Saved::of).collect();
-    waypost_disk::write(&entries_file(folder), &pack(&saved)?)
+    waypost_disk::write(&folder.join(ENTRIES), &pack(&saved)?)
 }
 
 /// Reads the entries of all stores.
@@ -140,18 +157,9 @@ pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
-    let Some(content) = waypost_disk::read(&entries_file(folder)).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
-    }
-    let saved: Vec<Saved> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", entries_file(folder).display()))?;
+    let saved: Vec<Saved> = load(folder, ENTRIES, unpack)?.unwrap_or_default();
     Ok(saved.into_iter().map(Saved::into_store).collect())
 }
-
-/// How far stores have been read, by their URLs.
-pub const REVISIONS: &str = "revisions.json";
-/// Until which dates what operators announced may go, by path.
-pub const ANNOUNCED: &str = "announced.json";
 
 /// Writes numbers by name to a file of that name.
 ///
@@ -170,12 +178,7 @@ pub fn save_numbers(folder: &Path, name: &str, numbers: &BTreeMap<String, u64>) 
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_numbers(folder: &Path, name: &str) -> Result<BTreeMap<String, u64>, String> {
-    let file = folder.join(name);
-    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(BTreeMap::new()) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
-    }
-    serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))
+    load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?)).map(Option::unwrap_or_default)
 }
 
 /// What the guard keeps, as it is written.
@@ -216,12 +219,8 @@ impl KeptLine {
     pub fn gone(self) -> Result<Gone, String> {
         let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
         let origin = Origin { id: EntryId { source: self.source, key: self.key }, written };
-        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate, instead: self.instead })
+        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate, seen: 0, instead: self.instead })
     }
-}
-
-fn guard_file(folder: &Path) -> PathBuf {
-    folder.join("guard.json.gz")
 }
 
 /// Writes what the guard keeps.
@@ -229,10 +228,11 @@ fn guard_file(folder: &Path) -> PathBuf {
 /// # Errors
 /// The disk refused.
 pub fn save_guard(folder: &Path, kept: &[Gone]) -> io::Result<()> {
-    if kept.is_empty() && !guard_file(folder).exists() {
+    let file = folder.join(GUARD);
+    if kept.is_empty() && !file.exists() {
         return Ok(());
     }
-    waypost_disk::write(&guard_file(folder), &pack(&kept.iter().map(KeptLine::of).collect::<Vec<_>>())?)
+    waypost_disk::write(&file, &pack(&kept.iter().map(KeptLine::of).collect::<Vec<_>>())?)
 }
 
 /// Reads what the guard kept.
@@ -240,11 +240,7 @@ pub fn save_guard(folder: &Path, kept: &[Gone]) -> io::Result<()> {
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
-    let Some(content) = waypost_disk::read(&guard_file(folder)).map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
-    }
-    let lines: Vec<KeptLine> = unpack(&content.bytes).map_err(|error| format!("{}: {error}", guard_file(folder).display()))?;
+    let lines: Vec<KeptLine> = load(folder, GUARD, unpack)?.unwrap_or_default();
     lines.into_iter().map(KeptLine::gone).collect()
 }
 
@@ -268,17 +264,13 @@ pub(super) fn lane_of(objects: &[String]) -> Result<Lane, String> {
     Ok(Lane::default().with(objects))
 }
 
-fn published_file(folder: &Path) -> PathBuf {
-    folder.join("published.json.gz")
-}
-
 /// Writes what is published.
 ///
 /// # Errors
 /// The disk refused.
 pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let (config, membership) = (objects_of(&snapshot.config), objects_of(&snapshot.membership));
-    waypost_disk::write(&published_file(folder), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
+    waypost_disk::write(&folder.join(PUBLISHED), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
 }
 
 /// Reads what was published last; nothing if there is none.
@@ -286,11 +278,7 @@ pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_published(folder: &Path) -> Result<Option<Snapshot>, String> {
-    let Some(content) = waypost_disk::read(&published_file(folder)).map_err(|error| error.to_string())? else { return Ok(None) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
-    }
-    let published: Published = unpack(&content.bytes).map_err(|error| format!("{}: {error}", published_file(folder).display()))?;
+    let Some(published) = load(folder, PUBLISHED, unpack::<Published>)? else { return Ok(None) };
     let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
     Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
 }
@@ -322,6 +310,7 @@ mod tests {
             at: Duration::from_secs(5),
             date: 9,
             fate: Fate::Held { why: "a listener went".to_owned() },
+            seen: 0,
             instead: Some(Digest::of(b"what is written now")),
         };
         save_guard(folder.path(), std::slice::from_ref(&gone)).unwrap();

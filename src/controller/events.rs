@@ -26,8 +26,21 @@ pub struct Event {
 impl Event {
     /// Whether somebody should look.
     pub fn is_trouble(&self) -> bool {
-        ["BackendPanics", "Drift", "EndpointUnhealthy", "Held", "NoListener", "ProxyProblem", "ProxyRefused", "Refused", "Rejected", "StoreLost"]
-            .contains(&self.reason.as_str())
+        const TROUBLE: [&str; 12] = [
+            "BackendPanics",
+            "Drift",
+            "EndpointUnhealthy",
+            "ForeignStore",
+            "Held",
+            "NoListener",
+            "ProxyProblem",
+            "ProxyRefused",
+            "Refused",
+            "Rejected",
+            "StateDamaged",
+            "StoreLost",
+        ];
+        TROUBLE.contains(&self.reason.as_str())
     }
 }
 

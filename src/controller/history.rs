@@ -50,19 +50,24 @@ pub struct History {
     next: u64,
     /// The config that is held: it stays, however old.
     spare: Option<u64>,
+    /// Files that cannot be used, and why.
+    damaged: Vec<(String, String)>,
 }
 
 impl History {
     /// Opens the ring below the state directory.
     pub fn open(state: &Path, keep: usize) -> Self {
         let folder = state.join("history");
-        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: None, spare: None };
+        let mut history = Self { folder, keep: keep.max(1), records: Vec::new(), next: 1, last: None, spare: None, damaged: Vec::new() };
         let mut files = history.files();
         files.sort();
         for file in files {
             match history.read(&file) {
                 Ok(kept) => history.records.push(kept.record),
-                Err(error) => tracing::warn!("{}: {error}; this config of the history is lost", file.display()),
+                Err(error) => {
+                    let name = file.file_name().unwrap_or_default().to_string_lossy();
+                    history.damaged.push((format!("history/{name}"), error));
+                }
             }
         }
         history.next = history.records.last().map_or(1, |last| last.number + 1);
@@ -81,6 +86,11 @@ impl History {
     fn read(&self, file: &Path) -> Result<Kept, String> {
         let bytes = waypost_disk::read_exact(file).map_err(|error| error.to_string())?.unwrap_or_default();
         unpack(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// Files that could not be used when it was opened, and why.
+    pub fn damaged(&self) -> &[(String, String)] {
+        &self.damaged
     }
 
     /// All configs, oldest first.

@@ -122,7 +122,7 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
             }
             told = Some(id.clone());
         }
-        match look(&store, &key, own.as_deref(), pause.is_zero()).await {
+        match look(&store, &key, own.as_deref(), (pause.is_zero(), &inputs)).await {
             Some(id) => {
                 own.get_or_insert(id);
                 if told.is_some() {
@@ -138,15 +138,16 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
     }
 }
 
-/// The id that holds, once the store was asked and has one; `None` to ask again. What was told before is not logged
-/// again.
-async fn look(store: &Store, key: &Key, own: Option<&str>, before: bool) -> Option<String> {
+/// The id that holds, once the store was asked and has one; `None` to ask again. What was told `before` is not told again.
+async fn look(store: &Store, key: &Key, own: Option<&str>, (before, inputs): (bool, &mpsc::Sender<Input>)) -> Option<String> {
     let ours = || own.map_or_else(new_id, str::to_owned);
     match store.adapter.get(key).await {
         Ok(Some(entry)) => match serde_json::from_slice::<ClusterRecord>(&entry.value) {
             Ok(record) => {
                 if let (false, Some(own)) = (before, own.filter(|own| *own != record.id)) {
-                    tracing::error!(store = store.url, "the store belongs to cluster {}, this controller to {own}; check --store and --state", record.id);
+                    let message = format!("the store belongs to cluster {}, this controller to {own}; check --store and --state", record.id);
+                    let told = Input::Event { reason: "ForeignStore", about: store.url.clone(), message };
+                    inputs.send(told).await.ok()?;
                 }
                 Some(record.id)
             }

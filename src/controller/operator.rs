@@ -61,16 +61,19 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Reads it; nothing if there is none.
-    ///
-    /// # Errors
-    /// There are files, but none can be used.
-    pub fn load(folder: &Path) -> Result<Self, String> {
-        let Some(content) = waypost_disk::read(&file(folder)).map_err(|error| error.to_string())? else { return Ok(Self::default()) };
-        if let Some(note) = &content.fallback {
-            tracing::warn!("{note}");
-        }
-        serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file(folder).display()))
+    /// Reads it, or what is usable of it; and why that is not the newest, if so. A file that was being replaced when the process
+    /// was killed is no loss: nobody was told that it is done.
+    pub fn load(folder: &Path) -> (Self, Option<String>) {
+        let file = file(folder);
+        let content = waypost_disk::read(&file).map_err(|error| error.to_string());
+        let read = content.and_then(|content| match content {
+            None => Ok((Self::default(), None)),
+            Some(content) => {
+                let saved = serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+                Ok((saved, content.fallback.filter(|_| file.exists())))
+            }
+        });
+        read.unwrap_or_else(|error| (Self::default(), Some(error)))
     }
 
     /// Of two, the higher one is newer.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{ANNOUNCED, Exported, REVISIONS, SavedStore, load_entries, load_guard, load_numbers, same_store};
+use super::disk::{ANNOUNCED, ENTRIES, Exported, GUARD, REVISIONS, SavedStore, load_entries, load_guard, load_numbers, same_store};
 use super::elect::Signal;
 use super::election::Role;
 use super::fresh::{Fresh, Stamp};
@@ -34,6 +34,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Restored {
     pub(super) hold: Option<Hold>,
     pub(super) published: Option<Snapshot>,
+    /// What is told of files that cannot be used.
+    pub(super) damaged: Vec<Input>,
 }
 
 /// What is still to be written.
@@ -87,6 +89,7 @@ impl Owner {
         restored: Restored,
         stop: CancellationToken,
     ) {
+        restored.damaged.into_iter().for_each(|told| drop(self.input(told)));
         if let Some(hold) = restored.hold {
             drop(self.input(Input::Hold { hold: Some(Box::new(hold)), by: String::new() }));
         }
@@ -138,29 +141,18 @@ impl Owner {
     }
 
     fn restore(&mut self, published: Option<Snapshot>) {
-        let kept = load_guard(&self.settings.state).unwrap_or_else(|error| {
-            tracing::error!("{error}; what the guard held is not known any more");
-            Vec::new()
-        });
+        let folder = self.settings.state.clone();
+        let kept = self.usable(GUARD, load_guard(&folder), "what the guard held is not known any more");
         let now = self.now();
         self.state.guard.restore(kept, now.since_start);
-        let announced = load_numbers(&self.settings.state, ANNOUNCED).unwrap_or_else(|error| {
-            tracing::error!("{error}; what operators announced to let go is held when it goes");
-            BTreeMap::new()
-        });
+        let announced = self.usable(ANNOUNCED, load_numbers(&folder, ANNOUNCED), "what operators announced to let go is held when it goes");
         self.state.guard.restore_expected(announced, (now.since_start, now.date));
         if let Some(snapshot) = published {
             let output = self.state.recall(snapshot, now);
             self.carry_out(output);
         }
-        let saved = load_entries(&self.settings.state).unwrap_or_else(|error| {
-            tracing::error!("{error}; starting from the store alone");
-            Vec::new()
-        });
-        let revisions = load_numbers(&self.settings.state, REVISIONS).unwrap_or_else(|error| {
-            tracing::error!("{error}; a store that was restored from a backup meanwhile is believed");
-            BTreeMap::new()
-        });
+        let saved = self.usable(ENTRIES, load_entries(&folder), "starting from the store alone");
+        let revisions = self.usable(REVISIONS, load_numbers(&folder, REVISIONS), "a store that was restored from a backup meanwhile is believed");
         let mut taken = BTreeSet::new();
         for (url, entries) in saved {
             let free = |(number, store): &(usize, &Arc<Store>)| !taken.contains(number) && same_store(&store.url, &url);
@@ -177,6 +169,14 @@ impl Owner {
             let output = self.state.restore(number, entries, now);
             self.carry_out(output);
         }
+    }
+
+    /// What a file has; nothing if it cannot be used, and then an event tells what that costs.
+    fn usable<T: Default>(&mut self, file: &str, read: Result<T, String>, cost: &str) -> T {
+        read.unwrap_or_else(|error| {
+            drop(self.input(Input::damaged(file, format!("{error}; {cost}"))));
+            T::default()
+        })
     }
 
     /// One step; returns the paths of what an operator let go with it.

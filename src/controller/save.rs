@@ -135,6 +135,7 @@ mod tests {
             at: Duration::ZERO,
             date: 0,
             fate: Fate::Waiting,
+            seen: 0,
             instead: None,
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_model::snapshot::Snapshot;
 
-use super::disk::load_published;
+use super::disk::{PUBLISHED, load_published};
 use super::elect::{Elector, Signal, StoreDown};
 use super::election::{Election, Holder, Me, Role};
 use super::fresh::Fresh;
@@ -47,7 +47,7 @@ pub enum StartError {
 /// # Errors
 /// The state directory cannot be used. Stores that cannot be reached are no error.
 pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) -> Result<Handle, StartError> {
-    let Opened { lock, published, identity, previous_run } = open(&settings.state)?;
+    let Opened { lock, published, identity, previous_run, mut damaged } = open(&settings.state)?;
     let known = identity.known();
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let names = stores.iter().map(|store| store.url.clone()).collect();
@@ -67,7 +67,9 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     let (saver, written) = spawn.disk(&history, &metrics);
-    let (hold, operator, saved) = spawn.operator(&history, published.as_ref(), commands.clone(), (roles.clone(), started));
+    let lost = |(file, error): &(String, String)| Input::damaged(file, format!("{error}; this config of the history is lost"));
+    damaged.extend(history.lock().unwrap_or_else(std::sync::PoisonError::into_inner).damaged().iter().map(lost));
+    let (hold, operator, saved) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
     let fresh = Fresh::default();
     let handle = Handle {
         commands,
@@ -111,7 +113,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     // Whoever owns the state ends everything with itself: a controller that only renews its record would keep others from leading.
     let (end, stopped) = (stop.clone().drop_guard(), stop.clone());
     tasks.spawn(async move {
-        owner.run(receiver, from_feeds, roles, Restored { hold, published }, stopped).await;
+        owner.run(receiver, from_feeds, roles, Restored { hold, published, damaged }, stopped).await;
         drop(end);
     });
     Ok(handle)
@@ -123,19 +125,22 @@ struct Opened {
     published: Option<Snapshot>,
     identity: Identity,
     previous_run: Option<String>,
+    /// What is told of files that cannot be used.
+    damaged: Vec<Input>,
 }
 
 fn open(path: &Path) -> Result<Opened, StartError> {
     let failed = |reason: String| StartError::State { path: path.to_owned(), reason };
     std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
     let lock = lock(path).map_err(failed)?;
+    let mut damaged = Vec::new();
     let published = load_published(path).unwrap_or_else(|error| {
-        tracing::error!("{error}; nothing is published before a store or another controller is heard");
+        damaged.push(Input::damaged(PUBLISHED, format!("{error}; nothing is published before a store or another controller is heard")));
         None
     });
-    let (identity, previous_run) = begin_run(path, published.as_ref()).map_err(|error| failed(error.to_string()))?;
+    let (identity, previous_run) = begin_run(path, published.as_ref(), &mut damaged).map_err(|error| failed(error.to_string()))?;
     let published = published.filter(|snapshot| snapshot.cluster == identity.cluster);
-    Ok(Opened { lock, published, identity, previous_run })
+    Ok(Opened { lock, published, identity, previous_run, damaged })
 }
 
 /// Starts tasks.
@@ -196,12 +201,12 @@ impl Spawn<'_> {
     fn operator(
         &self,
         history: &Arc<std::sync::Mutex<History>>,
-        published: Option<&Snapshot>,
+        (published, damaged): (Option<&Snapshot>, &mut Vec<Input>),
         owner: mpsc::Sender<Command>,
         (roles, started): (watch::Receiver<Role>, Instant),
     ) -> (Option<Hold>, mpsc::Sender<operator::Request>, Arc<std::sync::Mutex<operator::Saved>>) {
         let saved = operator::Saved::load(&self.settings.state);
-        let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published);
+        let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let saved = Arc::new(std::sync::Mutex::new(saved));
         let operator = operator::Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone(), roles, started };
@@ -236,9 +241,9 @@ fn lock(folder: &Path) -> Result<std::fs::File, String> {
 }
 
 /// Who we are, in a run of its own; and which run was before it.
-fn begin_run(folder: &Path, published: Option<&Snapshot>) -> std::io::Result<(Identity, Option<String>)> {
+fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Input>) -> std::io::Result<(Identity, Option<String>)> {
     let mut identity = Identity::load(folder).unwrap_or_else(|error| {
-        tracing::error!("{error}; the cluster's id and epoch are found out anew");
+        damaged.push(Input::damaged("identity.json", format!("{error}; the cluster's id and epoch are found out anew")));
         Identity::default()
     });
     let previous = Some(std::mem::replace(&mut identity.run, identity::new_id())).filter(|run| !run.is_empty());
@@ -277,38 +282,45 @@ async fn elect(
 
 /// What was held when the controller stopped, with its config. Where a file cannot be used, what was published stays: it is that
 /// config, or nobody knows that it is not.
-fn restore_hold(saved: Result<operator::Saved, String>, history: &mut History, published: Option<&Snapshot>) -> (Option<Hold>, operator::Saved) {
+fn restore_hold(
+    (mut saved, lost): (operator::Saved, Option<String>),
+    history: &mut History,
+    published: Option<&Snapshot>,
+    damaged: &mut Vec<Input>,
+) -> (Option<Hold>, operator::Saved) {
     let date = operator::date();
-    let (mut saved, lost) = saved.map_or_else(|error| (operator::Saved::default(), Some(error)), |saved| (saved, None));
-    if let (Some(error), Some(snapshot)) = (lost, published) {
-        let digest = snapshot.config.digest().to_string();
-        let number = history.records().iter().rev().find(|record| record.digest == digest).or(history.records().last()).map_or(0, |record| record.number);
-        tell_held(&mut saved, &format!("{error}; what was frozen or pinned is not known any more, and the config is frozen as it was published"));
-        let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None };
-        saved.mark = Some(mark.clone());
-        return (Some(Hold { mark, lane: snapshot.config.clone() }), saved);
+    // It is in the events and the audit.
+    let mut tell = |saved: &mut operator::Saved, what: String| {
+        saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
+        damaged.push(Input::damaged("operator.json", what));
+    };
+    match (lost, published) {
+        (None, _) => {}
+        (Some(error), None) => tell(&mut saved, format!("{error}; what was frozen or pinned is not known any more")),
+        (Some(error), Some(snapshot)) => {
+            let digest = snapshot.config.digest().to_string();
+            let number = history.records().iter().rev().find(|record| record.digest == digest).or(history.records().last()).map_or(0, |record| record.number);
+            tell(&mut saved, format!("{error}; what was frozen or pinned is not known any more, and the config is frozen as it was published"));
+            let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None };
+            saved.mark = Some(mark.clone());
+            return (Some(Hold { mark, lane: snapshot.config.clone() }), saved);
+        }
     }
     let Some(mark) = saved.mark.take().filter(|mark| !mark.is_over(date)) else { return (None, saved) };
     history.spare(Some(mark.config));
     let lane = match (history.lane(mark.config), published) {
         (Ok(lane), _) => lane,
         (Err(error), Some(snapshot)) => {
-            tell_held(&mut saved, &format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
+            tell(&mut saved, format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
             snapshot.config.clone()
         }
         (Err(error), None) => {
-            tell_held(&mut saved, &format!("{} no more, and what the store says is published: {error}", mark.told()));
+            tell(&mut saved, format!("{} no more, and what the store says is published: {error}", mark.told()));
             return (None, saved);
         }
     };
     saved.mark = Some(mark.clone());
     (Some(Hold { mark, lane }), saved)
-}
-
-/// Something is wrong with what operators did: it is in the log and the audit.
-fn tell_held(saved: &mut operator::Saved, what: &str) {
-    tracing::error!("{what}");
-    saved.audit.push(operator::Audit { at: operator::date(), by: "waypost".to_owned(), what: what.to_owned() });
 }
 
 #[cfg(test)]
@@ -324,23 +336,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lane = Lane::default().with([Change::Put(Object::read(r#"{"kind":"route","name":"r"}"#).unwrap())]);
         let published = Snapshot { config: lane.clone(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
-        let mut history = History::open(folder.path(), 3);
+        let (mut history, mut damaged) = (History::open(folder.path(), 3), Vec::new());
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
         let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None };
         let saved = operator::Saved { mark: Some(mark.clone()), ..operator::Saved::default() };
-        let (hold, kept) = restore_hold(Ok(saved.clone()), &mut history, Some(&published));
+        let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));
+        assert!(damaged.is_empty());
         // The file of the config.
         let file = std::fs::read_dir(folder.path().join("history")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, b"torn").unwrap();
-        let (hold, kept) = restore_hold(Ok(saved.clone()), &mut history, Some(&published));
+        let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| (hold.mark, hold.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
         assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
-        assert!(restore_hold(Ok(saved), &mut history, None).0.is_none(), "there is nothing that could be held");
+        assert!(restore_hold((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
         // What operators did.
-        let (hold, kept) = restore_hold(Err("operator.json: torn".to_owned()), &mut history, Some(&published));
+        let (hold, kept) = restore_hold((operator::Saved::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
         let hold = hold.unwrap();
         assert_eq!((hold.mark.reason, hold.mark.config, &hold.lane), (Reason::Frozen, number, &lane));
         assert_eq!(kept.mark, Some(hold.mark));
+        assert_eq!(damaged.len(), 3, "each is an event");
     }
 }

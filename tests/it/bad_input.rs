@@ -262,6 +262,50 @@ fn a_corrupt_state_of_the_controller_costs_the_last_change_and_no_more() {
 }
 
 #[test]
+fn a_torn_history_and_torn_words_of_operators_are_told_and_change_nothing_that_serves() {
+    let page = |body: &str| {
+        format!(r#"{{"hostnames":["page"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
+    };
+    let mut run = Box1::on_files();
+    let web = run.listener();
+    let histories = || std::fs::read_dir(run.folder.path().join("state/controller/history")).map_or(0, Iterator::count);
+    run.ok(&["put", "routes/page", &page("one"), "--wait"]);
+    until("the first config in the history", || histories() > 0 && run.ok(&["history"]).contains("put route/page"));
+    run.ok(&["pin", "--by", "alice"]);
+    run.ok(&["unpin", "--by", "alice"]);
+    run.ok(&["freeze", "--by", "alice"]);
+    run.ok(&["put", "routes/page", &page("two")]);
+    run.process.terminate();
+    let state = run.folder.path().join("state/controller");
+    for file in std::fs::read_dir(state.join("history")).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    // The generation before it says that nothing is frozen.
+    let bytes = std::fs::read(state.join("operator.json")).unwrap();
+    std::fs::write(state.join("operator.json"), &bytes[..bytes.len() / 2]).unwrap();
+    run.restart();
+    until("service after the restart", || std::net::TcpStream::connect(web).is_ok() && get(web, "page", "/").status == 200);
+    until("the store to be read", || run.ok(&["events"]).contains("StoreRead"));
+    let events = run.ok(&["events"]);
+    for told in ["history/C", "this config of the history is lost", "operator.json", "the config is frozen as it was published"] {
+        assert!(events.contains(told), "{told}: {events}");
+    }
+    assert_eq!(get(web, "page", "/").body, "one", "it stays frozen");
+    for (arguments, told) in [(["rollback", "--to", "C1"], "the config is frozen at C"), (["rollback", "--to", "C77"], "there is no config C77")] {
+        assert!(run.fails(1, &arguments).contains(told), "{told}");
+        assert!(run.ok(&["events"]).contains(told), "{told}: {}", run.ok(&["events"]));
+        if told.contains("frozen") {
+            run.ok(&["unfreeze"]);
+        }
+    }
+    until("what was written meanwhile", || get(web, "page", "/").body == "two");
+    assert!(run.fails(1, &["approve", "routes/page"]).contains("nothing of routes/page is held"));
+    assert!(run.ok(&["events"]).contains("nothing of routes/page is held"));
+}
+
+#[test]
 fn keys_under_the_other_spelling_of_the_root_are_named() {
     let etcd = Etcd::new(1);
     etcd.ctl(&["put", "/waypost/routes/lost", "{}"]).unwrap();

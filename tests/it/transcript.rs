@@ -64,7 +64,7 @@ fn a_user_of_consul_is_answered_at_every_step() {
     assert_eq!(run.ok(&["approve", "endpoints/shop/a"]), "endpoint/shop/a goes\n");
     run.ok(&["wait", "endpoints/shop/a", "--for", "gone"]);
     assert_eq!(get(web, "shop.example.com", "/").status, 503);
-    assert_eq!(run.fails(1, &["approve", "--all"]), "waypost: nothing of that is held; `waypost status` lists what is\n");
+    assert_eq!(run.fails(1, &["approve", "--all"]), "waypost: nothing is held; `waypost status` lists what is\n");
 }
 
 fn consul_kv_get(server: &Consul, key: &str) -> Option<String> {

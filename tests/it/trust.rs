@@ -247,7 +247,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     let write = cluster.local(&["--role", "write", "--name", "bob"]);
     assert!(cluster.asks(0, &read, &["status"]).status.success());
     assert!(cluster.refused(&read, &["approve", "--all"]).contains("ann's token has the role read, and this needs write"));
-    assert!(cluster.refused(&write, &["approve", "--all"]).contains("nothing of that is held"));
+    assert!(cluster.refused(&write, &["approve", "--all"]).contains("nothing is held"));
     for verb in [["freeze"].as_slice(), &["unpin"], &["controller", "step-down"], &["token", "--join", "proxy"]] {
         assert!(cluster.refused(&write, verb).contains("bob's token has the role write, and this needs operate"));
     }
