@@ -4,6 +4,7 @@
 mod architecture;
 mod bad_input;
 mod chaos;
+mod clocks;
 mod cluster;
 mod deploy;
 mod harness;

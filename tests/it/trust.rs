@@ -10,24 +10,27 @@ use waypost_testkit::Process;
 use waypost_trust::{Authority, Files, Identity, KeyPair, Keyring, Material};
 use waypost_wire::KeyRing;
 
+use crate::clocks::Clocks;
 use crate::harness::{Backend, Load, get, loopback, text, until, waypost, waypost_proxy};
 
 /// A cluster whose controllers use TLS.
-struct Guarded {
-    folder: tempfile::TempDir,
+pub(crate) struct Guarded {
+    pub(crate) folder: tempfile::TempDir,
     apis: [SocketAddr; 2],
-    running: [Option<Process>; 2],
+    pub(crate) running: [Option<Process>; 2],
     extra: Vec<String>,
-    operator: String,
+    pub(crate) operator: String,
+    /// Clocks of their own, for the programs that start from now on.
+    pub(crate) clocks: Option<Clocks>,
 }
 
 impl Guarded {
     /// One controller, the first.
-    fn start(extra: &[&str]) -> Self {
+    pub(crate) fn start(extra: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("waypost")).unwrap();
         let extra = extra.iter().map(|&flag| flag.to_owned()).collect();
-        let mut cluster = Self { folder, apis: [loopback(), loopback()], running: [None, None], extra, operator: String::new() };
+        let mut cluster = Self { folder, apis: [loopback(), loopback()], running: [None, None], extra, operator: String::new(), clocks: None };
         cluster.controller(0, &[], None);
         until("the secret on disk", || cluster.path("c0/trust/secret").exists());
         cluster.operator = cluster.local(&["--role", "operate", "--name", "root"]);
@@ -35,13 +38,16 @@ impl Guarded {
     }
 
     /// One more controller.
-    fn controller(&mut self, number: usize, flags: &[&str], join: Option<&str>) {
+    pub(crate) fn controller(&mut self, number: usize, flags: &[&str], join: Option<&str>) {
         let api = self.apis[number];
         let state = self.path(&format!("c{number}"));
         let mut command = Command::new(waypost());
         command.args(["controller", "--store", &format!("file://{}/waypost", self.folder.path().display()), "--state", &state.display().to_string()]);
         command.args(["--api", &api.to_string(), "--name", &format!("c{number}"), "--leader-ttl", "3s", "--tls"]).args(&self.extra).args(flags);
         command.envs(join.map(|token| ("WAYPOST_JOIN", token)));
+        if let Some(clocks) = &self.clocks {
+            clocks.give(&format!("c{number}"), &mut command);
+        }
         let mut process = Process::start(&mut command, &state.with_extension("log"));
         waypost_testkit::process::wait_for_port(api, &mut process);
         self.running[number] = Some(process);
@@ -51,24 +57,24 @@ impl Guarded {
         self.folder.path().join(name)
     }
 
-    fn url(&self, number: usize) -> String {
+    pub(crate) fn url(&self, number: usize) -> String {
         format!("https://{}", self.apis[number])
     }
 
     /// A token that is made on the first controller's machine.
-    fn local(&self, flags: &[&str]) -> String {
+    pub(crate) fn local(&self, flags: &[&str]) -> String {
         let state = self.path("c0").display().to_string();
         let output = Command::new(waypost()).args(["token", "--state", &state]).args(flags).output().unwrap();
         assert!(output.status.success(), "{flags:?}: {}", text(&output.stderr));
         text(&output.stdout).trim().to_owned()
     }
 
-    fn asks(&self, number: usize, token: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn asks(&self, number: usize, token: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(waypost());
         command.args(arguments).env("WAYPOST_CONTROLLER", self.url(number)).env("WAYPOST_TOKEN", token).env("USER", "nobody").output().unwrap()
     }
 
-    fn ok(&self, number: usize, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, number: usize, arguments: &[&str]) -> String {
         let output = self.asks(number, &self.operator, arguments);
         assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
@@ -81,7 +87,7 @@ impl Guarded {
         text(&output.stderr)
     }
 
-    fn proxy(&self, name: &str, token: Option<&str>) -> Process {
+    pub(crate) fn proxy(&self, name: &str, token: Option<&str>) -> Process {
         let mut command = Command::new(waypost_proxy());
         for api in &self.apis {
             command.args(["--controller", &format!("https://{api}")]);
@@ -89,10 +95,13 @@ impl Guarded {
         let state = self.path(name);
         command.args(["--state", &state.display().to_string(), "--admin", &loopback().to_string(), "--name", name, "--drain-delay", "0s"]);
         command.envs(token.map(|token| ("WAYPOST_JOIN", token)));
+        if let Some(clocks) = &self.clocks {
+            clocks.give(name, &mut command);
+        }
         Process::start(&mut command, &state.with_extension("log"))
     }
 
-    fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name).with_extension("log")).unwrap_or_default()
     }
 
@@ -107,7 +116,7 @@ impl Guarded {
         Authority::load(&self.path("c0/trust")).unwrap().unwrap()
     }
 
-    fn listener(&self) -> SocketAddr {
+    pub(crate) fn listener(&self) -> SocketAddr {
         let web = loopback();
         self.ok(0, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
         web
@@ -119,7 +128,7 @@ impl Guarded {
     }
 }
 
-fn page(body: &str) -> String {
+pub(crate) fn page(body: &str) -> String {
     format!(r#"{{"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
 }
 
