@@ -95,7 +95,7 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
         // Looked at first and told last: whoever has it has what it is about.
         let saved = handle.operated();
         let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|gone| gone.to_string())?;
-        let mut told = send_if_new(&sender, &mut state, &replica.document()).await?;
+        let mut told = send_if_new(&sender, &mut state, &replica.document(&handle.store_urls())).await?;
         // Before what operators hold comes the config that they hold.
         for (record, file) in handle.missing_configs(&mut request.configs).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);

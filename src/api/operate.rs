@@ -75,6 +75,9 @@ pub struct ApproveRequest {
 pub struct ApproveAnswer {
     /// `kind/name` of each.
     pub approved: Vec<String>,
+    /// What whoever asked should know, if there is something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<ApproveRequest>) -> Response {
@@ -99,10 +102,8 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
             refuse_operator(&api, by, format!("{asked} is held; `waypost status` lists what is")).await
         }
         Ok(approved) => {
-            if !api.handle.is_confirmed().await {
-                tracing::warn!("what an operator let go: {UNCONFIRMED}");
-            }
-            Json(ApproveAnswer { approved }).into_response()
+            let note = (!api.handle.is_confirmed().await).then(|| UNCONFIRMED.to_owned());
+            Json(ApproveAnswer { approved, note }).into_response()
         }
         Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
     }

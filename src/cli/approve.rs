@@ -26,6 +26,7 @@ pub(super) async fn run(flags: ApproveFlags) -> Outcome {
     let answer = ask(&controller, &ApproveRequest { keys, later: false, by: who(by) }).await?;
     if !machine(output.output, &answer)? {
         answer.approved.iter().for_each(|path| say!("{path} goes"));
+        answer.note.iter().for_each(|note| eprintln!("waypost: {note}"));
     }
     Ok(())
 }

@@ -186,7 +186,11 @@ pub fn load_numbers(folder: &Path, name: &str) -> Result<BTreeMap<String, u64>, 
 #[serde(rename_all = "camelCase")]
 pub struct KeptLine {
     object: String,
+    /// The number of its store where it was written.
     source: usize,
+    /// The URL of its store; earlier releases did not write it.
+    #[serde(default)]
+    store: String,
     key: String,
     value: String,
     revision: u64,
@@ -198,11 +202,13 @@ pub struct KeptLine {
 }
 
 impl KeptLine {
-    /// As it is written.
-    pub fn of(gone: &Gone) -> Self {
+    /// As it is written; `stores` are our stores' URLs.
+    pub fn of(gone: &Gone, stores: &[String]) -> Self {
+        let source = gone.origin.id.source;
         Self {
             object: gone.object.bytes().to_owned(),
-            source: gone.origin.id.source,
+            source,
+            store: stores.get(source).cloned().unwrap_or_default(),
             key: gone.origin.id.key.clone(),
             value: STANDARD.encode(&gone.origin.written.value),
             revision: gone.origin.written.revision,
@@ -212,36 +218,39 @@ impl KeptLine {
         }
     }
 
-    /// As it was.
+    /// As it was, if its store is one of `stores`: they may have another order here, or since.
     ///
     /// # Errors
     /// What cannot be understood.
-    pub fn gone(self) -> Result<Gone, String> {
+    pub fn gone(self, stores: &[String]) -> Result<Option<Gone>, String> {
+        let named = |store: &str| stores.iter().position(|url| same_store(url, store));
+        let Some(source) = Some(self.store.as_str()).filter(|store| !store.is_empty()).map_or(Some(self.source), named) else { return Ok(None) };
         let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
-        let origin = Origin { id: EntryId { source: self.source, key: self.key }, written };
-        Ok(Gone { object: Object::read(&self.object)?, origin, at: Duration::ZERO, date: self.date, fate: self.fate, seen: 0, instead: self.instead })
+        let origin = Origin { id: EntryId { source, key: self.key }, written };
+        let object = Object::read(&self.object)?;
+        Ok(Some(Gone { object, origin, at: Duration::ZERO, date: self.date, fate: self.fate, seen: 0, instead: self.instead }))
     }
 }
 
-/// Writes what the guard keeps.
+/// Writes what the guard keeps of stores with these URLs.
 ///
 /// # Errors
 /// The disk refused.
-pub fn save_guard(folder: &Path, kept: &[Gone]) -> io::Result<()> {
+pub fn save_guard(folder: &Path, kept: &[Gone], stores: &[String]) -> io::Result<()> {
     let file = folder.join(GUARD);
     if kept.is_empty() && !file.exists() {
         return Ok(());
     }
-    waypost_disk::write(&file, &pack(&kept.iter().map(KeptLine::of).collect::<Vec<_>>())?)
+    waypost_disk::write(&file, &pack(&kept.iter().map(|gone| KeptLine::of(gone, stores)).collect::<Vec<_>>())?)
 }
 
-/// Reads what the guard kept.
+/// Reads what the guard kept of these stores.
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_guard(folder: &Path) -> Result<Vec<Gone>, String> {
+pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Vec<Gone>, String> {
     let lines: Vec<KeptLine> = load(folder, GUARD, unpack)?.unwrap_or_default();
-    lines.into_iter().map(KeptLine::gone).collect()
+    lines.into_iter().filter_map(|line| line.gone(stores).transpose()).collect()
 }
 
 /// What is published, as it is written.
@@ -303,7 +312,8 @@ mod tests {
     #[test]
     fn what_the_guard_keeps_comes_back_with_its_authors_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(load_guard(folder.path()).unwrap().is_empty());
+        let (stores, swapped) = (["file:///a", "file:///b"].map(str::to_owned), ["file:///b", "file:///a"].map(str::to_owned));
+        assert!(load_guard(folder.path(), &stores).unwrap().is_empty());
         let gone = Gone {
             object: Object::read(r#"{"kind":"route","name":"r"}"#).unwrap(),
             origin: Origin { id: EntryId { source: 1, key: "routes/r".to_owned() }, written: Written { value: b"\xff".as_slice().into(), revision: 7 } },
@@ -313,11 +323,13 @@ mod tests {
             seen: 0,
             instead: Some(Digest::of(b"what is written now")),
         };
-        save_guard(folder.path(), std::slice::from_ref(&gone)).unwrap();
-        let found = load_guard(folder.path()).unwrap().remove(0);
+        save_guard(folder.path(), std::slice::from_ref(&gone), &stores).unwrap();
+        assert_eq!(load_guard(folder.path(), &swapped).unwrap()[0].origin.id.source, 0, "stores are given in another order");
+        assert!(load_guard(folder.path(), &stores[..1]).unwrap().is_empty(), "its store is not given any more");
+        let found = load_guard(folder.path(), &stores).unwrap().remove(0);
         assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
-        save_guard(folder.path(), &[]).unwrap();
-        assert!(load_guard(folder.path()).unwrap().is_empty());
+        save_guard(folder.path(), &[], &stores).unwrap();
+        assert!(load_guard(folder.path(), &stores).unwrap().is_empty());
     }
 
     #[test]

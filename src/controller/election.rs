@@ -144,6 +144,15 @@ impl Role {
         }
     }
 
+    /// Whether we lead or take care at this time since the start. A lease that has run out is none, whatever is known of it.
+    pub fn leads(&self, now: Duration) -> bool {
+        match self {
+            Self::Leading { until, .. } => now < *until,
+            Self::Caretaking { .. } => true,
+            Self::Following { .. } => false,
+        }
+    }
+
     /// The epoch under which we may publish.
     pub const fn epoch(&self) -> Option<u64> {
         match self {

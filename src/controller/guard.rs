@@ -51,7 +51,7 @@ const CONFIRM: Duration = Duration::from_secs(10);
 /// What went within this time is judged together.
 const MEMORY: Duration = Duration::from_secs(60);
 /// An approval that was given before its removal is good for this long.
-const EXPECTED: Duration = Duration::from_secs(300);
+pub(super) const EXPECTED: Duration = Duration::from_secs(300);
 
 /// What is to become of something that went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -392,13 +392,15 @@ impl Guard {
         }
     }
 
-    /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now.
-    pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], now: Duration) -> Vec<String> {
+    /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now. Who has still to
+    /// `inherit` what was published finds it missing once more.
+    pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], inherits: bool, now: Duration) -> Vec<String> {
         let chosen: Vec<String> = self.gone.iter().filter(|(path, gone)| gone.fate != Fate::Released && which(path)).map(|(path, _)| path.clone()).collect();
         for path in &chosen {
             self.gone.remove(path);
         }
-        self.expected.extend(later.iter().filter(|path| !chosen.contains(path)).map(|path| (path.clone(), now + EXPECTED)));
+        let later = later.iter().filter(|path| !chosen.contains(path)).chain(chosen.iter().filter(|_| inherits));
+        self.expected.extend(later.map(|path| (path.clone(), now + EXPECTED)));
         chosen
     }
 

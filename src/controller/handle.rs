@@ -73,8 +73,9 @@ pub enum Command {
     HoldIf(Input, Digest, oneshot::Sender<bool>),
     /// Something that followers keep has changed.
     Touch,
-    /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk.
-    Approve(Input, oneshot::Sender<(Vec<String>, u64)>),
+    /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk; nothing
+    /// if we do not lead.
+    Approve(Input, oneshot::Sender<Option<(Vec<String>, u64)>>),
 }
 
 /// How the API talks to the controller.
@@ -128,6 +129,11 @@ impl Handle {
     pub fn heartbeat(&self) -> Heartbeat {
         let leads = self.roles.borrow().epoch().is_some();
         self.fresh.heartbeat(leads)
+    }
+
+    /// The URLs of our stores, in their order.
+    pub fn store_urls(&self) -> Vec<String> {
+        self.stores.iter().map(|store| store.url.clone()).collect()
     }
 
     /// Our name, and where our API is.
@@ -253,7 +259,7 @@ impl Handle {
         let (to, answer) = oneshot::channel();
         let input = Input::Approve { keys, later, by: by.clone() };
         self.commands.send(Command::Approve(input, to)).await.map_err(|_| Gone.to_string())?;
-        let (went, number) = answer.await.map_err(|_| Gone.to_string())?;
+        let (went, number) = answer.await.map_err(|_| Gone.to_string())?.ok_or_else(|| super::operator::DEPOSED.to_owned())?;
         if went.is_empty() && !later {
             return Ok(went);
         }

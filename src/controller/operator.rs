@@ -21,7 +21,7 @@ use waypost_model::snapshot::Version;
 /// The published config may change while it is written to the history; so often that is begun anew.
 const TRIES: usize = 10;
 /// Why nothing is done any more by who led.
-const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
+pub(super) const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
 const STOPPING: &str = "the controller is stopping";
 /// Who did what is kept for so many actions.
 const AUDITED: usize = 500;
@@ -143,7 +143,16 @@ pub struct Operator {
 impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(request) = requests.recv().await {
+        let mut roles = self.roles.clone();
+        loop {
+            let request = tokio::select! {
+                Ok(()) = roles.changed() => {
+                    self.end_what_is_over().await;
+                    continue;
+                }
+                request = requests.recv() => request,
+            };
+            let Some(request) = request else { return };
             // Whoever asked may have gone; it is done all the same.
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
@@ -155,13 +164,10 @@ impl Operator {
         }
     }
 
-    /// The epoch under which we lead. A lease that has run out is none, whatever is known of it.
+    /// The epoch under which we lead.
     fn epoch(&self) -> Result<u64, String> {
-        match *self.roles.borrow() {
-            Role::Leading { epoch, until } if self.started.elapsed() < until => Ok(epoch),
-            Role::Caretaking { epoch, .. } => Ok(epoch),
-            Role::Leading { .. } | Role::Following { .. } => Err(DEPOSED.to_owned()),
-        }
+        let role = self.roles.borrow();
+        role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or_else(|| DEPOSED.to_owned())
     }
 
     async fn joined(&self, program: String) -> Result<bool, String> {
@@ -170,6 +176,16 @@ impl Operator {
         self.save(move |next| next.joined.extend([program]), audit).await?;
         self.touch().await?;
         Ok(!known)
+    }
+
+    /// A pin that ended while nobody led, or the disk refused: whoever leads now keeps that.
+    async fn end_what_is_over(&self) {
+        let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
+        if let Some(mark) = mark.filter(|mark| mark.is_over(date()))
+            && self.epoch().is_ok()
+        {
+            self.over(&mark).await;
+        }
     }
 
     /// What was held is released by itself; whoever leads keeps that.

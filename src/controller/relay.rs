@@ -442,7 +442,7 @@ impl Relay {
             match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
                 Document::State { .. } if what == Fetch::Operator => {}
                 Document::State { at, kept, expected, entries } => {
-                    let replica = Replica::read(at, kept, expected, entries)?;
+                    let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls())?;
                     self.handle.tell(Input::Replica(Box::new(replica))).await.map_err(|gone| gone.to_string())?;
                 }
                 Document::Config { number, digest, file } => {

@@ -68,22 +68,22 @@ pub struct ReplicaRequest {
 }
 
 impl Replica {
-    /// As a line.
-    pub fn document(&self) -> Document {
+    /// As a line; `stores` are our stores' URLs.
+    pub fn document(&self, stores: &[String]) -> Document {
         Document::State {
             at: self.at.clone(),
-            kept: self.kept.iter().map(KeptLine::of).collect(),
+            kept: self.kept.iter().map(|gone| KeptLine::of(gone, stores)).collect(),
             expected: self.expected.clone(),
             entries: self.entries.iter().map(Saved::of).collect(),
         }
     }
 
-    /// From a line's parts.
+    /// From a line's parts, for a controller of these `stores`.
     ///
     /// # Errors
     /// What cannot be understood.
-    pub fn read(at: BTreeMap<String, u64>, kept: Vec<KeptLine>, expected: Vec<String>, entries: Vec<Saved>) -> Result<Self, String> {
-        let kept = kept.into_iter().map(KeptLine::gone).collect::<Result<Vec<_>, String>>()?;
+    pub fn read(at: BTreeMap<String, u64>, kept: Vec<KeptLine>, expected: Vec<String>, entries: Vec<Saved>, stores: &[String]) -> Result<Self, String> {
+        let kept = kept.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
         Ok(Self { at, kept, expected, entries: entries.into_iter().map(Saved::into_store).collect() })
     }
 }

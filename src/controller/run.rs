@@ -122,12 +122,7 @@ impl Owner {
                         }
                     }
                     // Whoever asked may have gone.
-                    Some(Command::Approve(input, to)) => {
-                        let went = self.input(input);
-                        self.unsaved.state = true;
-                        self.save_if_due(true);
-                        drop(to.send((went, self.unsaved.count)));
-                    }
+                    Some(Command::Approve(input, to)) => drop(to.send(self.approve(input))),
                     None => break,
                 },
                 Some(input) = inputs.recv() => drop(self.input(input)),
@@ -142,7 +137,8 @@ impl Owner {
 
     fn restore(&mut self, published: Option<Snapshot>) {
         let folder = self.settings.state.clone();
-        let kept = self.usable(GUARD, load_guard(&folder), "what the guard held is not known any more");
+        let stores: Vec<String> = self.stores.iter().map(|store| store.url.clone()).collect();
+        let kept = self.usable(GUARD, load_guard(&folder, &stores), "what the guard held is not known any more");
         let now = self.now();
         self.state.guard.restore(kept, now.since_start);
         let announced = self.usable(ANNOUNCED, load_numbers(&folder, ANNOUNCED), "what operators announced to let go is held when it goes");
@@ -216,6 +212,17 @@ impl Owner {
         self.carry_out(output);
         self.metrics.step_seconds.observe(begun.elapsed().as_secs_f64());
         approved
+    }
+
+    /// An operator lets go what is held: what went, and the number under which that goes to disk; nothing if we do not lead.
+    fn approve(&mut self, input: Input) -> Option<(Vec<String>, u64)> {
+        if !self.state.role().leads(self.now().since_start) {
+            return None;
+        }
+        let went = self.input(input);
+        self.unsaved.state = true;
+        self.save_if_due(true);
+        Some((went, self.unsaved.count))
     }
 
     /// Notes how fresh the stores are, for whoever follows.
@@ -296,8 +303,7 @@ impl Owner {
         // Who follows gets the history of whoever leads.
         let config = self.config.clone().filter(|_| self.state.role().epoch().is_some());
         let (number, kept) = (self.unsaved.count, self.state.kept_for_followers().0);
-        let now = self.now();
-        let announced = self.state.guard.expected_until((now.since_start, now.date));
+        let announced = self.state.announced(self.now());
         self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, announced, published }));
     }
 

@@ -44,6 +44,8 @@ pub struct ToSave {
 pub struct Files {
     /// The state directory.
     pub folder: PathBuf,
+    /// The stores' URLs.
+    pub stores: Vec<String>,
     /// The configs there were.
     pub history: Arc<Mutex<History>>,
     /// Counts what could not be written.
@@ -57,7 +59,7 @@ impl Files {
     pub async fn save(self, mut to_save: watch::Receiver<Option<ToSave>>, stop: CancellationToken) {
         let mut failed = false;
         // What cannot be read was told of at the start.
-        let mut kept = load_guard(&self.folder).unwrap_or_default();
+        let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default();
         loop {
             // The owner drops its sender after it handed over the last.
             let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
@@ -66,9 +68,9 @@ impl Files {
             };
             let work = to_save.borrow_and_update().clone();
             if let Some(work) = work {
-                let (target, history, before) = (self.folder.clone(), self.history.clone(), kept.clone());
+                let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), kept.clone(), self.stores.clone());
                 let (number, now) = (work.number, work.kept.clone());
-                let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, before)).await;
+                let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, (before, &stores))).await;
                 let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
                 failed = result.is_err();
                 match result {
@@ -95,7 +97,7 @@ impl Files {
 /// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
 /// published counts as let go; what the guard keeps and kept `before`; the entries; and what the guard keeps alone. What is
 /// in both came back.
-fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gone>) -> io::Result<()> {
+fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, (before, stores): (Vec<Gone>, &[String])) -> io::Result<()> {
     if let Some(snapshot) = &work.published {
         save_published(folder, snapshot)?;
     }
@@ -103,12 +105,12 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, before: Vec<Gon
     let mut both: Vec<Gone> = before.into_iter().filter(|gone| !kept.contains(gone.object.path())).collect();
     let more = !both.is_empty();
     both.extend(work.kept.iter().cloned());
-    save_guard(folder, &both)?;
+    save_guard(folder, &both, stores)?;
     save_numbers(folder, ANNOUNCED, &work.announced)?;
     save_entries(folder, &work.stores)?;
     save_numbers(folder, REVISIONS, &work.revisions)?;
     if more {
-        save_guard(folder, &work.kept)?;
+        save_guard(folder, &work.kept, stores)?;
     }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
         history.add(*version, config, *at, &work.stores).map(drop)?;
@@ -158,13 +160,13 @@ mod tests {
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
         std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
-        assert!(write(folder.path(), &history, &work, vec![gone("endpoints/a")]).is_err());
+        assert!(write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).is_err());
         let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
-        assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/a", "endpoints/b"]);
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap()), ["endpoints/a", "endpoints/b"]);
         // What is kept is published as well: else it would count as let go by whoever led.
         assert_eq!(load_published(folder.path()).unwrap().unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
-        write(folder.path(), &history, &work, vec![gone("endpoints/a")]).unwrap();
-        assert_eq!(names(load_guard(folder.path()).unwrap()), ["endpoints/b"]);
+        write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).unwrap();
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap()), ["endpoints/b"]);
     }
 }

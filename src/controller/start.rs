@@ -192,7 +192,8 @@ impl Spawn<'_> {
     /// What writes to the state directory: gets what is to be written, and tells what was.
     fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<ToSave>>, watch::Receiver<u64>) {
         let ((saver, to_save), (told, written)) = (watch::channel(None), watch::channel(0));
-        let files = Files { folder: self.settings.state.clone(), history: history.clone(), metrics: metrics.clone(), written: told };
+        let stores = self.stores.iter().map(|store| store.url.clone()).collect();
+        let files = Files { folder: self.settings.state.clone(), stores, history: history.clone(), metrics: metrics.clone(), written: told };
         self.tasks.spawn(files.save(to_save, self.stop.clone()));
         (saver, written)
     }

@@ -154,6 +154,20 @@ fn leading_is_handed_over_within_a_second_and_no_request_fails() {
 }
 
 #[test]
+fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 2);
+    let leader = cluster.leader();
+    let follower = cluster.others(leader)[0];
+    cluster.ok(leader, &["put", "routes/page", &page("first")]);
+    let pinned = cluster.ok(leader, &["pin", "--for", "1s"]);
+    assert!(!pinned.contains("no other controller has said yet"), "{pinned}");
+    cluster.kill(leader);
+    until("the other one to lead", || cluster.info(follower)["epoch"].is_u64());
+    until("the end of the pin in the audit", || cluster.ok(follower, &["history", "--audit"]).contains("its time being over"));
+    assert!(cluster.verb(follower, &["unpin"]).status.code() == Some(1), "nothing is pinned any more");
+}
+
+#[test]
 fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
     let mut etcd = Etcd::new(1);
     let mut cluster = Cluster::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), 2);
@@ -270,7 +284,7 @@ fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
     let answer = cluster.ok(first, &["get", "routes/next"]);
     assert!(!held(&cluster, first), "{answer}");
     // The one that had approved and was killed within the second has it on disk.
-    let kept = waypost::controller::disk::load_guard(&cluster.folder.path().join(format!("c{other}"))).unwrap();
+    let kept = waypost::controller::disk::load_guard(&cluster.folder.path().join(format!("c{other}")), std::slice::from_ref(&cluster.store)).unwrap();
     assert!(kept.is_empty(), "{kept:?}");
     assert!(std::fs::read_to_string(cluster.folder.path().join(format!("c{other}/operator.json"))).unwrap().contains("carol"));
 }

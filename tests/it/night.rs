@@ -114,7 +114,7 @@ fn night_on(store: String, disaster: &Disaster<'_>) {
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("37 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
     // Files are written once a second: what came and went within one second of a kill is known to nobody.
-    let on_disk = || waypost::controller::disk::load_guard(Path::new(&site.path("c"))).is_ok_and(|kept| kept.len() == 37);
+    let on_disk = || waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.len() == 37);
     until("what is held on disk", on_disk);
     controller.kill();
     controller = site.controller();
@@ -238,6 +238,16 @@ fn everything_is_deleted_at_once_in_zookeeper_and_serves_on() {
 
 #[test]
 fn an_etcd_that_was_restored_from_an_older_backup_changes_nothing_by_itself() {
+    restored_etcd(false);
+}
+
+#[test]
+fn an_etcd_that_was_restored_while_no_controller_ran_changes_nothing_by_itself() {
+    restored_etcd(true);
+}
+
+/// The controller runs while the store is restored, or is dead.
+fn restored_etcd(dead: bool) {
     let mut server = Etcd::new(1);
     let site = Site::new(format!("etcd://{}/waypost", server.endpoints()[0]));
     let mut controller = site.controller();
@@ -255,14 +265,25 @@ fn an_etcd_that_was_restored_from_an_older_backup_changes_nothing_by_itself() {
     site.ok(&["wait", "routes/page"]);
     assert_eq!(get(web, "any", "/").body, "new4");
     let load = Load::start(on_second, "any", 4);
+    if dead {
+        let written = site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/routes/page"))).unwrap().unwrap().revision;
+        let read = || waypost::controller::disk::load_numbers(Path::new(&site.path("c")), "revisions.json").unwrap_or_default();
+        until("how far the store was read on disk", || read().values().any(|at| *at >= written.0));
+        controller.kill();
+    }
     server.restore(&backup);
+    if dead {
+        controller = site.controller();
+    }
     let restored = Instant::now();
     until("the guard", || held(&site) == 1);
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
     assert_eq!(get(web, "any", "/").body, "new4");
     // A change that is held is held by whoever starts again, and what serves is what served.
-    until("what is held on disk", || waypost::controller::disk::load_guard(Path::new(&site.path("c"))).is_ok_and(|kept| kept.len() == 1));
+    until("what is held on disk", || {
+        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.len() == 1)
+    });
     controller.kill();
     controller = site.controller();
     proxy.kill();

@@ -206,11 +206,11 @@ fn what_comes_back_and_what_is_approved_is_held_no_longer() {
     world.remove(&routes(0..6)).after(600);
     world.add("route/r000");
     assert_eq!(world.guard.kept().count(), 5);
-    assert_eq!(world.guard.approve(&|path| path == "route/r001", &[], world.now), ["route/r001"]);
-    assert_eq!(world.guard.approve(&|path| path == "route/none", &[], world.now), [""; 0]);
-    assert_eq!(world.guard.approve(&|_| true, &[], world.now).len(), 4);
+    assert_eq!(world.guard.approve(&|path| path == "route/r001", &[], false, world.now), ["route/r001"]);
+    assert_eq!(world.guard.approve(&|path| path == "route/none", &[], false, world.now), [""; 0]);
+    assert_eq!(world.guard.approve(&|_| true, &[], false, world.now).len(), 4);
     assert_eq!(world.kept(), kept(&[]));
-    world.guard.approve(&|_| false, &["listener/web".to_owned()], world.now);
+    world.guard.approve(&|_| false, &["listener/web".to_owned()], false, world.now);
     world.remove(&["listener/web".to_owned()]);
     assert_eq!(world.kept(), kept(&[]), "its approval came first");
 }

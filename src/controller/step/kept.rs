@@ -58,7 +58,8 @@ impl State {
                 announced.push(path);
             }
         }
-        let went = self.guard.approve(&|path| keys.is_empty() || named.contains(path), &announced, now.since_start);
+        let inherits = self.role.epoch() != Some(self.snapshot.version.epoch);
+        let went = self.guard.approve(&|path| keys.is_empty() || named.contains(path), &announced, inherits, now.since_start);
         if !went.is_empty() {
             self.events.add(
                 now.date,

@@ -9,7 +9,7 @@ use waypost_model::object::Object;
 use waypost_model::snapshot::Snapshot;
 
 use super::super::election::Role;
-use super::super::guard::{Gone, own_settings};
+use super::super::guard::{EXPECTED, Gone, own_settings};
 use super::super::health::ejected;
 use super::super::proxies::Downstream;
 use super::super::replica::Replica;
@@ -169,6 +169,15 @@ impl State {
             None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
             _ => (self.replica.kept.clone(), self.replica.expected.clone()),
         }
+    }
+
+    /// What operators announced to let go, and until which date, in milliseconds since 1970: ours, or what the leader has.
+    pub fn announced(&self, now: Now) -> BTreeMap<String, u64> {
+        if self.role.epoch().is_some() || self.replica.at.is_empty() {
+            return self.guard.expected_until((now.since_start, now.date));
+        }
+        let until = now.date.saturating_add(u64::try_from(EXPECTED.as_millis()).unwrap_or(u64::MAX));
+        self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
     }
 
     /// The leader told what it keeps.

@@ -162,6 +162,34 @@ fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_th
 }
 
 #[test]
+fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
+    let mut before = Script::leading(1);
+    before.reset(0, 0, 5, &[WEB, ("routes/a", ROUTE)]);
+    before.reset(10, 0, 6, &[("routes/a", ROUTE)]);
+    before.after(1_000, Input::Tick);
+    let (published, entries) = (before.state.snapshot.clone(), before.state.compiler.save(0));
+    let mut script = Script::new(1);
+    script.state.guard.restore(before.state.kept_for_followers().0, script.now);
+    script.state.recall(published.as_ref().clone(), Now::default());
+    script.state.restore(0, entries, Now::default());
+    script.role(1, Role::Caretaking { epoch: 6, named: true });
+    let published = script.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "a".to_owned() }).publish.unwrap();
+    script.after(20_000, Input::Tick);
+    assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.kept().count()), (1, 1, 0));
+}
+
+#[test]
+fn what_the_leader_has_announced_is_known_to_followers_over_a_restart() {
+    let mut before = Script::leading(1);
+    before.reset(0, 0, 5, &[WEB]);
+    before.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: true, by: "alice".to_owned() });
+    let mut follower = Script::new(1);
+    follower.after(1, Input::Relayed(before.state.snapshot.clone()));
+    follower.after(1, replica(&before, 5));
+    assert_eq!(follower.state.announced(Now { date: 1_000, ..Now::default() }), BTreeMap::from([("listener/web".to_owned(), 301_000)]));
+}
+
+#[test]
 fn a_last_good_value_is_taken_over_by_whoever_never_saw_it() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE)]);
