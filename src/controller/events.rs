@@ -26,12 +26,13 @@ pub struct Event {
 impl Event {
     /// Whether somebody should look.
     pub fn is_trouble(&self) -> bool {
-        const TROUBLE: [&str; 12] = [
+        const TROUBLE: [&str; 13] = [
             "BackendPanics",
             "Drift",
             "EndpointUnhealthy",
             "ForeignStore",
             "Held",
+            "HoldLost",
             "NoListener",
             "ProxyProblem",
             "ProxyRefused",

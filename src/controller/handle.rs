@@ -173,6 +173,14 @@ impl Handle {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone()
     }
 
+    /// We lead, and know what could be known of what operators did: that counts from now on.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn begin_operated(&self) -> Result<(), Gone> {
+        self.operator.send(Request::Begin).await.map_err(|_| Gone)
+    }
+
     /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.
     ///
     /// # Errors

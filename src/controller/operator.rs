@@ -81,6 +81,13 @@ impl Saved {
         (self.epoch, self.count)
     }
 
+    /// What we hold and whoever wrote `next` never knew of.
+    fn unknown_to(&self, next: &Self) -> Option<&Mark> {
+        let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
+        let known = |audit: &Audit| audit.at >= mark.at && audit.by == mark.by;
+        (!next.audit.iter().any(known)).then_some(mark)
+    }
+
     fn save(&self, folder: &Path) -> std::io::Result<()> {
         waypost_disk::write(&file(folder), &serde_json::to_vec(self)?)
     }
@@ -121,6 +128,8 @@ pub enum Request {
     Adopt(Saved, oneshot::Sender<Result<(), String>>),
     /// The time of what was held is over.
     Over(Mark),
+    /// We lead under a new epoch, and know what those know who could be asked.
+    Begin,
 }
 
 /// Carries out requests.
@@ -160,6 +169,7 @@ impl Operator {
                 Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
                 Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
                 Request::Over(mark) => self.over(&mark).await,
+                Request::Begin => self.begin().await,
             }
         }
     }
@@ -173,9 +183,17 @@ impl Operator {
     async fn joined(&self, program: String) -> Result<bool, String> {
         let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(&program);
         let audit = Audit { at: date(), by: program.clone(), what: "joined".to_owned() };
-        self.save(move |next| next.joined.extend([program]), audit).await?;
+        self.save(move |next| next.joined.extend([program]), Some(audit)).await?;
         self.touch().await?;
         Ok(!known)
+    }
+
+    /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
+    /// that back: content never goes back unasked.
+    async fn begin(&self) {
+        if let Err(error) = self.save(|_| {}, None).await.and(self.touch().await) {
+            tracing::warn!("what operators did counts as before this controller led: {error}");
+        }
     }
 
     /// A pin that ended while nobody led, or the disk refused: whoever leads now keeps that.
@@ -201,7 +219,7 @@ impl Operator {
     }
 
     async fn record(&self, audit: Audit) -> Result<(), String> {
-        self.save(|_| {}, audit).await?;
+        self.save(|_| {}, Some(audit)).await?;
         self.touch().await
     }
 
@@ -212,8 +230,14 @@ impl Operator {
 
     /// Keeps what the leader keeps.
     async fn adopt(&self, next: Saved) -> Result<(), String> {
-        if self.saved.lock().unwrap_or_else(PoisonError::into_inner).rank() >= next.rank() {
+        let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if own.rank() >= next.rank() {
             return Ok(());
+        }
+        if let Some(mark) = own.unknown_to(&next) {
+            let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
+            let told = Input::Event { reason: "HoldLost", about: "config".to_owned(), message };
+            self.owner.send(Command::Input(told)).await.map_err(|_| STOPPING.to_owned())?;
         }
         let hold = match next.mark.clone() {
             Some(mark) => Some(Hold { lane: self.lane_of_leader(mark.config).await?, mark }),
@@ -337,22 +361,23 @@ impl Operator {
         let told = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
         if !known {
             let name = cluster.to_owned();
-            self.save(move |next| next.adopted.push(name), Audit { at: date, by: by.to_owned(), what: told.clone() }).await?;
+            let audit = Audit { at: date, by: by.to_owned(), what: told.clone() };
+            self.save(move |next| next.adopted.push(name), Some(audit)).await?;
         }
         Ok(told)
     }
 
     /// Writes what is held before it is: what is promised to survive a restart does.
     async fn keep(&self, mark: Option<Mark>, audit: Audit) -> Result<(), String> {
-        self.save(move |next| next.mark = mark, audit).await
+        self.save(move |next| next.mark = mark, Some(audit)).await
     }
 
-    async fn save(&self, change: impl FnOnce(&mut Saved) + Send + 'static, audit: Audit) -> Result<(), String> {
+    async fn save(&self, change: impl FnOnce(&mut Saved) + Send + 'static, audit: Option<Audit>) -> Result<(), String> {
         let epoch = self.epoch()?;
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             let mut next = saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            next.audit.push(audit);
+            next.audit.extend(audit);
             let surplus = next.audit.len().saturating_sub(AUDITED);
             next.audit.drain(..surplus);
             (next.epoch, next.count) = (epoch, next.count + 1);

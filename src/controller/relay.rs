@@ -101,7 +101,8 @@ impl Relay {
                     if recovered != Some(epoch) {
                         self.recover().await;
                         recovered = Some(epoch);
-                        if self.handle.tell(Input::Recovered(epoch)).await.is_err() {
+                        let begun = self.handle.tell(Input::Recovered(epoch)).await.and(self.handle.begin_operated().await);
+                        if begun.is_err() {
                             return;
                         }
                     }

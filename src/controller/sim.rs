@@ -1,5 +1,5 @@
 //! A simulation: three controllers, a store and proxies in virtual time. Messages are dropped, delayed and repeated,
-//! processes crash and stand still, links break. One seed is one run, and every run is the same again.
+//! processes crash and stand still, links break; an operator freezes the config and lets it go on. One seed is one run, and every run is the same again.
 //!
 //! What is checked after every delivery: a proxy never goes back, nothing is applied that was never published, a version
 //! never stands for two contents, and no route on any proxy ever returns to an older value. At rest: every proxy and
@@ -19,7 +19,7 @@ use waypost_model::snapshot::Snapshot;
 use waypost_wire::Frame;
 
 use self::checks::Checks;
-use self::node::{Node, Proxy};
+use self::node::{Node, Operated, Proxy};
 use self::store::Store;
 use super::election::{Ask, Heard, Role};
 use super::replica::Replica;
@@ -51,7 +51,7 @@ enum Happening {
     /// That arrives.
     Fed { node: usize, run: u64, link: u64, generation: u64, event: StoreEvent },
     /// What the leader keeps arrives at one who follows it.
-    Kept { node: usize, run: u64, from: usize, replica: Box<Replica> },
+    Kept { node: usize, run: u64, from: usize, replica: Box<Replica>, operated: Box<Operated> },
     /// What the leader published arrives at one who follows it.
     Relayed { node: usize, run: u64, from: usize, snapshot: Arc<Snapshot> },
     /// A publication arrives at a proxy.
@@ -179,9 +179,10 @@ impl World {
                     self.input(node, Input::Store { source: 0, event, generation });
                 }
             }
-            Happening::Kept { node, run, from, replica } => {
+            Happening::Kept { node, run, from, replica, operated } => {
                 if self.nodes[node].is(run) && !self.is_cut(node, from) {
                     self.input(node, Input::Replica(replica));
+                    self.adopt(node, &operated);
                 }
             }
             Happening::Relayed { node, run, from, snapshot } => {
@@ -282,11 +283,38 @@ impl World {
     /// Before it publishes, a new leader has what those have who answer.
     fn recover(&mut self, node: usize, epoch: u64) {
         let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
-        let newest = (0..CONTROLLERS).filter(answers).map(|other| self.nodes[other].state.snapshot.clone()).max_by_key(|snapshot| snapshot.version);
+        let met: Vec<usize> = (0..CONTROLLERS).filter(answers).collect();
+        for other in &met {
+            let operated = self.nodes[*other].operated().clone();
+            self.adopt(node, &operated);
+        }
+        let newest = met.iter().map(|other| self.nodes[*other].state.snapshot.clone()).max_by_key(|snapshot| snapshot.version);
         if let Some(snapshot) = newest {
             self.input(node, Input::Relayed(snapshot));
         }
         self.input(node, Input::Recovered(epoch));
+        // What it knows of operators counts from now on.
+        let frozen = self.nodes[node].operated().frozen.clone();
+        drop(self.nodes[node].operate(frozen, epoch));
+    }
+
+    /// What operators hold elsewhere is held here too, if that is newer.
+    fn adopt(&mut self, node: usize, operated: &Operated) {
+        if let Some(input) = self.nodes[node].adopt(operated) {
+            self.input(node, input);
+        }
+    }
+
+    /// An operator freezes the config as it is published, or lets it go on.
+    fn freeze_or_not(&mut self, node: usize, epoch: u64) {
+        let published = self.nodes[node].state.snapshot.clone();
+        if published.version.sequence == 0 {
+            return;
+        }
+        let frozen = self.nodes[node].operated().frozen.is_none().then(|| published.config.clone());
+        frozen.iter().for_each(|lane| self.checks.froze(lane.digest()));
+        let input = self.nodes[node].operate(frozen, epoch);
+        self.input(node, input);
     }
 
     /// A follower fetches what the leader has and it has not.
@@ -304,11 +332,11 @@ impl World {
         }
         // It is told every 250 ms, on a connection of its own: in order, but perhaps late, or never.
         if (self.now / 20).is_multiple_of(12) {
-            let replica = Box::new(self.nodes[from].replica());
+            let (replica, operated) = (Box::new(self.nodes[from].replica()), Box::new(self.nodes[from].operated().clone()));
             let arrives = (self.now + self.delay()).max(self.nodes[node].told_until);
             self.nodes[node].told_until = arrives;
             if self.calm() || self.random.u8(0..20) != 0 {
-                self.after(arrives - self.now, Happening::Kept { node, run, from, replica });
+                self.after(arrives - self.now, Happening::Kept { node, run, from, replica, operated });
             }
         }
     }
@@ -367,6 +395,8 @@ impl World {
     fn send(&mut self, proxy: usize, snapshot: &Arc<Snapshot>) {
         let Some(node) = self.proxies[proxy].controller else { return };
         if self.is_cut(node, CONTROLLERS + proxy) {
+            // It hears nothing, and turns to another one.
+            self.proxies[proxy].controller = None;
             return;
         }
         let frames = self.proxies[proxy].frames(snapshot);
@@ -403,9 +433,14 @@ impl World {
         self.store.write(&mut random);
         self.random = random;
         // Now and then an operator lets go whatever is held.
-        let leader = (0..CONTROLLERS).find(|node| !self.nodes[*node].crashed && matches!(self.nodes[*node].state.role(), Role::Leading { .. }));
-        if let Some(node) = leader.filter(|_| self.random.u8(0..30) == 0) {
-            self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
+        let now = Duration::from_millis(self.now);
+        let leads = |node: &Node| !node.crashed && node.paused_until.is_none() && node.state.role().leads(now);
+        let Some(node) = (0..CONTROLLERS).find(|node| leads(&self.nodes[*node])) else { return };
+        let Some(epoch) = self.nodes[node].state.role().epoch() else { return };
+        match self.random.u8(0..30) {
+            0 => self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() }),
+            1 => self.freeze_or_not(node, epoch),
+            _ => {}
         }
     }
 
@@ -452,9 +487,13 @@ impl World {
         assert_eq!(leaders.len(), 1, "seed {seed}: who leads at the end");
         let leader = &self.nodes[leaders[0]].state;
         let last = leader.snapshot.clone();
-        assert_eq!(last.config, self.store.config(leader.guard.kept()), "seed {seed}: what is published is what the store says and what is held");
+        let operated = self.nodes[leaders[0]].operated();
+        let wanted = operated.frozen.clone().unwrap_or_else(|| self.store.config(leader.guard.kept()));
+        assert_eq!(last.config, wanted, "seed {seed}: what is published is what is frozen, or what the store says and what is held");
         for (number, node) in self.nodes.iter().enumerate() {
             assert_eq!(node.state.snapshot.version, last.version, "seed {seed}: controller {number}");
+            assert_eq!(node.operated().rank, operated.rank, "seed {seed}: what operators did, on controller {number}");
+            assert_eq!(node.state.hold().map(|hold| hold.lane.clone()), operated.frozen, "seed {seed}: what is frozen, on controller {number}");
         }
         for (number, proxy) in self.proxies.iter().enumerate() {
             let snapshot = proxy.held.snapshot();

@@ -19,6 +19,9 @@ pub(super) struct Checks {
     /// By proxy: the version that it serves, and the highest count of each route that it served.
     proxies: HashMap<usize, (Version, HashMap<String, u64>)>,
     applied: u64,
+    /// Configs that were ever frozen, and how often that was.
+    frozen: HashSet<Digest>,
+    freezes: u64,
     leaders: u64,
     publications: u64,
 }
@@ -41,6 +44,12 @@ impl Checks {
         assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
     }
 
+    /// An operator froze this config.
+    pub(super) fn froze(&mut self, config: Digest) {
+        self.frozen.insert(config);
+        self.freezes += 1;
+    }
+
     pub(super) fn applied(&mut self, seed: u64, proxy: usize, snapshot: &Snapshot) {
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
         assert_eq!(self.published.get(&snapshot.version), Some(&digests), "seed {seed}: proxy {proxy} applied {}, which was never published", snapshot.version);
@@ -49,6 +58,10 @@ impl Checks {
         *version = snapshot.version;
         // Of what is gone from the store a new leader keeps what it knows; that may be older than the last proxy's.
         let kept = self.kept.get(&snapshot.version);
+        // What an operator froze is published until somebody who knows that it is over can be asked.
+        if self.frozen.contains(&snapshot.config.digest()) {
+            counts.clear();
+        }
         for object in snapshot.config.objects().filter(|object| kept.is_none_or(|kept| !kept.contains(object.path()))) {
             let now = count(object.bytes()).unwrap_or_else(|| panic!("{}", object.bytes()));
             let before = counts.entry(object.path().to_owned()).or_insert(now);
@@ -61,18 +74,20 @@ impl Checks {
     /// Adds how much happened.
     pub(super) fn add(&mut self, other: &Self) {
         self.applied += other.applied;
+        self.freezes += other.freezes;
         self.publications += u64::try_from(other.published.len()).unwrap_or_default();
         self.leaders += u64::try_from(other.epochs.len()).unwrap_or_default();
     }
 
     /// Whether enough happened.
     pub(super) fn is_telling(&self, seeds: u64) -> bool {
-        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10
+        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10 && self.freezes * 2 > seeds
     }
 }
 
 impl fmt::Display for Checks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} leaders, {} publications, {} applied by proxies", self.leaders, self.publications, self.applied)
+        let Self { leaders, publications, applied, freezes, .. } = self;
+        write!(f, "{leaders} leaders, {publications} publications, {applied} applied by proxies, {freezes} freezes")
     }
 }

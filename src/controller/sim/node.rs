@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_model::compile::SavedEntry;
+use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ApplyError, Frame, Held, Incoming, publication};
 
 use super::super::election::{Ask, Election, Heard, Holder, Me, Role};
 use super::super::guard::{Gone, Thresholds};
+use super::super::hold::{Hold, Mark, Reason};
 use super::super::replica::Replica;
 use super::super::step::{Input, Now, Output, State};
 
@@ -24,6 +26,14 @@ struct Disk {
     published: Option<Arc<Snapshot>>,
     entries: Vec<SavedEntry>,
     kept: Vec<Gone>,
+    operated: Operated,
+}
+
+/// What an operator holds, as it is kept beside the state: of two, the one whose rank is higher counts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Operated {
+    pub(super) rank: (u64, u64),
+    pub(super) frozen: Option<Lane>,
 }
 
 /// A controller.
@@ -58,6 +68,9 @@ impl Node {
         let highest = disk.epoch.max(disk.published.as_ref().map_or(0, |snapshot| snapshot.version.epoch));
         let mut state = State::new(vec!["store".to_owned()], Limits::default(), Thresholds::default(), Some("c".to_owned()));
         let at = Now { since_start: now, date: 0 };
+        if let Some(lane) = &disk.operated.frozen {
+            state.step(hold(Some(lane)), at);
+        }
         state.guard.restore(disk.kept.clone(), now);
         if let Some(snapshot) = &disk.published {
             state.recall(snapshot.as_ref().clone(), at);
@@ -97,6 +110,26 @@ impl Node {
     /// Whether the answer to an ask is the one that is waited for; only the first is.
     pub(super) fn waits_for(&mut self, number: u64) -> bool {
         self.asked == number && std::mem::take(&mut self.waiting)
+    }
+
+    pub(super) const fn operated(&self) -> &Operated {
+        &self.disk.operated
+    }
+
+    /// It is on disk before it is done; the input with which it is.
+    pub(super) fn operate(&mut self, frozen: Option<Lane>, epoch: u64) -> Input {
+        let rank = (epoch, self.disk.operated.rank.1 + 1);
+        self.disk.operated = Operated { rank, frozen };
+        hold(self.disk.operated.frozen.as_ref())
+    }
+
+    /// Takes over what another controller knows, if that is newer.
+    pub(super) fn adopt(&mut self, other: &Operated) -> Option<Input> {
+        let newer = other.rank > self.disk.operated.rank;
+        newer.then(|| {
+            self.disk.operated = other.clone();
+            hold(other.frozen.as_ref())
+        })
     }
 
     /// Under an epoch that is not on disk nothing is published.
@@ -175,6 +208,11 @@ impl Proxy {
         }
         Ok(applied)
     }
+}
+
+fn hold(frozen: Option<&Lane>) -> Input {
+    let mark = Mark { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None };
+    Input::Hold { hold: frozen.map(|lane| Box::new(Hold { mark, lane: lane.clone() })), by: "alice".to_owned() }
 }
 
 /// The answer that an ask gets that nobody answers.
