@@ -404,3 +404,20 @@ fn until(date: u64, seconds: Option<u64>) -> Option<u64> {
 pub(super) fn date() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
+        let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
+        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None };
+        let own = Saved { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..Saved::default() };
+        let leaders = |mark: Option<&Mark>, audit: &[Audit]| Saved { mark: mark.cloned(), audit: audit.to_vec(), ..Saved::default() };
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
+        assert_eq!(own.unknown_to(&leaders(Some(&mark), &[])), None);
+        assert_eq!(Saved::default().unknown_to(&own), None);
+    }
+}

@@ -67,6 +67,17 @@ enum Fetch {
     Operator,
 }
 
+/// What came of asking the others before we lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recovery {
+    /// Nobody who answers has more than we.
+    Done,
+    /// Somebody has, and it did not come.
+    More,
+    /// Somebody leads under our epoch, or this higher one.
+    Contested(u64),
+}
+
 /// Follows whoever leads.
 #[derive(Debug)]
 pub struct Relay {
@@ -192,9 +203,14 @@ impl Relay {
             self.meet().await;
         }
         let mut tries = TRIES;
-        while !self.recover_once().await && self.roles.borrow().epoch() == epoch {
+        while self.roles.borrow().epoch() == epoch {
             let knows_something = self.handle.snapshots.borrow().version.sequence > 0;
-            tries = tries.saturating_sub(u32::from(knows_something));
+            match self.recover_once(epoch).await {
+                Recovery::Done => return,
+                Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
+                // Two with one epoch: ours has to be above it first.
+                Recovery::Contested(epoch) => self.signal(Signal::Saw { epoch, living: false }).await,
+            }
             if tries == 0 {
                 return;
             }
@@ -217,14 +233,17 @@ impl Relay {
         }
     }
 
-    /// Whether nobody who answers has more than we.
-    async fn recover_once(&self) -> bool {
+    /// Asks everybody once, and fetches what the one has who has most.
+    async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
         let (mut best, mut met): (Option<ControllerInfo>, Vec<String>) = (None, Vec::new());
+        let mut contested = None;
         let asked = async {
             while let Some(info) = answers.next().await {
                 met.push(info.url.clone());
+                // The store was restored from a backup, with an older record of leading.
+                contested = contested.max(info.epoch.filter(|_| info.epoch >= epoch));
                 if info.version.is_some_and(|version| version > own) && best.as_ref().is_none_or(|best| info.version > best.version) {
                     best = Some(info);
                 }
@@ -232,15 +251,19 @@ impl Relay {
         };
         let all_answered = timeout(RECOVER, asked).await.is_ok();
         drop(answers);
+        if let Some(epoch) = contested {
+            return Recovery::Contested(epoch);
+        }
         // What operators did is newer or older by a count of its own, whoever has it.
         for url in &met {
             if best.as_ref().is_none_or(|best| best.url != *url) {
                 self.fetch(url, Fetch::Operator, RECOVER).await;
             }
         }
-        let Some(best) = best else { return true };
+        let Some(best) = best else { return Recovery::Done };
         tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
-        self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await
+        let came = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
+        if came { Recovery::Done } else { Recovery::More }
     }
 
     /// Fetches what another controller has, once; returns whether it came.
@@ -478,7 +501,8 @@ impl Relay {
                 fresh.insert(proxy.name.clone(), report);
             }
             let operated = Some(self.handle.operated().rank());
-            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated };
+            let version = Some(self.handle.snapshots.borrow().version).filter(|version| version.sequence > 0);
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) { fresh } else { HashMap::new() };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));

@@ -1,5 +1,5 @@
 //! A simulation: three controllers, a store and proxies in virtual time. Messages are dropped, delayed and repeated,
-//! processes crash and stand still, links break; an operator freezes the config and lets it go on. One seed is one run, and every run is the same again.
+//! processes crash and stand still, links break; an operator freezes the config and lets it go on, and some stores are restored from a backup. One seed is one run, and every run is the same again.
 //!
 //! What is checked after every delivery: a proxy never goes back, nothing is applied that was never published, a version
 //! never stands for two contents, and no route on any proxy ever returns to an older value. At rest: every proxy and
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_adapter::{AdapterError, Event as StoreEvent};
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Frame;
 
 use self::checks::Checks;
@@ -41,25 +41,75 @@ enum Happening {
     /// A controller looks at its clocks.
     Tick(usize),
     /// An ask arrives at the store.
-    Ask { node: usize, run: u64, number: u64, ask: Ask, answered: bool },
+    Ask {
+        node: usize,
+        run: u64,
+        number: u64,
+        ask: Ask,
+        answered: bool,
+    },
     /// Its answer, or the end of patience, arrives.
-    Answer { node: usize, run: u64, number: u64, heard: Heard },
+    Answer {
+        node: usize,
+        run: u64,
+        number: u64,
+        heard: Heard,
+    },
     /// The store sends a controller what it has, or what is new.
-    Feed { node: usize, run: u64, link: u64 },
+    Feed {
+        node: usize,
+        run: u64,
+        link: u64,
+    },
     /// A new leader has heard what the others have.
-    Recovered { node: usize, run: u64, epoch: u64 },
+    Recovered {
+        node: usize,
+        run: u64,
+        epoch: u64,
+    },
     /// That arrives.
-    Fed { node: usize, run: u64, link: u64, generation: u64, event: StoreEvent },
+    Fed {
+        node: usize,
+        run: u64,
+        link: u64,
+        generation: u64,
+        event: StoreEvent,
+    },
     /// What the leader keeps arrives at one who follows it.
-    Kept { node: usize, run: u64, from: usize, replica: Box<Replica>, operated: Box<Operated> },
+    Kept {
+        node: usize,
+        run: u64,
+        from: usize,
+        replica: Box<Replica>,
+        operated: Box<Operated>,
+    },
+    /// A controller that follows passes on which versions it and its proxies have.
+    Downstream {
+        node: usize,
+        run: u64,
+        from: usize,
+        version: Version,
+    },
     /// What the leader published arrives at one who follows it.
-    Relayed { node: usize, run: u64, from: usize, snapshot: Arc<Snapshot> },
+    Relayed {
+        node: usize,
+        run: u64,
+        from: usize,
+        snapshot: Arc<Snapshot>,
+    },
     /// A publication arrives at a proxy.
-    Published { proxy: usize, link: u64, frames: Vec<Frame> },
+    Published {
+        proxy: usize,
+        link: u64,
+        frames: Vec<Frame>,
+    },
     /// A proxy turns to another controller.
     Connect(usize),
     /// Somebody writes.
     Write,
+    /// The store is backed up, or goes back to that.
+    Backup,
+    Restore,
     /// Something goes wrong.
     Fault,
     /// A process that stood still goes on.
@@ -82,6 +132,8 @@ struct World {
     proxies: Vec<Proxy>,
     /// Links that are cut: node and node, or node and proxy (from `CONTROLLERS` on), or node and store (the last).
     cut: Vec<(usize, usize)>,
+    /// Nothing goes wrong before.
+    calm_until: Time,
     checks: Checks,
 }
 
@@ -101,6 +153,7 @@ impl World {
             nodes: Vec::new(),
             proxies: Vec::new(),
             cut: Vec::new(),
+            calm_until: 0,
             checks: Checks::default(),
         };
         for number in 0..CONTROLLERS {
@@ -114,6 +167,11 @@ impl World {
             world.after(50, Happening::Connect(number));
         }
         world.after(10, Happening::Write);
+        if seed.is_multiple_of(3) {
+            let (backup, restore) = (world.random.u64(3_000..15_000), world.random.u64(16_000..28_000));
+            world.after(backup, Happening::Backup);
+            world.after(restore, Happening::Restore);
+        }
         world.after(2_000, Happening::Fault);
         world
     }
@@ -157,6 +215,7 @@ impl World {
             | Happening::Answer { node, .. }
             | Happening::Fed { node, .. }
             | Happening::Relayed { node, .. }
+            | Happening::Downstream { node, .. }
             | Happening::Kept { node, .. } => Some(*node),
             _ => None,
         };
@@ -185,6 +244,11 @@ impl World {
                     self.adopt(node, &operated);
                 }
             }
+            Happening::Downstream { node, run, from, version } => {
+                if self.nodes[node].is(run) && !self.is_cut(node, from) {
+                    self.input(node, Input::Downstream { controller: format!("n{from}"), proxies: Vec::new(), version: Some(version) });
+                }
+            }
             Happening::Relayed { node, run, from, snapshot } => {
                 if self.nodes[node].is(run) && !self.is_cut(node, from) {
                     self.input(node, Input::Relayed(snapshot));
@@ -198,6 +262,8 @@ impl World {
             Happening::Published { proxy, link, frames } => self.published(proxy, link, frames),
             Happening::Connect(proxy) => self.connect(proxy),
             Happening::Write => self.write(),
+            Happening::Backup => self.store.back_up(),
+            Happening::Restore => self.restore(),
             Happening::Fault => self.fault(),
             Happening::Resume(node) => self.nodes[node].paused_until = None,
             Happening::Start(node) => self.start(node),
@@ -243,7 +309,7 @@ impl World {
     fn role(&mut self, node: usize) {
         let role = self.nodes[node].election.role(Duration::from_millis(self.now));
         if let Some(epoch) = role.epoch() {
-            self.checks.epoch(self.seed, epoch, node, self.nodes[node].run);
+            self.checks.epoch(self.seed, epoch, node, self.nodes[node].run, false);
         }
         if role != *self.nodes[node].state.role() {
             self.nodes[node].remember(&role);
@@ -271,6 +337,7 @@ impl World {
         }
         let Some(snapshot) = output.publish else { return };
         if own {
+            self.checks.epoch(self.seed, snapshot.version.epoch, node, self.nodes[node].run, true);
             self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.kept());
         }
         for proxy in 0..PROXIES {
@@ -282,8 +349,14 @@ impl World {
 
     /// Before it publishes, a new leader has what those have who answer.
     fn recover(&mut self, node: usize, epoch: u64) {
+        let own = epoch;
         let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
         let met: Vec<usize> = (0..CONTROLLERS).filter(answers).collect();
+        if let Some(epoch) = met.iter().filter_map(|other| self.nodes[*other].state.role().epoch()).filter(|theirs| *theirs >= epoch).max() {
+            self.nodes[node].election.heard(Heard::Saw { epoch, living: false }, Duration::from_millis(self.now));
+            let (run, pause) = (self.nodes[node].run, self.random.u64(1..500));
+            return self.after(pause, Happening::Recovered { node, run, epoch: own });
+        }
         for other in &met {
             let operated = self.nodes[*other].operated().clone();
             self.adopt(node, &operated);
@@ -330,6 +403,12 @@ impl World {
         if snapshot.version > self.nodes[node].state.snapshot.version || twice {
             self.after(delay, Happening::Relayed { node, run, from, snapshot });
         }
+        let seen = self.proxies.iter().filter(|proxy| proxy.controller == Some(node)).map(|proxy| proxy.held.highest);
+        let version = seen.fold(self.nodes[node].state.snapshot.version, Version::max);
+        if (self.now / 20).is_multiple_of(25) && version.sequence > 0 {
+            let (delay, run) = (self.delay(), self.nodes[from].run);
+            self.after(delay, Happening::Downstream { node: from, run, from: node, version });
+        }
         // It is told every 250 ms, on a connection of its own: in order, but perhaps late, or never.
         if (self.now / 20).is_multiple_of(12) {
             let (replica, operated) = (Box::new(self.nodes[from].replica()), Box::new(self.nodes[from].operated().clone()));
@@ -359,10 +438,10 @@ impl World {
         }
         let generation = self.nodes[node].generation_of(link);
         let event = match self.nodes[node].fed {
-            Some(at) => self.store.changes_since(at),
-            None => Some(self.store.listing()),
+            Some((restored, at)) if restored == self.store.restored => self.store.changes_since(at),
+            _ => Some(self.store.listing()),
         };
-        self.nodes[node].fed = Some(self.store.revision);
+        self.nodes[node].fed = Some((self.store.restored, self.store.revision()));
         if let Some(event) = event {
             // One after the other, as a connection delivers them.
             let arrives = (self.now + self.delay()).max(self.nodes[node].feed_busy_until);
@@ -438,15 +517,32 @@ impl World {
         let Some(node) = (0..CONTROLLERS).find(|node| leads(&self.nodes[*node])) else { return };
         let Some(epoch) = self.nodes[node].state.role().epoch() else { return };
         match self.random.u8(0..30) {
-            0 => self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() }),
+            0 => {
+                self.checks.let_go(self.nodes[node].state.guard.kept());
+                self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
+            }
             1 => self.freeze_or_not(node, epoch),
             _ => {}
         }
     }
 
+    /// The store is restored from its backup while all controllers watch it: who was away then could not tell.
+    fn restore(&mut self) {
+        let away = |node: &Node| node.crashed || node.paused_until.is_some();
+        if self.nodes.iter().any(away) || !self.cut.is_empty() {
+            return self.after(200, Happening::Restore);
+        }
+        self.calm_until = self.now + 4_000;
+        let back = self.store.restore();
+        self.checks.restored(back);
+    }
+
     fn fault(&mut self) {
         if self.calm() {
             return;
+        }
+        if self.now < self.calm_until {
+            return self.after(self.calm_until - self.now, Happening::Fault);
         }
         let (pause, length, node) = (self.random.u64(500..6_000), self.random.u64(200..12_000), self.random.usize(0..CONTROLLERS));
         self.after(pause, Happening::Fault);

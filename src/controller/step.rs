@@ -76,6 +76,8 @@ pub enum Input {
         controller: String,
         /// What it knows of them.
         proxies: Vec<Downstream>,
+        /// The version of what it relays.
+        version: Option<Version>,
     },
     /// A proxy began to watch; the highest version it has seen.
     ProxyOpened {
@@ -359,7 +361,7 @@ impl State {
             }
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
             Input::Replica(replica) => self.replicated(*replica, now),
-            Input::Downstream { controller, proxies } => self.downstream(&controller, proxies, now),
+            Input::Downstream { controller, proxies, version } => self.downstream(&controller, proxies, version, now),
             Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),
             Input::Event { reason, about, message } => {
                 self.events.add(now.date, reason, about, message);

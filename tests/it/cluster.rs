@@ -168,6 +168,32 @@ fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
 }
 
 #[test]
+fn with_a_store_that_was_restored_an_older_record_of_leading_comes_back_and_one_leads_above_it() {
+    let mut etcd = Etcd::new(1);
+    let cluster = Cluster::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), 2);
+    let first = cluster.leader();
+    let web = loopback();
+    let _proxy = cluster.proxy("p1", "127.0.0.1");
+    cluster.ok(first, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    cluster.ok(first, &["put", "routes/page", &page("old"), "--wait"]);
+    let backup = etcd.backup();
+    cluster.ok(first, &["controller", "step-down"]);
+    let second = cluster.others(first)[0];
+    until("the other one to lead", || cluster.info(second)["epoch"].is_u64());
+    cluster.ok(second, &["put", "routes/page", &page("new"), "--wait"]);
+    let led = cluster.info(second)["epoch"].as_u64().unwrap();
+    let load = Load::start(web, "page", 4);
+    etcd.restore(&backup);
+    let epochs = || [first, second].map(|number| cluster.info(number)["epoch"].as_u64());
+    until("one leader above", || epochs().into_iter().flatten().collect::<Vec<_>>().iter().all(|epoch| *epoch > led) && epochs().iter().flatten().count() == 1);
+    until("what was changed to be held", || text(&cluster.verb(first, &["status"]).stdout).contains("the store went back from revision "));
+    assert_eq!(get(web, "page", "/").body, "new");
+    cluster.ok(first, &["put", "routes/page", &page("newer"), "--wait"]);
+    assert_eq!(get(web, "page", "/").body, "newer");
+    println!("{} requests, 0 failed", load.finish());
+}
+
+#[test]
 fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
     let mut etcd = Etcd::new(1);
     let mut cluster = Cluster::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), 2);

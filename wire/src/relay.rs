@@ -16,6 +16,9 @@ pub struct RelayReport {
     /// How far it has what operators did: the epoch and count of the last change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operated: Option<(u64, u64)>,
+    /// The version of what it relays itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
 }
 
 /// One proxy that follows a controller which relays.

@@ -8,6 +8,16 @@ use waypost_model::snapshot::{Snapshot, Version};
 
 use super::super::guard::Gone;
 
+/// What a proxy serves.
+#[derive(Debug, Default)]
+struct Served {
+    version: Version,
+    /// The highest count of each route that it served.
+    counts: HashMap<String, u64>,
+    /// The routes that it serves now.
+    routes: HashSet<String>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     /// What each version stands for.
@@ -16,12 +26,16 @@ pub(super) struct Checks {
     kept: HashMap<Version, HashSet<String>>,
     /// Who led under each epoch, and in which run.
     epochs: HashMap<u64, (usize, u64)>,
-    /// By proxy: the version that it serves, and the highest count of each route that it served.
-    proxies: HashMap<usize, (Version, HashMap<String, u64>)>,
+    /// And published.
+    publishers: HashMap<u64, (usize, u64)>,
+    proxies: HashMap<usize, Served>,
     applied: u64,
     /// Configs that were ever frozen, and how often that was.
     frozen: HashSet<Digest>,
     freezes: u64,
+    /// Paths that may go back: what a backup brought back, and what an operator let go after that.
+    back: HashSet<String>,
+    restored: u64,
     leaders: u64,
     publications: u64,
 }
@@ -32,9 +46,12 @@ fn count(bytes: &str) -> Option<u64> {
 }
 
 impl Checks {
-    pub(super) fn epoch(&mut self, seed: u64, epoch: u64, node: usize, run: u64) {
-        let known = *self.epochs.entry(epoch).or_insert((node, run));
-        assert_eq!(known, (node, run), "seed {seed}: two runs lead under epoch {epoch}");
+    /// A controller leads under this epoch, or publishes. With a store that was restored an older record of leading comes back, so
+    /// that two may lead for a moment under one epoch, until they meet.
+    pub(super) fn epoch(&mut self, seed: u64, epoch: u64, node: usize, run: u64, publishes: bool) {
+        let known = if publishes { &mut self.publishers } else { &mut self.epochs };
+        let known = *known.entry(epoch).or_insert((node, run));
+        assert!(known == (node, run) || !publishes && self.restored > 0, "seed {seed}: two runs lead under epoch {epoch}");
     }
 
     pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Gone>) {
@@ -42,6 +59,21 @@ impl Checks {
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
         let known = *self.published.entry(snapshot.version).or_insert(digests);
         assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
+    }
+
+    /// The store was restored from a backup; these come back with it.
+    pub(super) fn restored(&mut self, back: Vec<String>) {
+        self.back.extend(back);
+        self.restored += 1;
+        // What nobody serves comes anew.
+        self.proxies.values_mut().for_each(|Served { counts, routes, .. }| counts.retain(|path, _| routes.contains(path)));
+    }
+
+    /// An operator lets go what is kept.
+    pub(super) fn let_go<'a>(&mut self, kept: impl Iterator<Item = &'a Gone>) {
+        if self.restored > 0 {
+            self.back.extend(kept.map(|gone| gone.object.path().to_owned()));
+        }
     }
 
     /// An operator froze this config.
@@ -53,7 +85,7 @@ impl Checks {
     pub(super) fn applied(&mut self, seed: u64, proxy: usize, snapshot: &Snapshot) {
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
         assert_eq!(self.published.get(&snapshot.version), Some(&digests), "seed {seed}: proxy {proxy} applied {}, which was never published", snapshot.version);
-        let (version, counts) = self.proxies.entry(proxy).or_default();
+        let Served { version, counts, routes } = self.proxies.entry(proxy).or_default();
         assert!(*version <= snapshot.version, "seed {seed}: proxy {proxy} went back from {version} to {}", snapshot.version);
         *version = snapshot.version;
         // Of what is gone from the store a new leader keeps what it knows; that may be older than the last proxy's.
@@ -62,11 +94,16 @@ impl Checks {
         if self.frozen.contains(&snapshot.config.digest()) {
             counts.clear();
         }
-        for object in snapshot.config.objects().filter(|object| kept.is_none_or(|kept| !kept.contains(object.path()))) {
+        let counts_up = |path: &str| kept.is_none_or(|kept| !kept.contains(path)) && !self.back.contains(path);
+        for object in snapshot.config.objects().filter(|object| counts_up(object.path())) {
             let now = count(object.bytes()).unwrap_or_else(|| panic!("{}", object.bytes()));
             let before = counts.entry(object.path().to_owned()).or_insert(now);
             assert!(*before <= now, "seed {seed}: {} went back from {before} to {now} on proxy {proxy} at version {version}", object.path());
             *before = now;
+        }
+        *routes = snapshot.config.objects().map(|object| object.path().to_owned()).collect();
+        if self.restored > 0 {
+            counts.retain(|path, _| routes.contains(path));
         }
         self.applied += 1;
     }
@@ -75,19 +112,20 @@ impl Checks {
     pub(super) fn add(&mut self, other: &Self) {
         self.applied += other.applied;
         self.freezes += other.freezes;
+        self.restored += other.restored;
         self.publications += u64::try_from(other.published.len()).unwrap_or_default();
         self.leaders += u64::try_from(other.epochs.len()).unwrap_or_default();
     }
 
     /// Whether enough happened.
     pub(super) fn is_telling(&self, seeds: u64) -> bool {
-        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10 && self.freezes * 2 > seeds
+        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10 && self.freezes * 2 > seeds && self.restored * 4 > seeds
     }
 }
 
 impl fmt::Display for Checks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { leaders, publications, applied, freezes, .. } = self;
-        write!(f, "{leaders} leaders, {publications} publications, {applied} applied by proxies, {freezes} freezes")
+        let Self { leaders, publications, applied, freezes, restored, .. } = self;
+        write!(f, "{leaders} leaders, {publications} publications, {applied} applied by proxies, {freezes} freezes, {restored} restored stores")
     }
 }

@@ -16,7 +16,8 @@ use super::super::hold::{Hold, Mark, Reason};
 use super::super::replica::Replica;
 use super::super::step::{Input, Now, Output, State};
 
-/// What is published, what the guard keeps and kept before, the entries, and what the guard keeps alone.
+/// What is published, what the guard keeps and kept before, the entries, and how far the store was read with what the guard
+/// keeps alone.
 pub(super) const FILES: usize = 4;
 
 /// What survives a crash.
@@ -26,6 +27,8 @@ struct Disk {
     published: Option<Arc<Snapshot>>,
     entries: Vec<SavedEntry>,
     kept: Vec<Gone>,
+    /// How far the store was read.
+    read: u64,
     operated: Operated,
 }
 
@@ -46,8 +49,8 @@ pub(super) struct Node {
     pub(super) paused_until: Option<u64>,
     /// The connection to the store: a new number with every new one.
     pub(super) link: u64,
-    /// The revision up to which the store has told it; nothing before the listing.
-    pub(super) fed: Option<u64>,
+    /// How often the store had been restored, and its revision, as far as it has told; nothing before the listing.
+    pub(super) fed: Option<(u64, u64)>,
     pub(super) feed_busy_until: u64,
     /// When the last of what the leader keeps arrives.
     pub(super) told_until: u64,
@@ -75,6 +78,7 @@ impl Node {
         if let Some(snapshot) = &disk.published {
             state.recall(snapshot.as_ref().clone(), at);
         }
+        state.restore_revision(0, disk.read);
         if !disk.entries.is_empty() {
             state.restore(0, disk.entries.clone(), at);
         }
@@ -166,6 +170,7 @@ impl Node {
             self.disk.entries = self.state.compiler.save(0);
         }
         if files >= FILES {
+            self.disk.read = self.state.sources[0].at.0;
             self.disk.kept = now;
         }
     }

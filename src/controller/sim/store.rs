@@ -1,4 +1,4 @@
-//! The store of the simulation: one record of leading, and routes whose value counts up.
+//! The store of the simulation: one record of leading, and routes whose value counts up; once it may be restored from a backup.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,22 @@ use super::super::guard::Gone;
 /// How many routes there may be.
 const ROUTES: u64 = 12;
 
-#[derive(Debug, Default)]
-pub(super) struct Store {
-    pub(super) revision: u64,
+/// What a backup has of the store.
+#[derive(Debug, Default, Clone)]
+struct Content {
+    revision: u64,
     record: Option<(u64, Record)>,
     /// By route: the revision, and the value, which is nothing after a deletion.
     routes: BTreeMap<String, (u64, Option<u64>)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    now: Content,
     counter: u64,
+    backup: Option<Content>,
+    /// How often it was restored: whoever watched it has to begin anew.
+    pub(super) restored: u64,
 }
 
 fn value(count: u64) -> String {
@@ -30,16 +39,16 @@ impl Store {
         match ask {
             Ask::Read => {
                 let standing = |(revision, record): &(u64, Record)| Standing { revision: Revision(*revision), record: Some(record.clone()) };
-                Heard::Read(Ok(self.record.as_ref().map(standing)))
+                Heard::Read(Ok(self.now.record.as_ref().map(standing)))
             }
             Ask::Write { record, expected } => {
-                let found = self.record.as_ref().map_or(Expected::Absent, |(revision, _)| Expected::At(Revision(*revision)));
+                let found = self.now.record.as_ref().map_or(Expected::Absent, |(revision, _)| Expected::At(Revision(*revision)));
                 if found != *expected {
                     return Heard::Wrote(Ok(PutIf::Conflict));
                 }
-                self.revision += 1;
-                self.record = Some((self.revision, record.clone()));
-                Heard::Wrote(Ok(PutIf::Written(Revision(self.revision))))
+                self.now.revision += self.stride();
+                self.now.record = Some((self.now.revision, record.clone()));
+                Heard::Wrote(Ok(PutIf::Written(Revision(self.now.revision))))
             }
         }
     }
@@ -47,10 +56,33 @@ impl Store {
     /// Somebody writes a route, or deletes one.
     pub(super) fn write(&mut self, random: &mut fastrand::Rng) {
         let name = format!("r{}", random.u64(0..ROUTES));
-        self.revision += 1;
+        self.now.revision += self.stride();
         self.counter += 1;
-        let delete = random.u8(0..8) == 0 && self.routes.get(&name).is_some_and(|(_, value)| value.is_some());
-        self.routes.insert(name, (self.revision, (!delete).then_some(self.counter)));
+        let delete = random.u8(0..8) == 0 && self.now.routes.get(&name).is_some_and(|(_, value)| value.is_some());
+        self.now.routes.insert(name, (self.now.revision, (!delete).then_some(self.counter)));
+    }
+
+    /// A restored store does not come past what it had: whoever reads it only then could not see that it went back.
+    const fn stride(&self) -> u64 {
+        if self.restored == 0 { 1_000 } else { 1 }
+    }
+
+    pub(super) const fn revision(&self) -> u64 {
+        self.now.revision
+    }
+
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some(self.now.clone());
+    }
+
+    /// Restores the backup; returns the routes that come back with that, which had been deleted.
+    pub(super) fn restore(&mut self) -> Vec<String> {
+        let Some(backup) = self.backup.take() else { return Vec::new() };
+        let has = |content: &Content, name: &str| content.routes.get(name).is_some_and(|(_, value)| value.is_some());
+        let back = backup.routes.keys().filter(|name| has(&backup, name) && !has(&self.now, name)).map(|name| format!("route/{name}")).collect();
+        self.now = backup;
+        self.restored += 1;
+        back
     }
 
     fn entry(name: &str, revision: u64, count: u64) -> Entry {
@@ -58,21 +90,21 @@ impl Store {
     }
 
     pub(super) fn listing(&self) -> Event {
-        let entries = self.routes.iter().filter_map(|(name, (revision, count))| Some(Self::entry(name, *revision, (*count)?))).collect();
-        Event::Reset { entries, at: Revision(self.revision), drift: 0 }
+        let entries = self.now.routes.iter().filter_map(|(name, (revision, count))| Some(Self::entry(name, *revision, (*count)?))).collect();
+        Event::Reset { entries, at: Revision(self.now.revision), drift: 0 }
     }
 
     pub(super) fn changes_since(&self, at: u64) -> Option<Event> {
-        let changed = self.routes.iter().filter(|(_, (revision, _))| *revision > at);
+        let changed = self.now.routes.iter().filter(|(_, (revision, _))| *revision > at);
         let change = |(name, (revision, count)): (&String, &(u64, Option<u64>))| match count {
             Some(count) => Change::Put(Self::entry(name, *revision, *count)),
             None => Change::Delete(Key::from(format!("routes/{name}"))),
         };
         let changes: Vec<Change> = changed.map(change).collect();
         if changes.is_empty() {
-            return Some(Event::Idle { at: Revision(self.revision) });
+            return Some(Event::Idle { at: Revision(self.now.revision) });
         }
-        Some(Event::Changes { changes, at: Revision(self.revision) })
+        Some(Event::Changes { changes, at: Revision(self.now.revision) })
     }
 
     /// The config that this makes, with what the guard keeps.

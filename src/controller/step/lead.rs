@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypost_model::lane::Lane;
 use waypost_model::object::Object;
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 
 use super::super::election::Role;
 use super::super::guard::{EXPECTED, Gone, own_settings};
@@ -201,11 +201,13 @@ impl State {
     }
 
     /// Another controller tells of the proxies that follow it.
-    pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, now: Now) -> Output {
+    pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, version: Option<Version>, now: Now) -> Output {
         let mut output = Output { changed: true, ..Output::default() };
         let mut reports = Vec::new();
         self.followers.retain(|_, at| now.since_start.saturating_sub(*at) < FORGET);
         self.followers.insert(controller.to_owned(), now.since_start);
+        // It follows us and has more: our record of leading came back with a store that was restored.
+        output.saw = version.and_then(|version| self.claimed(version, self.cluster.as_deref()));
         for proxy in &proxies {
             output.saw = output.saw.max(self.claimed(proxy.highest, proxy.cluster.as_deref()));
         }

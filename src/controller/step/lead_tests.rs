@@ -190,6 +190,16 @@ fn what_the_leader_has_announced_is_known_to_followers_over_a_restart() {
 }
 
 #[test]
+fn a_leader_whose_follower_relays_what_is_newer_hears_of_that() {
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 5, &[WEB]);
+    let tells = |epoch, sequence| Input::Downstream { controller: "c2".to_owned(), proxies: Vec::new(), version: Some(Version { epoch, sequence }) };
+    assert_eq!(script.after(1, tells(2, 90)).saw, None, "what was published before us");
+    assert_eq!(script.after(1, tells(3, 1)).saw, None, "ours");
+    assert_eq!(script.after(1, tells(4, 7)).saw, Some(4), "the record of leading came back with a store that was restored");
+}
+
+#[test]
 fn a_last_good_value_is_taken_over_by_whoever_never_saw_it() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE)]);
