@@ -199,6 +199,10 @@ pub struct Election {
     post: Post,
     /// What stood at the key when it was read last, and since when it is unchanged.
     seen: Option<(Option<Standing>, Duration)>,
+    /// The revision of the record that was read or written last.
+    last: Option<Revision>,
+    /// The record went back to an older one, with a store that was restored: whoever stands in it need not lead, and others may.
+    went_back: bool,
     /// Whether another one's record was ever seen.
     met_another: bool,
     /// When writing was denied last.
@@ -219,6 +223,8 @@ impl Election {
             highest,
             post: Post::None,
             seen: None,
+            last: None,
+            went_back: false,
             met_another: false,
             denied: None,
             others: false,
@@ -316,7 +322,8 @@ impl Election {
             Some(Standing { record: None, .. }) => Some(patience(Duration::ZERO)),
             Some(Standing { record: Some(record), .. }) => match record.cluster == self.me.cluster {
                 false => None,
-                true if record.released || self.was_ours(record) => Some(Duration::ZERO),
+                true if self.went_back && self.met_another => Some(patience(Duration::from_millis(record.ttl_millis))),
+                true if record.released || self.went_back || self.was_ours(record) => Some(Duration::ZERO),
                 true => Some(patience(Duration::from_millis(record.ttl_millis))),
             },
         }
@@ -363,11 +370,15 @@ impl Election {
         if !unchanged {
             self.seen = Some((standing.clone(), now));
         }
+        if let Some(found) = standing.as_ref().filter(|found| Some(found.revision) != self.last) {
+            self.went_back = self.last.replace(found.revision).is_some_and(|last| found.revision < last);
+        }
         if let Some((revision, record)) = standing.as_ref().and_then(|found| Some((found.revision, found.record.as_ref()?))) {
             if record.cluster == self.me.cluster && record.epoch < HIGHEST {
                 self.highest = self.highest.max(record.epoch);
             }
-            if record.holder.run == self.me.holder.run && !record.released && now >= self.rest_until && self.denied.is_none() {
+            let ours = record.holder.run == self.me.holder.run && !self.went_back;
+            if ours && !record.released && now >= self.rest_until && self.denied.is_none() {
                 // A write of ours whose outcome was not known arrived; it counts from the next renewal on.
                 if self.post == Post::None {
                     self.post = Post::Held { epoch: record.epoch, revision, renewal: record.renewal, renewed: None };
@@ -412,6 +423,7 @@ impl Election {
                 self.denied = None;
                 self.highest = self.highest.max(record.epoch);
                 self.seen = Some((Some(Standing { revision, record: Some(record.clone()) }), now));
+                (self.last, self.went_back) = (Some(revision), false);
                 if now < self.rest_until {
                     // We were asked to let go meanwhile; the record runs out.
                     self.next = now + self.ttl / 24;

@@ -378,3 +378,31 @@ fn of_any_number_of_controllers_at_most_one_leads_whatever_the_store_loses() {
     let seeds = std::env::var("WAYPOST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
     (0..seeds).for_each(simulate);
 }
+
+#[test]
+fn an_older_record_of_ours_that_comes_back_with_a_restored_store_is_no_lease() {
+    for others in [true, false] {
+        let (mut store, mut a) = (Store::default(), Election::new(me("a", "a1"), TTL, Duration::ZERO, 0));
+        store.serve(&mut a, secs(0.0));
+        let (backup, at) = (store.record.clone(), store.revision);
+        if others {
+            // Somebody else led meanwhile, and may still.
+            a.heard(Heard::StepDown, secs(1.0));
+            let mut b = Election::new(me("b", "b1"), TTL, Duration::ZERO, 0);
+            store.serve(&mut b, secs(1.0));
+            store.serve(&mut b, secs(7.5));
+            store.serve(&mut a, secs(7.5));
+            assert_eq!((leads(&b, secs(7.5)), leads(&a, secs(7.5))), (Some(2), None));
+        } else {
+            store.serve(&mut a, secs(2.0));
+            store.serve(&mut a, secs(4.0));
+        }
+        (store.record, store.revision) = (backup, at);
+        store.serve(&mut a, secs(8.0));
+        assert_eq!(leads(&a, secs(8.0)), (!others).then_some(2), "others: {others}");
+        for tenth in 80..150 {
+            store.serve(&mut a, secs(f64::from(tenth) / 10.0));
+        }
+        assert_eq!(leads(&a, secs(14.9)), Some(if others { 3 } else { 2 }), "others: {others}");
+    }
+}
