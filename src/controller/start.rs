@@ -61,16 +61,14 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (generation, generations) = watch::channel(0);
     let (fed_sender, fed) = watch::channel(Fed::ByNobody);
     let (signals, from_outside) = mpsc::channel(QUEUE);
-    let (outbox, metrics, started) = (Arc::new(verdicts::Outbox::default()), Arc::new(Metrics::default()), Instant::now());
+    let (outbox, metrics, started, fresh) = (Arc::new(verdicts::Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Fresh::default());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
     spawn.stores(&generations, &outbox, &roles);
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     let (saver, written) = spawn.disk(&history, &metrics);
-    let lost = |(file, error): &(String, String)| Input::damaged(file, format!("{error}; this config of the history is lost"));
-    damaged.extend(history.lock().unwrap_or_else(std::sync::PoisonError::into_inner).damaged().iter().map(lost));
+    damaged.extend(lost_configs(&history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
     let (hold, operator, saved) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
-    let fresh = Fresh::default();
     let handle = Handle {
         commands,
         snapshots,
@@ -117,6 +115,11 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         drop(end);
     });
     Ok(handle)
+}
+
+/// What is told of configs of the history that cannot be read.
+fn lost_configs(history: &History) -> Vec<Input> {
+    history.damaged().iter().map(|(file, error)| Input::damaged(file, format!("{error}; this config of the history is lost"))).collect()
 }
 
 /// What is in the state directory, which is ours from now on.
