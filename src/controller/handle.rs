@@ -46,6 +46,8 @@ pub enum Query {
     Export(bool, oneshot::Sender<Vec<Exported>>),
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
+    /// Whether an operator holds the config.
+    Held(oneshot::Sender<bool>),
     /// The other controllers: where they are, by name.
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.

@@ -152,16 +152,7 @@ pub struct Operator {
 impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        let mut roles = self.roles.clone();
-        loop {
-            let request = tokio::select! {
-                Ok(()) = roles.changed() => {
-                    self.end_what_is_over().await;
-                    continue;
-                }
-                request = requests.recv() => request,
-            };
-            let Some(request) = request else { return };
+        while let Some(request) = requests.recv().await {
             // Whoever asked may have gone; it is done all the same.
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
@@ -194,14 +185,16 @@ impl Operator {
         if let Err(error) = self.save(|_| {}, None).await.and(self.touch().await) {
             tracing::warn!("what operators did counts as before this controller led: {error}");
         }
+        self.end_what_is_over().await;
     }
 
-    /// A pin that ended while nobody led, or the disk refused: whoever leads now keeps that.
+    /// A pin that ended while nobody led, or that the disk refused to end: whoever leads now keeps that. What is held has its time,
+    /// whatever the clock says by now.
     async fn end_what_is_over(&self) {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
-        if let Some(mark) = mark.filter(|mark| mark.is_over(date()))
-            && self.epoch().is_ok()
-        {
+        let Some(mark) = mark.filter(|mark| mark.is_over(date())) else { return };
+        let (to, answer) = oneshot::channel();
+        if self.owner.send(Command::Ask(Query::Held(to))).await.is_ok() && answer.await == Ok(false) {
             self.over(&mark).await;
         }
     }
