@@ -465,7 +465,7 @@ impl Election {
         self.highest = self.highest.max(epoch);
         if matches!(self.post, Post::Held { epoch: own, .. } if own == epoch) {
             // Ours must be above it.
-            self.highest = epoch + 1;
+            self.highest = self.highest.max(epoch + 1);
         }
         match &mut self.post {
             Post::Held { epoch: own, .. } if epoch >= *own => self.next = self.next.min(now),

@@ -179,8 +179,8 @@ impl Handle {
     ///
     /// # Errors
     /// The controller has stopped.
-    pub async fn begin_operated(&self) -> Result<(), Gone> {
-        self.operator.send(Request::Begin).await.map_err(|_| Gone)
+    pub async fn begin_operated(&self, epoch: u64) -> Result<(), Gone> {
+        self.operator.send(Request::Begin(epoch)).await.map_err(|_| Gone)
     }
 
     /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.

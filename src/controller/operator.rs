@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,8 @@ use waypost_model::snapshot::Version;
 const TRIES: usize = 10;
 /// Why nothing is done any more by who led.
 pub(super) const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
+/// Why nothing is done yet by who leads now.
+const ASKING: &str = "this controller was elected just now and asks the others first; nothing was changed, try again";
 const STOPPING: &str = "the controller is stopping";
 /// Who did what is kept for so many actions.
 const AUDITED: usize = 500;
@@ -128,8 +131,8 @@ pub enum Request {
     Adopt(Saved, oneshot::Sender<Result<(), String>>),
     /// The time of what was held is over.
     Over(Mark),
-    /// We lead under a new epoch, and know what those know who could be asked.
-    Begin,
+    /// We lead under this epoch, and know what those know who could be asked.
+    Begin(u64),
 }
 
 /// Carries out requests.
@@ -147,6 +150,8 @@ pub struct Operator {
     pub roles: watch::Receiver<Role>,
     /// When the clock of leading began.
     pub started: Instant,
+    /// The last epoch under which others were asked.
+    pub begun: AtomicU64,
 }
 
 impl Operator {
@@ -160,15 +165,17 @@ impl Operator {
                 Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
                 Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
                 Request::Over(mark) => self.over(&mark).await,
-                Request::Begin => self.begin().await,
+                Request::Begin(epoch) => self.begin(epoch).await,
             }
         }
     }
 
-    /// The epoch under which we lead.
+    /// The epoch under which we lead, once others were asked for what is known of operators.
     fn epoch(&self) -> Result<u64, String> {
         let role = self.roles.borrow();
-        role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or_else(|| DEPOSED.to_owned())
+        let epoch = role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or_else(|| DEPOSED.to_owned())?;
+        let begun = matches!(*role, Role::Caretaking { named: true, .. }) || self.begun.load(Ordering::Relaxed) == epoch;
+        if begun { Ok(epoch) } else { Err(ASKING.to_owned()) }
     }
 
     async fn joined(&self, program: String) -> Result<bool, String> {
@@ -181,7 +188,8 @@ impl Operator {
 
     /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
     /// that back: content never goes back unasked.
-    async fn begin(&self) {
+    async fn begin(&self, epoch: u64) {
+        self.begun.store(epoch, Ordering::Relaxed);
         if let Err(error) = self.save(|_| {}, None).await.and(self.touch().await) {
             tracing::warn!("what operators did counts as before this controller led: {error}");
         }
@@ -222,11 +230,13 @@ impl Operator {
     }
 
     /// Keeps what the leader keeps.
-    async fn adopt(&self, next: Saved) -> Result<(), String> {
+    async fn adopt(&self, mut next: Saved) -> Result<(), String> {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if own.rank() >= next.rank() {
             return Ok(());
         }
+        // Names that are taken stay taken, whoever knew of them.
+        next.joined.extend(own.joined.iter().cloned());
         if let Some(mark) = own.unknown_to(&next) {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
             let told = Input::Event { reason: "HoldLost", about: "config".to_owned(), message };

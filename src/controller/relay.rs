@@ -74,6 +74,8 @@ enum Recovery {
     Done,
     /// Somebody has, and it did not come.
     More,
+    /// Somebody who answers did not tell what operators did.
+    Untold,
     /// Somebody leads under our epoch, or this higher one.
     Contested(u64),
 }
@@ -112,8 +114,7 @@ impl Relay {
                     if recovered != Some(epoch) {
                         self.recover().await;
                         recovered = Some(epoch);
-                        let begun = self.handle.tell(Input::Recovered(epoch)).await.and(self.handle.begin_operated().await);
-                        if begun.is_err() {
+                        if self.handle.begin_operated(epoch).await.is_err() || self.handle.tell(Input::Recovered(epoch)).await.is_err() {
                             return;
                         }
                     }
@@ -208,6 +209,7 @@ impl Relay {
             match self.recover_once(epoch).await {
                 Recovery::Done => return,
                 Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
+                Recovery::Untold => tries = tries.saturating_sub(1),
                 // Two with one epoch: ours has to be above it first.
                 Recovery::Contested(epoch) => self.signal(Signal::Saw { epoch, living: false }).await,
             }
@@ -255,15 +257,20 @@ impl Relay {
             return Recovery::Contested(epoch);
         }
         // What operators did is newer or older by a count of its own, whoever has it.
+        let mut told = true;
         for url in &met {
             if best.as_ref().is_none_or(|best| best.url != *url) {
-                self.fetch(url, Fetch::Operator, RECOVER).await;
+                told &= self.fetch(url, Fetch::Operator, RECOVER).await;
             }
         }
-        let Some(best) = best else { return Recovery::Done };
+        let Some(best) = best else { return if told { Recovery::Done } else { Recovery::Untold } };
         tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
         let came = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
-        if came { Recovery::Done } else { Recovery::More }
+        match (came, told) {
+            (true, true) => Recovery::Done,
+            (true, false) => Recovery::Untold,
+            (false, _) => Recovery::More,
+        }
     }
 
     /// Fetches what another controller has, once; returns whether it came.

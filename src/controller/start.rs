@@ -50,8 +50,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let Opened { lock, published, identity, previous_run, mut damaged } = open(&settings.state)?;
     let known = identity.known();
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
-    let names = stores.iter().map(|store| store.url.clone()).collect();
-    let state = State::new(names, settings.limits.clone(), settings.guard.clone(), known.clone());
+    let state = state_of(&settings, &stores, known.clone());
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (inputs, from_feeds) = mpsc::channel(QUEUE);
     let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
@@ -115,6 +114,14 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         drop(end);
     });
     Ok(handle)
+}
+
+/// A state that knows nothing of these stores yet.
+fn state_of(settings: &Settings, stores: &[Arc<Store>], cluster: Option<String>) -> State {
+    let names = stores.iter().map(|store| store.url.clone()).collect();
+    let mut state = State::new(names, settings.limits.clone(), settings.guard.clone(), cluster);
+    state.sources.iter_mut().zip(stores).for_each(|(source, store)| source.counts_up = store.adapter.only_counts_up());
+    state
 }
 
 /// What is told of configs of the history that cannot be read.
@@ -213,7 +220,15 @@ impl Spawn<'_> {
         let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let saved = Arc::new(std::sync::Mutex::new(saved));
-        let operator = operator::Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone(), roles, started };
+        let operator = operator::Operator {
+            folder: self.settings.state.clone(),
+            history: history.clone(),
+            owner,
+            saved: saved.clone(),
+            roles,
+            started,
+            begun: AtomicU64::new(0),
+        };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
         (hold, requests, saved)
     }

@@ -119,7 +119,11 @@ impl Checks {
 
     /// Whether enough happened.
     pub(super) fn is_telling(&self, seeds: u64) -> bool {
-        self.leaders > seeds * 2 && self.applied > seeds * 20 && self.publications > seeds * 10 && self.freezes * 2 > seeds && self.restored * 4 > seeds
+        self.leaders > seeds * 2
+            && self.applied > seeds * 20
+            && self.publications > seeds * 10
+            && (seeds < 10 || self.freezes * 2 > seeds)
+            && (seeds < 10 || self.restored * 4 > seeds)
     }
 }
 

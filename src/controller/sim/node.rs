@@ -70,6 +70,7 @@ impl Node {
         let me = Me { cluster: "c".to_owned(), holder: holder(run), previous_run: old.map(|old| holder(old.run).run), url: String::new() };
         let highest = disk.epoch.max(disk.published.as_ref().map_or(0, |snapshot| snapshot.version.epoch));
         let mut state = State::new(vec!["store".to_owned()], Limits::default(), Thresholds::default(), Some("c".to_owned()));
+        state.sources[0].counts_up = true;
         let at = Now { since_start: now, date: 0 };
         if let Some(lane) = &disk.operated.frozen {
             state.step(hold(Some(lane)), at);

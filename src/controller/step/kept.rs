@@ -116,7 +116,8 @@ impl State {
             self.track(id, now);
         }
         self.unpublished.extend(entries.iter().cloned());
-        self.operated = true;
+        // What was held before a restart, or by whoever led, nobody asks for now.
+        self.operated |= self.role.epoch().is_some();
         let mut output = self.publish(true, false, now);
         output.changed = true;
         output.verdicts = entries;

@@ -21,7 +21,7 @@ const FOLLOWS: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 /// Proxies that lost their controller have found another one, or it when it came back, within this time after its start.
-const MET: Duration = Duration::from_secs(8);
+const MET: Duration = Duration::from_secs(20);
 /// Proxies that followed whoever led before find a new leader within this time.
 const UNMET: Duration = Duration::from_secs(15);
 
@@ -167,7 +167,11 @@ impl State {
             Some(_) if inherited || self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
             // Before a leader was heard, what is known is what was known when we stopped.
             None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
-            _ => (self.replica.kept.clone(), self.replica.expected.clone()),
+            following => {
+                let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
+                let kept = self.replica.kept.iter().filter(|gone| !ours.iter().any(|path| path == gone.object.path())).cloned().collect();
+                (kept, self.replica.expected.iter().cloned().chain(ours).collect())
+            }
         }
     }
 
@@ -236,7 +240,8 @@ impl State {
         if self.snapshot.version.sequence > 0 {
             let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
             let same = |lane: &Lane, object: &Object| lane.get(object.path()).is_some_and(|published| published.digest() == object.digest());
-            let seen = |source: usize| self.names.get(source).and_then(|name| revision(&at, name));
+            let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
+            let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(&at, name));
             let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
             let published = |gone: &Gone| match gone.object.kind() {
                 "endpoint" => same(&snapshot.membership, &gone.object),

@@ -137,8 +137,8 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
     script.state.recall(before.as_ref().clone(), Now::default());
     script.state.restore(0, vec![saved], Now::default());
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none(), "proxies may come that have seen more");
-    assert!(script.after(5_000, Input::Tick).publish.is_none());
-    let published = script.after(5_000, Input::Tick).publish.unwrap();
+    assert!(script.after(10_000, Input::Tick).publish.is_none());
+    let published = script.after(10_000, Input::Tick).publish.unwrap();
     assert_eq!((published.version.to_string(), &published.config), ("6.1".to_owned(), &before.config));
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
     let followed = Role::Following { leader: Some(Record::default()) };
@@ -153,7 +153,7 @@ fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_th
     script.state.recall(published_by(5, &[WEB]).as_ref().clone(), Now::default());
     let opened = |cluster: &str| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch: 5, sequence: 2 }, cluster: Some(cluster.to_owned()) };
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
-    script.after(5_000, opened("c"));
+    script.after(15_000, opened("c"));
     script.after(10_000, Input::Tick);
     assert_eq!(version(&script), "5.1", "others get what we have, as it was");
     script.after(1, opened("other"));
@@ -174,7 +174,7 @@ fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
     script.state.restore(0, entries, Now::default());
     script.role(1, Role::Caretaking { epoch: 6, named: true });
     let published = script.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "a".to_owned() }).publish.unwrap();
-    script.after(20_000, Input::Tick);
+    script.after(30_000, Input::Tick);
     assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.kept().count()), (1, 1, 0));
 }
 

@@ -29,6 +29,8 @@ pub struct SourceState {
     pub settled: bool,
     /// The revision that whoever led before us had seen of it.
     pub floor: Revision,
+    /// Whether its revisions never go back, and are the same for every controller.
+    pub counts_up: bool,
     /// Since when it cannot be read, if so and since we lead.
     pub failing: Option<Duration>,
 }

@@ -19,12 +19,9 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new(stores: usize) -> Self {
         let names = (0..stores).map(|number| format!("store{number}")).collect();
-        Self {
-            state: State::new(names, Limits::default(), Thresholds::default(), Some("c".to_owned())),
-            now: Duration::from_secs(1),
-            heard: 0,
-            told: String::new(),
-        }
+        let mut state = State::new(names, Limits::default(), Thresholds::default(), Some("c".to_owned()));
+        state.sources.iter_mut().for_each(|source| source.counts_up = true);
+        Self { state, now: Duration::from_secs(1), heard: 0, told: String::new() }
     }
 
     /// One that leads under epoch 3.
