@@ -236,20 +236,8 @@ impl State {
         self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
         // From now on what we keep counts, also once we follow again.
         let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
-        // What we kept ourselves and is published no more, or otherwise, was let go by whoever led.
         if self.snapshot.version.sequence > 0 {
-            let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
-            let same = |lane: &Lane, object: &Object| lane.get(object.path()).is_some_and(|published| published.digest() == object.digest());
-            let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
-            let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(&at, name));
-            let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
-            let published = |gone: &Gone| match gone.object.kind() {
-                "endpoint" => same(&snapshot.membership, &gone.object),
-                // A config that an operator holds does not tell; whoever led and knew that it went would have kept it.
-                _ if held => !known(gone),
-                _ => same(&snapshot.config, &gone.object),
-            };
-            self.guard.forget_unless(&published);
+            self.forget_what_was_let_go(&at);
         }
         self.guard.expect(expected, now.since_start);
         // A config that an operator holds says nothing about what the stores had.
@@ -275,6 +263,32 @@ impl State {
         self.guard.inherit(missing, known, stores, flagged.as_deref(), (now.since_start, now.date));
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
+    }
+
+    /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
+    /// published in a form that is not the store's was not.
+    fn forget_what_was_let_go(&mut self, at: &BTreeMap<String, u64>) {
+        let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
+        let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
+        let stands = |lane: &Lane, now: &Lane, object: &Object| {
+            lane.get(object.path()).is_some_and(|published| {
+                let changed = |now: &Arc<Object>| now.digest() != published.digest();
+                published.digest() == object.digest() || now.get(object.path()).is_some_and(changed)
+            })
+        };
+        let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
+        let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
+        let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
+        let published = |gone: &Gone| match gone.object.kind() {
+            "endpoint" => stands(&snapshot.membership, membership_now, &gone.object),
+            // A config that an operator holds does not tell; whoever led and knew that it went would have kept it.
+            _ if held => !known(gone),
+            _ => stands(&snapshot.config, config_now, &gone.object),
+        };
+        self.guard.forget_unless(&published);
+        let none = Lane::default();
+        let config = if held { &none } else { &snapshot.config };
+        self.guard.keep_as_published((config, &snapshot.membership), self.compiler.active_tree());
     }
 }
 

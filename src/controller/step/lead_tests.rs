@@ -190,6 +190,20 @@ fn what_the_leader_has_announced_is_known_to_followers_over_a_restart() {
 }
 
 #[test]
+fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo_the_hold_of_a_leader_that_leads_again() {
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
+    let digest = script.state.snapshot.config.digest();
+    script.role(1, Role::Caretaking { epoch: 3, named: false });
+    script.put(1, 51, "routes/a", THIRD);
+    script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    script.role(1, Role::Following { leader: None });
+    script.role(1, leading(4));
+    script.reset(1, 0, 21, &[WEB, ("routes/a", ROUTE)]);
+    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.digest()), (1, digest));
+}
+
+#[test]
 fn a_leader_whose_follower_relays_what_is_newer_hears_of_that() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 5, &[WEB]);
