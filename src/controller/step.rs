@@ -533,6 +533,8 @@ pub fn object_path(resource: &ResourceKey) -> String {
     format!("{}/{}", resource.kind.singular(), resource.name)
 }
 
+#[cfg(test)]
+mod held_tests;
 mod judge;
 mod kept;
 mod lead;

@@ -6,18 +6,27 @@ use super::super::election::Record;
 use super::tests::{ROUTE, Script};
 use super::*;
 
-const WEB: (&str, &str) = ("listeners/web", r#"{"address":"127.0.0.1:80"}"#);
+pub(super) const WEB: (&str, &str) = ("listeners/web", r#"{"address":"127.0.0.1:80"}"#);
 
-fn leading(epoch: u64) -> Role {
+pub(super) const OTHER: &str = r#"{"hostnames":["h"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+pub(super) const THIRD: &str = r#"{"hostnames":["i"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
+
+pub(super) fn leading(epoch: u64) -> Role {
     Role::Leading { epoch, until: Duration::MAX }
 }
 
 /// What a leader publishes that has read these entries.
-fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot> {
+pub(super) fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot> {
     let mut script = Script::new(1);
     script.role(0, leading(epoch));
     script.reset(0, 0, 1, entries);
     script.state.snapshot.clone()
+}
+
+/// What the leader keeps, as its followers get it.
+pub(super) fn replica(of: &Script, at: u64) -> Input {
+    let (kept, expected) = of.state.kept_for_followers();
+    Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), kept, expected, entries: Vec::new() }))
 }
 
 fn version(script: &Script) -> String {
@@ -315,162 +324,6 @@ fn a_leader_that_hears_of_another_under_its_epoch_publishes_nothing_before_it_ha
     let published = script.reset(1, 0, 2, &[WEB]).publish.unwrap();
     assert_eq!(published.version.to_string(), "12.1");
     assert!(published.config.get("route/a").is_some(), "what the other one published is judged first");
-}
-
-const OTHER: &str = r#"{"hostnames":["h"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
-const THIRD: &str = r#"{"hostnames":["i"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
-
-/// What the leader keeps, as its followers get it.
-fn replica(of: &Script, at: u64) -> Input {
-    let (kept, expected) = of.state.kept_for_followers();
-    Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), kept, expected, entries: Vec::new() }))
-}
-
-/// A leader whose store was restored from a backup: it holds what `routes/a` was.
-fn restored_from_a_backup() -> Script {
-    let mut script = Script::leading(1);
-    script.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
-    script.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(script.state.guard.kept().count(), 1);
-    script
-}
-
-#[test]
-fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothing() {
-    let mut before = Script::leading(1);
-    before.reset(0, 0, 50, &[WEB, ("routes/a", OTHER), ("routes/b", ROUTE)]);
-    let digest = before.state.snapshot.config.digest();
-    for (at, kept) in [(20, 2), (60, 0)] {
-        let mut again = Script::new(1);
-        again.state.recall(before.state.snapshot.as_ref().clone(), Now::default());
-        drop(again.state.restore(0, before.state.compiler.save(0), Now::default()));
-        again.state.restore_revision(0, 50);
-        again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
-        again.role(1, leading(4));
-        again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
-        again.after(59_000, Input::Tick);
-        again.after(1_000, Input::Tick);
-        assert_eq!((again.state.guard.kept().count(), again.state.snapshot.config.digest() == digest), (kept, kept > 0), "at {at}");
-    }
-}
-
-#[test]
-fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebody_writes() {
-    let before = restored_from_a_backup();
-    let digest = before.state.snapshot.config.digest();
-    let old = vec![SavedEntry {
-        input: EntryInput { key: "routes/a".to_owned(), written: Written { value: OTHER.as_bytes().into(), revision: 50 }, unreadable: None },
-        last_good: None,
-    }];
-    // The entries on disk may be those of a moment before.
-    for entries in [before.state.compiler.save(0), old] {
-        let mut again = Script::new(1);
-        again.state.guard.restore(before.state.kept_for_followers().0, again.now);
-        again.state.recall(before.state.snapshot.as_ref().clone(), Now::default());
-        again.state.restore(0, entries, Now::default());
-        again.role(1, leading(4));
-        again.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-        assert_eq!((again.state.guard.kept().count(), again.state.snapshot.config.digest()), (1, digest));
-        again.put(1_000, 21, "routes/a", THIRD);
-        assert_eq!(again.state.guard.kept().count(), 0);
-        assert!(again.state.snapshot.config.get("route/a").unwrap().bytes().contains("\"i\""));
-    }
-    let mut next = Script::new(1);
-    next.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    next.after(1, Input::Relayed(before.state.snapshot.clone()));
-    next.after(1, replica(&before, 20));
-    next.role(1, leading(4));
-    next.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((next.state.guard.kept().count(), next.state.snapshot.config.digest()), (1, digest));
-    // Gone as well by now: what was held before is what stays.
-    next.delete(1_000, 22, "routes/a");
-    next.after(60_000, Input::Tick);
-    assert_eq!(next.state.snapshot.config.digest(), digest);
-}
-
-#[test]
-fn what_an_operator_let_change_is_not_changed_back_by_a_successor_that_had_held_it_itself() {
-    let mut before = restored_from_a_backup();
-    let mut next = Script::new(1);
-    next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
-    next.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    before.after(1, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    next.after(1, Input::Relayed(before.state.snapshot.clone()));
-    next.after(1, replica(&before, 20));
-    next.role(1, leading(4));
-    next.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(next.state.guard.kept().count(), 0);
-    assert_eq!(next.state.snapshot.config.digest(), before.state.snapshot.config.digest());
-}
-
-#[test]
-fn a_follower_that_begins_behind_its_leader_holds_nothing_of_what_it_missed() {
-    let saved = SavedEntry {
-        input: EntryInput { key: "routes/a".to_owned(), written: Written { value: OTHER.as_bytes().into(), revision: 9 }, unreadable: None },
-        last_good: None,
-    };
-    let mut script = Script::new(1);
-    script.state.restore(0, vec![saved], Now::default());
-    let leader = published_by(3, &[WEB, ("routes/a", ROUTE)]);
-    script.after(1, Input::Relayed(leader.clone()));
-    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 5_000)]), ..Replica::default() })));
-    script.reset(1, 0, 4_990, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(script.state.guard.kept().count(), 0);
-    script.role(1, leading(4));
-    script.reset(1, 0, 5_001, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.digest()), (0, leader.config.digest()));
-}
-
-#[test]
-fn what_a_leader_has_judged_is_no_reason_to_doubt_the_store_later() {
-    let mut before = restored_from_a_backup();
-    before.after(1, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    for told_first in [false, true] {
-        let mut next = Script::new(1);
-        next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
-        if told_first {
-            next.after(1, replica(&before, 20));
-        }
-        next.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-        next.after(1, Input::Relayed(before.state.snapshot.clone()));
-        next.after(1, replica(&before, if told_first { 60 } else { 20 }));
-        next.put(3_600_000, 61, "routes/a", THIRD);
-        next.role(1, leading(4));
-        next.reset(1, 0, 61, &[WEB, ("routes/a", THIRD)]);
-        assert_eq!(next.state.guard.kept().count(), 0, "a change like any other; told first: {told_first}");
-    }
-}
-
-#[test]
-fn what_a_leader_holds_it_still_keeps_when_it_follows_again() {
-    let mut script = Script::new(1);
-    script.reset(0, 0, 5, &[WEB]);
-    script.after(1, Input::Relayed(published_by(3, &[WEB])));
-    let at = BTreeMap::from([("store0".to_owned(), 5)]);
-    script.after(1, Input::Replica(Box::new(Replica { at, ..Replica::default() })));
-    script.role(1, leading(4));
-    script.reset(1, 0, 6, &[]);
-    script.after(60_000, Input::Tick);
-    let kept = |script: &Script| script.state.kept_for_followers().0.iter().map(|gone| gone.object.path().to_owned()).collect::<Vec<_>>();
-    assert_eq!(kept(&script), ["listener/web"]);
-    script.role(1, Role::Following { leader: None });
-    assert_eq!(kept(&script), ["listener/web"], "until whoever leads now has said what it keeps");
-}
-
-#[test]
-fn what_was_announced_and_deleted_before_the_leader_died_goes() {
-    let mut before = Script::leading(1);
-    before.reset(0, 0, 5, &[WEB]);
-    before.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: true, by: "alice".to_owned() });
-    let mut next = Script::new(1);
-    next.reset(0, 0, 5, &[WEB]);
-    next.after(1, Input::Relayed(before.state.snapshot.clone()));
-    next.after(1, replica(&before, 5));
-    next.delete(1, 6, "listeners/web");
-    next.role(1, leading(4));
-    next.reset(1, 0, 6, &[]);
-    next.after(60_000, Input::Tick);
-    assert_eq!((next.state.guard.kept().count(), next.state.snapshot.config.len()), (0, 0));
 }
 
 #[test]
