@@ -326,8 +326,8 @@ impl Owner {
 
     /// How far stores have been read, where a lower revision after a restart says something.
     fn revisions(&self) -> BTreeMap<String, u64> {
-        let all = self.stores.iter().zip(&self.state.sources).filter(|(store, _)| store.adapter.only_counts_up());
-        all.map(|(store, source)| (store.url.clone(), source.at.0)).collect()
+        let all = self.stores.iter().enumerate().filter(|(_, store)| store.adapter.only_counts_up());
+        all.map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect()
     }
 
     /// Who leads, as far as is known.
@@ -347,7 +347,7 @@ impl Owner {
     fn replica(&self, all: bool) -> Replica {
         let entries = |number| if all { self.state.compiler.save(number) } else { self.state.compiler.last_goods(number) };
         let entries = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), entries(number))).collect();
-        let at = self.stores.iter().zip(&self.state.sources).map(|(store, source)| (store.url.clone(), source.at.max(source.floor).0)).collect();
+        let at = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect();
         let (kept, expected) = self.state.kept_for_followers();
         Replica { at, kept, expected, entries }
     }

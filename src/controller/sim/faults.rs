@@ -49,7 +49,8 @@ impl World {
             return self.after(200, Happening::Restore);
         }
         self.calm_until = self.now + 4_000;
-        let back = self.store.restore();
+        let nodes = &self.nodes;
+        let back = self.store.restore(&|path| nodes.iter().any(|node| node.state.compiler.config().get(path).is_none()));
         self.checks.restored(back);
     }
 

@@ -171,14 +171,14 @@ impl Node {
             self.disk.entries = self.state.compiler.save(0);
         }
         if files >= FILES {
-            self.disk.read = self.state.sources[0].at.0;
+            self.disk.read = self.state.known_revision(0);
             self.disk.kept = now;
         }
     }
 
     pub(super) fn replica(&self) -> Replica {
         let (kept, expected) = self.state.kept_for_followers();
-        let at = self.state.sources.iter().map(|source| ("store".to_owned(), source.at.max(source.floor).0)).collect();
+        let at = BTreeMap::from([("store".to_owned(), self.state.known_revision(0))]);
         Replica { at, kept, expected, entries: vec![("store".to_owned(), self.state.compiler.last_goods(0))] }
     }
 }

@@ -75,11 +75,12 @@ impl Store {
         self.backup = Some(self.now.clone());
     }
 
-    /// Restores the backup; returns the routes that come back with that, which had been deleted.
-    pub(super) fn restore(&mut self) -> Vec<String> {
+    /// Restores the backup; returns the routes that come back with that, which had been deleted or `went` as far as somebody knows.
+    pub(super) fn restore(&mut self, went: &dyn Fn(&str) -> bool) -> Vec<String> {
         let Some(backup) = self.backup.take() else { return Vec::new() };
         let has = |content: &Content, name: &str| content.routes.get(name).is_some_and(|(_, value)| value.is_some());
-        let back = backup.routes.keys().filter(|name| has(&backup, name) && !has(&self.now, name)).map(|name| format!("route/{name}")).collect();
+        let paths = backup.routes.keys().filter(|name| has(&backup, name)).map(|name| (format!("route/{name}"), !has(&self.now, name)));
+        let back = paths.filter(|(path, gone)| *gone || went(path)).map(|(path, _)| path).collect();
         self.now = backup;
         self.restored += 1;
         back

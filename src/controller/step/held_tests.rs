@@ -35,6 +35,26 @@ fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothi
 }
 
 #[test]
+fn a_store_that_a_follower_saw_go_back_is_not_believed_after_its_restart_if_no_leader_has_judged_it() {
+    let mut before = Script::new(1);
+    let newest = [WEB, ("routes/a", OTHER)];
+    before.reset(0, 0, 50, &newest);
+    before.after(1, Input::Relayed(published_by(3, &newest)));
+    before.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 50)]), ..Replica::default() })));
+    before.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    let mut again = Script::new(1);
+    again.state.guard.restore(before.state.kept_for_followers().0, again.now);
+    again.state.recall(before.state.snapshot.as_ref().clone(), Now::default());
+    drop(again.state.restore(0, before.state.compiler.save(0), Now::default()));
+    again.state.restore_revision(0, before.state.known_revision(0));
+    again.reset(1, 0, 21, &[WEB, ("routes/a", ROUTE)]);
+    again.role(1, leading(4));
+    again.reset(1, 0, 22, &[WEB, ("routes/a", ROUTE)]);
+    assert_eq!((again.state.guard.kept().count(), again.state.snapshot.config.digest()), (1, before.state.snapshot.config.digest()));
+    assert_eq!(again.state.known_revision(0), 22, "it is judged by now");
+}
+
+#[test]
 fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebody_writes() {
     let before = restored_from_a_backup();
     let digest = before.state.snapshot.config.digest();

@@ -56,6 +56,12 @@ impl NotBelieved {
 }
 
 impl State {
+    /// How far a store was read, by us or by whoever leads: what is published is not newer. Whoever goes on from here does not
+    /// believe a store that is not as far.
+    pub fn known_revision(&self, source: usize) -> u64 {
+        self.sources.get(source).map_or(0, |state| state.at.max(state.floor).0)
+    }
+
     pub(super) fn store(&mut self, source: usize, event: Event, generation: u64, now: Now) -> Output {
         let name = self.names.get(source).cloned().unwrap_or_default();
         let Some(state) = self.sources.get_mut(source) else { return Output::default() };
