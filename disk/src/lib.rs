@@ -29,14 +29,6 @@ pub enum ReadError {
         /// Which file.
         path: PathBuf,
     },
-    /// It is what was written, and cannot be understood.
-    #[error("{path}: {reason}; a newer release may have written it")]
-    Content {
-        /// Which file.
-        path: PathBuf,
-        /// What is not understood.
-        reason: String,
-    },
 }
 
 /// What was read.

@@ -21,6 +21,7 @@ use waypost_model::parse::parse;
 use waypost_model::snapshot::{Snapshot, Version};
 
 use super::guard::{Fate, Gone};
+use super::step::Input;
 
 /// An entry as it is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -133,14 +134,36 @@ pub const REVISIONS: &str = "revisions.json";
 /// Until which dates what operators announced may go, by path.
 pub const ANNOUNCED: &str = "announced.json";
 
-/// Reads a file of the state directory, or its generation before; nothing if there is none.
-fn load<T>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Option<T>, String> {
-    let file = folder.join(name);
-    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(None) };
-    if let Some(note) = &content.fallback {
-        tracing::warn!("{note}");
+/// What was read of a file of the state directory.
+#[derive(Debug, Default)]
+pub struct Loaded<T> {
+    /// What it says.
+    pub value: T,
+    /// What is not used of it, and why: people should know.
+    pub note: Option<String>,
+}
+
+impl<T> Loaded<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> Result<U, String>) -> Result<Loaded<U>, String> {
+        Ok(Loaded { value: change(self.value)?, note: self.note })
     }
-    parse(&content.bytes).map(Some).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// What a file has, nothing if it cannot be used; and what is told if it is not all there, with what that costs.
+pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &str) -> (T, Option<Input>) {
+    match read {
+        Ok(Loaded { value, note }) => (value, note.map(|note| Input::damaged(file, note))),
+        Err(error) => (T::default(), Some(Input::damaged(file, format!("{error}; {cost}")))),
+    }
+}
+
+/// Reads a file of the state directory, or its generation before; the default if there is none. A file that was being replaced when
+/// the process was killed is no loss: nobody was told that it is done.
+pub(super) fn load<T: Default>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Loaded<T>, String> {
+    let file = folder.join(name);
+    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(Loaded::default()) };
+    let value = parse(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(Loaded { value, note: content.fallback.filter(|_| file.exists()) })
 }
 
 /// Writes the entries of all stores, named by their URLs.
@@ -156,9 +179,8 @@ pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_entries(folder: &Path) -> Result<Vec<SavedStore>, String> {
-    let saved: Vec<Saved> = load(folder, ENTRIES, unpack)?.unwrap_or_default();
-    Ok(saved.into_iter().map(Saved::into_store).collect())
+pub fn load_entries(folder: &Path) -> Result<Loaded<Vec<SavedStore>>, String> {
+    load(folder, ENTRIES, unpack)?.map(|saved: Vec<Saved>| Ok(saved.into_iter().map(Saved::into_store).collect()))
 }
 
 /// Writes numbers by name to a file of that name.
@@ -177,8 +199,8 @@ pub fn save_numbers(folder: &Path, name: &str, numbers: &BTreeMap<String, u64>) 
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_numbers(folder: &Path, name: &str) -> Result<BTreeMap<String, u64>, String> {
-    load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?)).map(Option::unwrap_or_default)
+pub fn load_numbers(folder: &Path, name: &str) -> Result<Loaded<BTreeMap<String, u64>>, String> {
+    load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
 /// What the guard keeps, as it is written.
@@ -248,9 +270,15 @@ pub fn save_guard(folder: &Path, kept: &[Gone], stores: &[String]) -> io::Result
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Vec<Gone>, String> {
-    let lines: Vec<KeptLine> = load(folder, GUARD, unpack)?.unwrap_or_default();
-    lines.into_iter().filter_map(|line| line.gone(stores).transpose()).collect()
+pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Gone>>, String> {
+    let loaded: Loaded<Vec<KeptLine>> = load(folder, GUARD, unpack)?;
+    let count = loaded.value.len();
+    let mut kept = loaded.map(|lines| lines.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
+    let lost = count - kept.value.len();
+    if lost > 0 && kept.note.is_none() {
+        kept.note = Some(format!("{lost} of {count} things that were held are of a store that is not given any more, and are judged anew"));
+    }
+    Ok(kept)
 }
 
 /// What is published, as it is written.
@@ -286,10 +314,12 @@ pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_published(folder: &Path) -> Result<Option<Snapshot>, String> {
-    let Some(published) = load(folder, PUBLISHED, unpack::<Published>)? else { return Ok(None) };
-    let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
-    Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
+pub fn load_published(folder: &Path) -> Result<Loaded<Option<Snapshot>>, String> {
+    load(folder, PUBLISHED, |bytes| unpack(bytes).map(Some))?.map(|published: Option<Published>| {
+        let Some(published) = published else { return Ok(None) };
+        let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
+        Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
+    })
 }
 
 pub(super) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -313,7 +343,7 @@ mod tests {
     fn what_the_guard_keeps_comes_back_with_its_authors_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let (stores, swapped) = (["file:///a", "file:///b"].map(str::to_owned), ["file:///b", "file:///a"].map(str::to_owned));
-        assert!(load_guard(folder.path(), &stores).unwrap().is_empty());
+        assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
         let gone = Gone {
             object: Object::read(r#"{"kind":"route","name":"r"}"#).unwrap(),
             origin: Origin { id: EntryId { source: 1, key: "routes/r".to_owned() }, written: Written { value: b"\xff".as_slice().into(), revision: 7 } },
@@ -324,18 +354,23 @@ mod tests {
             instead: Some(Digest::of(b"what is written now")),
         };
         save_guard(folder.path(), std::slice::from_ref(&gone), &stores).unwrap();
-        assert_eq!(load_guard(folder.path(), &swapped).unwrap()[0].origin.id.source, 0, "stores are given in another order");
-        assert!(load_guard(folder.path(), &stores[..1]).unwrap().is_empty(), "its store is not given any more");
-        let found = load_guard(folder.path(), &stores).unwrap().remove(0);
+        assert_eq!(load_guard(folder.path(), &swapped).unwrap().value[0].origin.id.source, 0, "stores are given in another order");
+        let one = load_guard(folder.path(), &stores[..1]).unwrap();
+        assert!(one.value.is_empty() && one.note.unwrap().contains("1 of 1 things that were held"), "its store is not given any more");
+        let found = load_guard(folder.path(), &stores).unwrap().value.remove(0);
         assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
         save_guard(folder.path(), &[], &stores).unwrap();
-        assert!(load_guard(folder.path(), &stores).unwrap().is_empty());
+        assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
+        std::fs::write(folder.path().join(GUARD), b"torn").unwrap();
+        let (before, told) = usable(GUARD, load_guard(folder.path(), &stores), "lost");
+        let Some(Input::Event { reason: "StateDamaged", message, .. }) = told else { panic!("{told:?}") };
+        assert!(before.len() == 1 && message.ends_with("the generation before it is used"), "{message}");
     }
 
     #[test]
     fn what_is_announced_is_known_after_a_restart_until_its_date() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().is_empty());
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
         let guard = |announced, now| {
             let mut guard = Guard::new(Thresholds::default());
             guard.restore_expected(announced, now);
@@ -345,12 +380,12 @@ mod tests {
         before.expect(vec!["route/r".to_owned()], Duration::from_secs(10));
         save_numbers(folder.path(), ANNOUNCED, &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
         let known =
-            |date| guard(load_numbers(folder.path(), ANNOUNCED).unwrap(), (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
+            |date| guard(load_numbers(folder.path(), ANNOUNCED).unwrap().value, (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
         assert_eq!(known(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
         assert!(known(1_290_000).is_empty(), "that was too late");
         assert_eq!(known(0)["route/r"], 300_000, "a clock that went back makes it no longer");
         save_numbers(folder.path(), ANNOUNCED, &BTreeMap::new()).unwrap();
-        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().is_empty());
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
     }
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
@@ -361,10 +396,10 @@ mod tests {
     #[test]
     fn entries_come_back_byte_by_byte_with_their_last_good_values() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(load_entries(folder.path()).unwrap().is_empty());
+        assert!(load_entries(folder.path()).unwrap().value.is_empty());
         let all = vec![("file:///a".to_owned(), vec![saved("routes/a", b"{\"x\":\xff}", Some(b"{}")), saved("endpoints/a/b", b"", None)])];
         save_entries(folder.path(), &all).unwrap();
-        assert_eq!(load_entries(folder.path()).unwrap(), all);
+        assert_eq!(load_entries(folder.path()).unwrap().value, all);
     }
 
     #[test]

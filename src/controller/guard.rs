@@ -209,7 +209,8 @@ impl Guard {
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
             self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen: 0, instead });
         }
-        self.expected = expected;
+        // What has gone as it was meant to is no reason to let it go again.
+        self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
     }
 
     /// Whether there is a guard for such objects.

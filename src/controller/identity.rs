@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use waypost_adapter::{ErrorKind, Event, Expected, Key, PutIf};
 
+use super::disk::{Loaded, load};
 use super::feed::jitter;
 use super::settings::Store;
 use super::step::Input;
@@ -35,18 +36,16 @@ struct ClusterRecord {
     id: String,
 }
 
+/// Its file in the state directory.
+pub const FILE: &str = "identity.json";
+
 impl Identity {
     /// Reads it, or begins anew. A file that cannot be used is told of.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn load(folder: &Path) -> Result<Self, waypost_disk::ReadError> {
-        let Some(content) = waypost_disk::read(&folder.join("identity.json"))? else { return Ok(Self::default()) };
-        if let Some(note) = &content.fallback {
-            tracing::warn!("{note}");
-        }
-        serde_json::from_slice(&content.bytes)
-            .map_err(|error| waypost_disk::ReadError::Content { path: folder.join("identity.json"), reason: error.to_string() })
+    pub fn load(folder: &Path) -> Result<Loaded<Self>, String> {
+        load(folder, FILE, |bytes| Ok(serde_json::from_slice(bytes)?))
     }
 
     /// The cluster's id, once it is known.
@@ -59,7 +58,7 @@ impl Identity {
     /// # Errors
     /// The disk refused.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
-        waypost_disk::write(&folder.join("identity.json"), &serde_json::to_vec(self)?)
+        waypost_disk::write(&folder.join(FILE), &serde_json::to_vec(self)?)
     }
 }
 

@@ -2,15 +2,17 @@
 //! that owns the state, which is told the result.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
 
-use super::disk::SavedStore;
+use super::disk::{Loaded, SavedStore, load};
 use super::election::Role;
 use super::handle::{Command, Query};
 use super::history::History;
@@ -26,6 +28,8 @@ pub(super) const DEPOSED: &str = "this controller does not lead any more; nothin
 /// Why nothing is done yet by who leads now.
 const ASKING: &str = "this controller was elected just now and asks the others first; nothing was changed, try again";
 const STOPPING: &str = "the controller is stopping";
+/// What the disk refused when we began to lead is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
 /// Who did what is kept for so many actions.
 const AUDITED: usize = 500;
 
@@ -39,6 +43,9 @@ pub struct Audit {
     /// What, in one sentence.
     pub what: String,
 }
+
+/// The file in the state directory.
+pub(super) const FILE: &str = "operator.json";
 
 /// What is kept over a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,19 +71,12 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Reads it, or what is usable of it; and why that is not the newest, if so. A file that was being replaced when the process
-    /// was killed is no loss: nobody was told that it is done.
+    /// Reads it, or what is usable of it; and why that is not the newest, if so.
     pub fn load(folder: &Path) -> (Self, Option<String>) {
-        let file = file(folder);
-        let content = waypost_disk::read(&file).map_err(|error| error.to_string());
-        let read = content.and_then(|content| match content {
-            None => Ok((Self::default(), None)),
-            Some(content) => {
-                let saved = serde_json::from_slice(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))?;
-                Ok((saved, content.fallback.filter(|_| file.exists())))
-            }
-        });
-        read.unwrap_or_else(|error| (Self::default(), Some(error)))
+        match load(folder, FILE, |bytes| Ok(serde_json::from_slice(bytes)?)) {
+            Ok(Loaded { value, note }) => (value, note),
+            Err(error) => (Self::default(), Some(error)),
+        }
     }
 
     /// Of two, the higher one is newer.
@@ -84,20 +84,17 @@ impl Saved {
         (self.epoch, self.count)
     }
 
-    /// What we hold and whoever wrote `next` never knew of.
+    /// What we hold and whoever wrote `next` never knew of, as far as its audit goes back.
     fn unknown_to(&self, next: &Self) -> Option<&Mark> {
         let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
-        let known = |audit: &Audit| audit.at >= mark.at && audit.by == mark.by;
-        (!next.audit.iter().any(known)).then_some(mark)
+        let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
+        let forgotten = next.audit.len() >= AUDITED && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
+        (!known && !forgotten).then_some(mark)
     }
 
     fn save(&self, folder: &Path) -> std::io::Result<()> {
-        waypost_disk::write(&file(folder), &serde_json::to_vec(self)?)
+        waypost_disk::write(&folder.join(FILE), &serde_json::to_vec(self)?)
     }
-}
-
-fn file(folder: &Path) -> PathBuf {
-    folder.join("operator.json")
 }
 
 /// What is published, for the history.
@@ -157,7 +154,22 @@ pub struct Operator {
 impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(request) = requests.recv().await {
+        let mut again = None;
+        loop {
+            let due = async {
+                match again {
+                    Some(epoch) => {
+                        sleep(RETRY).await;
+                        epoch
+                    }
+                    None => pending().await,
+                }
+            };
+            let request = tokio::select! {
+                request = requests.recv() => request,
+                epoch = due => Some(Request::Begin(epoch)),
+            };
+            let Some(request) = request else { return };
             // Whoever asked may have gone; it is done all the same.
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
@@ -165,7 +177,7 @@ impl Operator {
                 Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
                 Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
                 Request::Over(mark) => self.over(&mark).await,
-                Request::Begin(epoch) => self.begin(epoch).await,
+                Request::Begin(epoch) => again = self.begin(epoch).await.err(),
             }
         }
     }
@@ -188,12 +200,18 @@ impl Operator {
 
     /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
     /// that back: content never goes back unasked.
-    async fn begin(&self, epoch: u64) {
+    ///
+    /// # Errors
+    /// The epoch for which that is still to be done.
+    async fn begin(&self, epoch: u64) -> Result<(), u64> {
         self.begun.store(epoch, Ordering::Relaxed);
-        if let Err(error) = self.save(|_| {}, None).await.and(self.touch().await) {
+        let dated = self.save(|_| {}, None).await;
+        if let Err(error) = dated.clone().and(self.touch().await) {
             tracing::warn!("what operators did counts as before this controller led: {error}");
         }
         self.end_what_is_over().await;
+        // Who does not lead any more has nothing to date.
+        if dated.is_err() && self.epoch() == Ok(epoch) { Err(epoch) } else { Ok(()) }
     }
 
     /// A pin that ended while nobody led, or that the disk refused to end: whoever leads now keeps that. What is held has its time,
@@ -237,11 +255,10 @@ impl Operator {
         }
         // Names that are taken stay taken, whoever knew of them.
         next.joined.extend(own.joined.iter().cloned());
-        if let Some(mark) = own.unknown_to(&next) {
+        let lost = own.unknown_to(&next).map(|mark| {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
-            let told = Input::Event { reason: "HoldLost", about: "config".to_owned(), message };
-            self.owner.send(Command::Input(told)).await.map_err(|_| STOPPING.to_owned())?;
-        }
+            Input::Event { reason: "HoldLost", about: "config".to_owned(), message }
+        });
         let hold = match next.mark.clone() {
             Some(mark) => Some(Hold { lane: self.lane_of_leader(mark.config).await?, mark }),
             None => None,
@@ -254,6 +271,9 @@ impl Operator {
             Ok::<_, String>(())
         };
         tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())??;
+        if let Some(lost) = lost {
+            self.owner.send(Command::Input(lost)).await.map_err(|_| STOPPING.to_owned())?;
+        }
         self.tell(hold, "the leader").await?;
         // The leader waits to hear that we have it.
         self.touch().await
@@ -420,6 +440,8 @@ mod tests {
         let leaders = |mark: Option<&Mark>, audit: &[Audit]| Saved { mark: mark.cloned(), audit: audit.to_vec(), ..Saved::default() };
         assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
         assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_200, "alice")])), Some(&mark), "alice did something else");
+        assert_eq!(own.unknown_to(&leaders(None, &vec![audit(1_200, "bob"); AUDITED])), None, "nobody remembers");
         assert_eq!(own.unknown_to(&leaders(Some(&mark), &[])), None);
         assert_eq!(Saved::default().unknown_to(&own), None);
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{ANNOUNCED, ENTRIES, Exported, GUARD, REVISIONS, SavedStore, load_entries, load_guard, load_numbers, same_store};
+use super::disk::{self, ANNOUNCED, ENTRIES, Exported, GUARD, Loaded, REVISIONS, SavedStore, load_entries, load_guard, load_numbers, same_store};
 use super::elect::Signal;
 use super::election::Role;
 use super::fresh::{Fresh, Stamp};
@@ -167,12 +167,13 @@ impl Owner {
         }
     }
 
-    /// What a file has; nothing if it cannot be used, and then an event tells what that costs.
-    fn usable<T: Default>(&mut self, file: &str, read: Result<T, String>, cost: &str) -> T {
-        read.unwrap_or_else(|error| {
-            drop(self.input(Input::damaged(file, format!("{error}; {cost}"))));
-            T::default()
-        })
+    /// What a file has; nothing if it cannot be used. An event tells what is not used, and what that costs.
+    fn usable<T: Default>(&mut self, file: &str, read: Result<Loaded<T>, String>, cost: &str) -> T {
+        let (value, told) = disk::usable(file, read, cost);
+        if let Some(told) = told {
+            drop(self.input(told));
+        }
+        value
     }
 
     /// One step; returns the paths of what an operator let go with it.

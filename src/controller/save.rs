@@ -59,7 +59,7 @@ impl Files {
     pub async fn save(self, mut to_save: watch::Receiver<Option<ToSave>>, stop: CancellationToken) {
         let mut failed = false;
         // What cannot be read was told of at the start.
-        let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default();
+        let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
         loop {
             // The owner drops its sender after it handed over the last.
             let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
@@ -162,11 +162,11 @@ mod tests {
         std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
         assert!(write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).is_err());
         let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
-        assert_eq!(names(load_guard(folder.path(), &[]).unwrap()), ["endpoints/a", "endpoints/b"]);
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/a", "endpoints/b"]);
         // What is kept is published as well: else it would count as let go by whoever led.
-        assert_eq!(load_published(folder.path()).unwrap().unwrap().version, published.version);
+        assert_eq!(load_published(folder.path()).unwrap().value.unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
         write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).unwrap();
-        assert_eq!(names(load_guard(folder.path(), &[]).unwrap()), ["endpoints/b"]);
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/b"]);
     }
 }

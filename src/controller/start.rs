@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_model::snapshot::Snapshot;
 
-use super::disk::{PUBLISHED, load_published};
+use super::disk::{PUBLISHED, load_published, usable};
 use super::elect::{Elector, Signal, StoreDown};
 use super::election::{Election, Holder, Me, Role};
 use super::fresh::Fresh;
@@ -144,10 +144,8 @@ fn open(path: &Path) -> Result<Opened, StartError> {
     std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
     let lock = lock(path).map_err(failed)?;
     let mut damaged = Vec::new();
-    let published = load_published(path).unwrap_or_else(|error| {
-        damaged.push(Input::damaged(PUBLISHED, format!("{error}; nothing is published before a store or another controller is heard")));
-        None
-    });
+    let (published, told) = usable(PUBLISHED, load_published(path), "nothing is published before a store or another controller is heard");
+    damaged.extend(told);
     let (identity, previous_run) = begin_run(path, published.as_ref(), &mut damaged).map_err(|error| failed(error.to_string()))?;
     let published = published.filter(|snapshot| snapshot.cluster == identity.cluster);
     Ok(Opened { lock, published, identity, previous_run, damaged })
@@ -261,10 +259,8 @@ fn lock(folder: &Path) -> Result<std::fs::File, String> {
 
 /// Who we are, in a run of its own; and which run was before it.
 fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Input>) -> std::io::Result<(Identity, Option<String>)> {
-    let mut identity = Identity::load(folder).unwrap_or_else(|error| {
-        damaged.push(Input::damaged("identity.json", format!("{error}; the cluster's id and epoch are found out anew")));
-        Identity::default()
-    });
+    let (mut identity, told): (Identity, _) = usable(identity::FILE, Identity::load(folder), "the cluster's id and epoch are found out anew");
+    damaged.extend(told);
     let previous = Some(std::mem::replace(&mut identity.run, identity::new_id())).filter(|run| !run.is_empty());
     identity.epoch = identity.epoch.max(published.map_or(0, |snapshot| snapshot.version.epoch));
     match identity.save(folder) {
@@ -311,7 +307,7 @@ fn restore_hold(
     // It is in the events and the audit.
     let mut tell = |saved: &mut operator::Saved, what: String| {
         saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
-        damaged.push(Input::damaged("operator.json", what));
+        damaged.push(Input::damaged(operator::FILE, what));
     };
     match (lost, published) {
         (None, _) => {}

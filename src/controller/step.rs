@@ -264,6 +264,8 @@ pub struct State {
     not_believed: Option<NotBelieved>,
     /// What the leader keeps, while we follow.
     replica: Replica,
+    /// When it said so last, in milliseconds since 1970.
+    replicated_at: u64,
 }
 
 impl State {
@@ -307,6 +309,7 @@ impl State {
             operated: false,
             not_believed: None,
             replica: Replica::default(),
+            replicated_at: 0,
         }
     }
 

@@ -114,7 +114,8 @@ fn night_on(store: String, disaster: &Disaster<'_>) {
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("37 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
     // Files are written once a second: what came and went within one second of a kill is known to nobody.
-    let on_disk = || waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.len() == 37);
+    let on_disk =
+        || waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 37);
     until("what is held on disk", on_disk);
     controller.kill();
     controller = site.controller();
@@ -268,7 +269,7 @@ fn restored_etcd(dead: bool) {
     if dead {
         let written = site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/routes/page"))).unwrap().unwrap().revision;
         let read = || waypost::controller::disk::load_numbers(Path::new(&site.path("c")), "revisions.json").unwrap_or_default();
-        until("how far the store was read on disk", || read().values().any(|at| *at >= written.0));
+        until("how far the store was read on disk", || read().value.values().any(|at| *at >= written.0));
         controller.kill();
     }
     server.restore(&backup);
@@ -282,7 +283,7 @@ fn restored_etcd(dead: bool) {
     assert_eq!(get(web, "any", "/").body, "new4");
     // A change that is held is held by whoever starts again, and what serves is what served.
     until("what is held on disk", || {
-        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.len() == 1)
+        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 1)
     });
     controller.kill();
     controller = site.controller();

@@ -171,4 +171,9 @@ fn what_was_announced_and_deleted_before_the_leader_died_goes() {
     next.reset(1, 0, 6, &[]);
     next.after(60_000, Input::Tick);
     assert_eq!((next.state.guard.kept().count(), next.state.snapshot.config.len()), (0, 0));
+    // That is over with it.
+    next.put(1, 7, "listeners/web", WEB.1);
+    next.delete(1_000, 8, "listeners/web");
+    next.after(60_000, Input::Tick);
+    assert_eq!(next.state.guard.kept().count(), 1);
 }

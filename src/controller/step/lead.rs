@@ -180,7 +180,7 @@ impl State {
         if self.role.epoch().is_some() || self.replica.at.is_empty() {
             return self.guard.expected_until((now.since_start, now.date));
         }
-        let until = now.date.saturating_add(u64::try_from(EXPECTED.as_millis()).unwrap_or(u64::MAX));
+        let until = self.replicated_at.saturating_add(u64::try_from(EXPECTED.as_millis()).unwrap_or(u64::MAX));
         self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
     }
 
@@ -200,7 +200,7 @@ impl State {
                 output.absorb(self.compiled(Some(number), None, now));
             }
         }
-        self.replica = Replica { entries: Vec::new(), ..replica };
+        (self.replica, self.replicated_at) = (Replica { entries: Vec::new(), ..replica }, now.date);
         output
     }
 
