@@ -231,9 +231,10 @@ impl Guard {
         self.gone.retain(|_, gone| gone.fate == Fate::Released || published(gone));
     }
 
-    /// What changed in its store and is kept is kept as it is `published`: what the store had since then was never served.
-    pub fn keep_as_published(&mut self, (config, membership): Lanes<'_>, tree: Option<&str>) {
-        for gone in self.gone.values_mut().filter(|gone| gone.fate != Fate::Released && gone.instead.is_some()) {
+    /// What changed in its store and is kept, and of which that is `known`, is kept as it is published: what the store had since then
+    /// was never served.
+    pub fn keep_as_published(&mut self, known: &dyn Fn(&Gone) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
+        for gone in self.gone.values_mut().filter(|gone| gone.fate != Fate::Released && gone.instead.is_some() && known(gone)) {
             let path = gone.object.path();
             let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != gone.object.digest());
             if let Some(published) = published.cloned() {

@@ -150,11 +150,13 @@ impl Handle {
             Fed::By(chain) => chain.clone(),
             Fed::ByNobody | Fed::CutOff => Vec::new(),
         };
+        let role = self.roles.borrow().clone();
         ControllerInfo {
             name: self.me.0.clone(),
             url: self.me.1.clone(),
             cluster: snapshot.cluster.clone(),
-            epoch: self.roles.borrow().epoch(),
+            epoch: role.epoch(),
+            leads: matches!(role, Role::Leading { until, .. } if until < Duration::MAX),
             version: Some(snapshot.version).filter(|version| version.sequence > 0),
             upstream,
         }

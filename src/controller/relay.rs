@@ -78,6 +78,8 @@ enum Recovery {
     Untold,
     /// Somebody leads under our epoch, or this higher one.
     Contested(u64),
+    /// Somebody leads under a lower epoch and does not know of us yet: what it publishes until then is not to go back.
+    Unaware,
 }
 
 /// Follows whoever leads.
@@ -210,6 +212,8 @@ impl Relay {
                 Recovery::Done => return,
                 Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
                 Recovery::Untold => tries = tries.saturating_sub(1),
+                // Its lease ends soon, and with our record in the store it gets no other.
+                Recovery::Unaware => {}
                 // Two with one epoch: ours has to be above it first.
                 Recovery::Contested(epoch) => self.signal(Signal::Saw { epoch, living: false }).await,
             }
@@ -240,12 +244,13 @@ impl Relay {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
         let (mut best, mut met): (Option<ControllerInfo>, Vec<String>) = (None, Vec::new());
-        let mut contested = None;
+        let (mut contested, mut unaware) = (None, false);
         let asked = async {
             while let Some(info) = answers.next().await {
                 met.push(info.url.clone());
                 // The store was restored from a backup, with an older record of leading.
                 contested = contested.max(info.epoch.filter(|_| info.epoch >= epoch));
+                unaware |= info.leads;
                 if info.version.is_some_and(|version| version > own) && best.as_ref().is_none_or(|best| info.version > best.version) {
                     best = Some(info);
                 }
@@ -255,6 +260,9 @@ impl Relay {
         drop(answers);
         if let Some(epoch) = contested {
             return Recovery::Contested(epoch);
+        }
+        if unaware {
+            return Recovery::Unaware;
         }
         // What operators did is newer or older by a count of its own, whoever has it.
         let mut told = true;

@@ -355,8 +355,13 @@ impl World {
         let met: Vec<usize> = (0..CONTROLLERS).filter(answers).collect();
         if let Some(epoch) = met.iter().filter_map(|other| self.nodes[*other].state.role().epoch()).filter(|theirs| *theirs >= epoch).max() {
             self.nodes[node].election.heard(Heard::Saw { epoch, living: false }, Duration::from_millis(self.now));
-            let (run, pause) = (self.nodes[node].run, self.random.u64(1..500));
-            return self.after(pause, Happening::Recovered { node, run, epoch: own });
+            return self.recover_later(node, own);
+        }
+        // Who leads under a lower epoch and does not know of us yet may still publish.
+        let now = Duration::from_millis(self.now);
+        let leads = |other: &usize| matches!(self.nodes[*other].state.role(), Role::Leading { .. }) && self.nodes[*other].state.role().leads(now);
+        if met.iter().any(leads) {
+            return self.recover_later(node, own);
         }
         for other in &met {
             let operated = self.nodes[*other].operated().clone();
@@ -370,6 +375,11 @@ impl World {
         // What it knows of operators counts from now on.
         let frozen = self.nodes[node].operated().frozen.clone();
         drop(self.nodes[node].operate(frozen, epoch));
+    }
+
+    fn recover_later(&mut self, node: usize, epoch: u64) {
+        let (run, pause) = (self.nodes[node].run, self.random.u64(1..500));
+        self.after(pause, Happening::Recovered { node, run, epoch });
     }
 
     /// What operators hold elsewhere is held here too, if that is newer.

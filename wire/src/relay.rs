@@ -49,6 +49,8 @@ pub struct ControllerInfo {
     pub cluster: String,
     /// The epoch under which it leads or takes care, if it does.
     pub epoch: Option<u64>,
+    /// Whether it holds a lease under that epoch: it publishes what the stores say.
+    pub leads: bool,
     /// What it publishes or relays.
     pub version: Option<Version>,
     /// The controllers that it follows, the nearest first; empty if it follows nobody now.

@@ -55,6 +55,29 @@ fn a_store_that_a_follower_saw_go_back_is_not_believed_after_its_restart_if_no_l
 }
 
 #[test]
+fn what_the_store_had_last_is_held_if_it_went_back_and_nothing_is_known_of_who_led_in_between() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    script.after(1, Input::Relayed(published_by(3, &[WEB, ("routes/a", ROUTE)])));
+    script.put(1, 50, "routes/a", OTHER);
+    script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    // Epoch 4 may have published what is at 50.
+    script.role(1, leading(5));
+    script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    let newest = published_by(4, &[WEB, ("routes/a", OTHER)]).config.digest();
+    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.digest()), (1, newest));
+    // The same of one that led before, and lost its lease.
+    let mut deposed = Script::leading(1);
+    deposed.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    deposed.role(1, Role::Caretaking { epoch: 3, named: false });
+    deposed.put(1, 50, "routes/a", OTHER);
+    deposed.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    deposed.role(1, leading(5));
+    deposed.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
+    assert_eq!((deposed.state.guard.kept().count(), deposed.state.snapshot.config.digest()), (1, newest));
+}
+
+#[test]
 fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebody_writes() {
     let before = restored_from_a_backup();
     let digest = before.state.snapshot.config.digest();

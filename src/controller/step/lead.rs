@@ -9,7 +9,7 @@ use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 
 use super::super::election::Role;
-use super::super::guard::{EXPECTED, Gone, own_settings};
+use super::super::guard::{EXPECTED, Fate, Gone, own_settings};
 use super::super::health::ejected;
 use super::super::proxies::Downstream;
 use super::super::replica::Replica;
@@ -285,10 +285,15 @@ impl State {
             _ if held => !known(gone),
             _ => stands(&snapshot.config, config_now, &gone.object),
         };
-        self.guard.forget_unless(&published);
+        // What is known of whoever led is from before that: nobody let it go.
+        let unjudged = |gone: &Gone| matches!(gone.fate, Fate::Held { .. }) && gone.at > self.published;
+        self.guard.forget_unless(&|gone| published(gone) || unjudged(gone));
         let none = Lane::default();
         let config = if held { &none } else { &snapshot.config };
-        self.guard.keep_as_published((config, &snapshot.membership), self.compiler.active_tree());
+        // Of epochs that we know nothing of, what the store had last may have been published.
+        let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
+        let known = |gone: &Gone| !(missed && unjudged(gone));
+        self.guard.keep_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
     }
 }
 
