@@ -12,6 +12,9 @@ pub mod election;
 pub mod events;
 pub mod feed;
 pub mod fresh;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+mod golden_tests;
 pub mod guard;
 pub mod handle;
 pub mod health;

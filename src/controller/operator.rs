@@ -92,7 +92,7 @@ impl Saved {
         (!known && !forgotten).then_some(mark)
     }
 
-    fn save(&self, folder: &Path) -> std::io::Result<()> {
+    pub(super) fn save(&self, folder: &Path) -> std::io::Result<()> {
         waypost_disk::write(&folder.join(FILE), &serde_json::to_vec(self)?)
     }
 }

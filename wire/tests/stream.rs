@@ -221,6 +221,31 @@ fn requests_and_reports_have_their_golden_forms() {
     assert_eq!(serde_json::from_str::<Report>(&newer).unwrap(), report, "what a newer proxy adds is passed over");
 }
 
+/// The same of what controllers say to each other.
+#[test]
+fn what_controllers_say_of_themselves_has_its_golden_forms() {
+    use waypost_wire::{ControllerInfo, Downstream, RelayReport, Report};
+    let info = ControllerInfo {
+        name: "c1".to_owned(),
+        url: "http://h1:7400".to_owned(),
+        cluster: "c".to_owned(),
+        epoch: Some(2),
+        leads: true,
+        version: Some(version(2, 7)),
+        upstream: vec!["c2".to_owned()],
+    };
+    let report = Report { release: "0.1.0".to_owned(), applied: Some(version(2, 6)), ..Report::default() };
+    let proxy = Downstream { name: "edge-1".to_owned(), cluster: Some("c".to_owned()), highest: version(2, 7), report: Some(report) };
+    let relay = RelayReport { controller: "c2".to_owned(), proxies: vec![proxy], operated: Some((2, 3)), version: Some(version(2, 7)) };
+    golden("controller-info-1.json", &serde_json::to_string(&info).unwrap(), include_str!("golden/controller-info-1.json"));
+    golden("relay-report-1.json", &serde_json::to_string(&relay).unwrap(), include_str!("golden/relay-report-1.json"));
+    assert_eq!(serde_json::from_str::<ControllerInfo>(include_str!("golden/controller-info-1.json")).unwrap(), info);
+    assert_eq!(serde_json::from_str::<RelayReport>(include_str!("golden/relay-report-1.json")).unwrap(), relay);
+    let (older, newer) = (r#"{"name":"c1","cluster":"c","epoch":2,"mood":"good"}"#, r#"{"controller":"c2","mood":"good"}"#);
+    assert_eq!(serde_json::from_str::<ControllerInfo>(older).unwrap().epoch, Some(2), "what another release adds or has not is passed over");
+    assert_eq!(serde_json::from_str::<RelayReport>(newer).unwrap().controller, "c2");
+}
+
 fn golden(name: &str, now: &str, kept: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")), format!("{now}\n")).unwrap();

@@ -1,0 +1,175 @@
+//! What controllers keep on disk and tell each other has its golden forms: files of earlier releases are still read, and what
+//! this one writes can be read by them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::{Digest, Object};
+use waypost_model::snapshot::{Snapshot, Version};
+
+use super::disk::{self, ANNOUNCED, ENTRIES, GUARD, PUBLISHED, REVISIONS, SavedStore};
+use super::guard::{Fate, Gone};
+use super::history::History;
+use super::hold::{Mark, Reason};
+use super::identity::{self, Identity};
+use super::operator::{self, Audit};
+use super::replica::{Document, Replica, ReplicaRequest};
+
+const STORE: &str = "etcd://h1:2379,h2:2379/waypost";
+const CONFIG: &str = "history/C0000000001.json.gz";
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/controller/golden-1")
+}
+
+/// What is told when a form changed.
+const CHANGED: &str = "the form changed: keep the old file, add a new one";
+
+fn written(value: &[u8], revision: u64) -> Written {
+    Written { value: value.into(), revision }
+}
+
+fn entries() -> Vec<SavedStore> {
+    let entry = |key: &str, value: &[u8], unreadable: Option<&str>, good: Option<&[u8]>| SavedEntry {
+        input: EntryInput { key: key.to_owned(), written: written(value, 7), unreadable: unreadable.map(str::to_owned) },
+        last_good: good.map(|good| written(good, 6)),
+    };
+    vec![(STORE.to_owned(), vec![entry("routes/a", b"{\xff", None, Some(b"{}")), entry("routes/b", b"", Some("no right to read it"), None)])]
+}
+
+fn kept() -> Vec<Gone> {
+    let gone = |name: &str, fate, instead| Gone {
+        object: Object::read(&format!(r#"{{"kind":"route","name":"{name}"}}"#)).unwrap(),
+        origin: Origin { id: EntryId { source: 0, key: format!("routes/{name}") }, written: written(b"{}", 5) },
+        at: Duration::ZERO,
+        date: 1_700_000_000_000,
+        fate,
+        seen: 0,
+        instead,
+    };
+    let held = Fate::Held { why: "2 of 3 routes went within a minute".to_owned() };
+    vec![gone("a", held, Some(Digest::of(b"instead"))), gone("b", Fate::Waiting, None), gone("c", Fate::Confirming, None)]
+}
+
+fn snapshot() -> Snapshot {
+    let lane = |bytes: &str| Lane::default().with([Change::Put(Object::read(bytes).unwrap())]);
+    let (config, membership) = (lane(r#"{"kind":"route","name":"a"}"#), lane(r#"{"kind":"endpoint","name":"shop/1"}"#));
+    Snapshot { cluster: "c1".to_owned(), version: Version { epoch: 2, sequence: 7 }, config, membership }
+}
+
+fn operated() -> operator::Saved {
+    let mark = Mark { reason: Reason::Pinned, config: 1, by: "alice".to_owned(), at: 1_700_000_000_000, until: Some(1_700_000_060_000) };
+    let audit = Audit { at: mark.at, by: mark.by.clone(), what: mark.told() };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let joined = BTreeSet::from_iter(names(&["proxy edge-1", "controller c1"]));
+    operator::Saved { mark: Some(mark), audit: vec![audit], adopted: names(&["c0"]), joined, count: 3, epoch: 2 }
+}
+
+fn us() -> Identity {
+    let peers = BTreeMap::from([("b".to_owned(), "http://h2:7400".to_owned())]);
+    Identity { cluster: "c1".to_owned(), epoch: 2, run: "5f0c1f3e".to_owned(), peers }
+}
+
+fn numbers(name: &str) -> BTreeMap<String, u64> {
+    BTreeMap::from([(name.to_owned(), 7)])
+}
+
+/// The text of a file as it was written, without its checksum and unpacked.
+fn text(path: &Path) -> String {
+    let bytes = waypost_disk::read_exact(path).unwrap().unwrap();
+    if !path.to_string_lossy().ends_with(".gz") {
+        return String::from_utf8(bytes).unwrap();
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(bytes.as_slice()), &mut text).unwrap();
+    text
+}
+
+/// What is written now is the golden form of that name.
+fn compare(name: &str, now: &str) {
+    let file = golden().join(name.trim_end_matches(".gz"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        update(&file, now);
+    }
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(now, kept.trim_end_matches('\n'), "{name}: {CHANGED}");
+}
+
+fn update(file: &Path, now: &str) {
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, format!("{now}\n")).unwrap();
+}
+
+#[test]
+fn the_files_of_a_controller_have_their_golden_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, stores) = (folder.path(), [STORE.to_owned()]);
+    disk::save_entries(folder, &entries()).unwrap();
+    disk::save_guard(folder, &kept(), &stores).unwrap();
+    disk::save_published(folder, &snapshot()).unwrap();
+    disk::save_numbers(folder, REVISIONS, &numbers(STORE)).unwrap();
+    disk::save_numbers(folder, ANNOUNCED, &numbers("route/a")).unwrap();
+    operated().save(folder).unwrap();
+    us().save(folder).unwrap();
+    let number = History::open(folder, 3).add(snapshot().version, &snapshot().config, 1_700_000_000_000, &entries()).unwrap();
+    assert_eq!(number, 1);
+    let all = [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, operator::FILE, identity::FILE, CONFIG];
+    for name in all {
+        compare(name, &text(&folder.join(name)));
+    }
+}
+
+#[test]
+fn golden_files_of_a_controller_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, stores) = (folder.path(), [STORE.to_owned()]);
+    for name in [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, operator::FILE, identity::FILE, CONFIG] {
+        let text = std::fs::read_to_string(golden().join(name.trim_end_matches(".gz"))).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let bytes = if name.ends_with(".gz") { disk::pack(&json).unwrap() } else { text.into_bytes() };
+        waypost_disk::write(&folder.join(name), &bytes).unwrap();
+    }
+    assert_eq!(disk::load_entries(folder).unwrap().value, entries());
+    let told = |all: Vec<Gone>| format!("{all:?}");
+    assert_eq!(told(disk::load_guard(folder, &stores).unwrap().value), told(kept()));
+    let published = disk::load_published(folder).unwrap().value.unwrap();
+    assert!(published.version == snapshot().version && published.same_content(&snapshot()) && published.cluster == "c1");
+    assert_eq!(disk::load_numbers(folder, REVISIONS).unwrap().value, numbers(STORE));
+    assert_eq!(disk::load_numbers(folder, ANNOUNCED).unwrap().value, numbers("route/a"));
+    assert_eq!(operator::Saved::load(folder), (operated(), None));
+    assert_eq!(Identity::load(folder).unwrap().value, us());
+    let history = History::open(folder, 3);
+    assert_eq!((history.lane(1).unwrap(), history.entries(1).unwrap()), (snapshot().config, entries()));
+}
+
+/// Every kind of line, and what a follower asks.
+fn lines() -> Vec<String> {
+    let replica = Replica { at: numbers(STORE), kept: kept(), expected: vec!["route/a".to_owned()], entries: entries() };
+    let documents = [
+        replica.document(&[STORE.to_owned()]),
+        Document::Operator { saved: operated() },
+        Document::Config { number: 1, digest: "ab".to_owned(), file: "eA==".to_owned() },
+        Document::Heartbeat,
+    ];
+    let request = ReplicaRequest { empty: true, configs: BTreeMap::from([(1, "ab".to_owned())]) };
+    documents.iter().map(|document| serde_json::to_string(document).unwrap()).chain([serde_json::to_string(&request).unwrap()]).collect()
+}
+
+#[test]
+fn what_a_leader_tells_its_followers_has_its_golden_form() {
+    compare("replica.jsonl", &lines().join("\n"));
+    let text = std::fs::read_to_string(golden().join("replica.jsonl")).unwrap();
+    let mut read = text.lines();
+    let Document::State { at, kept: lines, expected, entries: saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
+    let replica = Replica::read(at, lines, expected, saved, &[STORE.to_owned()]).unwrap();
+    assert_eq!((replica.at, format!("{:?}", replica.kept), replica.entries), (numbers(STORE), format!("{:?}", kept()), entries()));
+    let Document::Operator { saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
+    assert_eq!(saved, operated());
+    assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Config { number: 1, .. }));
+    assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Heartbeat));
+    assert_eq!(serde_json::from_str::<ReplicaRequest>(read.next().unwrap()).unwrap().configs.len(), 1);
+    assert!(matches!(serde_json::from_str(r#"{"type":"newer","x":1}"#).unwrap(), Document::Unknown));
+}
