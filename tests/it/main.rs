@@ -7,6 +7,7 @@ mod chaos;
 mod clocks;
 mod cluster;
 mod deploy;
+mod forged;
 mod harness;
 mod health;
 mod hold;
