@@ -63,7 +63,8 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     if let Some(rank) = report.operated {
         api.handle.confirm(rank);
     }
-    match api.handle.tell(Input::Downstream { controller: report.controller, proxies: report.proxies, version: report.version }).await {
+    let RelayReport { controller, proxies, version, told, .. } = report;
+    match api.handle.tell(Input::Downstream { controller, proxies, version, told }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(gone) => gone.into_response(),
     }

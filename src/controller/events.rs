@@ -24,6 +24,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// Whether only the controller on which it happened can know: whoever leads is told.
+    pub fn is_own(&self) -> bool {
+        ["ForeignStore", "HoldLost", "Refused", "StateDamaged"].contains(&self.reason.as_str())
+    }
+
     /// Whether somebody should look.
     pub fn is_trouble(&self) -> bool {
         const TROUBLE: [&str; 13] = [

@@ -18,7 +18,7 @@ use super::identity::{self, Identity};
 use super::operator::{self, Audit};
 use super::replica::{Document, Replica, ReplicaRequest};
 
-const STORE: &str = "etcd://h1:2379,h2:2379/waypost";
+const STORE: &str = "file:///srv/waypost";
 const CONFIG: &str = "history/C0000000001.json.gz";
 
 fn golden() -> PathBuf {

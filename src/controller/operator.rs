@@ -386,6 +386,7 @@ impl Operator {
             let name = cluster.to_owned();
             let audit = Audit { at: date, by: by.to_owned(), what: told.clone() };
             self.save(move |next| next.adopted.push(name), Some(audit)).await?;
+            self.touch().await?;
         }
         Ok(told)
     }

@@ -12,11 +12,13 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use url::Url;
 use waypost_wire::{
-    ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayReport, Report, SILENCE_SECONDS, WATCH_PATH, WatchRequest, decode,
+    ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayReport, Report, SILENCE_SECONDS, Told, WATCH_PATH, WatchRequest,
+    decode,
 };
 
 use super::elect::Signal;
 use super::election::{Holder, Record, Role};
+use super::events::Event;
 use super::feed::jitter;
 use super::handle::{Handle, Query};
 use super::replica::{Document, Replica, ReplicaRequest};
@@ -83,6 +85,8 @@ pub struct Relay {
     pub heard: AtomicU64,
     /// When somebody was followed last.
     pub lost: Instant,
+    /// The number of the event that whoever leads is told next.
+    pub telling: AtomicU64,
     /// What the leader's record said last, and since when.
     pub renewed: (u64, Instant),
 }
@@ -106,6 +110,9 @@ impl Relay {
                     if self.roles.changed().await.is_err() {
                         return;
                     }
+                    // Who led has told everybody.
+                    let (_, next) = self.own_events().await;
+                    self.telling.store(next, Ordering::Relaxed);
                 }
                 Role::Caretaking { epoch, .. } => {
                     self.fed.send_replace(Fed::By(Vec::new()));
@@ -382,6 +389,15 @@ impl Relay {
         }
     }
 
+    /// What whoever leads was not told yet, and the number of the event after that.
+    async fn own_events(&self) -> (Vec<Told>, u64) {
+        let from = self.telling.load(Ordering::Relaxed);
+        let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
+        let next = events.last().map_or(from, |last| last.number + 1);
+        let told = |event: Event| Told { reason: event.reason, about: event.about, message: event.message };
+        (events.into_iter().filter(Event::is_own).map(told).collect(), next)
+    }
+
     /// Passes on which proxies follow us and what they report. Ends only with us.
     async fn pass_on(&self, url: Url) {
         let mut changes = self.handle.changes();
@@ -398,9 +414,15 @@ impl Relay {
             }
             let operated = Some(self.handle.operated().rank());
             let version = Some(self.handle.snapshots.borrow().version).filter(|version| version.sequence > 0);
-            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version };
+            let (events, next) = self.own_events().await;
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, told: events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
-            told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) { fresh } else { HashMap::new() };
+            told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) {
+                self.telling.store(next, Ordering::Relaxed);
+                fresh
+            } else {
+                HashMap::new()
+            };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
             if told.is_empty() && !message.proxies.is_empty() {
                 sleep(jitter(PAUSE)).await;

@@ -241,6 +241,7 @@ impl Spawn<'_> {
             fed,
             heard: AtomicU64::new(u64::MAX),
             lost: Instant::now(),
+            telling: AtomicU64::new(0),
             renewed: (0, Instant::now()),
         };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(relay.run()));

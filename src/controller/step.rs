@@ -10,7 +10,7 @@ use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::Report;
+use waypost_wire::{Report, Told};
 
 use super::election::{CLAIMED, Role};
 use super::events::Events;
@@ -78,6 +78,8 @@ pub enum Input {
         proxies: Vec<Downstream>,
         /// The version of what it relays.
         version: Option<Version>,
+        /// What happened on it that only it can know.
+        told: Vec<Told>,
     },
     /// A proxy began to watch; the highest version it has seen.
     ProxyOpened {
@@ -364,7 +366,10 @@ impl State {
             }
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
             Input::Replica(replica) => self.replicated(*replica, now),
-            Input::Downstream { controller, proxies, version } => self.downstream(&controller, proxies, version, now),
+            Input::Downstream { controller, proxies, version, told } => {
+                self.pass_events(&controller, told, now);
+                self.downstream(&controller, proxies, version, now)
+            }
             Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),
             Input::Event { reason, about, message } => {
                 self.events.add(now.date, reason, about, message);

@@ -159,12 +159,42 @@ fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
     let leader = cluster.leader();
     let follower = cluster.others(leader)[0];
     cluster.ok(leader, &["put", "routes/page", &page("first")]);
-    let pinned = cluster.ok(leader, &["pin", "--for", "1s"]);
+    let pinned = cluster.ok(leader, &["pin", "--for", "2s"]);
     assert!(!pinned.contains("no other controller has said yet"), "{pinned}");
+    let audit = cluster.ok(leader, &["history", "--audit"]);
     cluster.kill(leader);
+    // The lease is longer than the pin.
+    assert!(!audit.contains("its time being over"), "{audit}");
     until("the other one to lead", || cluster.info(follower)["epoch"].is_u64());
     until("the end of the pin in the audit", || cluster.ok(follower, &["history", "--audit"]).contains("its time being over"));
     assert!(cluster.verb(follower, &["unpin"]).status.code() == Some(1), "nothing is pinned any more");
+}
+
+#[test]
+fn a_freeze_that_nobody_else_knew_of_does_not_come_back_over_a_later_leader_and_that_is_told() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 2);
+    let first = cluster.leader();
+    let second = cluster.others(first)[0];
+    cluster.ok(first, &["put", "routes/page", &page("first")]);
+    until("the follower to have it", || cluster.info(second)["version"] == cluster.info(first)["version"]);
+    cluster.kill(second);
+    let frozen = cluster.ok(first, &["freeze", "--by", "alice"]);
+    assert!(frozen.contains("no other controller has said yet that it knows"), "{frozen}");
+    cluster.kill(first);
+    let process = cluster.controller(second, &[]);
+    cluster.running[second] = Some(process);
+    until("the other one to lead", || cluster.info(second)["epoch"].is_u64());
+    // From then on what it knows of operators counts as newer.
+    until("what operators did to be dated", || {
+        let saved = std::fs::read(cluster.folder.path().join(format!("c{second}/operator.json"))).map(|bytes| text(&bytes)).unwrap_or_default();
+        saved.contains(&format!("\"epoch\":{}", cluster.info(second)["epoch"]))
+    });
+    let process = cluster.controller(first, &[]);
+    cluster.running[first] = Some(process);
+    // The one that knew of it tells whoever leads.
+    let told = |line: &str| ["HoldLost", "alice", &format!("(on c{first})")].iter().all(|word| line.contains(word));
+    until("that to be told", || cluster.ok(second, &["events"]).lines().any(told));
+    assert_eq!(cluster.verb(second, &["unfreeze"]).status.code(), Some(1), "nothing is frozen");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use apply::{ApplyError, Held, Incoming};
 pub use frame::{Begin, Commit, Delete, Frame, Heartbeat, Lane, Put, SourceAge, Track, WatchRequest, decode, encode};
 pub use join::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use publication::publication;
-pub use relay::{ControllerInfo, Downstream, RelayReport};
+pub use relay::{ControllerInfo, Downstream, RelayReport, Told};
 pub use report::{Content, DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report};
 pub use secrets::{KeyRing, Phase, RingKey, SECRETS_PATH, SecretsFrame, SecretsRequest};
 

@@ -19,6 +19,21 @@ pub struct RelayReport {
     /// The version of what it relays itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
+    /// What happened on it that nobody else can know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<Told>,
+}
+
+/// An event of a controller that relays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Told {
+    /// One word, such as `StateDamaged`.
+    pub reason: String,
+    /// What it is about.
+    pub about: String,
+    /// One sentence.
+    pub message: String,
 }
 
 /// One proxy that follows a controller which relays.

@@ -224,7 +224,7 @@ fn requests_and_reports_have_their_golden_forms() {
 /// The same of what controllers say to each other.
 #[test]
 fn what_controllers_say_of_themselves_has_its_golden_forms() {
-    use waypost_wire::{ControllerInfo, Downstream, RelayReport, Report};
+    use waypost_wire::{ControllerInfo, Downstream, RelayReport, Report, Told};
     let info = ControllerInfo {
         name: "c1".to_owned(),
         url: "http://h1:7400".to_owned(),
@@ -236,7 +236,8 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
     };
     let report = Report { release: "0.1.0".to_owned(), applied: Some(version(2, 6)), ..Report::default() };
     let proxy = Downstream { name: "edge-1".to_owned(), cluster: Some("c".to_owned()), highest: version(2, 7), report: Some(report) };
-    let relay = RelayReport { controller: "c2".to_owned(), proxies: vec![proxy], operated: Some((2, 3)), version: Some(version(2, 7)) };
+    let told = Told { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
+    let relay = RelayReport { controller: "c2".to_owned(), proxies: vec![proxy], operated: Some((2, 3)), version: Some(version(2, 7)), told: vec![told] };
     golden("controller-info-1.json", &serde_json::to_string(&info).unwrap(), include_str!("golden/controller-info-1.json"));
     golden("relay-report-1.json", &serde_json::to_string(&relay).unwrap(), include_str!("golden/relay-report-1.json"));
     assert_eq!(serde_json::from_str::<ControllerInfo>(include_str!("golden/controller-info-1.json")).unwrap(), info);

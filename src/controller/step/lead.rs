@@ -15,7 +15,10 @@ use super::super::proxies::Downstream;
 use super::super::replica::Replica;
 use super::{Now, Output, Scope, State};
 use waypost_adapter::Revision;
+use waypost_wire::Told;
 
+/// So many events of another controller are taken in at once.
+const MOST_TOLD: usize = 100;
 /// A controller follows us if it was heard within this time.
 const FOLLOWS: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
@@ -202,6 +205,14 @@ impl State {
         }
         (self.replica, self.replicated_at) = (Replica { entries: Vec::new(), ..replica }, now.date);
         output
+    }
+
+    /// What happened on a controller that follows us is said here too, with its name; through others it has that already.
+    pub(super) fn pass_events(&mut self, controller: &str, told: Vec<Told>, now: Now) {
+        for Told { reason, about, message } in told.into_iter().take(MOST_TOLD) {
+            let about = if about.ends_with(')') { about } else { format!("{about} (on {controller})") };
+            self.events.add(now.date, &reason, about, message);
+        }
     }
 
     /// Another controller tells of the proxies that follow it.

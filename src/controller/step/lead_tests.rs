@@ -217,7 +217,8 @@ fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo
 fn a_leader_whose_follower_relays_what_is_newer_hears_of_that() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 5, &[WEB]);
-    let tells = |epoch, sequence| Input::Downstream { controller: "c2".to_owned(), proxies: Vec::new(), version: Some(Version { epoch, sequence }) };
+    let tells =
+        |epoch, sequence| Input::Downstream { controller: "c2".to_owned(), proxies: Vec::new(), version: Some(Version { epoch, sequence }), told: Vec::new() };
     assert_eq!(script.after(1, tells(2, 90)).saw, None, "what was published before us");
     assert_eq!(script.after(1, tells(3, 1)).saw, None, "ours");
     assert_eq!(script.after(1, tells(4, 7)).saw, Some(4), "the record of leading came back with a store that was restored");
