@@ -60,10 +60,12 @@ fn check_by(by: &str) -> Result<(), String> {
 
 /// An operator lets go what the guard holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ApproveRequest {
-    /// Keys of resources as people type them; everything that is held if there are none.
+    /// Keys of resources as people type them.
     pub keys: Vec<String>,
+    /// Everything that is held, and no keys.
+    pub all: bool,
     /// Also what they name when it goes later: whoever is about to delete it says so first.
     pub later: bool,
     /// By whom.
@@ -81,6 +83,9 @@ pub struct ApproveAnswer {
 }
 
 pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<ApproveRequest>) -> Response {
+    if request.keys.is_empty() != request.all {
+        return refuse(StatusCode::BAD_REQUEST, r#"name what is to go, such as {"keys":["routes/shop"]}, or say {"all":true}, and not both"#.to_owned());
+    }
     let resource = |key: &String| {
         let relative = api.handle.relative(key)?;
         match place(&relative, false) {
@@ -125,5 +130,25 @@ pub(super) async fn diff(State(api): State<Api>, Params(between): Params<Between
     match api.handle.diff(between.from, between.to).await {
         Ok(all) => Json(all).into_response(),
         Err(message) => refuse(StatusCode::NOT_FOUND, message),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_field_never_asks_for_more() {
+        let pin: HoldRequest = serde_json::from_str(r#"{"action":"pin","seconds":60,"by":"ann"}"#).unwrap();
+        assert_eq!(pin.action, Action::Pin { config: None, seconds: Some(60) });
+        assert!(serde_json::from_str::<HoldRequest>(r#"{"action":"freeze","by":"ann"}"#).is_ok());
+        for text in [r#"{"action":"pin","second":60,"by":"ann"}"#, r#"{"action":"pin","for":"60s","by":"ann"}"#] {
+            assert!(serde_json::from_str::<HoldRequest>(text).is_err(), "{text}");
+        }
+        for text in [r#"{"key":["routes/shop"],"by":"ann"}"#, r#"{"keys":[],"prefix":"routes/","by":"ann"}"#] {
+            assert!(serde_json::from_str::<ApproveRequest>(text).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<crate::trust::TokenRequest>(r#"{"join":"proxy","names":"p7","seconds":60}"#).is_err());
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct ApproveFlags {
 pub(super) async fn run(flags: ApproveFlags) -> Outcome {
     let keys = waypost_model::key::join_typed(&flags.key);
     let HoldFlags { by, controller, output } = flags.hold;
-    let answer = ask(&controller, &ApproveRequest { keys, later: false, by: who(by) }).await?;
+    let answer = ask(&controller, &ApproveRequest { keys, all: flags.all, later: false, by: who(by) }).await?;
     if !machine(output.output, &answer)? {
         answer.approved.iter().for_each(|path| say!("{path} goes"));
         answer.note.iter().for_each(|note| eprintln!("waypost: {note}"));

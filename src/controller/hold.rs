@@ -92,7 +92,7 @@ impl Hold {
 
 /// What an operator may ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "lowercase")]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Action {
     /// Keep the config that is published.
     Freeze,

@@ -13,7 +13,7 @@ const LONGEST_JOIN: Duration = Duration::from_secs(7 * 86_400);
 
 /// Which token is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct TokenRequest {
     /// For an operator, who may do this.
     #[serde(skip_serializing_if = "Option::is_none")]
