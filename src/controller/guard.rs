@@ -215,7 +215,7 @@ impl Guard {
 
     /// Whether there is a guard for such objects.
     fn is_guarded(&self, object: &Object) -> bool {
-        self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "endpoint")
+        self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "backend" | "endpoint")
     }
 
     /// It stays until it is judged, or longer.
@@ -349,7 +349,8 @@ impl Guard {
         let part = |went: usize, left: usize, percent: usize, least: usize| went >= least && went * 100 > percent * (went + left);
         let t = self.thresholds.clone();
         self.hold(&self.paths("listener"), "a listener went");
-        if part(routes.len(), counts.routes, t.routes_percent, t.routes_least) {
+        let many_routes = part(routes.len(), counts.routes, t.routes_percent, t.routes_least);
+        if many_routes {
             self.hold(&routes, &format!("{} of {} routes went within a minute", routes.len(), routes.len() + counts.routes));
         }
         let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
@@ -378,8 +379,26 @@ impl Guard {
                 self.confirm(&own);
             }
         }
+        self.judge_policies(many_routes);
         for gone in self.gone.values_mut().filter(|gone| gone.fate == Fate::Waiting) {
             gone.fate = Fate::Released;
+        }
+    }
+
+    /// A policy goes as it is meant to, unless what it is about stays: its endpoints, or routes, of which many went with it.
+    fn judge_policies(&mut self, many_routes: bool) {
+        for path in self.paths("backend") {
+            let name = path.strip_prefix("backend/").unwrap_or_default();
+            let prefix = format!("endpoint/{name}/");
+            let fates = self.gone.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, gone)| &gone.fate);
+            let (held, confirming) =
+                fates.fold((false, false), |(held, confirming), fate| (held || matches!(fate, Fate::Held { .. }), confirming || *fate == Fate::Confirming));
+            if held || many_routes {
+                let told = format!("the policy of backend {name} went with what it is about");
+                self.hold(&[path], &told);
+            } else if confirming {
+                self.confirm(&[path]);
+            }
         }
     }
 

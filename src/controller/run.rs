@@ -308,10 +308,11 @@ impl Owner {
         self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, announced, published }));
     }
 
-    /// The authors' bytes of what the guard holds.
+    /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
     fn held(&self) -> Vec<Exported> {
         let of = |number: usize| self.state.guard.kept().filter(move |gone| gone.origin.id.source == number);
-        let entries = |number| of(number).map(|gone| (gone.origin.id.key.clone(), gone.origin.written.value.clone())).collect();
+        let current = |number| self.state.tree_of_kept(number).map(|tree| ("current".to_owned(), tree.as_bytes().into()));
+        let entries = |number| of(number).map(|gone| (gone.origin.id.key.clone(), gone.origin.written.value.clone())).chain(current(number)).collect();
         self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
     }
 

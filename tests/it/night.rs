@@ -86,17 +86,26 @@ impl<'a> Disaster<'a> {
 }
 
 fn night_on(store: String, disaster: &Disaster<'_>) {
+    night_in(store, "", disaster);
+}
+
+/// The config is in a tree, or at the root.
+fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     let site = Site::new(store);
     let (one, two) = (Backend::named("one"), Backend::named("two"));
     let web = loopback();
     let mut controller = site.controller();
     let _steady = site.proxy("p1", "127.0.0.1");
     let mut second = site.proxy("p2", "127.0.0.2");
-    site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    site.ok(&["put", &format!("{tree}listeners/web"), &format!("{{\"address\":\"{web}\"}}")]);
+    site.ok(&["put", &format!("{tree}backends/b0"), r#"{"healthCheck":{"type":"TCP","interval":"200ms","unhealthyThreshold":1}}"#]);
+    if let Some(("trees", name)) = tree.trim_end_matches('/').split_once('/') {
+        site.ok(&["put", "current", name]);
+    }
     for number in 0..30 {
         site.ok(&[
             "put",
-            &format!("routes/r{number}"),
+            &format!("{tree}routes/r{number}"),
             &format!(r#"{{"hostnames":["h{number}"],"rules":[{{"backendRefs":[{{"name":"b{}"}}]}}]}}"#, number % 3),
         ]);
     }
@@ -106,20 +115,24 @@ fn night_on(store: String, disaster: &Disaster<'_>) {
     }
     until("both proxies", || text(&site.verb(&["wait", "endpoints/b2/two"]).stdout).contains("2/2"));
     site.ok(&["wait", "routes/r29"]);
+    // One endpoint takes no requests: that stays so, with the policy that says how it is checked.
+    site.ok(&["put", "endpoints/b0/sick", &loopback().to_string()]);
+    until("the sick one to be out", || site.ok(&["events"]).contains("EndpointUnhealthy"));
     let load = Load::start(web, "h7", 8);
+    let checked = Load::start(web, "h0", 4);
 
     (disaster.begin)(&site);
     let deleted = Instant::now();
-    until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) == 37);
+    until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) == 38);
     let told = text(&site.verb(&["status"]).stdout);
-    assert!(told.contains("37 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
+    assert!(told.contains("38 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
     // Files are written once a second: what came and went within one second of a kill is known to nobody.
     let on_disk =
-        || waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 37);
+        || waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 38);
     until("what is held on disk", on_disk);
     controller.kill();
     controller = site.controller();
-    until("the same after a restart", || held(&site) == 37);
+    until("the same after a restart", || held(&site) == 38);
     let on_second = std::net::SocketAddr::from(([127, 0, 0, 2], web.port()));
     // What is suspect is on the second proxy's disk as well.
     until("the membership on disk", || std::fs::read_to_string(site.path("p2/membership.jsonl")).is_ok_and(|held| held.contains("suspect")));
@@ -133,11 +146,12 @@ fn night_on(store: String, disaster: &Disaster<'_>) {
         assert_eq!(get(web, &format!("h{number}"), "/").status, 200);
     }
     let written = site.ok(&["export", "--held", "--to", &site.store]);
-    assert!(written.starts_with("37 entries are written to "), "{written}");
+    let count = if tree.is_empty() { 38 } else { 39 };
+    assert!(written.starts_with(&format!("{count} entries are written to ")), "{written}");
     (disaster.end)();
     until("everything to be current", || site.verb(&["status"]).status.success() && held(&site) == 0);
     until("both proxies again", || text(&site.verb(&["wait", "routes/r29"]).stdout).contains("2/2"));
-    let sent = load.finish();
+    let sent = load.finish() + checked.finish();
     println!("{}: {sent} requests, 0 failed, {:?} with nothing in the store", site.store, deleted.elapsed());
     drop((second, controller));
 }
@@ -173,8 +187,14 @@ fn everything_is_deleted_in_etcd_and_serves_on() {
 #[test]
 fn everything_is_deleted_at_once_in_etcd_and_serves_on() {
     let server = Etcd::new(1);
-    let begin = |_: &Site| assert_eq!(server.ctl(&["del", "--prefix", "waypost/"]).unwrap().trim(), "37");
+    let begin = |_: &Site| assert_eq!(server.ctl(&["del", "--prefix", "waypost/"]).unwrap().trim(), "39");
     night_on(format!("etcd://{}/waypost", server.endpoints()[0]), &Disaster::of(&begin));
+}
+
+#[test]
+fn a_whole_tree_is_deleted_in_etcd_with_what_makes_it_current_and_serves_on() {
+    let server = Etcd::new(1);
+    night_in(format!("etcd://{}/waypost", server.endpoints()[0]), "trees/v2/", &KEY_BY_KEY);
 }
 
 #[test]
@@ -259,15 +279,18 @@ fn restored_etcd(dead: bool) {
     let page = |body: &str| format!(r#"{{"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#);
     site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
     site.ok(&["put", "routes/page", &page("old")]);
+    site.ok(&["put", "backends/shop", r#"{"timeouts":{"connect":"1s"}}"#]);
     let backup = server.backup();
     for number in 0..5 {
         site.ok(&["put", "routes/page", &page(&format!("new{number}"))]);
     }
+    site.ok(&["put", "backends/shop", r#"{"timeouts":{"connect":"2s"}}"#]);
     site.ok(&["wait", "routes/page"]);
+    site.ok(&["wait", "backends/shop"]);
     assert_eq!(get(web, "any", "/").body, "new4");
     let load = Load::start(on_second, "any", 4);
     if dead {
-        let written = site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/routes/page"))).unwrap().unwrap().revision;
+        let written = site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/backends/shop"))).unwrap().unwrap().revision;
         let read = || waypost::controller::disk::load_numbers(Path::new(&site.path("c")), "revisions.json").unwrap_or_default();
         until("how far the store was read on disk", || read().value.values().any(|at| *at >= written.0));
         controller.kill();
@@ -277,13 +300,13 @@ fn restored_etcd(dead: bool) {
         controller = site.controller();
     }
     let restored = Instant::now();
-    until("the guard", || held(&site) == 1);
+    until("the guard", || held(&site) == 2);
     let told = text(&site.verb(&["status"]).stdout);
     assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
     assert_eq!(get(web, "any", "/").body, "new4");
     // A change that is held is held by whoever starts again, and what serves is what served.
     until("what is held on disk", || {
-        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 1)
+        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 2)
     });
     controller.kill();
     controller = site.controller();
@@ -295,7 +318,7 @@ fn restored_etcd(dead: bool) {
         assert_eq!((get(web, "any", "/").body.as_str(), get(on_second, "any", "/").body.as_str()), ("new4", "new4"));
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(held(&site) == 1 && site.verb(&["status"]).status.code() == Some(1));
+    assert!(held(&site) == 2 && site.verb(&["status"]).status.code() == Some(1));
     site.ok(&["export", "--held", "--to", &site.store]);
     until("the store to be current again", || site.verb(&["status"]).status.success());
     site.ok(&["wait", "routes/page"]);

@@ -12,7 +12,8 @@ use crate::duration::Duration;
 pub struct HealthCheck {
     /// What a probe does.
     pub r#type: CheckType,
-    /// The path that a probe asks for, with its query.
+    /// The path that a probe asks for, with its query; empty if it asks for none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// The host that a probe asks for; the endpoint's address if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,8 +136,9 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         if let (CheckType::Tcp, Some((field, _))) = (written.r#type, http_only.iter().find(|(_, is_there)| *is_there)) {
             return Err(format!("a TCP check has no {field}; take it out, or write \"type\":\"HTTP\""));
         }
-        let path = written.path.unwrap_or_else(|| "/".to_owned());
-        if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+        let usual = if written.r#type == CheckType::Http { "/" } else { "" };
+        let path = written.path.unwrap_or_else(|| usual.to_owned());
+        if path.starts_with('/') == usual.is_empty() || path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
             return Err(format!("path {path:?} is not one that can be asked for; write it as in \"/healthz\", percent-encoded"));
         }
         let host_ok = |host: &String| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
@@ -205,7 +207,10 @@ mod tests {
         let check = read("{}").unwrap();
         assert_eq!((check.r#type, check.path.as_str(), check.probers, check.panic_threshold), (CheckType::Http, "/", 3, 50));
         assert!(check.expects(204) && check.expects(302) && !check.expects(404) && !check.expects(503));
-        assert_eq!(read(&serde_json::to_string(&check).unwrap()).unwrap(), check);
+        let opens = read(r#"{"type":"TCP","interval":"200ms"}"#).unwrap();
+        for check in [check, opens] {
+            assert_eq!(read(&serde_json::to_string(&check).unwrap()).unwrap(), check);
+        }
         let quick = read(r#"{"interval":"200ms"}"#).unwrap();
         assert_eq!(quick.timeout, quick.interval);
     }

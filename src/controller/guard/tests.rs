@@ -253,3 +253,37 @@ fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read()
     world.remove(&routes(3..20)).after(600);
     assert_eq!(world.kept(), BTreeMap::from([("20 of 20 routes went within a minute".to_owned(), 20)]));
 }
+
+#[test]
+fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
+    let policy = || vec!["backend/shop".to_owned()];
+    let mut alone = World::new(10, &[("shop", 4)]);
+    alone.add("backend/shop").remove(&policy()).after(600);
+    assert!(alone.kept().is_empty(), "nobody misses it");
+    // Deleted before its endpoints, key by key, or after them.
+    for policy_first in [true, false] {
+        let mut world = World::new(10, &[("shop", 4)]);
+        world.add("backend/shop");
+        let parts = if policy_first { [policy(), endpoints("shop", 0..4)] } else { [endpoints("shop", 0..4), policy()] };
+        for part in parts {
+            world.remove(&part).after(600);
+        }
+        let held =
+            BTreeMap::from([("backend shop lost its last endpoint".to_owned(), 4), ("the policy of backend shop went with what it is about".to_owned(), 1)]);
+        assert_eq!(world.kept(), held, "policy first: {policy_first}");
+        let (config, _) = world.guard.apply(&world.config, &world.membership);
+        assert!(config.get("backend/shop").is_some());
+    }
+    let mut many = World::new(10, &[("shop", 4)]);
+    many.add("backend/shop").remove(&[policy(), routes(0..6)].concat()).after(600);
+    assert_eq!(many.kept().len(), 2, "{:?}", many.kept());
+    // The last endpoint of a small backend goes once the store has confirmed that, and its policy with it.
+    let mut small = World::new(10, &[("shop", 1), ("big", 30)]);
+    small.add("backend/shop").remove(&[policy(), endpoints("shop", 0..1)].concat()).after(600);
+    assert_eq!(small.kept(), BTreeMap::from([("Confirming".to_owned(), 2)]));
+    // Of a store that is not believed an older one is no better.
+    let mut flagged = World::new(1, &[]);
+    let older = Departed { replaced: true, ..departed(object("backend/shop")) };
+    flagged.guard.take(&[], vec![older], ((&flagged.config, &flagged.membership), &[]), Some("the store went back"), (flagged.now, 0));
+    assert_eq!(flagged.kept().len(), 1);
+}

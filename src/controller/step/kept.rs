@@ -83,6 +83,17 @@ impl State {
         }
     }
 
+    /// The tree of what went last of a store and is kept, if it is not the active one.
+    pub fn tree_of_kept(&self, source: usize) -> Option<String> {
+        let of = self.guard.kept().filter(|gone| gone.origin.id.source == source);
+        let trees = of.filter_map(|gone| match place(&gone.origin.id.key, false) {
+            Place::Resource { tree, .. } => Some((gone.at, tree?)),
+            _ => None,
+        });
+        let (_, tree) = trees.max()?;
+        Some(tree).filter(|tree| self.compiler.active_tree() != Some(tree.as_str()))
+    }
+
     /// What an operator holds.
     pub fn hold(&self) -> Option<&Hold> {
         self.hold.as_ref().map(|(hold, _)| hold)
