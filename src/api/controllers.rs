@@ -90,7 +90,7 @@ pub(super) async fn replica(State(api): State<Api>, Asked(request): Asked<Replic
 /// told, and the first one.
 async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
     let mut changes = handle.changes();
-    let (mut state, mut operated, mut first) = (Bytes::new(), Bytes::new(), true);
+    let (mut state, mut operated, mut first) = (Bytes::new(), None, true);
     loop {
         let next = Instant::now() + EVERY;
         // Looked at first and told last: whoever has it has what it is about.
@@ -105,7 +105,12 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
             request.configs.insert(record.number, record.digest);
             told = true;
         }
-        told |= send_if_new(&sender, &mut operated, &Document::Operator { saved }).await?;
+        if operated.as_ref() != Some(&saved) {
+            let left = handle.ask(Query::Left).await.map_err(|gone| gone.to_string())?;
+            let left = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+            send(&sender, line(&Document::Operator { saved: saved.clone(), left })?).await?;
+            (operated, told) = (Some(saved), true);
+        }
         if !told || std::mem::take(&mut first) {
             send(&sender, line(&Document::Heartbeat)?).await?;
         }

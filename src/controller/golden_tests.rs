@@ -61,7 +61,14 @@ fn snapshot() -> Snapshot {
 }
 
 fn operated() -> operator::Saved {
-    let mark = Mark { reason: Reason::Pinned, config: 1, by: "alice".to_owned(), at: 1_700_000_000_000, until: Some(1_700_000_060_000) };
+    let mark = Mark {
+        reason: Reason::Pinned,
+        config: 1,
+        by: "alice".to_owned(),
+        at: 1_700_000_000_000,
+        until: Some(1_700_000_060_000),
+        digest: Some(Digest::of(b"config")),
+    };
     let audit = Audit { at: mark.at, by: mark.by.clone(), what: mark.told() };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let joined = BTreeSet::from_iter(names(&["proxy edge-1", "controller c1"]));
@@ -150,7 +157,7 @@ fn lines() -> Vec<String> {
     let replica = Replica { at: numbers(STORE), kept: kept(), expected: vec!["route/a".to_owned()], entries: entries() };
     let documents = [
         replica.document(&[STORE.to_owned()]),
-        Document::Operator { saved: operated() },
+        Document::Operator { saved: operated(), left: Some(60_000) },
         Document::Config { number: 1, digest: "ab".to_owned(), file: "eA==".to_owned() },
         Document::Heartbeat,
     ];
@@ -166,7 +173,7 @@ fn what_a_leader_tells_its_followers_has_its_golden_form() {
     let Document::State { at, kept: lines, expected, entries: saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     let replica = Replica::read(at, lines, expected, saved, &[STORE.to_owned()]).unwrap();
     assert_eq!((replica.at, format!("{:?}", replica.kept), replica.entries), (numbers(STORE), format!("{:?}", kept()), entries()));
-    let Document::Operator { saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
+    let Document::Operator { saved, left: Some(60_000) } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     assert_eq!(saved, operated());
     assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Config { number: 1, .. }));
     assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Heartbeat));

@@ -48,6 +48,8 @@ pub enum Query {
     Current(oneshot::Sender<Option<Current>>),
     /// Whether an operator holds the config.
     Held(oneshot::Sender<bool>),
+    /// How much time is left of what an operator holds.
+    Left(oneshot::Sender<Option<Duration>>),
     /// The other controllers: where they are, by name.
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
@@ -189,18 +191,21 @@ impl Handle {
     ///
     /// # Errors
     /// The controller has stopped.
-    pub async fn adopt_operated(&self, saved: Saved) -> Result<Result<(), String>, Gone> {
-        self.request(|to| Request::Adopt(saved, to)).await
+    pub async fn adopt_operated(&self, saved: Saved, left: Option<Duration>) -> Result<Result<(), String>, Gone> {
+        self.request(|to| Request::Adopt { saved, left, to }).await
     }
 
-    /// Keeps a config of the leader's history, whose file is in base64.
+    /// Keeps a config of another controller's history, whose file is in base64: whatever we have if it is the `leader`'s.
     ///
     /// # Errors
     /// It is not what it says it is, or the disk refused.
-    pub async fn adopt_config(&self, number: u64, digest: String, file: &str) -> Result<(), String> {
+    pub async fn adopt_config(&self, number: u64, digest: String, file: &str, leader: bool) -> Result<(), String> {
         let bytes = base64::engine::general_purpose::STANDARD.decode(file).map_err(|error| error.to_string())?;
         let history = self.history.clone();
-        let write = move || history.lock().unwrap_or_else(PoisonError::into_inner).adopt(number, &digest, &bytes);
+        let write = move || {
+            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            if leader { history.adopt(number, &digest, &bytes) } else { history.learn(number, &digest, &bytes) }
+        };
         tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?
     }
 

@@ -9,6 +9,7 @@ use waypost_model::lane::{Change, Lane};
 use waypost_model::snapshot::Version;
 
 use super::disk::{Saved, SavedStore, lane_of, objects_of, pack, unpack};
+use super::hold::Mark;
 
 /// One config of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,19 @@ impl History {
         }
     }
 
+    /// The objects of the config that somebody holds.
+    ///
+    /// # Errors
+    /// There is no such config, its file cannot be used, or it is another one under that number.
+    pub fn held(&self, mark: &Mark) -> Result<Lane, String> {
+        let lane = self.lane(mark.config)?;
+        if mark.digest.is_none_or(|digest| digest == lane.digest()) {
+            Ok(lane)
+        } else {
+            Err(format!("C{} is another config here than the one that was meant", mark.config))
+        }
+    }
+
     /// The configs that there are and `known` has not, by number and digest; oldest first.
     pub fn missing(&self, known: &BTreeMap<u64, String>) -> Vec<ConfigRecord> {
         self.records.iter().filter(|record| known.get(&record.number) != Some(&record.digest)).cloned().collect()
@@ -139,6 +153,20 @@ impl History {
     pub fn content(&self, number: u64) -> Result<Vec<u8>, String> {
         let bytes = waypost_disk::read_exact(&self.file(number)).map_err(|error| error.to_string())?;
         bytes.ok_or_else(|| format!("the file of C{number} has gone"))
+    }
+
+    /// Takes over a config from a controller that does not lead: ours stays if it is as new, and nothing of ours goes for it.
+    ///
+    /// # Errors
+    /// It is not what it says it is, or the disk refused.
+    pub fn learn(&mut self, number: u64, digest: &str, content: &[u8]) -> Result<(), String> {
+        let known = self.records.iter().find(|record| record.number == number);
+        let full = self.records.len() >= self.keep && self.records.first().is_some_and(|oldest| number < oldest.number);
+        if full || self.spare == Some(number) && known.is_some() {
+            return Ok(());
+        }
+        let kept: Kept = unpack(content).map_err(|error| format!("C{number} cannot be read: {error}"))?;
+        if known.is_some_and(|known| known.version >= kept.record.version) { Ok(()) } else { self.adopt(number, digest, content) }
     }
 
     /// Takes over a config from the leader, under its number, whatever stood there.
@@ -220,6 +248,7 @@ mod tests {
     use waypost_model::compile::{EntryInput, SavedEntry, Written};
     use waypost_model::object::Object;
 
+    use super::super::hold::Reason;
     use super::*;
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
@@ -265,6 +294,36 @@ mod tests {
         let less = lane.with([Change::Delete("route/r2".to_owned())]);
         assert_eq!(history.add(Version { epoch: 2, sequence: 1 }, &less, 9, &[]).unwrap(), 6);
         assert_eq!(history.records()[2].changes, ["delete route/r2"], "a restart does not make everything new");
+    }
+
+    #[test]
+    fn what_somebody_knows_who_does_not_lead_replaces_nothing_newer() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut ours, mut theirs) = (History::open(here.path(), 3), History::open(there.path(), 3));
+        let add = |history: &mut History, epoch, n: u64| {
+            let object = Object::read(&format!(r#"{{"kind":"route","name":"e{epoch}-{n}"}}"#)).unwrap();
+            history.add(Version { epoch, sequence: n }, &Lane::default().with([Change::Put(object)]), n, &[]).unwrap()
+        };
+        let names = |history: &History| history.records().iter().map(|record| record.changes.last().unwrap().clone()).collect::<Vec<_>>();
+        // Both went on from C1, each with a C2 of its own; only the other one has a C3.
+        add(&mut ours, 2, 1);
+        add(&mut ours, 2, 2);
+        let mark = Mark { reason: Reason::Frozen, config: 2, by: "alice".to_owned(), at: 1, until: None, digest: Some(ours.lane(2).unwrap().digest()) };
+        (1..=3).for_each(|n| assert_eq!(add(&mut theirs, 1, n), n));
+        let learn = |ours: &mut History, theirs: &History| {
+            for record in theirs.records() {
+                ours.learn(record.number, &record.digest, &theirs.content(record.number).unwrap()).unwrap();
+            }
+        };
+        let before = names(&ours);
+        learn(&mut ours, &theirs);
+        assert_eq!((names(&ours)[..2].to_vec(), ours.records().len()), (before, 3));
+        assert!(ours.held(&mark).is_ok() && theirs.held(&mark).unwrap_err().contains("another config"));
+        // A full ring does not make room for what is older.
+        (4..=5).for_each(|n| assert_eq!(add(&mut ours, 2, n), n));
+        let before = names(&ours);
+        learn(&mut ours, &theirs);
+        assert_eq!(names(&ours), before);
     }
 
     #[test]

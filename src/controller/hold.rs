@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use waypost_model::lane::Lane;
+use waypost_model::object::Digest;
 use waypost_model::verdict::{Condition, ConditionType};
 
 /// Why the config stays.
@@ -50,6 +51,9 @@ pub struct Mark {
     /// Until when, in milliseconds since 1970; until somebody lets go, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
+    /// The digest of the config: its number alone may stand for another one where histories went apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 impl Mark {
@@ -58,9 +62,9 @@ impl Mark {
         self.until.is_some_and(|until| until <= date)
     }
 
-    /// How much of its time is left, if it has one.
+    /// How much of its time is left by the clock, if it has one; not more than it had.
     pub fn left(&self, date: u64) -> Option<Duration> {
-        self.until.map(|until| Duration::from_millis(until.saturating_sub(date)))
+        self.until.map(|until| Duration::from_millis(until.saturating_sub(date.max(self.at))))
     }
 
     /// One sentence for people: what, by whom, since when, and how to let go.
@@ -81,9 +85,17 @@ pub struct Hold {
     pub mark: Mark,
     /// The config that is published meanwhile.
     pub lane: Lane,
+    /// How much of its time is left, if it has one.
+    pub left: Option<Duration>,
 }
 
 impl Hold {
+    /// With the time that is left by the clock.
+    pub fn new(mark: Mark, lane: Lane, date: u64) -> Self {
+        let left = mark.left(date);
+        Self { mark, lane, left }
+    }
+
     /// What is said of an entry that waits behind it.
     pub fn condition(&self) -> Condition {
         Condition::no(ConditionType::Programmed, self.mark.reason.word(), self.mark.told())
@@ -162,7 +174,7 @@ mod tests {
     use super::*;
 
     fn mark(reason: Reason, until: Option<u64>) -> Mark {
-        Mark { reason, config: 12, by: "alice".to_owned(), at: 1_767_225_599_000, until }
+        Mark { reason, config: 12, by: "alice".to_owned(), at: 1_767_225_599_000, until, digest: None }
     }
 
     #[test]
@@ -204,8 +216,9 @@ mod tests {
 
     #[test]
     fn a_pin_ends_at_its_time() {
-        let pin = mark(Reason::Pinned, Some(1_000));
+        let pin = Mark { at: 300, ..mark(Reason::Pinned, Some(1_000)) };
         assert!(!pin.is_over(999) && pin.is_over(1_000));
         assert_eq!((pin.left(400), pin.left(2_000)), (Some(Duration::from_millis(600)), Some(Duration::ZERO)));
+        assert_eq!(pin.left(0), Some(Duration::from_millis(700)), "a clock that went back makes it no longer");
     }
 }

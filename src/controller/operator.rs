@@ -124,8 +124,15 @@ pub enum Request {
     Record(Audit, oneshot::Sender<Result<(), String>>),
     /// A program joins; gets whether its name is new, or why that cannot be kept.
     Joined(String, oneshot::Sender<Result<bool, String>>),
-    /// The leader keeps this; gets why we cannot.
-    Adopt(Saved, oneshot::Sender<Result<(), String>>),
+    /// The leader keeps this.
+    Adopt {
+        /// What it keeps.
+        saved: Saved,
+        /// How much time is left of what it holds, if that has one.
+        left: Option<Duration>,
+        /// Gets why we cannot keep that.
+        to: oneshot::Sender<Result<(), String>>,
+    },
     /// The time of what was held is over.
     Over(Mark),
     /// We lead under this epoch, and know what those know who could be asked.
@@ -175,7 +182,7 @@ impl Operator {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
                 Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
-                Request::Adopt(saved, to) => drop(to.send(self.adopt(saved).await)),
+                Request::Adopt { saved, left, to } => drop(to.send(self.adopt(saved, left).await)),
                 Request::Over(mark) => self.over(&mark).await,
                 Request::Begin(epoch) => again = self.begin(epoch).await.err(),
             }
@@ -248,10 +255,18 @@ impl Operator {
     }
 
     /// Keeps what the leader keeps.
-    async fn adopt(&self, mut next: Saved) -> Result<(), String> {
+    async fn adopt(&self, mut next: Saved, left: Option<Duration>) -> Result<(), String> {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if own.rank() >= next.rank() {
+        if own.rank() > next.rank() {
             return Ok(());
+        }
+        let hold = match next.mark.clone() {
+            Some(mark) => Some(Hold { lane: self.lane_of_leader(&mark).await?, mark, left }),
+            None => None,
+        };
+        if own.rank() == next.rank() {
+            // Its clock may be another than ours: how much time is left of what is held is known to whoever leads.
+            return if left.is_some() { self.tell(hold, "the leader").await } else { Ok(()) };
         }
         // Names that are taken stay taken, whoever knew of them.
         next.joined.extend(own.joined.iter().cloned());
@@ -259,10 +274,6 @@ impl Operator {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
             Input::Event { reason: "HoldLost", about: "config".to_owned(), message }
         });
-        let hold = match next.mark.clone() {
-            Some(mark) => Some(Hold { lane: self.lane_of_leader(mark.config).await?, mark }),
-            None => None,
-        };
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
@@ -280,20 +291,20 @@ impl Operator {
     }
 
     /// A config that the leader holds. Where its file cannot be used, what the leader publishes is that config.
-    async fn lane_of_leader(&self, number: u64) -> Result<Lane, String> {
-        match self.lane(number).await {
+    async fn lane_of_leader(&self, mark: &Mark) -> Result<Lane, String> {
+        match self.lane(mark.clone()).await {
             Ok(lane) => Ok(lane),
             Err(error) => self.current().await.map(|now| now.config).map_err(|_| error),
         }
     }
 
     /// A config of the history, which is spared from now on.
-    async fn lane(&self, number: u64) -> Result<Lane, String> {
+    async fn lane(&self, mark: Mark) -> Result<Lane, String> {
         let history = self.history.clone();
         let read = move || {
             let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = history.lane(number)?;
-            history.spare(Some(number));
+            let lane = history.held(&mark)?;
+            history.spare(Some(mark.config));
             Ok(lane)
         };
         tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
@@ -334,8 +345,9 @@ impl Operator {
 
     fn held_before(&self, mark: Option<Mark>) -> Option<Hold> {
         let mark = mark?;
-        let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).lane(mark.config);
-        lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told())).ok().map(|lane| Hold { mark, lane })
+        let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).held(&mark);
+        let lane = lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told()));
+        lane.ok().map(|lane| Hold::new(mark, lane, date()))
     }
 
     async fn tell(&self, hold: Option<Hold>, by: &str) -> Result<(), String> {
@@ -355,7 +367,8 @@ impl Operator {
                 Ok::<_, std::io::Error>(number)
             };
             let number = tokio::task::spawn_blocking(add).await.map_err(|error| error.to_string())?.map_err(|error| unwritten(&error))?;
-            let hold = Hold { mark: Mark { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds) }, lane };
+            let digest = Some(lane.digest());
+            let hold = Hold::new(Mark { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
             let (to, answer) = oneshot::channel();
             let input = Input::Hold { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
             self.owner.send(Command::HoldIf(input, hold.lane.digest(), to)).await.map_err(|_| STOPPING.to_owned())?;
@@ -368,8 +381,9 @@ impl Operator {
 
     /// A hold of a config of the history.
     async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
-        let lane = self.lane(number).await?;
-        Ok(Hold { mark: Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds) }, lane })
+        let mark = Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest: None };
+        let lane = self.lane(mark.clone()).await?;
+        Ok(Hold::new(Mark { digest: Some(lane.digest()), ..mark }, lane, date))
     }
 
     async fn current(&self) -> Result<Current, String> {
@@ -436,7 +450,7 @@ mod tests {
     #[test]
     fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
         let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
-        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None };
+        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
         let own = Saved { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..Saved::default() };
         let leaders = |mark: Option<&Mark>, audit: &[Audit]| Saved { mark: mark.cloned(), audit: audit.to_vec(), ..Saved::default() };
         assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));

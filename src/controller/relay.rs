@@ -374,12 +374,13 @@ impl Relay {
                 }
                 Document::Config { number, digest, file } => {
                     // What cannot be kept here is kept elsewhere; what comes next may be more important.
-                    if let Err(error) = self.handle.adopt_config(number, digest, &file).await {
+                    if let Err(error) = self.handle.adopt_config(number, digest, &file, what == Fetch::Endlessly).await {
                         tracing::warn!("C{number} of the leader's history was not kept: {error}");
                     }
                 }
-                Document::Operator { saved } => {
-                    if let Err(error) = self.handle.adopt_operated(saved).await.map_err(|gone| gone.to_string())? {
+                Document::Operator { saved, left } => {
+                    let left = left.map(Duration::from_millis);
+                    if let Err(error) = self.handle.adopt_operated(saved, left).await.map_err(|gone| gone.to_string())? {
                         tracing::warn!("what operators hold was not kept: {error}");
                     }
                 }

@@ -40,6 +40,9 @@ pub enum Document {
     Operator {
         /// The same as on disk.
         saved: operator::Saved,
+        /// How much time is left of what is held, in milliseconds, if it has one: clocks may differ.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<u64>,
     },
     /// A config of the history.
     Config {

@@ -370,6 +370,7 @@ impl Owner {
             Query::Export(true, to) => drop(to.send(self.held())),
             Query::Export(false, to) => drop(to.send(self.saved().map(Exported::of).collect())),
             Query::Current(to) => drop(to.send(self.current())),
+            Query::Left(to) => drop(to.send(self.state.hold_left(now))),
             Query::Held(to) => drop(to.send(self.state.hold().is_some())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
             Query::Met(to) => drop(to.send(self.state.met_peers)),

@@ -317,14 +317,16 @@ fn restore_hold(
             let digest = snapshot.config.digest().to_string();
             let number = history.records().iter().rev().find(|record| record.digest == digest).or(history.records().last()).map_or(0, |record| record.number);
             tell(&mut saved, format!("{error}; what was frozen or pinned is not known any more, and the config is frozen as it was published"));
-            let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None };
+            let digest = Some(snapshot.config.digest());
+            let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None, digest };
             saved.mark = Some(mark.clone());
-            return (Some(Hold { mark, lane: snapshot.config.clone() }), saved);
+            return (Some(Hold::new(mark, snapshot.config.clone(), date)), saved);
         }
     }
-    let Some(mark) = saved.mark.take().filter(|mark| !mark.is_over(date)) else { return (None, saved) };
+    // One whose time is over by the clock is ended by whoever leads.
+    let Some(mark) = saved.mark.take() else { return (None, saved) };
     history.spare(Some(mark.config));
-    let lane = match (history.lane(mark.config), published) {
+    let lane = match (history.held(&mark), published) {
         (Ok(lane), _) => lane,
         (Err(error), Some(snapshot)) => {
             tell(&mut saved, format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
@@ -336,7 +338,7 @@ fn restore_hold(
         }
     };
     saved.mark = Some(mark.clone());
-    (Some(Hold { mark, lane }), saved)
+    (Some(Hold::new(mark, lane, date)), saved)
 }
 
 #[cfg(test)]
@@ -354,7 +356,7 @@ mod tests {
         let published = Snapshot { config: lane.clone(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
         let (mut history, mut damaged) = (History::open(folder.path(), 3), Vec::new());
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
-        let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None };
+        let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
         let saved = operator::Saved { mark: Some(mark.clone()), ..operator::Saved::default() };
         let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));

@@ -335,7 +335,8 @@ impl State {
 
     /// The next moment at which [`Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
-        let released = self.hold.as_ref().and_then(|(_, until)| *until);
+        // Only whoever leads ends what an operator holds: clocks may differ.
+        let released = self.hold.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
         [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }
 
@@ -393,7 +394,8 @@ impl State {
                     }
                     return output;
                 }
-                if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| until.is_some_and(|until| until <= now.since_start)) {
+                let leads = self.role.epoch().is_some();
+                if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
                     let over = Some(hold.mark.clone());
                     return Output { over, ..self.set_hold(None, "its time being over", now) };
                 }

@@ -217,8 +217,8 @@ impl Proxy {
 }
 
 fn hold(frozen: Option<&Lane>) -> Input {
-    let mark = Mark { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None };
-    Input::Hold { hold: frozen.map(|lane| Box::new(Hold { mark, lane: lane.clone() })), by: "alice".to_owned() }
+    let mark = |lane: &Lane| Mark { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None, digest: Some(lane.digest()) };
+    Input::Hold { hold: frozen.map(|lane| Box::new(Hold::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
 }
 
 /// The answer that an ask gets that nobody answers.

@@ -1,6 +1,7 @@
 //! What is published although the stores say otherwise: the guard's, and what an operator holds.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use waypost_model::compile::EntryId;
 use waypost_model::key::{Place, ResourceKey, place};
@@ -99,6 +100,12 @@ impl State {
         self.hold.as_ref().map(|(hold, _)| hold)
     }
 
+    /// How much time is left of what an operator holds, if it has one.
+    pub fn hold_left(&self, now: Now) -> Option<Duration> {
+        let (_, until) = self.hold.as_ref()?;
+        until.map(|until| until.saturating_sub(now.since_start))
+    }
+
     /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
     pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
         let path = object_path(resource);
@@ -112,6 +119,13 @@ impl State {
     }
 
     pub(super) fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
+        if let (Some(Hold { mark, left, .. }), Some((known, until))) = (&hold, &mut self.hold)
+            && known.mark == *mark
+        {
+            // It is held already; how long is known better now.
+            *until = left.map(|left| now.since_start + left);
+            return Output::default();
+        }
         let (reason, told) = match (&hold, self.hold.take()) {
             (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
             (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
@@ -119,7 +133,7 @@ impl State {
         };
         self.events.add(now.date, reason, "config", told);
         self.hold = hold.map(|hold| {
-            let until = hold.mark.left(now.date).map(|left| now.since_start + left);
+            let until = hold.left.map(|left| now.since_start + left);
             (hold, until)
         });
         let entries = self.compiler.config_entries();

@@ -120,8 +120,8 @@ fn after_its_lease_a_leader_publishes_only_what_operators_ask_for_until_it_is_re
     script.role(4_500, Role::Caretaking { epoch: 3, named: false });
     assert!(script.put(1, 2, "routes/a", ROUTE).publish.is_none());
     let lane = script.state.snapshot.config.clone();
-    let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None };
-    let hold = Hold { mark, lane: Lane::default() };
+    let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
+    let hold = Hold::new(mark, Lane::default(), 0);
     let published = script.after(1, Input::Hold { hold: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
     assert!(published.config.is_empty(), "an old config, with the store down");
     let published = script.after(1, Input::Hold { hold: None, by: "a".to_owned() }).publish.unwrap();
@@ -268,6 +268,26 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
 }
 
 #[test]
+fn a_pin_is_ended_by_whoever_leads_and_by_no_other_clock() {
+    let mut script = Script::new(1);
+    script.reset(0, 0, 5, &[WEB]);
+    script.after(1, Input::Relayed(published_by(3, &[WEB])));
+    let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Pinned, config: 1, by: "a".to_owned(), at: 0, until: Some(9), digest: None };
+    let pin = |left| Input::Hold { hold: Some(Box::new(Hold { mark: mark.clone(), lane: Lane::default(), left: Some(left) })), by: "a".to_owned() };
+    script.after(1, pin(Duration::from_secs(1)));
+    script.after(2_000, Input::Tick);
+    assert!(script.state.hold().is_some() && script.state.due() > script.now, "nobody has ended it");
+    // The leader says so anew, with the time that is left: nothing changes but that.
+    let told = script.state.events.next();
+    script.after(1, pin(Duration::from_secs(5)));
+    assert_eq!((script.state.events.next(), script.state.hold_left(Now { since_start: script.now, date: 0 })), (told, Some(Duration::from_secs(5))));
+    script.role(1, leading(4));
+    assert!(script.after(1_000, Input::Tick).over.is_none());
+    assert_eq!(script.after(4_000, Input::Tick).over, Some(mark));
+    assert!(script.state.hold().is_none());
+}
+
+#[test]
 fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_successor() {
     let all = [WEB, ("routes/a", ROUTE)];
     // The leader has seen what went, or died before.
@@ -275,8 +295,8 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
         let (mut before, mut script) = (Script::leading(1), Script::new(1));
         before.reset(0, 0, 5, &all);
         script.reset(0, 0, 5, &all);
-        let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None };
-        let hold = Hold { mark, lane: before.state.snapshot.config.clone() };
+        let mark = super::super::hold::Mark { reason: super::super::hold::Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
+        let hold = Hold::new(mark, before.state.snapshot.config.clone(), 0);
         for one in [&mut before, &mut script] {
             one.after(1, Input::Hold { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
             one.delete(1, 6, "listeners/web");
