@@ -89,11 +89,19 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
     let _second = cluster.proxy("p2", Some(&cluster.local(&["--join", "proxy", "--ttl", "2h"])));
     until("the second proxy", || text(&cluster.asks(1, &cluster.operator, &["status"]).stdout).contains("p2: connected"));
     set(&cluster, "c0", 0);
+    // A follower whose clock is ahead does not end a pin, now or when it leads.
+    set(&cluster, "c1", 1);
+    let pinned = cluster.ok(0, &["pin", "--for", "30m"]);
+    assert!(!pinned.contains("no other controller has said yet"), "{pinned}");
+    std::thread::sleep(Duration::from_secs(1));
     cluster.running[0].take().unwrap().kill();
     until("the other one leads, and both follow it", || {
         let told = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
         told.contains("Leader:   c1") && told.contains("p1: connected") && told.contains("p2: connected")
     });
+    set(&cluster, "c1", 0);
+    assert!(text(&cluster.asks(1, &cluster.operator, &["status"]).stdout).contains("is pinned"));
+    cluster.ok(1, &["unpin"]);
     cluster.ok(1, &["put", "routes/page", &format!("{{\"hostnames\":[\"page\"],{}", &page("last")[1..]), "--wait"]);
     assert_eq!(get(web, "page", "/").body, "last");
     println!("{} requests, 0 failed", load.finish());
