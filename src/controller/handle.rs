@@ -209,6 +209,19 @@ impl Handle {
         tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?
     }
 
+    /// Waits, not too long, until the store has said which other controllers there are; returns whether it has.
+    pub async fn met(&self, patience: Duration) -> bool {
+        let mut changes = self.changes();
+        let met = async {
+            while !self.ask(Query::Met).await.unwrap_or(true) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(patience, met).await.is_ok()
+    }
+
     /// What operators did, and hold.
     pub fn operated(&self) -> Saved {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()

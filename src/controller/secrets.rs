@@ -48,7 +48,12 @@ impl Keeper {
     pub async fn run(self) {
         match waypost_trust::load_secret(&self.file) {
             Ok(ring) => drop(self.ring.send_replace(ring.unwrap_or_default())),
-            Err(error) => tracing::error!("{error}; the keys that proxies share are fetched or made anew"),
+            Err(error) => {
+                let message = format!("{error}; the keys that proxies share are fetched from another controller, or made anew");
+                if self.handle.tell(Input::damaged("trust/ring.json", message)).await.is_err() {
+                    return;
+                }
+            }
         }
         let mut roles = self.handle.roles();
         let mut led: Option<(u64, Instant)> = None;
@@ -62,7 +67,7 @@ impl Keeper {
                 }
                 Role::Following { leader: Some(leader) } => {
                     tokio::select! {
-                        ended = self.follow(&leader.url) => if let Err(why) = ended {
+                        ended = self.listen(&leader.url, false) => if let Err(why) = ended {
                             tracing::debug!(why, "the keys that proxies share are not followed for a moment");
                         },
                         () = turned(roles.clone(), Some(leader.holder.name.clone())) => continue,
@@ -86,8 +91,24 @@ impl Keeper {
         }
     }
 
+    /// Who leads and has no keys takes over those that another controller has.
+    async fn learn(&self) {
+        self.handle.met(PATIENCE).await;
+        let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
+        for (name, url) in peers {
+            match timeout(PATIENCE, self.listen(&url, true)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => tracing::debug!(why, "{name} does not say which keys the proxies share"),
+                Err(_) => tracing::debug!("{name} does not say in time which keys the proxies share"),
+            }
+        }
+    }
+
     /// One look at the keys by who leads; `met` once every proxy had time to find us.
     async fn lead(&self, epoch: u64, met: bool) {
+        if self.ring.borrow().keys.is_empty() {
+            self.learn().await;
+        }
         let held = self.ring.borrow().clone();
         // The proxies are asked about only while a key waits for them.
         // Before the first key seals, nobody misses one.
@@ -117,9 +138,9 @@ impl Keeper {
         proxies.is_ok_and(|all| all.iter().filter(|proxy| proxy.connected).filter_map(|proxy| proxy.secrets).all(|has| has == version))
     }
 
-    /// Follows the keys of whoever leads, until that ends.
-    async fn follow(&self, leader: &str) -> Result<(), String> {
-        let url = join(leader, SECRETS_PATH).ok_or("the leader's URL cannot be used")?;
+    /// Takes over the keys of another controller: `once` as it has them, or all that it does with them until it ends.
+    async fn listen(&self, other: &str, once: bool) -> Result<(), String> {
+        let url = join(other, SECRETS_PATH).ok_or("its URL cannot be used")?;
         let request = SecretsRequest { name: String::new(), controller: Some(self.handle.me().0.clone()) };
         let sent = timeout(PATIENCE, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
         let mut response = sent.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
@@ -129,6 +150,9 @@ impl Keeper {
             match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
                 SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.keep(ring),
                 SecretsFrame::Ring(_) | SecretsFrame::Heartbeat | SecretsFrame::Unknown => {}
+            }
+            if once {
+                return Ok(());
             }
         }
     }

@@ -459,4 +459,13 @@ fn a_shared_key_seals_only_when_every_live_proxy_has_it_and_outlives_its_leader(
     let keys = |ring: &KeyRing| ring.keys.iter().map(|key| (key.id, key.key.clone())).collect::<Vec<_>>();
     let after = cluster.ring("p1");
     assert!(keys(&before).iter().filter(|(id, _)| *id > 1).all(|known| keys(&after).contains(known)), "what was sealed before opens");
+    // A leader whose file is torn takes over the keys that the other controller has.
+    cluster.controller(0, &[], None);
+    until("the keys on the follower", || cluster.ring("c0").version >= after.version);
+    cluster.running[1].take().unwrap().kill();
+    std::fs::write(cluster.path("c1/trust/ring.json"), b"torn").unwrap();
+    cluster.controller(1, &[], None);
+    until("keys again", || !cluster.ring("c1").keys.is_empty());
+    assert!(["c0", "c1", "p1"].iter().all(|name| cluster.ring(name).id == before.id), "no proxy gets keys that open nothing");
+    until("that to be told", || cluster.ok(1, &["events"]).lines().any(|line| line.contains("StateDamaged") && line.contains("ring.json")));
 }

@@ -9,7 +9,6 @@ use waypost_wire::{ControllerInfo, WATCH_PATH};
 use super::super::elect::Signal;
 use super::super::election::Role;
 use super::super::feed::jitter;
-use super::super::handle::Query;
 use super::{Fetch, PATIENCE, PAUSE, Relay, join};
 /// Other controllers have this long to say what they have, before a new leader goes on without them.
 const RECOVER: Duration = Duration::from_millis(300);
@@ -37,8 +36,9 @@ impl Relay {
     pub(super) async fn recover(&self) {
         let epoch = self.roles.borrow().epoch();
         // Without the right to write there are no others.
-        if !matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. }) {
-            self.meet().await;
+        let alone = matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. });
+        if !alone && !self.handle.met(PATIENCE).await {
+            tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
         }
         let mut tries = TRIES;
         while self.roles.borrow().epoch() == epoch {
@@ -56,21 +56,6 @@ impl Relay {
                 return;
             }
             sleep(jitter(PAUSE)).await;
-        }
-    }
-
-    /// Waits until the store has said which other controllers there are.
-    async fn meet(&self) {
-        let mut changes = self.handle.changes();
-        let met = async {
-            while !self.handle.ask(Query::Met).await.unwrap_or(true) {
-                if changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if timeout(PATIENCE, met).await.is_err() {
-            tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
         }
     }
 
