@@ -43,7 +43,7 @@ pub use crate::controller::events::Event;
 pub use crate::controller::history::ConfigRecord;
 pub use crate::controller::hold::{Action, Mark, date};
 pub use crate::controller::operator::Audit;
-pub use crate::controller::view::{EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
+pub use crate::controller::view::{EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
 pub use crate::trust::{TokenAnswer, TokenRequest};
 pub use wait::{For, WaitAnswer, WaitOutcome};
 

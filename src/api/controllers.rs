@@ -63,8 +63,8 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     if let Some(rank) = report.operated {
         api.handle.confirm(rank);
     }
-    let RelayReport { controller, proxies, version, told, .. } = report;
-    match api.handle.tell(Input::Downstream { controller, proxies, version, told }).await {
+    let RelayReport { controller, proxies, version, content, told, .. } = report;
+    match api.handle.tell(Input::Downstream { controller, proxies, version, content, told }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(gone) => gone.into_response(),
     }

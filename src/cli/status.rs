@@ -5,7 +5,7 @@ use clap::Args;
 use super::client::{ControllerFlag, OutputFlag};
 use super::text::{machine, say};
 use super::{Failure, Outcome};
-use crate::api::{HeldInfo, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend, date};
+use crate::api::{HeldInfo, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend, date};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
@@ -23,6 +23,17 @@ pub(super) async fn run(flags: StatusFlags) -> Outcome {
     if status.needs_attention() { Err(Failure::failed("")) } else { Ok(()) }
 }
 
+/// How another controller fares.
+fn follower(other: &OtherController) -> String {
+    let version = other.version.unwrap_or_default();
+    match other {
+        OtherController { follows: false, .. } => "ABSENT".to_owned(),
+        OtherController { drifted: true, .. } => format!("follows, HAS OTHER CONTENT than was published as version {version}"),
+        OtherController { behind: true, .. } => format!("follows, BEHIND with version {version}"),
+        _ => "follows".to_owned(),
+    }
+}
+
 fn print(status: &StatusInfo) {
     let version = status.version.map_or_else(
         || "nothing published yet".to_owned(),
@@ -36,7 +47,7 @@ fn print(status: &StatusInfo) {
         None => say!("Leader:   none; what was published serves on"),
     }
     for other in &status.controllers {
-        say!("          {} at {}: {}", other.name, other.url, if other.follows { "follows" } else { "ABSENT" });
+        say!("          {} at {}: {}", other.name, other.url, follower(other));
     }
     say!("Serving:  {version}");
     if let Some(hold) = &status.hold {

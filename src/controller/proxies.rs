@@ -12,7 +12,7 @@ const FORGET: Duration = Duration::from_secs(24 * 3_600);
 /// A report is current for this long.
 const CURRENT: Duration = Duration::from_secs(3 * REPORT_SECONDS);
 /// A proxy that is behind for this long is told of.
-const BEHIND: Duration = Duration::from_secs(2);
+pub(super) const BEHIND: Duration = Duration::from_secs(2);
 /// A proxy that lost its stream may come back within this time; what it probes is not given to others before.
 const RETURN: Duration = Duration::from_secs(5);
 /// So many publications are compared with what proxies serve.
@@ -161,15 +161,15 @@ impl Proxies {
         self.published.push_back((snapshot.version, Content::of(snapshot)));
     }
 
-    fn is_other(&self, report: &Report) -> bool {
-        let known = |version: Version| self.published.iter().rev().find(|(published, _)| *published == version);
-        let wanted = report.applied.and_then(known).map(|(_, content)| *content);
-        wanted.is_some_and(|wanted| report.content.is_some_and(|content| content != wanted))
+    /// Whether that is not what was published under this version, as far as that is remembered.
+    pub fn is_other(&self, version: Version, content: Content) -> bool {
+        let wanted = self.published.iter().rev().find(|(published, _)| *published == version);
+        wanted.is_some_and(|(_, wanted)| content != *wanted)
     }
 
     /// A report came. Returns the one before.
     pub fn reported(&mut self, name: &str, report: Report, now: Duration) -> Report {
-        let other = self.is_other(&report);
+        let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
         let proxy = self.known.entry(name.to_owned()).or_default();
         proxy.heard = now;
         // It may have been adopted since it connected.

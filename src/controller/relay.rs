@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use url::Url;
 use waypost_wire::{
-    ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayReport, Report, SILENCE_SECONDS, Told, WATCH_PATH, WatchRequest,
-    decode,
+    Content, ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayReport, Report, SILENCE_SECONDS, Told, WATCH_PATH,
+    WatchRequest, decode,
 };
 
 use super::elect::Signal;
@@ -87,6 +87,8 @@ pub struct Relay {
     pub lost: Instant,
     /// The number of the event that whoever leads is told next.
     pub telling: AtomicU64,
+    /// What came last did not add up: what is asked for next is compared from the ground up.
+    pub whole: AtomicBool,
     /// What the leader's record said last, and since when.
     pub renewed: (u64, Instant),
 }
@@ -287,7 +289,7 @@ impl Relay {
             controller: Some(self.handle.me.0.clone()),
             cluster: Some(held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
             highest: Some(held.highest),
-            from: Some(held.version).filter(|_| !held.lanes.is_empty()),
+            from: Some(held.version).filter(|_| !held.lanes.is_empty() && !self.whole.swap(false, Ordering::Relaxed)),
             held: held.bucket_digests(),
             level: u32::MAX,
             ..WatchRequest::default()
@@ -339,6 +341,7 @@ impl Relay {
                     }
                 }
                 Err(error) => {
+                    self.whole.store(true, Ordering::Relaxed);
                     tracing::warn!("a publication was not relayed: {error}");
                     return error;
                 }
@@ -414,9 +417,10 @@ impl Relay {
                 fresh.insert(proxy.name.clone(), report);
             }
             let operated = Some(self.handle.operated().rank());
-            let version = Some(self.handle.snapshots.borrow().version).filter(|version| version.sequence > 0);
+            let snapshot = Some(self.handle.snapshots.borrow().clone()).filter(|snapshot| snapshot.version.sequence > 0);
+            let (version, content) = snapshot.map(|snapshot| (snapshot.version, Content::of(&snapshot))).unzip();
             let (events, next) = self.own_events().await;
-            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, told: events };
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) {
                 self.telling.store(next, Ordering::Relaxed);

@@ -247,7 +247,10 @@ impl World {
             }
             Happening::Downstream { node, run, from, version } => {
                 if self.nodes[node].is(run) && !self.is_cut(node, from) {
-                    self.input(node, Input::Downstream { controller: format!("n{from}"), proxies: Vec::new(), version: Some(version), told: Vec::new() });
+                    self.input(
+                        node,
+                        Input::Downstream { controller: format!("n{from}"), proxies: Vec::new(), version: Some(version), content: None, told: Vec::new() },
+                    );
                 }
             }
             Happening::Relayed { node, run, from, snapshot } => {

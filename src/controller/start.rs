@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
@@ -242,6 +242,7 @@ impl Spawn<'_> {
             heard: AtomicU64::new(u64::MAX),
             lost: Instant::now(),
             telling: AtomicU64::new(0),
+            whole: AtomicBool::new(false),
             renewed: (0, Instant::now()),
         };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(relay.run()));

@@ -10,7 +10,7 @@ use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Report, Told};
+use waypost_wire::{Content, Report, Told};
 
 use super::election::{CLAIMED, Role};
 use super::events::Events;
@@ -78,6 +78,8 @@ pub enum Input {
         proxies: Vec<Downstream>,
         /// The version of what it relays.
         version: Option<Version>,
+        /// The digests of that.
+        content: Option<Content>,
         /// What happened on it that only it can know.
         told: Vec<Told>,
     },
@@ -186,6 +188,17 @@ pub struct Track {
     pub gone: bool,
 }
 
+/// A controller that follows us.
+#[derive(Debug, Clone, Copy)]
+pub struct Follower {
+    /// When it said so last.
+    pub heard: Duration,
+    /// The version of what it relays.
+    pub version: Option<Version>,
+    /// Whether that has other content than was published under that version.
+    pub drifted: bool,
+}
+
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
@@ -246,8 +259,8 @@ pub struct State {
     pub peers: BTreeMap<String, String>,
     /// Whether the store has said which there are.
     pub met_peers: bool,
-    /// The controllers that follow us, and when they said so last.
-    pub followers: BTreeMap<String, Duration>,
+    /// The controllers that follow us.
+    pub followers: BTreeMap<String, Follower>,
     /// Grows with every time that the stores have to be read anew.
     generation: u64,
     /// What we are in the election.
@@ -367,8 +380,9 @@ impl State {
             }
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
             Input::Replica(replica) => self.replicated(*replica, now),
-            Input::Downstream { controller, proxies, version, told } => {
+            Input::Downstream { controller, proxies, version, content, told } => {
                 self.pass_events(&controller, told, now);
+                self.follower(&controller, version, content, now);
                 self.downstream(&controller, proxies, version, now)
             }
             Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),

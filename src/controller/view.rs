@@ -174,6 +174,15 @@ pub struct OtherController {
     pub url: String,
     /// Whether it follows the one that answers, and so is ready to lead.
     pub follows: bool,
+    /// The version of what it relays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Whether it follows and has not got what was published a while ago.
+    #[serde(default)]
+    pub behind: bool,
+    /// Whether it relays other content than was published under its version.
+    #[serde(default)]
+    pub drifted: bool,
 }
 
 /// Use of a limit.
@@ -259,6 +268,7 @@ impl StatusInfo {
             || self.held.iter().any(|held| held.why.is_some())
             || self.unhealthy.iter().any(|backend| backend.panics)
             || self.sources.iter().any(|source| !source.current)
+            || self.controllers.iter().any(|other| other.behind || other.drifted)
             || self.proxies.iter().any(|proxy| proxy.behind || proxy.connected && (proxy.drifted || proxy.is_stale() || !proxy.problems.is_empty()))
     }
 }
@@ -427,7 +437,14 @@ pub fn sources(state: &State, stores: &[std::sync::Arc<Store>], now: Now) -> Vec
 }
 
 fn controllers(state: &State, now: Now) -> Vec<OtherController> {
-    let one = |(name, url): (&String, &String)| OtherController { name: name.clone(), url: url.clone(), follows: state.follows(name, now) };
+    let one = |(name, url): (&String, &String)| OtherController {
+        name: name.clone(),
+        url: url.clone(),
+        follows: state.follows(name, now),
+        version: state.followers.get(name).and_then(|follower| follower.version),
+        behind: state.is_behind(name, now),
+        drifted: state.follows(name, now) && state.followers.get(name).is_some_and(|follower| follower.drifted),
+    };
     state.peers.iter().map(one).collect()
 }
 

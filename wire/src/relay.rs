@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use waypost_model::snapshot::Version;
 
-use crate::report::Report;
+use crate::report::{Content, Report};
 
 /// One message of a controller that relays: all proxies that follow it, directly or through others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct RelayReport {
     /// The version of what it relays itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
+    /// The digests of that, to be compared with what was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
     /// What happened on it that nobody else can know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<Told>,

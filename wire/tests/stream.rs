@@ -236,8 +236,16 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
     };
     let report = Report { release: "0.1.0".to_owned(), applied: Some(version(2, 6)), ..Report::default() };
     let proxy = Downstream { name: "edge-1".to_owned(), cluster: Some("c".to_owned()), highest: version(2, 7), report: Some(report) };
+    let content = waypost_wire::Content { config: object("a", 1).digest(), membership: object("b", 1).digest() };
     let told = Told { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
-    let relay = RelayReport { controller: "c2".to_owned(), proxies: vec![proxy], operated: Some((2, 3)), version: Some(version(2, 7)), told: vec![told] };
+    let relay = RelayReport {
+        controller: "c2".to_owned(),
+        proxies: vec![proxy],
+        operated: Some((2, 3)),
+        version: Some(version(2, 7)),
+        content: Some(content),
+        told: vec![told],
+    };
     golden("controller-info-1.json", &serde_json::to_string(&info).unwrap(), include_str!("golden/controller-info-1.json"));
     golden("relay-report-1.json", &serde_json::to_string(&relay).unwrap(), include_str!("golden/relay-report-1.json"));
     assert_eq!(serde_json::from_str::<ControllerInfo>(include_str!("golden/controller-info-1.json")).unwrap(), info);

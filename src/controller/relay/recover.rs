@@ -108,7 +108,10 @@ impl Relay {
             self.keep_once(replica, what).await?;
             if what == Fetch::All {
                 let mut response = self.open(watch).await?;
-                self.relay(&mut response, true).await;
+                let why = self.relay(&mut response, true).await;
+                if !why.is_empty() {
+                    return Err(why);
+                }
             }
             Ok::<_, String>(())
         });

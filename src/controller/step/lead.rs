@@ -11,11 +11,12 @@ use waypost_model::snapshot::{Snapshot, Version};
 use super::super::election::Role;
 use super::super::guard::{EXPECTED, Fate, Gone, own_settings};
 use super::super::health::ejected;
+use super::super::proxies::BEHIND;
 use super::super::proxies::Downstream;
 use super::super::replica::Replica;
-use super::{Now, Output, Scope, State};
+use super::{Follower, Now, Output, Scope, State};
 use waypost_adapter::Revision;
-use waypost_wire::Told;
+use waypost_wire::{Content, Told};
 
 /// So many events of another controller are taken in at once.
 const MOST_TOLD: usize = 100;
@@ -154,7 +155,13 @@ impl State {
 
     /// Whether this controller follows us now.
     pub fn follows(&self, name: &str, now: Now) -> bool {
-        self.followers.get(name).is_some_and(|at| now.since_start.saturating_sub(*at) < FOLLOWS)
+        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWS)
+    }
+
+    /// Whether a controller that follows us has not got what was published a while ago.
+    pub fn is_behind(&self, name: &str, now: Now) -> bool {
+        let late = now.since_start.saturating_sub(self.published) > BEHIND;
+        late && self.is_ready() && self.follows(name, now) && self.followers.get(name).is_some_and(|follower| follower.version < Some(self.snapshot.version))
     }
 
     /// Whether any other controller follows us now.
@@ -215,12 +222,20 @@ impl State {
         }
     }
 
+    /// A controller follows us, and says what it relays.
+    pub(super) fn follower(&mut self, name: &str, version: Option<Version>, content: Option<Content>, now: Now) {
+        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.heard) < FORGET);
+        let drifted = version.zip(content).is_some_and(|(version, content)| self.proxies.is_other(version, content));
+        let before = self.followers.insert(name.to_owned(), Follower { heard: now.since_start, version, drifted });
+        if drifted && before.is_none_or(|before| !before.drifted) {
+            self.events.add(now.date, "Drift", name, "the controller relays other content than was published under its version");
+        }
+    }
+
     /// Another controller tells of the proxies that follow it.
     pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, version: Option<Version>, now: Now) -> Output {
         let mut output = Output { changed: true, ..Output::default() };
         let mut reports = Vec::new();
-        self.followers.retain(|_, at| now.since_start.saturating_sub(*at) < FORGET);
-        self.followers.insert(controller.to_owned(), now.since_start);
         // It follows us and has more: our record of leading came back with a store that was restored.
         output.saw = version.and_then(|version| self.claimed(version, self.cluster.as_deref()));
         for proxy in &proxies {

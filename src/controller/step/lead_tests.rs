@@ -217,11 +217,47 @@ fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo
 fn a_leader_whose_follower_relays_what_is_newer_hears_of_that() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 5, &[WEB]);
-    let tells =
-        |epoch, sequence| Input::Downstream { controller: "c2".to_owned(), proxies: Vec::new(), version: Some(Version { epoch, sequence }), told: Vec::new() };
+    let tells = |epoch, sequence| Input::Downstream {
+        controller: "c2".to_owned(),
+        proxies: Vec::new(),
+        version: Some(Version { epoch, sequence }),
+        content: None,
+        told: Vec::new(),
+    };
     assert_eq!(script.after(1, tells(2, 90)).saw, None, "what was published before us");
     assert_eq!(script.after(1, tells(3, 1)).saw, None, "ours");
     assert_eq!(script.after(1, tells(4, 7)).saw, Some(4), "the record of leading came back with a store that was restored");
+}
+
+#[test]
+fn a_controller_that_is_behind_or_relays_other_content_is_told() {
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 1, &[WEB]);
+    let first = script.state.snapshot.clone();
+    let tells = |of: &Snapshot, as_version: Version| Input::Downstream {
+        controller: "c2".to_owned(),
+        proxies: Vec::new(),
+        version: Some(as_version),
+        content: Some(Content::of(of)),
+        told: Vec::new(),
+    };
+    let told = |script: &Script| {
+        let now = Now { since_start: script.now, date: 0 };
+        (script.state.is_behind("c2", now), script.state.followers["c2"].drifted)
+    };
+    script.after(1, tells(&first, first.version));
+    assert_eq!(told(&script), (false, false));
+    script.put(5_000, 2, "routes/a", ROUTE);
+    let second = script.state.snapshot.clone();
+    script.after(3_000, tells(&first, first.version));
+    assert_eq!(told(&script), (true, false));
+    script.after(1, tells(&second, second.version));
+    assert_eq!(told(&script), (false, false));
+    for _ in 0..2 {
+        script.after(1, tells(&first, second.version));
+    }
+    assert_eq!(told(&script), (false, true));
+    assert_eq!(script.state.events.since(0).filter(|event| event.reason == "Drift" && event.about == "c2").count(), 1);
 }
 
 #[test]
