@@ -46,6 +46,8 @@ pub(crate) struct Flags {
 
 /// Changes a second in the storm, and who writes them.
 const RATE: u64 = 350;
+/// Seconds of a run that is for the record.
+const LONG: u64 = 600;
 const WRITERS: u64 = 50;
 
 struct Fleet {
@@ -322,11 +324,14 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     let rate = written as f64 / seconds;
     println!("CPU of the controllers at {rate:.0} changes/s: {}", cpu.join(", "));
     let (growth, limit) = growth(&memory, &after, flags.storm);
+    // In the short run other programs of the machine weigh more.
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    let wanted = RATE as f64 * if flags.storm >= LONG { 0.98 } else { 0.85 };
     let shown = |all: &[f64]| all.iter().map(|mb| format!("{mb:.0}")).collect::<Vec<_>>().join(", ");
     told(
         &format!("{rate:.0} changes/s for {seconds:.0} s"),
-        p99 <= 1_000.0,
-        &format!("p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals", late.len()),
+        p99 <= 1_000.0 && rate >= wanted,
+        &format!("p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals; at least {wanted:.0} changes/s", late.len()),
     ) & told(
         "memory of the controllers",
         growth <= limit,
@@ -338,7 +343,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
 /// allocator keeps swings by more than a tenth (by 2 to 23 % of one controller in the same build), so all three are taken together there, and only
 /// what grows without end is found.
 fn growth(before: &[f64], after: &[f64], seconds: u64) -> (f64, f64) {
-    if seconds >= 600 {
+    if seconds >= LONG {
         let of_each = before.iter().zip(after).map(|(before, after)| after / before);
         return (of_each.fold(0.0, f64::max), 1.1);
     }

@@ -292,6 +292,9 @@ impl World {
             }
             self.after(PATIENCE, Happening::Answer { node, run, number, heard: failed });
         }
+        if self.nodes.iter().all(|node| node.operated().frozen.is_none()) {
+            self.checks.thawed();
+        }
         self.role(node);
         if self.nodes[node].state.due() <= now {
             self.input(node, Input::Tick);

@@ -30,7 +30,7 @@ pub(super) struct Checks {
     publishers: HashMap<u64, (usize, u64)>,
     proxies: HashMap<usize, Served>,
     applied: u64,
-    /// Configs that were ever frozen, and how often that was.
+    /// Configs that are frozen as far as any controller knows, and how often something was.
     frozen: HashSet<Digest>,
     freezes: u64,
     /// Paths that may go back: what a backup brought back, and what an operator let go after that.
@@ -80,6 +80,11 @@ impl Checks {
     pub(super) fn froze(&mut self, config: Digest) {
         self.frozen.insert(config);
         self.freezes += 1;
+    }
+
+    /// No controller knows of anything that is frozen: nothing of that comes back.
+    pub(super) fn thawed(&mut self) {
+        self.frozen.clear();
     }
 
     pub(super) fn applied(&mut self, seed: u64, proxy: usize, snapshot: &Snapshot) {
