@@ -74,6 +74,11 @@ pub enum JoinError {
         "other controllers are named (--peer), and this one has not joined them; start it once with WAYPOST_JOIN=TOKEN, which `waypost token --join controller` prints there, or, if it is the first, once without --peer"
     )]
     Others,
+    /// We have an authority, and the token is of another one.
+    #[error(
+        "{} holds the authority of one cluster, and the token lets in to another; delete that directory to join, or leave the token away to stay", .0.display()
+    )]
+    Another(PathBuf),
     /// No controller let us in.
     #[error("this controller could not join: {0}")]
     Refused(String),
@@ -82,6 +87,11 @@ pub enum JoinError {
 /// Seconds and more since 1970.
 pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whether a token lets in to another cluster than the one whose authority this is.
+fn is_of_another(token: &str, kept: &Authority) -> bool {
+    matches!(Claims::peek(token), Ok(Claims::Join { authority, .. }) if authority != kept.fingerprint())
 }
 
 #[derive(Debug)]
@@ -115,6 +125,7 @@ impl Trust {
         let known = Authority::load(&settings.folder)?;
         let kept = known.is_some();
         let (authority, is_new) = match (known, &settings.from) {
+            (Some(kept), From::Joining(token, _)) if is_of_another(&token.0, &kept) => return Err(JoinError::Another(settings.folder)),
             (Some(kept), _) => (kept, false),
             (None, From::Joining(token, urls)) => (join(&settings.name, &token.0, urls).await?, false),
             (None, From::Own { others: true }) => return Err(JoinError::Others),

@@ -136,7 +136,10 @@ impl StateDir {
                 notes.extend(content.fallback);
                 match parse(&content.bytes) {
                     Ok((head, lanes)) => {
-                        held.highest = held.highest.max(head.version);
+                        // It may not have changed since the proxy followed another cluster, whose versions are others.
+                        if head.cluster == held.cluster || held.cluster.is_empty() {
+                            held.highest = held.highest.max(head.version);
+                        }
                         held.lanes.extend(lanes);
                     }
                     Err(error) => notes.push(format!("{}: {error}", path.display())),

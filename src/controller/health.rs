@@ -299,6 +299,17 @@ impl Health {
         turns
     }
 
+    /// The endpoints that are probed.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.probed.keys().cloned().collect()
+    }
+
+    /// Those of them that this proxy probes.
+    pub fn probed_by(&self, prober: &str) -> BTreeSet<String> {
+        let probes = |probers: &Probers| probers.iter().any(|(known, _)| known == prober);
+        self.probed.iter().filter(|(_, probers)| probes(probers)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The proxies that probe an endpoint, if it is probed.
     pub fn probers(&self, name: &str) -> Option<impl Iterator<Item = &str>> {
         self.probed.get(name).map(|probers| probers.iter().map(|(prober, _)| prober.as_str()))

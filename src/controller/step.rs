@@ -395,6 +395,7 @@ impl State {
                     self.events.add(now.date, "ProxyDisconnected", &name, "the proxy's stream ended; it serves on");
                 }
                 let mut output = self.gather(now);
+                output.absorb(self.prober_gone(&name, now));
                 output.changed = true;
                 output
             }

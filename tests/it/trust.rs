@@ -299,6 +299,16 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
         .unwrap();
     assert!(output.status.code() == Some(1) && text(&output.stderr).contains("start it once with WAYPOST_JOIN=TOKEN"), "{}", text(&output.stderr));
     assert!(!cluster.path("second/trust").exists());
+    // And one that has made one already does not pass over a token that lets it in elsewhere.
+    let made = cluster.path("made").display().to_string();
+    Authority::create(now()).unwrap().save(&cluster.path("made/trust")).unwrap();
+    let output = Command::new(waypost())
+        .args(["controller", "--store", &store, "--state", &made, "--api", &loopback().to_string(), "--tls", "--peer", &url])
+        .env("WAYPOST_JOIN", cluster.local(&["--join", "controller"]))
+        .output()
+        .unwrap();
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("made/trust holds the authority of one cluster"), "{told}");
 
     // Certificates: another authority's, one that is over, and one of another name or kind.
     let watch = r#"{"name":"p1"}"#;

@@ -138,7 +138,7 @@ impl TryFrom<WrittenCheck> for HealthCheck {
         }
         let usual = if written.r#type == CheckType::Http { "/" } else { "" };
         let path = written.path.unwrap_or_else(|| usual.to_owned());
-        if path.starts_with('/') == usual.is_empty() || path.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+        if path.starts_with('/') == usual.is_empty() || !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)) {
             return Err(format!("path {path:?} is not one that can be asked for; write it as in \"/healthz\", percent-encoded"));
         }
         let host_ok = |host: &String| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
@@ -221,6 +221,7 @@ mod tests {
             (r#"{"type":"TCP","path":"/x"}"#, "a TCP check has no path"),
             (r#"{"path":"healthz"}"#, "is not one that can be asked for"),
             (r#"{"path":"/a b"}"#, "percent-encoded"),
+            (r#"{"path":"/a<b"}"#, "percent-encoded"),
             (r#"{"host":"a\r\nb"}"#, "is not a host"),
             (r#"{"expectedStatuses":[600]}"#, "statuses are 100 to 599"),
             (r#"{"interval":"10ms"}"#, "between 100ms and 1h"),

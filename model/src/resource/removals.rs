@@ -19,6 +19,9 @@ pub struct BackendGuard {
     pub least: Option<usize>,
 }
 
+/// More endpoints no backend has.
+const MOST: usize = 1_000_000;
+
 /// The written form.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "settings of the guard, such as {\"percent\":80}")]
@@ -49,6 +52,9 @@ impl TryFrom<WrittenGuard> for BackendGuard {
         if least == Some(0) {
             return Err("least is 0; it is 1 or more, and \"enabled\":false switches the guard off".to_owned());
         }
+        if let Some(least) = least.filter(|least| *least > MOST) {
+            return Err(format!("least is {least}; it is at most {MOST}, and \"enabled\":false switches the guard off"));
+        }
         Ok(Self { enabled, percent, least })
     }
 }
@@ -65,5 +71,6 @@ mod tests {
         assert!(read(r#"{"percent":101}"#).unwrap_err().contains("0 to 100"));
         assert!(read(r#"{"least":0}"#).unwrap_err().contains("\"enabled\":false"));
         assert!(read(r#"{"least":null}"#).is_err());
+        assert!(read(r#"{"least":18446744073709551615}"#).unwrap_err().contains("at most 1000000"));
     }
 }

@@ -1,6 +1,7 @@
 //! Which endpoints can take requests: what the proxies report is judged, and what they agree on is published.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use waypost_wire::Probed;
 
@@ -31,7 +32,27 @@ impl State {
                 members.entry(name.clone()).or_insert_with(|| zone.clone());
             }
         }
-        if self.health.set_fleet(members) && self.health.is_used() { self.publish_health(now) } else { Output::default() }
+        let moved = self.health.set_fleet(members);
+        let all_met = self.unmet > Duration::ZERO && now.since_start >= self.unmet;
+        if all_met {
+            self.unmet = Duration::ZERO;
+        }
+        let mut output = if moved && self.health.is_used() { self.publish_health(now) } else { Output::default() };
+        if moved || all_met {
+            // Whose word counts is another question now, also for those who say the same as before.
+            let names = self.health.names();
+            output.absorb(self.judge(&names, now));
+        }
+        output
+    }
+
+    /// Proxies that probed have gone: what the others say decides, although they say the same as before.
+    pub(super) fn prober_gone(&mut self, name: &str, now: Now) -> Output {
+        if self.role.epoch().is_none() {
+            return Output::default();
+        }
+        let names = self.health.probed_by(name);
+        self.judge(&names, now)
     }
 
     /// Judges endpoints by what their probers say now.
@@ -63,5 +84,52 @@ impl State {
         let mut output = if due { self.publish(false, true, now) } else { Output::default() };
         output.changed = true;
         output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_wire::Report;
+
+    use super::super::tests::Script;
+    use super::super::{Input, Version};
+    use super::*;
+
+    const WEB: (&str, &str) = ("listeners/web", r#"{"address":"127.0.0.1:80"}"#);
+
+    fn say(script: &mut Script, name: &str, fails: bool) {
+        let version = script.state.snapshot.version;
+        let failing = fails.then(|| ("shop/a".to_owned(), "no answer".to_owned())).into_iter().collect();
+        let report = Report { applied: Some(version), probed: Some(Probed { version, failing, ..Probed::default() }), ..Report::default() };
+        script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+    }
+
+    #[test]
+    fn an_endpoint_is_judged_anew_by_those_who_are_left_when_a_prober_goes() {
+        for closed in [true, false] {
+            let mut script = Script::leading(1);
+            script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);
+            for name in ["p0", "p1"] {
+                script.after(1, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
+                say(&mut script, name, false);
+            }
+            script.after(1_000, Input::Tick);
+            for (name, fails) in [("p0", false), ("p1", false), ("p0", true)] {
+                say(&mut script, name, fails);
+            }
+            assert!(script.state.health.out("shop/a").is_none(), "one of two");
+            if closed {
+                script.after(1, Input::ProxyClosed("p1".to_owned()));
+            } else {
+                // It is cut off, and its stream hangs.
+                for _ in 0..4 {
+                    script.after(7_000, Input::Tick);
+                    say(&mut script, "p0", true);
+                }
+            }
+            script.after(1_000, Input::Tick);
+            assert!(script.state.health.out("shop/a").is_some(), "closed: {closed}");
+            assert!(script.state.snapshot.membership.get("health/shop/a").is_some());
+        }
     }
 }

@@ -245,6 +245,7 @@ impl State {
             let (reason, told) = if came {
                 ("ProxyConnected", format!("the proxy follows {controller}"))
             } else {
+                output.absorb(self.prober_gone(&name, now));
                 ("ProxyDisconnected", format!("the proxy does not follow {controller} any more"))
             };
             self.events.add(now.date, reason, name, told);
