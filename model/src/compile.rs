@@ -496,7 +496,7 @@ impl Compiler {
 }
 
 /// The key that names the active tree.
-const CURRENT: &str = "current";
+pub const CURRENT: &str = "current";
 
 /// The tree that an entry at `current` names.
 fn named_tree(entry: &Entry) -> Result<String, String> {

@@ -390,13 +390,11 @@ impl Guard {
         for path in self.paths("backend") {
             let name = path.strip_prefix("backend/").unwrap_or_default();
             let prefix = format!("endpoint/{name}/");
-            let fates = self.gone.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, gone)| &gone.fate);
-            let (held, confirming) =
-                fates.fold((false, false), |(held, confirming), fate| (held || matches!(fate, Fate::Held { .. }), confirming || *fate == Fate::Confirming));
-            if held || many_routes {
+            let fates: Vec<&Fate> = self.gone.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, gone)| &gone.fate).collect();
+            if many_routes || fates.iter().any(|fate| matches!(fate, Fate::Held { .. })) {
                 let told = format!("the policy of backend {name} went with what it is about");
                 self.hold(&[path], &told);
-            } else if confirming {
+            } else if fates.contains(&&Fate::Confirming) {
                 self.confirm(&[path]);
             }
         }

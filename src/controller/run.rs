@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use waypost_model::compile::CURRENT;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
@@ -311,7 +312,7 @@ impl Owner {
     /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
     fn held(&self) -> Vec<Exported> {
         let of = |number: usize| self.state.guard.kept().filter(move |gone| gone.origin.id.source == number);
-        let current = |number| self.state.tree_of_kept(number).map(|tree| ("current".to_owned(), tree.as_bytes().into()));
+        let current = |number| self.state.tree_of_kept(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
         let entries = |number| of(number).map(|gone| (gone.origin.id.key.clone(), gone.origin.written.value.clone())).chain(current(number)).collect();
         self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
     }

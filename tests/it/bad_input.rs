@@ -5,7 +5,7 @@ use std::process::Command;
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Etcd, Server as _};
 
-use crate::harness::{Backend, Box1, get, loopback, text, until, waypost, waypost_proxy};
+use crate::harness::{Backend, Box1, get, loopback, page, text, until, waypost, waypost_proxy};
 
 #[test]
 fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
@@ -263,9 +263,6 @@ fn a_corrupt_state_of_the_controller_costs_the_last_change_and_no_more() {
 
 #[test]
 fn a_torn_history_and_torn_words_of_operators_are_told_and_change_nothing_that_serves() {
-    let page = |body: &str| {
-        format!(r#"{{"hostnames":["page"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
-    };
     let mut run = Box1::on_files();
     let web = run.listener();
     let histories = || std::fs::read_dir(run.folder.path().join("state/controller/history")).map_or(0, Iterator::count);

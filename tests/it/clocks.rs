@@ -93,7 +93,6 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
     set(&cluster, "c1", 1);
     let pinned = cluster.ok(0, &["pin", "--for", "30m"]);
     assert!(!pinned.contains("no other controller has said yet"), "{pinned}");
-    std::thread::sleep(Duration::from_secs(1));
     cluster.running[0].take().unwrap().kill();
     until("the other one leads, and both follow it", || {
         let told = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);

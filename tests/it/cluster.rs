@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Etcd, Server as _};
 
-use crate::harness::{Backend, Load, get, info, leader_of, loopback, ok, start_proxy_of, text, until, verb, waypost};
+use crate::harness::{Backend, Load, get, info, leader_of, loopback, ok, page, start_proxy_of, text, until, verb, waypost};
 
 struct Cluster {
     folder: tempfile::TempDir,
@@ -71,10 +71,6 @@ impl Cluster {
     fn others(&self, leader: usize) -> Vec<usize> {
         (0..self.running.len()).filter(|number| *number != leader && self.running[*number].is_some()).collect()
     }
-}
-
-fn page(body: &str) -> String {
-    format!(r#"{{"hostnames":["page"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
 }
 
 #[test]

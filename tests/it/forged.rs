@@ -13,7 +13,7 @@ use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::WATCH_PATH;
 
-use crate::harness::{Box1, get, info, start_proxy, until};
+use crate::harness::{Box1, get, info, page, start_proxy, until};
 
 /// Stands between a proxy and its controller: passes on what is asked, and answers the watch itself once it has something.
 struct Between {
@@ -65,10 +65,6 @@ async fn pass(State((api, client, mut answers)): State<(SocketAddr, reqwest::Cli
         Some((chunk, (answer, answers)))
     });
     (status, Body::from_stream(chunks)).into_response()
-}
-
-fn page(body: &str) -> String {
-    format!(r#"{{"hostnames":["page"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
 }
 
 #[test]

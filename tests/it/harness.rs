@@ -113,6 +113,16 @@ impl Box1 {
     }
 }
 
+/// A route for the host `page` that answers with this.
+pub(crate) fn page(body: &str) -> String {
+    page_at("page", body)
+}
+
+/// The same for another host.
+pub(crate) fn page_at(host: &str, body: &str) -> String {
+    format!(r#"{{"hostnames":["{host}"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
+}
+
 /// A proxy of its own that follows the controller at `api`; its log is beside its state directory.
 pub(crate) fn start_proxy(api: SocketAddr, state: &Path, name: &str, bind: &str) -> Process {
     start_proxy_of(&[api], state, name, bind)

@@ -4,23 +4,19 @@ use std::time::{Duration, Instant};
 
 use waypost_testkit::servers::{Etcd, Server as _};
 
-use crate::harness::{Backend, Box1, get, until};
+use crate::harness::{Backend, Box1, get, page_at, until};
 
 #[test]
 fn a_put_during_a_freeze_is_live_only_after_it() {
     let run = Box1::on_files();
     let web = run.listener();
-    run.ok(&["put", "routes/page", &fixed("page", "old"), "--wait"]);
+    run.ok(&["put", "routes/page", &page_at("page", "old"), "--wait"]);
     run.ok(&["freeze"]);
-    assert!(run.fails(3, &["put", "routes/page", &fixed("page", "new"), "--wait"]).contains("the config is frozen at C"));
+    assert!(run.fails(3, &["put", "routes/page", &page_at("page", "new"), "--wait"]).contains("the config is frozen at C"));
     assert_eq!(get(web, "page", "/").body, "old");
     run.ok(&["unfreeze"]);
     run.ok(&["wait", "routes/page"]);
     assert_eq!(get(web, "page", "/").body, "new", "live means served");
-}
-
-fn fixed(host: &str, body: &str) -> String {
-    format!(r#"{{"hostnames":["{host}"],"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{body}"}}}}]}}]}}"#)
 }
 
 #[test]
@@ -32,7 +28,7 @@ fn a_frozen_config_stays_also_over_a_restart_and_endpoints_go_on() {
     run.ok(&["put", "routes/shop", r#"{"hostnames":["shop"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
     let told = run.ok(&["freeze", "--by", "alice"]);
     assert!(told.starts_with("the config is frozen at C") && told.contains(" by alice since ") && told.ends_with("`waypost unfreeze` releases it\n"), "{told}");
-    run.ok(&["put", "routes/new", &fixed("new", "new")]);
+    run.ok(&["put", "routes/new", &page_at("new", "new")]);
     let waited = run.fails(3, &["wait", "routes/new"]);
     assert!(waited.contains("by alice since ") && waited.contains("`waypost unfreeze` releases it"), "{waited}");
     assert!(run.ok(&["describe", "route", "new"]).contains("Programmed    False    Frozen"), "{}", run.ok(&["describe", "route", "new"]));
@@ -66,10 +62,10 @@ fn an_old_config_comes_back_within_two_seconds_with_the_store_down() {
     let mut etcd = Etcd::new(1);
     let run = Box1::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), &[]);
     let web = run.listener();
-    run.ok(&["put", "routes/page", &fixed("page", "good"), "--wait"]);
+    run.ok(&["put", "routes/page", &page_at("page", "good"), "--wait"]);
     until("the good config in the history", || run.ok(&["history"]).contains("put route/page"));
     let good = run.ok(&["history"]).lines().find(|line| line.contains("put route/page")).unwrap().split(' ').next().unwrap().to_owned();
-    run.ok(&["put", "routes/page", &fixed("page", "bad"), "--wait"]);
+    run.ok(&["put", "routes/page", &page_at("page", "bad"), "--wait"]);
     until("the bad one", || run.ok(&["history"]).lines().filter(|line| line.contains("put route/page")).count() == 2);
     let diff = run.ok(&["diff", &good]);
     assert!(diff.contains("route/page\n  - ") && diff.contains("\"body\":\"good\"") && diff.contains("\"body\":\"bad\""), "{diff}");
@@ -80,7 +76,7 @@ fn an_old_config_comes_back_within_two_seconds_with_the_store_down() {
     until("the good page", || get(web, "page", "/").body == "good");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     etcd.start(0);
-    until("the store", || run.ok(&["put", "routes/other", &fixed("other", "x")]).contains("is written"));
+    until("the store", || run.ok(&["put", "routes/other", &page_at("other", "x")]).contains("is written"));
     assert!(run.fails(3, &["wait", "routes/other"]).contains(&format!("config {good} is pinned by carol")));
     assert_eq!(get(web, "page", "/").body, "good");
     run.ok(&["unpin"]);
@@ -100,7 +96,7 @@ fn a_pin_ends_by_itself_and_what_cannot_be_pinned_is_told() {
     assert!(run.ok(&["pin", "C1"]).starts_with("config C1 is pinned"));
     run.ok(&["unpin"]);
     run.ok(&["pin", "--for", "6s"]);
-    run.ok(&["put", "routes/later", &fixed("later", "now")]);
+    run.ok(&["put", "routes/later", &page_at("later", "now")]);
     assert_eq!(get(web, "later", "/").status, 404);
     assert!(run.fails(3, &["wait", "routes/later"]).contains(" until "), "it says until when");
     until("the end of the pin", || get(web, "later", "/").body == "now");

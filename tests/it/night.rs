@@ -128,10 +128,10 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     assert!(told.contains("38 entries are gone from their store and serve on:") && told.contains("waypost export --held --to "), "{told}");
     // Files are written once a second: what came and went within one second of a kill is known to nobody. With entries that are older
     // than the rest, the endpoint that took no requests would be held as well.
-    let state = site.path("c");
     let on_disk = || {
-        let entries = waypost::controller::disk::load_entries(Path::new(&state)).is_ok_and(|all| all.value.iter().all(|(_, entries)| entries.is_empty()));
-        entries && waypost::controller::disk::load_guard(Path::new(&state), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 38)
+        let entries =
+            waypost::controller::disk::load_entries(Path::new(&site.path("c"))).is_ok_and(|all| all.value.iter().all(|(_, entries)| entries.is_empty()));
+        entries && kept_on_disk(&site) == Some(38)
     };
     until("what is held on disk", on_disk);
     controller.kill();
@@ -161,6 +161,12 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
 }
 
 const KEY_BY_KEY: Disaster<'static> = Disaster::of(&Site::delete_everything);
+
+/// How many things the controller's file says are kept.
+fn kept_on_disk(site: &Site) -> Option<usize> {
+    let kept = waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store));
+    kept.ok().map(|kept| kept.value.len())
+}
 
 fn held(site: &Site) -> usize {
     let status: serde_json::Value = serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default();
@@ -309,9 +315,7 @@ fn restored_etcd(dead: bool) {
     assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
     assert_eq!(get(web, "any", "/").body, "new4");
     // A change that is held is held by whoever starts again, and what serves is what served.
-    until("what is held on disk", || {
-        waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store)).is_ok_and(|kept| kept.value.len() == 2)
-    });
+    until("what is held on disk", || kept_on_disk(&site) == Some(2));
     controller.kill();
     controller = site.controller();
     proxy.kill();

@@ -10,6 +10,7 @@ use super::super::elect::Signal;
 use super::super::election::Role;
 use super::super::feed::jitter;
 use super::{Fetch, PATIENCE, PAUSE, Relay, join};
+
 /// Other controllers have this long to say what they have, before a new leader goes on without them.
 const RECOVER: Duration = Duration::from_millis(300);
 /// So often somebody who has more is asked for it by whoever knows something already.
