@@ -158,7 +158,7 @@ impl Applier {
         if arrived.anew {
             self.builder = self.builder.anew();
         }
-        let unbound = self.build(&snapshot).map(|table| self.serve(&snapshot, table));
+        let unbound = self.build(&snapshot).map(|table| self.serve(&snapshot, table, false));
         if changed && let Err(error) = self.state.end() {
             tracing::warn!(%error, "the state directory cannot be written");
         }
@@ -186,7 +186,8 @@ impl Applier {
         let judged = self.judged.borrow_and_update().clone();
         self.builder.judge(judged);
         let Some(snapshot) = self.current.clone() else { return false };
-        self.build(&snapshot).is_some_and(|table| self.serve(&snapshot, table))
+        let refused = self.work.borrow().refused;
+        self.build(&snapshot).is_some_and(|table| self.serve(&snapshot, table, refused))
     }
 
     /// Serves the membership of a snapshot whose config cannot be served, with the config that was.
@@ -196,7 +197,7 @@ impl Applier {
         let Some((config, version)) = self.served.clone() else { return false };
         let mixed = Snapshot { config, version, ..snapshot.clone() };
         match self.build(&mixed) {
-            Some(table) => self.serve(&mixed, table),
+            Some(table) => self.serve(&mixed, table, true),
             None => false,
         }
     }
@@ -211,7 +212,8 @@ impl Applier {
         built.ok().map(Arc::new)
     }
 
-    fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>) -> bool {
+    /// Serves a table; `refused` says that its config is an older one than was published.
+    fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>, refused: bool) -> bool {
         let old = self.active.store(table);
         self.metrics.swaps.inc();
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
@@ -220,7 +222,7 @@ impl Applier {
         self.current = Some(snapshot.clone());
         let checks = self.builder.checks().all();
         if !(checks.is_empty() && self.work.borrow().checks.is_empty()) {
-            self.work.send_replace(Arc::new(Work { version: snapshot.version, checks }));
+            self.work.send_replace(Arc::new(Work { version: snapshot.version, refused, checks }));
         }
         let names = self.builder.names();
         if !(names.is_empty() && self.names.borrow().is_empty()) {

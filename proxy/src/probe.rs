@@ -1,5 +1,5 @@
 //! Probing endpoints: this proxy's own share for all proxies, and every endpoint for itself while nobody is heard who
-//! gathers what the proxies find out.
+//! gathers what the proxies find out, or while a config is refused here, so that nobody counts this proxy.
 
 mod ask;
 mod watched;
@@ -35,6 +35,8 @@ const GATHER: Duration = Duration::from_millis(100);
 pub(crate) struct Work {
     /// The version that says so.
     pub(crate) version: Version,
+    /// A newer config is refused here: whoever gathers what the proxies find out does not count this one.
+    pub(crate) refused: bool,
     /// The endpoints, by backend.
     pub(crate) checks: BTreeMap<String, Arc<Vec<Check>>>,
 }
@@ -50,9 +52,9 @@ pub(crate) struct Prober {
     /// What is to be probed when, with its round; what is out of date is passed over.
     queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
     running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
-    /// Nobody is heard who gathers what the proxies find out.
+    /// Nobody gathers what this proxy finds out.
     alone: bool,
-    /// Since when somebody is heard again.
+    /// Since when somebody gathers it again.
     back: Option<Instant>,
     /// When what was found out here alone may be put to use again, if some of that is new.
     gather: Option<Instant>,
@@ -126,7 +128,7 @@ impl Prober {
     /// Whether from now on this proxy is on its own, or is so no more.
     fn is_turning(&mut self) -> bool {
         let heard = Instant::from(self.fresh.borrow().led);
-        let (alone, now) = (heard.elapsed() > EXPIRES, Instant::now());
+        let (alone, now) = (heard.elapsed() > EXPIRES || self.work.borrow().refused, Instant::now());
         self.back = if alone { None } else { self.back.or(Some(now)) };
         let settled = self.back.is_some_and(|back| now >= back + SETTLES);
         let turns = if self.alone { settled } else { alone };
@@ -134,7 +136,7 @@ impl Prober {
             self.alone = !self.alone;
             self.metrics.probing_alone.set(i64::from(self.alone));
             if self.alone && !self.work.borrow().checks.is_empty() {
-                tracing::warn!("nobody is heard who gathers what the proxies find out of endpoints; this proxy probes all of them for itself");
+                tracing::warn!("nobody is heard who gathers what this proxy finds out of endpoints, or it refuses a config; it probes all of them for itself");
             }
         }
         turns

@@ -49,10 +49,10 @@ impl Proxy {
         (self.follows() || self.report.refused.is_some()) && now.saturating_sub(self.heard) < CURRENT
     }
 
-    /// Whether endpoints can be given to it to probe.
+    /// Whether endpoints can be given to it to probe. Who refuses the config does not know its checks.
     fn probes(&self, now: Duration) -> bool {
         let here = self.connected(now) || !self.follows() && self.left > Duration::ZERO && now.saturating_sub(self.left) < RETURN;
-        self.report.probed.is_some() && here && !self.foreign
+        counts(&self.report) && here && !self.foreign
     }
 
     /// Whether it has a stream, from us or from a controller that relays.
@@ -74,6 +74,11 @@ impl Proxy {
     pub fn serves(&self, version: Version) -> bool {
         self.applied().is_some_and(|applied| applied >= version)
     }
+}
+
+/// Whether what a proxy reports of endpoints counts.
+pub(super) const fn counts(report: &Report) -> bool {
+    report.probed.is_some() && report.refused.is_none()
 }
 
 /// All proxies by name.
@@ -187,7 +192,7 @@ impl Proxies {
 
     /// What a proxy that follows us found out of what it probes.
     pub fn probed(&self, name: &str, now: Duration) -> Option<&Probed> {
-        self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign)?.report.probed.as_ref()
+        self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report))?.report.probed.as_ref()
     }
 
     /// Forgets what has been gone for a day.

@@ -17,7 +17,7 @@ use super::events::Events;
 use super::guard::{Guard, Thresholds};
 use super::health::{Health, ejected};
 use super::hold::{Hold, Mark};
-use super::proxies::{Downstream, Proxies};
+use super::proxies::{Downstream, Proxies, counts};
 use super::replica::Replica;
 use super::window::Window;
 use sources::NotBelieved;
@@ -524,7 +524,7 @@ impl State {
 
     fn reported(&mut self, name: &str, report: Report, now: Now) -> Output {
         let (refused, problems) = (report.refused.clone(), report.problems.clone());
-        let probed = report.probed.clone();
+        let (probed, counted) = (report.probed.clone(), counts(&report));
         let drifted = self.proxies.has_drifted(name);
         let before = self.proxies.reported(name, report, now.since_start);
         if !drifted && self.proxies.has_drifted(name) {
@@ -537,7 +537,8 @@ impl State {
             self.events.add(now.date, "ProxyProblem", name, format!("{}/{}: {}", problem.kind, problem.name, problem.message));
         }
         self.mark_live(now);
-        let mut output = self.probed(name, before.probed.as_ref(), probed.as_ref(), now);
+        let mut output = if counts(&before) == counted { Output::default() } else { self.gather(now) };
+        output.absorb(self.probed(name, before.probed.as_ref(), probed.as_ref(), now));
         output.changed = true;
         output
     }

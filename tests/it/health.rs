@@ -264,6 +264,50 @@ fn with_no_controller_every_proxy_probes_for_itself_and_with_one_they_agree_agai
     watcher.finish();
 }
 
+/// Two of three proxies crashed in the newest config and serve the one before: no endpoint is left to them to judge for others,
+/// and each of them probes for itself.
+#[test]
+fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
+    const PROXIES: usize = 3;
+    let mut clinic = Clinic::open("file://{dir}", 1, PROXIES, r#"{"path":"/healthz","interval":"300ms","timeout":"200ms"}"#);
+    until("three probers", || clinic.probers("sick") == PROXIES);
+    let path = |clinic: &Clinic, number: usize| clinic.folder.path().join(format!("p{number}/seen.json"));
+    let seen = |clinic: &Clinic, number| serde_json::from_slice(&waypost_disk::read_exact(&path(clinic, number)).unwrap().unwrap()).unwrap();
+    let kept = |clinic: &Clinic| {
+        let told: serde_json::Value = serde_json::from_slice(&clinic.verb(&["status", "-o", "json"]).stdout).unwrap();
+        let config = told["config"].as_str().unwrap().to_owned();
+        let has = |seen: serde_json::Value| seen["digests"]["stable"].as_str().is_some_and(|digest| digest.starts_with(&config));
+        until("the config to be on disk", || (0..PROXIES).all(|number| has(seen(clinic, number))));
+    };
+    kept(&clinic);
+    clinic.ok(&["put", "routes/bad", r#"{"hostnames":["bad"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    kept(&clinic);
+    for number in [1, 2] {
+        clinic.proxies[number].kill();
+        let mut seen: serde_json::Value = seen(&clinic, number);
+        seen["quarantined"] = serde_json::json!([seen["digests"]["stable"]]);
+        waypost_disk::write(&path(&clinic, number), seen.to_string().as_bytes()).unwrap();
+        clinic.proxies[number] = clinic.proxy(number);
+    }
+    until("two that refuse it", || text(&clinic.verb(&["status"]).stdout).matches("refused: config").count() == 2);
+    until("one prober", || clinic.probers("sick") == 1);
+    let watcher = Watcher::start(&clinic, PROXIES);
+    for _ in 0..2 {
+        watcher.until_back();
+        clinic.sick().becomes(REFUSES);
+        watcher.until_out(Duration::from_secs(1));
+        until("the controller to know it", || clinic.health("sick")["healthy"] == false);
+        clinic.sick().becomes(WELL);
+    }
+    watcher.until_back();
+    watcher.finish();
+    // What is written next is none that they refuse: all of them probe for each other again.
+    clinic.ok(&["delete", "routes/bad"]);
+    clinic.ok(&["put", "routes/good", r#"{"hostnames":["good"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    until("three probers again", || clinic.probers("sick") == PROXIES);
+    until("no more probes than that", || (8..=10).contains(&clinic.patients[0].probes_in(Duration::from_millis(900))));
+}
+
 #[test]
 fn endpoints_that_are_out_go_with_their_keys_and_nothing_is_held() {
     let clinic = Clinic::open("file://{dir}", 1, 2, r#"{"path":"/healthz","interval":"300ms","timeout":"200ms","panicThreshold":20}"#);

@@ -13,11 +13,9 @@ impl State {
         if self.role.epoch().is_none() {
             return Output::default();
         }
-        let mut output = if before.is_some() == said.is_some() { Output::default() } else { self.gather(now) };
-        let Some(said) = said else { return output };
+        let Some(said) = said else { return Output::default() };
         let names = self.health.differing(prober, before.unwrap_or(&Probed::default()), said);
-        output.absorb(self.judge(&names, now));
-        output
+        self.judge(&names, now)
     }
 
     /// Proxies came or went: others may probe now.
@@ -102,6 +100,35 @@ mod tests {
         let failing = fails.then(|| ("shop/a".to_owned(), "no answer".to_owned())).into_iter().collect();
         let report = Report { applied: Some(version), probed: Some(Probed { version, failing, ..Probed::default() }), ..Report::default() };
         script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+    }
+
+    #[test]
+    fn who_refuses_the_config_probes_nothing_for_others() {
+        let mut script = Script::leading(1);
+        script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);
+        for name in ["p0", "p1", "p2"] {
+            script.after(1, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
+            say(&mut script, name, false);
+        }
+        let probers = |script: &Script| script.state.health.probers("shop/a").unwrap().map(str::to_owned).collect::<Vec<_>>();
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script).len(), 3);
+        let refuse = |script: &mut Script, name: &str, reason: Option<&str>| {
+            let probed = Some(Probed::default());
+            let report = Report { applied: Some(Version::default()), refused: reason.map(str::to_owned), probed, ..Report::default() };
+            script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+        };
+        for name in ["p1", "p2"] {
+            refuse(&mut script, name, Some("config crashed this proxy"));
+        }
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script), ["p0"]);
+        say(&mut script, "p0", true);
+        script.after(1_000, Input::Tick);
+        assert!(script.state.snapshot.membership.get("health/shop/a").is_some(), "the one that is left decides");
+        refuse(&mut script, "p1", None);
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script).len(), 2);
     }
 
     #[test]
