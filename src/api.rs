@@ -36,7 +36,8 @@ use crate::trust::Trust;
 pub use admit::{Caller, Refusals};
 pub use controllers::StepDownAnswer;
 pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
-pub use resources::ExportedEntry;
+pub(crate) use forward::UNHEARD;
+pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
 // The shapes of the answers, for whoever asks.
 pub use crate::controller::events::Event;
@@ -51,6 +52,8 @@ pub use wait::{For, WaitAnswer, WaitOutcome};
 #[derive(Debug, Clone)]
 pub struct Api {
     handle: Handle,
+    /// Tells this run of the controller from others.
+    run: Arc<str>,
     streams: Arc<watch::Streams>,
     client: reqwest::Client,
     trust: Option<Arc<Trust>>,
@@ -72,7 +75,8 @@ pub struct Secured {
 /// to show a certificate or a token; who is refused is told to `refusals`.
 pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>, refusals: Arc<Refusals>, stop: CancellationToken) -> Router {
     let (trust, ring) = secured.map(|secured| (secured.trust, secured.ring)).unzip();
-    let api = Api { handle, streams: Arc::default(), client, trust, ring, refusals, stop };
+    let run = format!("{:016x}", fastrand::u64(..)).into();
+    let api = Api { handle, run, streams: Arc::default(), client, trust, ring, refusals, stop };
     // What only the leader knows.
     let answers = Router::new()
         .route("/v1/proxies", get(resources::proxies))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::Instant;
@@ -22,15 +22,23 @@ const LARGEST: usize = 4 * 1024 * 1024;
 /// The largest question of somebody who has shown nothing yet, and how long it may take to arrive.
 const LARGEST_JOIN: usize = 16 * 1024;
 const PATIENCE_JOIN: Duration = Duration::from_secs(5);
-/// The leader has to take a question in this time; its answer may take longer.
+/// Says in an answer why the leader did not give it.
+pub(crate) const UNHEARD: HeaderName = HeaderName::from_static("waypost-unheard");
+/// The leader has to answer in this time.
 const REACHED: Duration = Duration::from_secs(20);
+/// The same for what we can answer as well, if not as good.
+const REACHED_READING: Duration = Duration::from_secs(5);
 
 /// While leading is handed over, what has to be done waits this long for whoever leads next.
 const HANDOVER: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Passes a question on to the leader, unless that is us. Where it cannot be reached, people see what we know, but nothing
-/// is done and waited for.
+/// Why the leader was not heard, for what we answer in its place.
+#[derive(Debug, Clone)]
+pub(super) struct Unheard(pub(super) String);
+
+/// Passes a question on to the leader, unless that is us. Where it cannot be reached, people see what we know and are told so, but
+/// nothing is done and waited for.
 pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let reading = request.method() == Method::GET && path != "/v1/wait";
@@ -45,6 +53,7 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
     };
     let deadline = Instant::now() + HANDOVER;
     let mut answer = None;
+    let mut unheard = "no controller leads just now".to_owned();
     loop {
         let role = api.handle.roles().borrow().clone();
         let leader = match role {
@@ -54,7 +63,10 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
         if let Some(leader) = leader {
             match ask(&api, &leader.url, &parts, body.clone()).await {
                 Ok(response) if response.status() != StatusCode::SERVICE_UNAVAILABLE => return response,
-                Ok(response) => answer = Some(response),
+                Ok(response) => {
+                    unheard = format!("{} leads no more", leader.holder.name);
+                    answer = Some(response);
+                }
                 Err(Unanswered { sent: true, reason }) if !reading => {
                     let told = format!(
                         "{} did not answer: {reason}; whether it was done is not known, `waypost status` and `waypost history --audit` say",
@@ -63,13 +75,13 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
                     return refuse(StatusCode::BAD_GATEWAY, told);
                 }
                 Err(Unanswered { reason, .. }) => {
-                    let told = format!("{} leads and cannot be reached: {reason}; try again", leader.holder.name);
-                    answer = Some(refuse(StatusCode::SERVICE_UNAVAILABLE, told));
+                    unheard = format!("{} leads and cannot be reached: {reason}", leader.holder.name);
+                    answer = Some(refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{unheard}; try again")));
                 }
             }
         }
         if reading {
-            return next.run(Request::from_parts(parts, Body::from(body))).await;
+            return answer_instead(Request::from_parts(parts, Body::from(body)), next, unheard).await;
         }
         if forwarded || Instant::now() >= deadline {
             let nobody = "no controller leads just now; try again, and if the store is down start one with `waypost controller --store-down`";
@@ -77,6 +89,15 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What we know ourselves, with the word that it is not the leader's.
+async fn answer_instead(mut request: Request, next: Next, unheard: String) -> Response {
+    let told = HeaderValue::from_str(&unheard).unwrap_or_else(|_| HeaderValue::from_static("the leader cannot be reached"));
+    request.extensions_mut().insert(Unheard(unheard));
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(UNHEARD, told);
+    response
 }
 
 /// Why there is no answer, and whether the question may have arrived all the same.
@@ -101,20 +122,19 @@ async fn ask(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: 
     if let Some(Asker(Some(by))) = parts.extensions.get::<Asker>() {
         request = request.header(BY, by);
     }
+    let patience = if parts.method == Method::GET { REACHED_READING } else { REACHED };
     let sending = request.send();
     // Waiting may take as long as whoever asked wants.
     let answer = if parts.uri.path() == "/v1/wait" {
         sending.await
     } else {
-        tokio::time::timeout(REACHED, sending).await.map_err(|_| Unanswered { reason: "no answer in time".to_owned(), sent: true })?
+        tokio::time::timeout(patience, sending).await.map_err(|_| Unanswered { reason: "no answer in time".to_owned(), sent: true })?
     };
     let answer = answer?;
     let status = answer.status();
-    let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
+    let told: Vec<_> = [header::CONTENT_TYPE, UNHEARD].into_iter().filter_map(|name| Some((name.clone(), answer.headers().get(name)?.clone()))).collect();
     let bytes = answer.bytes().await?;
     let mut response = (status, bytes).into_response();
-    if let Some(kind) = kind {
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    }
+    response.headers_mut().extend(told);
     Ok(response)
 }

@@ -1,13 +1,17 @@
 //! What people ask for.
 
-use axum::Json;
+use std::sync::Arc;
+
 use axum::extract::{Query as Params, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use super::forward::Unheard;
 use super::{Api, refuse};
+use crate::controller::disk::Exported;
 use crate::controller::events::Event;
 use crate::controller::handle::{Gone, Query};
 use crate::controller::history::ConfigRecord;
@@ -24,8 +28,9 @@ pub(super) async fn entries(State(api): State<Api>, Params(which): Params<Which>
     api.handle.ask(|to| Query::Entries(which.prefix, to)).await.map(Json)
 }
 
-pub(super) async fn status(State(api): State<Api>) -> Result<Json<StatusInfo>, Gone> {
-    api.handle.ask(Query::Status).await.map(Json)
+pub(super) async fn status(State(api): State<Api>, unheard: Option<Extension<Unheard>>) -> Result<Json<StatusInfo>, Gone> {
+    let status = api.handle.ask(Query::Status).await?;
+    Ok(Json(StatusInfo { unheard: unheard.map(|Extension(Unheard(why))| why), ..status }))
 }
 
 pub(super) async fn proxies(State(api): State<Api>) -> Result<Json<Vec<ProxyInfo>>, Gone> {
@@ -43,8 +48,18 @@ pub(super) struct From {
     from: u64,
 }
 
-pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -> Result<Json<Vec<Event>>, Gone> {
-    api.handle.ask(|to| Query::Events(from.from, to)).await.map(Json)
+/// What happened on a controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsAnswer {
+    /// The run of the controller that answers: events are numbered anew in each.
+    pub run: String,
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+}
+
+pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -> Result<Json<EventsAnswer>, Gone> {
+    let events = api.handle.ask(|to| Query::Events(from.from, to)).await?;
+    Ok(Json(EventsAnswer { run: api.run.to_string(), events }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,7 +71,16 @@ pub(super) struct At {
     held: bool,
 }
 
-/// The authors' bytes.
+/// What serves, or is held, of one store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedStore {
+    /// The store's URL.
+    pub store: String,
+    /// Its entries.
+    pub entries: Vec<ExportedEntry>,
+}
+
+/// The author's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedEntry {
     /// The key below the root.
@@ -65,6 +89,7 @@ pub struct ExportedEntry {
     pub value: String,
 }
 
+/// The answer holds every store, the first in rank first.
 pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Gone> {
     let exported = match (at.at, at.held) {
         (None, true) => Ok(api.handle.ask(|to| Query::Export(true, to)).await?),
@@ -75,11 +100,7 @@ pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Re
         Ok(exported) => exported,
         Err(message) => return Ok(refuse(StatusCode::NOT_FOUND, message)),
     };
-    // The first store wins where two have the same key.
-    let mut entries = std::collections::BTreeMap::new();
-    for (key, value) in exported.into_iter().flat_map(|store| store.entries) {
-        entries.entry(key).or_insert_with(|| base64::engine::general_purpose::STANDARD.encode(value));
-    }
-    let all: Vec<ExportedEntry> = entries.into_iter().map(|(key, value)| ExportedEntry { key, value }).collect();
-    Ok(Json(all).into_response())
+    let entry = |(key, value): (String, Arc<[u8]>)| ExportedEntry { key, value: base64::engine::general_purpose::STANDARD.encode(value) };
+    let store = |one: Exported| ExportedStore { store: one.store, entries: one.entries.into_iter().map(entry).collect() };
+    Ok(Json(exported.into_iter().map(store).collect::<Vec<_>>()).into_response())
 }

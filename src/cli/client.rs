@@ -11,13 +11,15 @@ use serde::de::DeserializeOwned;
 use waypost_trust::{Claims, joining_client};
 
 use super::Failure;
-use crate::api::ErrorBody;
-use crate::api::StatusInfo;
+use crate::api::{ErrorBody, StatusInfo, UNHEARD};
 use crate::stores::Store;
 use crate::stores::{self, StoreFlags};
 
 /// An answer may take this long: one from memory, or a file of the history.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// That it was not the leader who answered is told once, however often a verb asks.
+static TOLD: std::sync::Once = std::sync::Once::new();
 
 /// Where the controller is.
 #[derive(Debug, Clone, Args)]
@@ -182,6 +184,11 @@ impl ControllerFlag {
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.not_reached(&error))?;
         if response.status().is_success() {
+            let unheard = response.headers().get(UNHEARD).and_then(|why| why.to_str().ok());
+            // The status says that itself.
+            if let Some(why) = unheard.filter(|_| response.url().path() != "/v1/status") {
+                TOLD.call_once(|| eprintln!("waypost: {why}; this is what {} knows", self.controller));
+            }
             return Ok(response);
         }
         let status = response.status();

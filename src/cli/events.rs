@@ -1,5 +1,6 @@
 //! `waypost events [-f]`
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +9,10 @@ use super::client::{ControllerFlag, Format, OutputFlag};
 use super::history::ago;
 use super::text::{machine, say};
 use super::{Failure, Outcome};
-use crate::api::Event;
+use crate::api::{Event, EventsAnswer};
+
+/// The clocks of two controllers differ by less, in milliseconds.
+const CLOCKS: u64 = 5_000;
 
 #[derive(Debug, Args)]
 pub(super) struct EventsFlags {
@@ -22,23 +26,105 @@ pub(super) struct EventsFlags {
 }
 
 pub(super) async fn run(flags: EventsFlags) -> Outcome {
-    let mut from = 0;
+    let mut seen = Seen::default();
+    let mut lost = false;
     loop {
-        let events: Vec<Event> = flags.controller.get("/v1/events", &[("from", from.to_string())]).await?;
-        from = events.last().map_or(from, |event| event.number + 1);
-        if flags.follow && flags.output.output == Format::Json {
-            // One document a line: whoever reads along cannot wait for the end of a list.
-            for event in &events {
-                say!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
+        let query = [("from", seen.from().to_string())];
+        match flags.controller.get::<EventsAnswer>("/v1/events", &query).await {
+            Ok(answer) => {
+                lost = false;
+                print(&flags, &seen.new_of(answer))?;
             }
-        } else if flags.output.output == Format::Table {
-            events.iter().for_each(|event| say!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
-        } else if !(flags.follow && events.is_empty()) {
-            machine(flags.output.output, &events)?;
+            // It may be starting again, or be told of once.
+            Err(failure) if flags.follow && seen.run.is_some() => {
+                if !std::mem::replace(&mut lost, true) {
+                    eprintln!("waypost: {}; trying again", failure.message);
+                }
+            }
+            Err(failure) => return Err(failure),
         }
         if !flags.follow {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn print(flags: &EventsFlags, events: &[Event]) -> Outcome {
+    let format = flags.output.output;
+    if flags.follow && format == Format::Json {
+        // One document a line: whoever reads along cannot wait for the end of a list.
+        for event in events {
+            say!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
+        }
+    } else if format == Format::Table {
+        events.iter().for_each(|event| say!("{:<8} {:<18} {}: {}", ago(event.at), event.reason, event.about, event.message));
+    } else if !(flags.follow && events.is_empty()) {
+        machine(format, &events)?;
+    }
+    Ok(())
+}
+
+/// What was shown. Each run of a controller has numbers of its own.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The run that answered last.
+    run: Option<String>,
+    /// What comes next of every run that has answered.
+    next: HashMap<String, u64>,
+    /// When the latest event that was shown happened.
+    latest: Option<u64>,
+}
+
+impl Seen {
+    /// The number of the next event, of the run that answered last.
+    fn from(&self) -> u64 {
+        self.run.as_ref().and_then(|run| self.next.get(run)).copied().unwrap_or_default()
+    }
+
+    /// What was not shown yet. If another run answers than before, it was asked from the wrong number: it is asked again, and
+    /// of what it knows first comes what is not older than what was shown.
+    fn new_of(&mut self, answer: EventsAnswer) -> Vec<Event> {
+        let asked = self.run.replace(answer.run.clone());
+        if asked.is_some_and(|asked| asked != answer.run) {
+            return Vec::new();
+        }
+        let next = self.next.get(&answer.run).copied();
+        let since = self.latest.filter(|_| next.is_none()).map_or(0, |latest| latest.saturating_sub(CLOCKS));
+        let new: Vec<Event> = answer.events.into_iter().filter(|event| event.number >= next.unwrap_or_default() && event.at >= since).collect();
+        if let Some(last) = new.last() {
+            self.next.insert(answer.run, last.number + 1);
+            self.latest = self.latest.max(Some(last.at));
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(run: &str, events: &[(u64, u64)]) -> EventsAnswer {
+        let event = |(number, at): &(u64, u64)| Event { number: *number, at: *at, reason: "Held".to_owned(), about: String::new(), message: String::new() };
+        EventsAnswer { run: run.to_owned(), events: events.iter().map(event).collect() }
+    }
+
+    fn numbers(events: &[Event]) -> Vec<u64> {
+        events.iter().map(|event| event.number).collect()
+    }
+
+    #[test]
+    fn another_leader_is_asked_from_its_beginning_and_shows_what_is_new() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.from(), 0);
+        assert_eq!(numbers(&seen.new_of(answer("a", &[(0, 1_000), (1, 50_000)]))), [0, 1]);
+        assert_eq!(seen.from(), 2);
+        assert!(seen.new_of(answer("b", &[(2, 60_000)])).is_empty(), "it was asked for the events after another's");
+        assert_eq!(seen.from(), 0);
+        assert_eq!(numbers(&seen.new_of(answer("b", &[(0, 2_000), (1, 49_000), (2, 60_000)]))), [1, 2], "clocks differ a little");
+        assert_eq!(seen.from(), 3);
+        assert!(seen.new_of(answer("a", &[])).is_empty());
+        assert_eq!(seen.from(), 2, "where it was left");
+        assert_eq!(numbers(&seen.new_of(answer("a", &[(2, 61_000)]))), [2]);
     }
 }

@@ -1,5 +1,7 @@
 //! `waypost export --to DIR|STORE`
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -10,12 +12,13 @@ use waypost_adapter::Key;
 use super::client::{ControllerFlag, CredentialFlags, OutputFlag, store_failure};
 use super::text::{machine, say};
 use super::{Failure, Outcome};
-use crate::api::ExportedEntry;
+use crate::api::ExportedStore;
+use crate::controller::disk::same_store;
 use crate::stores;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportFlags {
-    /// A directory, or a store's URL
+    /// A directory, or a store's URL; to a store of the controller goes only what is that store's
     #[arg(long, value_name = "DIR|STORE")]
     to: String,
     /// A config of the history (C12); what serves now if not given
@@ -35,16 +38,74 @@ pub(super) struct ExportFlags {
 pub(super) async fn run(flags: ExportFlags) -> Outcome {
     let mut query: Vec<(&str, String)> = flags.at.map(|number| ("at", number.to_string())).into_iter().collect();
     query.extend(flags.held.then(|| ("held", "true".to_owned())));
-    let entries: Vec<ExportedEntry> = flags.controller.get("/v1/export", &query).await?;
+    let stores: Vec<ExportedStore> = flags.controller.get("/v1/export", &query).await?;
     let url = if flags.to.contains("://") { flags.to.clone() } else { format!("file://{}", flags.to) };
     let store = stores::open(&flags.credentials.with(&url)).map_err(Failure::usage)?;
-    for entry in &entries {
-        let value = STANDARD.decode(&entry.value).map_err(Failure::failed)?;
-        let key = Key::from(store.full_key(&entry.key));
+    let entries = chosen(stores, &store.url, flags.held).map_err(Failure::usage)?;
+    for (key, value) in &entries {
+        let value = STANDARD.decode(value).map_err(Failure::failed)?;
+        let key = Key::from(store.full_key(key));
         store.adapter.put(&key, Bytes::from(value)).await.map_err(|error| store_failure(&error))?;
     }
     if !machine(flags.output.output, &json!({ "store": store.url, "entries": entries.len() }))? {
         say!("{} entries are written to {}", entries.len(), store.url);
     }
     Ok(())
+}
+
+/// What is to be written to `target`: what is its own, if it is one of the controller's stores; else everything, the first store first
+/// where two have a key. What is held belongs where it was, and is not mixed in a store that is none of them.
+fn chosen(stores: Vec<ExportedStore>, target: &str, held: bool) -> Result<BTreeMap<String, String>, String> {
+    let own = stores.iter().any(|one| same_store(&one.store, target));
+    let full: Vec<&str> = stores.iter().filter(|one| !one.entries.is_empty()).map(|one| one.store.as_str()).collect();
+    if held && !own && full.len() > 1 && !target.starts_with("file://") {
+        return Err(format!("entries of {} are held, and {target} is none of these; write them back one store at a time, or --to a directory", full.join(" and ")));
+    }
+    let mut entries = BTreeMap::new();
+    for entry in stores.into_iter().filter(|one| !own || same_store(&one.store, target)).flat_map(|one| one.entries) {
+        entries.entry(entry.key).or_insert(entry.value);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ExportedEntry;
+
+    fn stores() -> Vec<ExportedStore> {
+        let entry = |key: &str, value: &str| ExportedEntry { key: key.to_owned(), value: value.to_owned() };
+        let store = |url: &str, entries| ExportedStore { store: url.to_owned(), entries };
+        vec![
+            store("etcd://a:2379/waypost", vec![entry("routes/shop", "1"), entry("routes/both", "1")]),
+            store("consul://b:8500/waypost", vec![entry("routes/both", "2")]),
+            store("file:///etc/waypost", Vec::new()),
+        ]
+    }
+
+    fn to(target: &str, held: bool) -> Result<Vec<(String, String)>, String> {
+        chosen(stores(), target, held).map(|all| all.into_iter().collect())
+    }
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Vec<(String, String)>, String> {
+        Ok(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn to_one_of_the_stores_goes_only_what_is_its_own() {
+        for held in [true, false] {
+            assert_eq!(to("consul://b:8500/waypost", held), of(&[("routes/both", "2")]));
+            assert_eq!(to("etcd://c:2379,a:2379/waypost", held), of(&[("routes/both", "1"), ("routes/shop", "1")]));
+            assert_eq!(to("file:///etc/waypost", held), of(&[]), "nothing of it is held");
+        }
+    }
+
+    #[test]
+    fn elsewhere_goes_everything_and_what_is_held_of_several_only_into_a_directory() {
+        let all = of(&[("routes/both", "1"), ("routes/shop", "1")]);
+        assert_eq!(to("file:///tmp/copy", true), all);
+        assert_eq!(to("etcd://new:2379/waypost", false), all);
+        let refused = to("etcd://new:2379/waypost", true).unwrap_err();
+        assert!(refused.contains("etcd://a:2379/waypost and consul://b:8500/waypost are held"), "{refused}");
+    }
 }

@@ -1,5 +1,7 @@
 //! `waypost status`
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
@@ -46,6 +48,9 @@ fn print(status: &StatusInfo) {
         }
         None => say!("Leader:   none; what was published serves on"),
     }
+    if let Some(why) = &status.unheard {
+        say!("          NOT HEARD: {why}; below is what the controller knows that was asked");
+    }
     for other in &status.controllers {
         say!("          {} at {}: {}", other.name, other.url, follower(other));
     }
@@ -90,7 +95,8 @@ fn print_held(all: &[HeldInfo]) {
         say!("  and {} more; -o json lists all", held.len() - 20);
     }
     say!("          if that is meant: waypost approve --all (or KEY...)");
-    say!("          if not, write them back: waypost export --held --to {}", held.first().map_or("STORE", |one| one.store.as_str()));
+    let stores: BTreeSet<&str> = held.iter().map(|one| one.store.as_str()).collect();
+    stores.iter().for_each(|store| say!("          if not, write them back: waypost export --held --to {store}"));
 }
 
 /// A backend of which endpoints are unhealthy.

@@ -226,6 +226,9 @@ impl ObjectDiff {
 pub struct StatusInfo {
     /// Who leads.
     pub leader: Option<LeaderInfo>,
+    /// Why the leader did not answer; all of this is what another controller knows then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<String>,
     /// The other controllers.
     #[serde(default)]
     pub controllers: Vec<OtherController>,
@@ -261,9 +264,10 @@ pub struct StatusInfo {
 }
 
 impl StatusInfo {
-    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, or nobody leads.
+    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, or nobody leads or the leader cannot be asked.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
+            || self.unheard.is_some()
             || self.hold.is_some()
             || self.held.iter().any(|held| held.why.is_some())
             || self.unhealthy.iter().any(|backend| backend.panics)
@@ -454,6 +458,7 @@ pub fn status(state: &State, stores: &[std::sync::Arc<Store>], leader: Option<Le
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
         leader,
+        unheard: None,
         controllers: controllers(state, now),
         cluster: state.snapshot.cluster.clone(),
         version: Some(state.snapshot.version).filter(|_| state.is_ready()),

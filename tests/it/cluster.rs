@@ -120,6 +120,56 @@ fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
     assert!(cluster.ok(others[0], &["describe", "listeners/web"]).contains("garbage"));
 }
 
+/// A leader that gives an address at which nobody can reach it.
+#[test]
+fn who_asks_a_follower_that_cannot_reach_the_leader_is_told_so() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 1);
+    cluster.kill(0);
+    let leader = cluster.controller(0, &["--advertise", "http://127.0.0.1:1"]);
+    cluster.running[0] = Some(leader);
+    cluster.leader();
+    cluster.apis.push(loopback());
+    let follower = cluster.controller(1, &[]);
+    cluster.running.push(Some(follower));
+    until("it to know who leads", || text(&cluster.verb(1, &["status"]).stdout).contains("NOT HEARD: c0 leads and cannot be reached: "));
+    let status = cluster.verb(1, &["status"]);
+    let told = text(&status.stdout);
+    assert!(!status.status.success() && told.contains("Attention is needed."), "{told}");
+    let json: serde_json::Value = serde_json::from_slice(&cluster.verb(1, &["status", "-o", "json"]).stdout).unwrap();
+    assert!(json["unheard"].as_str().is_some_and(|why| why.starts_with("c0 leads and cannot be reached")), "{json}");
+    let history = cluster.verb(1, &["history"]);
+    assert!(history.status.success());
+    assert!(text(&history.stderr).starts_with("waypost: c0 leads and cannot be reached: "), "{}", text(&history.stderr));
+    assert!(text(&cluster.verb(0, &["history"]).stderr).is_empty() && cluster.verb(0, &["status"]).status.success());
+}
+
+/// Events are followed at one controller; it, and whoever leads, may be others in between.
+#[test]
+fn events_are_followed_over_a_change_of_leader_and_a_restart() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 2);
+    let leader = cluster.leader();
+    let asked = 1 - leader;
+    let log = cluster.folder.path().join("events.log");
+    let api = format!("http://{}", cluster.apis[asked]);
+    let follow = Process::start(Command::new(waypost()).args(["events", "-f", "--controller", &api]), &log);
+    let tells = |key: &str| until(&format!("a word of {key}"), || follow.output().contains(&format!(" {key}: ")));
+    let write = |cluster: &Cluster, key: &str| {
+        let path = cluster.folder.path().join("waypost").join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{\"unknown\":1}").unwrap();
+    };
+    write(&cluster, "routes/one");
+    tells("routes/one");
+    cluster.kill(leader);
+    until("another leader", || cluster.info(asked)["leads"] == true);
+    write(&cluster, "routes/two");
+    tells("routes/two");
+    cluster.kill(asked);
+    cluster.running[asked] = Some(cluster.controller(asked, &[]));
+    write(&cluster, "routes/three");
+    tells("routes/three");
+}
+
 #[test]
 fn leading_is_handed_over_within_a_second_and_no_request_fails() {
     let cluster = Cluster::start("file://{dir}/waypost", 2);

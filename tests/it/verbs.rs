@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Backend, Box1, get, loopback, start_proxy, text, until, waypost};
+use crate::harness::{Backend, Box1, get, loopback, page_at, start_proxy, text, until, waypost};
 
 const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
 
@@ -86,6 +86,43 @@ fn what_is_exported_can_be_put_in_place_of_what_was() {
     assert_eq!(std::fs::read_to_string(copy.join("routes/shop")).unwrap(), "rules:\n- backendRefs:\n  - name: shop\n", "the author's bytes");
     assert_eq!(std::fs::read_to_string(copy.join("endpoints/shop/a")).unwrap(), "10.0.0.1:80\n", "what serves, not what was refused");
     assert!(run.ok(&["lint", &copy.display().to_string()]).contains("3 entries, 0 refused"));
+}
+
+#[test]
+fn what_is_held_of_two_stores_goes_back_to_each() {
+    let other = tempfile::tempdir().unwrap();
+    let second = other.path().join("second");
+    std::fs::create_dir_all(second.join("routes")).unwrap();
+    let run = Box1::start("file://{dir}", &["--store", &format!("file://{}", second.display())]);
+    run.listener();
+    for number in 0..10 {
+        run.write(&format!("routes/a{number}"), &page_at(&format!("a{number}"), "x"));
+        std::fs::write(second.join(format!("routes/b{number}")), page_at(&format!("b{number}"), "x")).unwrap();
+    }
+    for key in ["routes/a9", "routes/b9"] {
+        run.ok(&["wait", key]);
+    }
+    until("everything to be current", || run.verb(&["status"]).status.success());
+    std::fs::remove_dir_all(run.dir().join("routes")).unwrap();
+    std::fs::remove_dir_all(second.join("routes")).unwrap();
+    let commands = [run.dir(), second.clone()].map(|store| format!("waypost export --held --to file://{}", store.display()));
+    until("both to be held", || {
+        let told = text(&run.verb(&["status"]).stdout);
+        commands.iter().all(|command| told.contains(command))
+    });
+    for command in &commands {
+        let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+        assert!(run.ok(&arguments).starts_with("10 entries are written"), "{command}");
+    }
+    until("everything to be current again", || run.verb(&["status"]).status.success());
+    let names = |dir: &std::path::Path| {
+        let mut names: Vec<_> = std::fs::read_dir(dir.join("routes")).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name: &String| !name.starts_with('.'));
+        names.sort();
+        names
+    };
+    assert_eq!(names(&run.dir()), (0..10).map(|number| format!("a{number}")).collect::<Vec<_>>());
+    assert_eq!(names(&second), (0..10).map(|number| format!("b{number}")).collect::<Vec<_>>());
 }
 
 #[test]
