@@ -127,12 +127,13 @@ impl Trust {
         let (authority, is_new) = match (known, &settings.from) {
             (Some(kept), From::Joining(token, _)) if is_of_another(&token.0, &kept) => return Err(JoinError::Another(settings.folder)),
             (Some(kept), _) => (kept, false),
-            (None, From::Joining(token, urls)) => (join(&settings.name, &token.0, urls).await?, false),
+            (None, From::Joining(token, urls)) => (join(&settings, &token.0, urls).await?, false),
             (None, From::Own { others: true }) => return Err(JoinError::Others),
             (None, _) => (Authority::create(now())?, true),
         };
         if !kept {
             authority.save(&settings.folder)?;
+            KeyPair::has_joined(&settings.folder);
         }
         let own = issue_own(&authority, &settings)?;
         let keyring = Keyring::new(own.material()?);
@@ -211,7 +212,7 @@ fn look(files: &Mutex<FromFiles>) -> Duration {
 }
 
 /// Gets the authority of the cluster from another controller.
-async fn join(name: &str, token: &str, urls: &[url::Url]) -> Result<Authority, JoinError> {
+async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Authority, JoinError> {
     let refused = |why: &str| JoinError::Refused(why.to_owned());
     let Claims::Join { authority, joining: Joining::Controller, .. } = Claims::peek(token)? else {
         return Err(refused("the token lets no controller in; `waypost token --join controller` prints one that does"));
@@ -219,7 +220,9 @@ async fn join(name: &str, token: &str, urls: &[url::Url]) -> Result<Authority, J
     let client = joining_client(&authority)?;
     let client = reqwest::Client::builder().no_proxy().https_only(true).tls_backend_preconfigured(client).timeout(Duration::from_secs(5)).build();
     let client = client.map_err(|error| refused(&error.to_string()))?;
-    let body = JoinRequest { token: token.to_owned(), name: name.to_owned(), public_key: String::new() };
+    // Nothing is certified for it; asked again after a lost answer, it shows who asked.
+    let key = KeyPair::joining(&settings.folder)?;
+    let body = JoinRequest { token: token.to_owned(), name: settings.name.clone(), public_key: key.public().into() };
     let begun = std::time::Instant::now();
     loop {
         let mut told = "no other controller is named; write --peer https://HOST:PORT".to_owned();

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use serde_json::value::to_raw_value;
+use waypost_model::object::Digest;
 use waypost_trust::{Claims, Identity, Issued, Joining, PublicKey};
 use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 
@@ -45,27 +46,29 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
         );
         (StatusCode::CONFLICT, told)
     };
+    let program = format!("{kind} {}", request.name);
+    let key = Some(&request.public_key).filter(|key| !key.is_empty()).map(|key| Digest::of(key.as_bytes()));
     match &bound {
         Some(bound) if *bound != request.name => {
             return Err((StatusCode::FORBIDDEN, format!("the token lets in {kind} {bound} only, and {} is who asks", request.name)));
         }
-        None if is_taken(api, joining, &request.name).await => return Err(taken()),
+        None if is_taken(api, joining, &request.name, (&program, key)).await => return Err(taken()),
         _ => {}
     }
     let response = issue(trust, joining, request)?;
-    let new = api.handle.joined(format!("{kind} {}", request.name)).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
+    let joins = crate::controller::operator::Joining { program, key, bound: bound.is_some() };
     // Of two who ask at once, one was first.
-    if bound.is_none() && !new {
+    if !api.handle.joined(joins).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))? {
         return Err(taken());
     }
     tracing::info!("{kind} {} joins", request.name);
     Ok(response)
 }
 
-/// Whether somebody has that name, or had it.
-async fn is_taken(api: &Api, joining: Joining, name: &str) -> bool {
-    if api.handle.has_joined(&format!("{joining} {name}")) {
-        return true;
+/// Whether somebody else has that name, or had it. Who asks again with the same key did not get the answer.
+async fn is_taken(api: &Api, joining: Joining, name: &str, (program, key): (&str, Option<Digest>)) -> bool {
+    if let Some(same) = api.handle.has_joined(program, key) {
+        return !same;
     }
     match joining {
         Joining::Proxy => api.handle.ask(Query::Proxies).await.is_ok_and(|all| all.iter().any(|proxy| proxy.name == name)),

@@ -72,7 +72,8 @@ fn operated() -> operator::Saved {
     let audit = Audit { at: mark.at, by: mark.by.clone(), what: mark.told() };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let joined = BTreeSet::from_iter(names(&["proxy edge-1", "controller c1"]));
-    operator::Saved { mark: Some(mark), audit: vec![audit], adopted: names(&["c0"]), joined, count: 3, epoch: 2 }
+    let keys = BTreeMap::from([("proxy edge-1".to_owned(), Digest::of(b"key"))]);
+    operator::Saved { mark: Some(mark), audit: vec![audit], adopted: names(&["c0"]), joined, keys, count: 3, epoch: 2 }
 }
 
 fn us() -> Identity {

@@ -20,7 +20,7 @@ use super::events::Event;
 use super::fresh::Fresh;
 use super::history::{ConfigRecord, History};
 use super::hold::Action;
-use super::operator::{Audit, Current, Request, Saved};
+use super::operator::{Audit, Current, Joining, Request, Saved};
 use super::relay::Fed;
 use super::replica::Replica;
 use super::settings::Store;
@@ -259,17 +259,19 @@ impl Handle {
         self.request(|to| Request::Record(audit, to)).await.map_err(|gone| gone.to_string())?
     }
 
-    /// Whether a program, such as `proxy edge-1`, has joined.
-    pub fn has_joined(&self, program: &str) -> bool {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(program)
+    /// Whether a program, such as `proxy edge-1`, has joined; and if so, whether that was with this key.
+    pub fn has_joined(&self, program: &str, key: Option<Digest>) -> Option<bool> {
+        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.joined.contains(program).then(|| saved.has_room(program, key))
     }
 
-    /// Keeps that a program joins; returns whether its name is new.
+    /// Keeps that a program joins; returns whether it may: its name is new, or its token is bound to that, or it asked before with
+    /// the same key.
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
-    pub async fn joined(&self, program: String) -> Result<bool, String> {
-        self.request(|to| Request::Joined(program, to)).await.map_err(|gone| gone.to_string())?
+    pub async fn joined(&self, joining: Joining) -> Result<bool, String> {
+        self.request(|to| Request::Joined(joining, to)).await.map_err(|gone| gone.to_string())?
     }
 
     /// What needs the disk, in its turn.

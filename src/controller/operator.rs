@@ -1,7 +1,7 @@
 //! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
 //! that owns the state, which is told the result.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use super::history::History;
 use super::hold::{Action, Hold, Mark, Reason, check};
 use super::step::Input;
 use waypost_model::lane::Lane;
+use waypost_model::object::Digest;
 use waypost_model::snapshot::Version;
 
 /// The published config may change while it is written to the history; so often that is begun anew.
@@ -62,6 +63,9 @@ pub struct Saved {
     /// Programs that have joined, such as `proxy edge-1`: nobody else joins under their names with a token for any name.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub joined: BTreeSet<String>,
+    /// The digests of the public keys with which they did: asked again with the same one, the answer was lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, Digest>,
     /// Grows with every change: of two controllers' the newer one counts.
     #[serde(default)]
     pub count: u64,
@@ -70,7 +74,23 @@ pub struct Saved {
     pub epoch: u64,
 }
 
+/// A program that joins.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// Such as `proxy edge-1`.
+    pub program: String,
+    /// The digest of its public key, if it has one.
+    pub key: Option<Digest>,
+    /// Its token is for this name alone, also if the name is taken.
+    pub bound: bool,
+}
+
 impl Saved {
+    /// Whether nobody joined under that name, or somebody did with the same key.
+    pub fn has_room(&self, program: &str, key: Option<Digest>) -> bool {
+        !self.joined.contains(program) || key.is_some() && self.keys.get(program).copied() == key
+    }
+
     /// Reads it, or what is usable of it; and why that is not the newest, if so.
     pub fn load(folder: &Path) -> (Self, Option<String>) {
         match load(folder, FILE, |bytes| Ok(serde_json::from_slice(bytes)?)) {
@@ -123,7 +143,7 @@ pub enum Request {
     /// An operator did something elsewhere; gets why that cannot be kept.
     Record(Audit, oneshot::Sender<Result<(), String>>),
     /// A program joins; gets whether its name is new, or why that cannot be kept.
-    Joined(String, oneshot::Sender<Result<bool, String>>),
+    Joined(Joining, oneshot::Sender<Result<bool, String>>),
     /// The leader keeps this.
     Adopt {
         /// What it keeps.
@@ -181,7 +201,7 @@ impl Operator {
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
-                Request::Joined(program, to) => drop(to.send(self.joined(program).await)),
+                Request::Joined(joining, to) => drop(to.send(self.joined(joining).await)),
                 Request::Adopt { saved, left, to } => drop(to.send(self.adopt(saved, left).await)),
                 Request::Over(mark) => self.over(&mark).await,
                 Request::Begin(epoch) => again = self.begin(epoch).await.err(),
@@ -197,12 +217,19 @@ impl Operator {
         if begun { Ok(epoch) } else { Err(ASKING.to_owned()) }
     }
 
-    async fn joined(&self, program: String) -> Result<bool, String> {
-        let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).joined.contains(&program);
+    async fn joined(&self, Joining { program, key, bound }: Joining) -> Result<bool, String> {
+        let fits = self.saved.lock().unwrap_or_else(PoisonError::into_inner).has_room(&program, key);
+        if !bound && !fits {
+            return Ok(false);
+        }
         let audit = Audit { at: date(), by: program.clone(), what: "joined".to_owned() };
-        self.save(move |next| next.joined.extend([program]), Some(audit)).await?;
+        let keep = move |next: &mut Saved| {
+            next.keys.extend(key.map(|key| (program.clone(), key)));
+            next.joined.insert(program);
+        };
+        self.save(keep, Some(audit)).await?;
         self.touch().await?;
-        Ok(!known)
+        Ok(true)
     }
 
     /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
@@ -270,6 +297,9 @@ impl Operator {
         }
         // Names that are taken stay taken, whoever knew of them.
         next.joined.extend(own.joined.iter().cloned());
+        for (program, key) in &own.keys {
+            next.keys.entry(program.clone()).or_insert(*key);
+        }
         let lost = own.unknown_to(&next).map(|mark| {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
             Input::Event { reason: "HoldLost", about: "config".to_owned(), message }

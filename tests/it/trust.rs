@@ -173,6 +173,7 @@ fn programs_join_and_their_certificates_rotate_under_load_without_a_restart() {
     until("the endpoint", || get(web, "any", "/").status == 200);
     let load = Load::start(web, "any", 4);
     let renewals = |name: &str| cluster.log(name).matches("certificate was renewed").count();
+    assert!(!cluster.path("p1/trust/joining-key.pem").exists() && !cluster.path("c1/trust/joining-key.pem").exists());
     until("three certificates of each program", || ["p1", "c0", "c1"].iter().all(|name| renewals(name) >= 2));
     // Made by the one, shown to the other: they share the secret. Who asked is known to the leader.
     let ann = cluster.ok(1, &["token", "--role", "operate", "--name", "ann"]);
@@ -289,6 +290,13 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     let p1 = p1_of(&authority, &authority, now());
     let (status, why) = post(&url, "/v1/join", &p1, &request).unwrap();
     assert!(status == 409 && why.contains("there is a proxy p1 already"), "{status} {why}");
+    // An answer that was lost is given again to the same key, and to no other.
+    let ask = |key: &KeyPair| {
+        let key = String::from(key.public());
+        post(&url, "/v1/join", &p1, &format!(r#"{{"token":"{}","name":"p7","publicKey":"{key}"}}"#, cluster.local(&["--join", "proxy"]))).unwrap()
+    };
+    let (mine, theirs) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    assert_eq!([ask(&mine).0, ask(&mine).0, ask(&theirs).0, ask(&mine).0], [200, 200, 409, 200]);
 
     // Whoever names other controllers does not make a second authority.
     let second = cluster.path("second").display().to_string();

@@ -21,6 +21,7 @@ use super::{Identity, TrustError, read, write_secret};
 const CERT: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";
 const SECRET: &str = "secret";
+const JOINING: &str = "joining-key.pem";
 /// The authority's own certificate lives so long.
 const LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// A certificate is good from so long before it was made: clocks differ, and jump.
@@ -69,6 +70,28 @@ impl KeyPair {
     /// The system has no randomness.
     pub fn generate() -> Result<Self, TrustError> {
         Ok(Self(rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| TrustError::unusable("a new key", error))?))
+    }
+
+    /// The key with which a program joins: the one that an earlier attempt kept in a directory, whose answer may have been lost,
+    /// or a new one, which is kept now.
+    ///
+    /// # Errors
+    /// The system has no randomness, or the disk refuses.
+    pub fn joining(folder: &Path) -> Result<Self, TrustError> {
+        let path = folder.join(JOINING);
+        let kept = || rcgen::KeyPair::from_pem(std::str::from_utf8(&read(&path).ok()?).ok()?).ok();
+        if let Some(key) = kept() {
+            return Ok(Self(key));
+        }
+        let key = Self::generate()?;
+        write_secret(&path, key.private_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// It has joined: the key is kept with the certificate from now on, or not needed any more.
+    pub fn has_joined(folder: &Path) {
+        // One that stays is taken for the next attempt, and no harm.
+        std::fs::remove_file(folder.join(JOINING)).unwrap_or_default();
     }
 
     /// The private half, PEM.
@@ -281,6 +304,21 @@ fn date(since_1970: Duration) -> OffsetDateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_asks_with_the_same_key_until_it_has_joined() {
+        let folder = tempfile::tempdir().unwrap();
+        let public = || KeyPair::joining(folder.path()).unwrap().public();
+        let first = public();
+        assert_eq!(public(), first, "also after a restart");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path().join(JOINING)).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        KeyPair::has_joined(folder.path());
+        let second = public();
+        assert_ne!(second, first);
+        std::fs::write(folder.path().join(JOINING), "torn").unwrap();
+        assert_ne!(public(), second, "what is torn is made anew");
+    }
 
     #[test]
     fn an_authority_is_the_same_after_it_was_kept_and_shows_no_secret() {

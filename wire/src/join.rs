@@ -17,7 +17,8 @@ pub struct JoinRequest {
     pub token: String,
     /// The name that it wants to have.
     pub name: String,
-    /// The public half of a proxy's key: an uncompressed point of P-256, base64. A controller gets the authority itself.
+    /// The public half of its key: an uncompressed point of P-256, base64. A proxy's is certified; a controller gets the authority
+    /// itself. Who asks again with the same key, as after a lost answer, is let in again.
     pub public_key: String,
 }
 
