@@ -96,15 +96,26 @@ impl Fleet {
         self.controllers.iter().map(|controller| resident_mb(controller.id())).collect()
     }
 
+    /// Whether a controller leads.
+    async fn leads(&self, number: usize) -> bool {
+        page(&self.apis[number].to_string(), "/v1/controller").await.contains("\"leads\":true")
+    }
+
     /// Reads that etcd has answered.
     async fn reads(&self) -> f64 {
-        let mut stream = tokio::net::TcpStream::connect(&self.etcd.endpoints()[0]).await.expect("a connection");
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.expect("metrics");
+        let text = page(&self.etcd.endpoints()[0], "/metrics").await;
         let ranges = text.lines().filter_map(|line| line.strip_prefix("etcd_mvcc_range_total "));
         ranges.filter_map(|count| count.trim().parse::<f64>().ok()).sum()
     }
+}
+
+/// What a server answers.
+async fn page(address: &str, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("a request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    text
 }
 
 fn controller(folder: &Path, store: &str, number: usize, api: SocketAddr) -> Process {
@@ -202,8 +213,11 @@ async fn single(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], count: usi
     sorted_ms(took)
 }
 
-/// Changes at a steady rate; returns how many were written.
-async fn storm(fleet: &Fleet, seconds: u64) -> u64 {
+/// What was written last, by route.
+type Last = BTreeMap<String, u64>;
+
+/// Changes at a steady rate; returns how many were written, and what last.
+async fn storm(fleet: &Fleet, seconds: u64) -> (u64, Last) {
     let done = Arc::new(AtomicU64::new(0));
     let begun = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
@@ -211,18 +225,34 @@ async fn storm(fleet: &Fleet, seconds: u64) -> u64 {
         let (adapter, done) = (fleet.adapter.clone(), done.clone());
         writers.spawn(async move {
             let mut pace = tokio::time::interval(Duration::from_micros(WRITERS * 1_000_000 / RATE));
+            let mut last = Last::new();
             while begun.elapsed() < Duration::from_secs(seconds) {
                 pace.tick().await;
-                let name = format!("storm-{}", fastrand::u64(0..10) * WRITERS + writer);
-                put(&adapter, &format!("routes/{name}"), stamped(&name, micros())).await;
+                // No two writers have a route in common.
+                let (name, at) = (format!("storm-{}", fastrand::u64(0..10) * WRITERS + writer), micros());
+                put(&adapter, &format!("routes/{name}"), stamped(&name, at)).await;
+                last.insert(format!("route/{name}"), at);
                 done.fetch_add(1, Ordering::Relaxed);
             }
+            last
         });
     }
+    let mut last = Last::new();
     while let Some(ended) = writers.join_next().await {
-        ended.expect("a writer");
+        last.extend(ended.expect("a writer"));
     }
-    done.load(Ordering::Relaxed)
+    (done.load(Ordering::Relaxed), last)
+}
+
+/// The followers that do not have what was written last. One that gets nothing has no arrivals to be late.
+fn left_behind(lights: &[Light], last: &Last) -> usize {
+    let has_all = |light: &&Light| {
+        let arrivals = light.arrivals();
+        let arrived = arrivals.borrow();
+        let lane = arrived.as_ref().and_then(|arrived| arrived.held.lanes.get(&Lane::Stable));
+        lane.is_some_and(|lane| last.iter().all(|(path, at)| lane.get(path).is_some_and(|object| stamp(object.bytes()) == Some(*at))))
+    };
+    lights.iter().filter(|light| !has_all(light)).count()
 }
 
 /// The bytes with which one change of one route is told.
@@ -308,7 +338,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
             }
         }
     };
-    let (written, samples) = tokio::join!(storm(fleet, flags.storm), sampled);
+    let ((written, last), samples) = tokio::join!(storm(fleet, flags.storm), sampled);
     // What is allocated and given back between two files makes it swing: what it never gives back is compared, of the first
     // third and the last.
     let least = |part: &[Vec<f64>], number: usize| part.iter().map(|sample| sample[number]).fold(f64::MAX, f64::min);
@@ -317,6 +347,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     let seconds = begun.elapsed().as_secs_f64();
     let cpu: Vec<String> = fleet.cpu().iter().zip(&cpu).map(|(after, before)| format!("{:.0} %", (after - before) / seconds * 100.0)).collect();
     tokio::time::sleep(Duration::from_secs(2)).await;
+    let behind = left_behind(lights, &last);
     noters.iter().for_each(tokio::task::JoinHandle::abort);
     let late = sorted_ms(notes.lock().expect("notes").clone());
     let (p50, p99) = (percentile(&late, 0.5), percentile(&late, 0.99));
@@ -330,8 +361,8 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     let shown = |all: &[f64]| all.iter().map(|mb| format!("{mb:.0}")).collect::<Vec<_>>().join(", ");
     told(
         &format!("{rate:.0} changes/s for {seconds:.0} s"),
-        p99 <= 1_000.0 && rate >= wanted,
-        &format!("p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals; at least {wanted:.0} changes/s", late.len()),
+        p99 <= 1_000.0 && rate >= wanted && behind == 0,
+        &format!("p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals; at least {wanted:.0} changes/s; {behind} proxies without the last of {} routes (0)", late.len(), last.len()),
     ) & told(
         "memory of the controllers",
         growth <= limit,
@@ -380,6 +411,7 @@ async fn lost_together(flags: &Flags) -> bool {
     for light in &lights {
         until_has(light, 1_001).await;
     }
+    assert!(fleet.leads(0).await, "the controller that is killed leads");
     let steady = fleet.reads().await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     let steady = fleet.reads().await - steady;
