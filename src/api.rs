@@ -35,8 +35,8 @@ use crate::trust::Trust;
 
 pub use admit::{Caller, Refusals};
 pub use controllers::StepDownAnswer;
-pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
 pub(crate) use forward::UNHEARD;
+pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
 // The shapes of the answers, for whoever asks.

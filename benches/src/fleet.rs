@@ -362,7 +362,11 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     told(
         &format!("{rate:.0} changes/s for {seconds:.0} s"),
         p99 <= 1_000.0 && rate >= wanted && behind == 0,
-        &format!("p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals; at least {wanted:.0} changes/s; {behind} proxies without the last of {} routes (0)", late.len(), last.len()),
+        &format!(
+            "p50 {p50:.0} ms, p99 {p99:.0} ms (at most 1,000) over {} arrivals; at least {wanted:.0} changes/s; {behind} proxies without the last of {} routes (0)",
+            late.len(),
+            last.len()
+        ),
     ) & told(
         "memory of the controllers",
         growth <= limit,

@@ -59,7 +59,10 @@ fn chosen(stores: Vec<ExportedStore>, target: &str, held: bool) -> Result<BTreeM
     let own = stores.iter().any(|one| same_store(&one.store, target));
     let full: Vec<&str> = stores.iter().filter(|one| !one.entries.is_empty()).map(|one| one.store.as_str()).collect();
     if held && !own && full.len() > 1 && !target.starts_with("file://") {
-        return Err(format!("entries of {} are held, and {target} is none of these; write them back one store at a time, or --to a directory", full.join(" and ")));
+        return Err(format!(
+            "entries of {} are held, and {target} is none of these; write them back one store at a time, or --to a directory",
+            full.join(" and ")
+        ));
     }
     let mut entries = BTreeMap::new();
     for entry in stores.into_iter().filter(|one| !own || same_store(&one.store, target)).flat_map(|one| one.entries) {

@@ -93,7 +93,7 @@ impl Clinic {
             this.ok(&["put", &format!("endpoints/shop/{}", patient.0), &patient.1.backend.address.to_string()]);
         }
         let all = format!("{proxies}/{proxies}");
-        until("all proxies", || text(&this.verb(&["wait", "endpoints/shop/sick"]).stdout).contains(&all));
+        until("all proxies", || proxies == 0 || text(&this.verb(&["wait", "endpoints/shop/sick"]).stdout).contains(&all));
         this
     }
 
@@ -306,6 +306,58 @@ fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
     clinic.ok(&["put", "routes/good", r#"{"hostnames":["good"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
     until("three probers again", || clinic.probers("sick") == PROXIES);
     until("no more probes than that", || (8..=10).contains(&clinic.patients[0].probes_in(Duration::from_millis(900))));
+}
+
+/// Where, for what and by whom an endpoint is probed can be written.
+#[test]
+fn a_check_has_its_own_port_host_and_statuses_and_probers_of_both_zones() {
+    let mut clinic = Clinic::open("file://{dir}", 1, 0, "{}");
+    for (number, zone) in [(0, "a"), (1, "b"), (2, "b")] {
+        let (name, state) = (format!("p{number}"), clinic.folder.path().join(format!("p{number}")));
+        let mut command = Command::new(waypost_proxy());
+        command.args(["--controller", &format!("http://{}", clinic.apis[0]), "--state", &state.display().to_string(), "--name", &name]);
+        command.args(["--bind", &address(number).to_string(), "--label", &format!("zone={zone}"), "--drain-delay", "0s"]);
+        command.args(["--admin", &loopback().to_string()]);
+        clinic.proxies.push(Process::start(&mut command, &state.with_extension("log")));
+    }
+    // It answers for all endpoints, and only who asks as it is written.
+    let status = Arc::new(AtomicU64::new(204));
+    let answered = status.clone();
+    let probe = Backend::start(move |head, _| {
+        let asked = head.starts_with("GET /ready?deep=1 ") && head.to_lowercase().contains("\r\nhost: health.internal\r\n");
+        let status = if asked { answered.load(Ordering::Relaxed) } else { 500 };
+        format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").into_bytes()
+    });
+    let check = format!(
+        r#"{{"healthCheck":{{"path":"/ready?deep=1","host":"health.internal","port":{},"expectedStatuses":[204],"probers":2,"panicThreshold":0,"interval":"300ms","timeout":"200ms"}}}}"#,
+        probe.address.port()
+    );
+    clinic.ok(&["put", "backends/shop", &check]);
+    for (id, zone) in [("a", "a"), ("b", "b")] {
+        let patient = &clinic.patients[usize::from(zone == "b")];
+        clinic.ok(&["put", &format!("endpoints/shop/{id}"), &format!(r#"{{"address":"{}","zone":"{zone}"}}"#, patient.backend.address)]);
+    }
+    clinic.ok(&["delete", "endpoints/shop/c"]);
+    clinic.ok(&["delete", "endpoints/shop/sick"]);
+    let of_both = |id: &str| {
+        let probers = clinic.health(id)["probers"].clone();
+        let zones: Vec<bool> = probers.as_array().into_iter().flatten().map(|name| name == "p0").collect();
+        zones.len() == 2 && zones.contains(&true) && zones.contains(&false)
+    };
+    until("probers of both zones", || of_both("a") && of_both("b"));
+    let served = |status: u16| (0..3).all(|number| get(clinic.at(number), "shop", "/").status == status);
+    until("service", || served(200));
+    let well = Instant::now();
+    while well.elapsed() < Duration::from_secs(2) {
+        assert!(served(200), "204 is healthy");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(clinic.patients.iter().all(|patient| patient.probes.load(Ordering::Relaxed) == 0), "no other port is probed");
+    status.store(200, Ordering::Relaxed);
+    until("200 to be wrong, and no endpoint left", || served(503));
+    assert_eq!(clinic.health("a")["why"], "status 200");
+    status.store(204, Ordering::Relaxed);
+    until("service again", || served(200));
 }
 
 #[test]
