@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forward::Unheard;
 use super::{Api, refuse};
-use crate::controller::disk::Exported;
+use crate::controller::disk::{Exported, same_store};
 use crate::controller::events::Event;
 use crate::controller::handle::{Gone, Query};
 use crate::controller::history::ConfigRecord;
@@ -78,6 +78,13 @@ pub struct ExportedStore {
     pub store: String,
     /// Its entries.
     pub entries: Vec<ExportedEntry>,
+}
+
+impl ExportedStore {
+    /// Whether a URL names this store, maybe by other endpoints.
+    pub fn is_at(&self, url: &str) -> bool {
+        same_store(&self.store, url)
+    }
 }
 
 /// The author's bytes.

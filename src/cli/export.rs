@@ -13,7 +13,6 @@ use super::client::{ControllerFlag, CredentialFlags, OutputFlag, store_failure};
 use super::text::{machine, say};
 use super::{Failure, Outcome};
 use crate::api::ExportedStore;
-use crate::controller::disk::same_store;
 use crate::stores;
 
 #[derive(Debug, Args)]
@@ -56,7 +55,7 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
 /// What is to be written to `target`: what is its own, if it is one of the controller's stores; else everything, the first store first
 /// where two have a key. What is held belongs where it was, and is not mixed in a store that is none of them.
 fn chosen(stores: Vec<ExportedStore>, target: &str, held: bool) -> Result<BTreeMap<String, String>, String> {
-    let own = stores.iter().any(|one| same_store(&one.store, target));
+    let own = stores.iter().any(|one| one.is_at(target));
     let full: Vec<&str> = stores.iter().filter(|one| !one.entries.is_empty()).map(|one| one.store.as_str()).collect();
     if held && !own && full.len() > 1 && !target.starts_with("file://") {
         return Err(format!(
@@ -65,7 +64,7 @@ fn chosen(stores: Vec<ExportedStore>, target: &str, held: bool) -> Result<BTreeM
         ));
     }
     let mut entries = BTreeMap::new();
-    for entry in stores.into_iter().filter(|one| !own || same_store(&one.store, target)).flat_map(|one| one.entries) {
+    for entry in stores.into_iter().filter(|one| !own || one.is_at(target)).flat_map(|one| one.entries) {
         entries.entry(entry.key).or_insert(entry.value);
     }
     Ok(entries)
