@@ -204,6 +204,12 @@ impl Compiler {
         self.sources.get(source).map_or(0, |source| source.entries.len())
     }
 
+    /// Whether a store has anything below the root that could be served, good or not. Folders may stay where everything was deleted.
+    pub fn has_any(&self, source: usize) -> bool {
+        let counts = |entry: &Entry| matches!(entry.place, Place::Resource { .. });
+        self.sources.get(source).is_some_and(|source| source.entries.values().any(counts))
+    }
+
     /// How far the limits are used, whichever entry comes nearest. Looks at all entries.
     pub fn most_used(&self) -> Limits {
         let mut most = Limits { routes_per_host: self.index.most_routes_per_host(), endpoints_per_backend: self.index.most_endpoints(), ..Limits::nothing() };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer};
 pub use backend::{Backend, BackendTimeouts, Balancing};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
-pub use health::{CheckType, Health, HealthCheck, Prober};
+pub use health::{CheckType, Fitness, Health, HealthCheck, Prober};
 pub use listener::{Listener, Protocol, TrustedNetwork};
 pub use matching::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
 pub use removals::BackendGuard;

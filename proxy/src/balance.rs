@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use waypost_model::resource::{Balancing, HealthCheck};
+use waypost_model::resource::{Balancing, Fitness, HealthCheck};
 
 use crate::endpoint::{EndpointState, Peer};
 
@@ -65,9 +65,8 @@ impl Balancer {
     /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after. With a `check`,
     /// those that are unhealthy take none, unless that would leave too few.
     pub fn new(all: &[Endpoint], balancing: Balancing, check: Option<&HealthCheck>, turn: Arc<AtomicU64>) -> Self {
-        let usable = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned();
-        let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = usable.partition(|endpoint| endpoint.suspect);
-        let (suspects, endpoints) = (healthy(suspects, check), healthy(endpoints, check));
+        let usable: Vec<Endpoint> = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned().collect();
+        let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = healthy(usable, check).into_iter().partition(|endpoint| endpoint.suspect);
         let total_weight = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
         let policy = match balancing {
             Balancing::LeastRequest => Policy::LeastRequest,
@@ -152,9 +151,9 @@ impl Balancer {
 
 /// Without the unhealthy ones, unless too few would be left.
 fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
-    let good = all.iter().filter(|endpoint| !endpoint.unhealthy).count();
+    let fitness = all.iter().map(|endpoint| Fitness { unhealthy: endpoint.unhealthy, suspect: endpoint.suspect });
     match check {
-        Some(check) if !check.panics(good, all.len()) => all.into_iter().filter(|endpoint| !endpoint.unhealthy).collect(),
+        Some(check) if !check.panics(fitness) => all.into_iter().filter(|endpoint| !endpoint.unhealthy).collect(),
         _ => all,
     }
 }
@@ -261,10 +260,14 @@ mod tests {
             assert_eq!(&*balancer.pick(&["b".into(), "c".into()]).unwrap().id, "s", "a suspect comes before one that is known to fail");
         }
         all[1].unhealthy = true;
+        let lenient: HealthCheck = serde_json::from_str(r#"{"panicThreshold":30}"#).unwrap();
+        let balancer = Balancer::new(&all[..2].iter().chain(&all[3..]).cloned().collect::<Vec<_>>(), Balancing::WeightedRoundRobin, Some(&lenient), Arc::default());
+        assert_eq!(share(&balancer, "s"), 1_000, "also where no other is left, if that is enough");
+        all[3].unhealthy = true;
         let panicking = Balancer::new(&all, Balancing::WeightedRoundRobin, Some(&check), Arc::default());
         assert!(share(&panicking, "a") > 300 && share(&panicking, "s") == 0, "one of three is less than half");
         let strict: HealthCheck = serde_json::from_str(r#"{"panicThreshold":0}"#).unwrap();
-        (all[2].unhealthy, all[3].unhealthy) = (true, true);
+        all[2].unhealthy = true;
         assert!(Balancer::new(&all, Balancing::LeastRequest, Some(&strict), Arc::default()).is_empty());
         assert_eq!(share(&Balancer::new(&all, Balancing::Random, None, Arc::default()), "s"), 0, "without a check nothing is known");
     }

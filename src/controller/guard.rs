@@ -116,18 +116,18 @@ pub struct Guard {
     expected: BTreeMap<String, Duration>,
 }
 
-/// How many there are in the store.
+/// How many there are in the store that take requests.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+struct Counts {
     routes: usize,
     endpoints: usize,
-    pub(super) by_backend: BTreeMap<String, usize>,
+    by_backend: BTreeMap<String, usize>,
 }
 
 impl Counts {
-    pub(super) fn of(config: &Lane, membership: &Lane) -> Self {
+    fn of(config: &Lane, membership: &Lane) -> Self {
         let mut counts = Self { routes: config.of_kind("route").count(), ..Self::default() };
-        for endpoint in membership.of_kind("endpoint") {
+        for endpoint in membership.of_kind("endpoint").filter(|endpoint| takes_requests(endpoint)) {
             counts.endpoints += 1;
             *counts.by_backend.entry(backend(endpoint).to_owned()).or_default() += 1;
         }
@@ -472,9 +472,18 @@ fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
     Origin { id: EntryId { source, key }, written: Written { value, revision: 0 } }
 }
 
-/// Whether an endpoint was drained before it went.
+/// Whether an endpoint was drained before it went, or had no weight.
 fn is_drained(object: &Object) -> bool {
-    object.kind() == "endpoint" && object.decode::<waypost_model::resource::Endpoint>().is_ok_and(|body| body.spec.drain)
+    object.kind() == "endpoint" && !takes_requests(object)
+}
+
+/// Whether an endpoint takes requests, as far as it is written. What says neither is not read: there may be many.
+pub(super) fn takes_requests(endpoint: &Object) -> bool {
+    let says = |field: &str| endpoint.bytes().contains(field);
+    if !says("\"drain\":true") && !says("\"weight\":0") {
+        return true;
+    }
+    !endpoint.decode::<waypost_model::resource::Endpoint>().is_ok_and(|body| body.spec.drain || body.spec.weight.get() == 0)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
 use waypost_model::probing::Fleet;
-use waypost_model::resource::{Backend, Endpoint, HealthCheck};
+use waypost_model::resource::{Backend, Endpoint, Fitness, HealthCheck};
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::Probed;
 
-use super::guard::{Counts, backend};
+use super::guard::{backend, takes_requests};
 
 /// An endpoint that is out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,20 +76,32 @@ pub struct Health {
 
 /// The endpoints that take no requests of what is published: they are out, and their backends have enough others.
 pub fn ejected(snapshot: &Snapshot) -> BTreeSet<String> {
-    let mut out: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut out: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for object in snapshot.membership.of_kind("health") {
-        out.entry(backend(object)).or_default().push(object.name());
+        out.entry(backend(object)).or_default().insert(object.name());
     }
     if out.is_empty() {
         return BTreeSet::new();
     }
-    let all = Counts::of(&snapshot.config, &snapshot.membership).by_backend;
-    let enough = |backend: &str, out: usize| {
-        let all = all.get(backend).copied().unwrap_or_default();
+    let mut all: BTreeMap<&str, Vec<Fitness>> = BTreeMap::new();
+    for endpoint in snapshot.membership.of_kind("endpoint") {
+        if let Some(out) = out.get(backend(endpoint)) {
+            all.entry(backend(endpoint)).or_default().extend(fitness(&snapshot.membership, endpoint, out.contains(endpoint.name())));
+        }
+    }
+    let enough = |backend: &str| {
         let written = snapshot.config.get(&format!("backend/{backend}")).and_then(|object| object.decode::<Backend>().ok());
-        all > out && written.and_then(|body| body.spec.health_check).is_some_and(|check| !check.panics(all - out, all))
+        let check = written.and_then(|body| body.spec.health_check);
+        let all = all.get(backend).into_iter().flatten();
+        check.is_some_and(|check| !check.panics(all.clone().copied()) && all.clone().any(|one| !one.unhealthy))
     };
-    out.into_iter().filter(|(backend, names)| enough(backend, names.len())).flat_map(|(_, names)| names).map(str::to_owned).collect()
+    out.into_iter().filter(|(backend, _)| enough(backend)).flat_map(|(_, names)| names).map(str::to_owned).collect()
+}
+
+/// What proxies know of an endpoint, if it takes requests.
+fn fitness(membership: &Lane, endpoint: &Object, unhealthy: bool) -> Option<Fitness> {
+    let suspect = || membership.get(&format!("suspect/{}", endpoint.name())).is_some();
+    takes_requests(endpoint).then(|| Fitness { unhealthy, suspect: suspect() })
 }
 
 impl Health {
@@ -324,11 +336,12 @@ impl Health {
     pub fn backend(&self, name: &str) -> BackendHealth {
         let prefix = format!("{name}/");
         let own = |path: &&String| path.starts_with(&prefix);
-        let endpoints = self.probed.range(prefix.clone()..).map(|(path, _)| path).take_while(own).count();
+        let names: Vec<&String> = self.probed.range(prefix.clone()..).map(|(path, _)| path).take_while(own).collect();
         let out: BTreeMap<String, Out> =
             self.out.range(prefix.clone()..).take_while(|(path, _)| own(path)).map(|(path, out)| (path.clone(), out.clone())).collect();
-        let panics = !out.is_empty() && self.checks.get(name).is_some_and(|check| check.panics(endpoints - out.len().min(endpoints), endpoints));
-        BackendHealth { endpoints, out, panics }
+        let fit = |name: &&String| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, out.contains_key(*name));
+        let panics = !out.is_empty() && self.checks.get(name).is_some_and(|check| check.panics(names.iter().filter_map(fit)));
+        BackendHealth { endpoints: names.len(), out, panics }
     }
 
     /// Backends of which something is out.

@@ -45,6 +45,15 @@ pub struct Health {
     pub healthy: bool,
 }
 
+/// What is known of an endpoint that could take requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fitness {
+    /// Its probers agree that it cannot.
+    pub unhealthy: bool,
+    /// The store says that it is gone, and whether that is meant is not known yet.
+    pub suspect: bool,
+}
+
 /// A proxy that probes. Nobody writes it; it travels with membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prober {
@@ -188,9 +197,17 @@ impl HealthCheck {
         if self.expected_statuses.is_empty() { (200..400).contains(&status) } else { self.expected_statuses.contains(&status) }
     }
 
-    /// Whether so few of `all` endpoints are `healthy` that all are used as if they were.
-    pub const fn panics(&self, healthy: usize, all: usize) -> bool {
-        healthy * 100 < all * self.panic_threshold as usize
+    /// Whether so few of a backend's endpoints are healthy that all are used as if they were. Those that drain or have no weight are
+    /// not among them; of those that the store says are gone only the healthy ones count, as the others are likely to be.
+    pub fn panics(&self, endpoints: impl IntoIterator<Item = Fitness>) -> bool {
+        let (mut healthy, mut all, mut lost) = (0, 0, 0);
+        for Fitness { unhealthy, suspect } in endpoints {
+            healthy += usize::from(!unhealthy);
+            all += usize::from(!(unhealthy && suspect));
+            lost += usize::from(unhealthy && suspect);
+        }
+        let none = healthy == 0 && all + lost > 0;
+        self.panic_threshold > 0 && (none || healthy * 100 < all * self.panic_threshold as usize)
     }
 }
 
@@ -240,7 +257,12 @@ mod tests {
     #[test]
     fn fewer_healthy_than_the_threshold_is_panic() {
         let check = read("{}").unwrap();
-        assert!(!check.panics(1, 2) && check.panics(1, 3) && check.panics(0, 1) && !check.panics(0, 0));
-        assert!(!read(r#"{"panicThreshold":0}"#).unwrap().panics(0, 5));
+        let of = |healthy: usize, all: usize| (0..all).map(move |number| Fitness { unhealthy: number >= healthy, suspect: false });
+        assert!(!check.panics(of(1, 2)) && check.panics(of(1, 3)) && check.panics(of(0, 1)) && !check.panics(of(0, 0)));
+        assert!(!read(r#"{"panicThreshold":0}"#).unwrap().panics(of(0, 5)));
+        let gone = |healthy: usize, all: usize| of(healthy, all).map(|one| Fitness { suspect: true, ..one });
+        assert!(!check.panics(of(0, 2).chain(gone(3, 3))), "what is said to be gone is healthy, and enough");
+        assert!(!check.panics(of(2, 3).chain(gone(0, 4))), "what is said to be gone is");
+        assert!(check.panics(gone(0, 3)) && check.panics(of(0, 1).chain(gone(0, 3))), "nothing is left");
     }
 }

@@ -98,6 +98,21 @@ fn few_routes_go_after_a_moment_and_many_are_held() {
 }
 
 #[test]
+fn endpoints_that_drain_or_have_no_weight_are_not_what_is_left_of_a_backend() {
+    for idle in [r#"{"address":"10.0.0.9:80","drain":true}"#, r#"{"address":"10.0.0.9:80","weight":0}"#] {
+        let mut world = World::new(1, &[("shop", 1)]);
+        let idle = |n: usize| Object::read(&format!(r#"{{"kind":"endpoint","minLevel":1,"name":"shop/idle{n}","spec":{idle}}}"#)).unwrap();
+        world.membership = world.membership.with((0..8).map(|n| Change::Put(idle(n))));
+        world.remove(&endpoints("shop", 0..1)).after(500);
+        assert_eq!(world.kept(), kept(&[("backend shop lost its last endpoint", 1)]), "the last one that takes requests");
+        let mut world = World::new(1, &[("shop", 1)]);
+        world.membership = world.membership.with([Change::Put(idle(0))]);
+        world.remove(&["endpoint/shop/idle0".to_owned()]).after(500);
+        assert_eq!(world.kept(), kept(&[]), "it took none");
+    }
+}
+
+#[test]
 fn key_by_key_is_judged_together_and_what_had_gone_comes_back() {
     let mut world = World::new(20, &[]);
     for n in 0..4 {

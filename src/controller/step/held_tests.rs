@@ -1,9 +1,11 @@
 //! What is held and kept, over restarts and changes of leader.
 
+use waypost_adapter::Change;
 use waypost_model::compile::{EntryInput, Written};
 
 use super::lead_tests::{OTHER, THIRD, WEB, leading, published_by, replica};
 use super::tests::{ROUTE, Script};
+use super::super::guard::Fate;
 use super::*;
 
 /// A leader whose store was restored from a backup: it holds what `routes/a` was.
@@ -13,6 +15,42 @@ fn restored_from_a_backup() -> Script {
     script.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     assert_eq!(script.state.guard.kept().count(), 1);
     script
+}
+
+/// Few enough that none of them would be held for its number.
+#[test]
+fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_key() {
+    let few = [WEB, ("routes/a", ROUTE), ("endpoints/shop/a", "10.0.0.1:80")];
+    let folders = [("routes/", ""), ("endpoints/", ""), ("endpoints/shop/", "")];
+    for way in ["at once", "listed", "key by key", "folders stay"] {
+        let mut script = Script::leading(1);
+        script.reset(0, 0, 1, &few);
+        let served = script.state.snapshot.clone();
+        match way {
+            "at once" => {
+                let changes = few.iter().map(|(key, _)| Change::Delete(waypost_adapter::Key::from((*key).to_owned()))).collect();
+                script.after(1, Input::Store { source: 0, event: StoreEvent::Changes { changes, at: Revision(2) }, generation: 0 });
+            }
+            "listed" => drop(script.reset(1, 0, 2, &[])),
+            "folders stay" => drop(script.reset(1, 0, 2, &folders)),
+            _ => {
+                for (at, (key, _)) in (2..).zip(few) {
+                    script.delete(1, at, key);
+                    script.after(700, Input::Tick);
+                    script.after(10_000, Input::Store { source: 0, event: StoreEvent::Idle { at: Revision(at) }, generation: 0 });
+                }
+            }
+        }
+        script.after(20_000, Input::Tick);
+        script.after(20_000, Input::Store { source: 0, event: StoreEvent::Idle { at: Revision(9) }, generation: 0 });
+        script.after(1, Input::Tick);
+        let held = script.state.guard.kept().filter(|gone| matches!(&gone.fate, Fate::Held { why } if why.contains("the store became empty") || why == "a listener went"));
+        assert_eq!(held.count(), 3, "{way}");
+        assert_eq!(script.state.snapshot.config.digest(), served.config.digest(), "{way}");
+        // One that is written means only itself.
+        script.put(1, 10, "routes/a", ROUTE);
+        assert_eq!(script.state.guard.kept().count(), 2, "{way}");
+    }
 }
 
 #[test]

@@ -75,10 +75,15 @@ impl State {
                 self.confirm(now)
             }
             Event::Changes { changes, at } => {
-                state.at = at;
-                let changes = changes.into_iter().map(change).collect();
-                self.compiler.change(source, changes);
-                self.compiled(None, None, now)
+                let before = std::mem::replace(&mut state.at, at);
+                let known = self.known(source);
+                self.compiler.change(source, changes.into_iter().map(change).collect());
+                let flagged = self.became_empty(source, known);
+                if let Some(why) = flagged.clone() {
+                    let leaders = self.sources.get(source).map_or(Revision(0), |state| state.floor);
+                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                }
+                self.compiled(None, flagged.as_deref(), now)
             }
             Event::Reset { entries, at, drift } => {
                 let mut before = std::mem::replace(&mut state.at, at);
@@ -88,24 +93,18 @@ impl State {
                     before = before.max(std::mem::take(&mut state.floor));
                 }
                 state.settled |= generation >= self.generation;
-                let flagged = match self.compiler.entries_of(source) {
-                    known if entries.is_empty() && known > 0 => Some(format!("the store became empty: {known} entries went at once")),
-                    _ if at < before => Some(format!("the store went back from revision {before} to {at}")),
-                    _ => None,
-                };
                 state.drift += u64::try_from(drift).unwrap_or_default();
                 let first = !std::mem::replace(&mut state.live, true);
                 if drift > 0 {
                     self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
                 }
-                if let Some(why) = flagged.clone().filter(|_| self.role.epoch() != Some(self.snapshot.version.epoch)) {
-                    let doubt = NotBelieved { why, source, before, at };
-                    // Whoever leads may have been told first.
-                    let judged = self.role.epoch().is_none() && leaders.0 > 0 && leaders <= at && doubt.is_judged(leaders);
-                    self.not_believed = Some(doubt).filter(|_| !judged);
-                }
-                let count = entries.len();
+                let (known, count) = (self.known(source), entries.len());
                 self.compiler.reset(source, entries.into_iter().map(input).collect());
+                let went_back = (at < before).then(|| format!("the store went back from revision {before} to {at}"));
+                let flagged = self.became_empty(source, known).or(went_back);
+                if let Some(why) = flagged.clone() {
+                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                }
                 if first {
                     self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
                 }
@@ -114,6 +113,28 @@ impl State {
                 output
             }
         }
+    }
+
+    /// How many entries of a store are known, if any of them could be served.
+    fn known(&self, source: usize) -> Option<usize> {
+        self.compiler.has_any(source).then(|| self.compiler.entries_of(source))
+    }
+
+    /// Why a store is not believed that had something and has nothing more, whether that went at once or key by key.
+    fn became_empty(&self, source: usize, known: Option<usize>) -> Option<String> {
+        let known = known.filter(|_| !self.compiler.has_any(source))?;
+        let left = self.compiler.entries_of(source);
+        Some(format!("the store became empty: its last {} entries went", known.saturating_sub(left).max(1)))
+    }
+
+    /// A store is not believed: a leader that has judged that is asked for no second time; `leaders` is how far it had read.
+    fn doubt(&mut self, doubt: NotBelieved, leaders: Revision) {
+        if self.role.epoch() == Some(self.snapshot.version.epoch) {
+            return;
+        }
+        // Whoever leads may have been told first.
+        let judged = self.role.epoch().is_none() && leaders.0 > 0 && leaders <= doubt.at && doubt.is_judged(leaders);
+        self.not_believed = Some(doubt).filter(|_| !judged);
     }
 
     pub(super) fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {

@@ -207,7 +207,7 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
         "0: publish 3.1: listener/web route/a | endpoint/shop/1
          0: StoreRead store0: 3 entries at revision 5
          100: publish 3.2: listener/web route/a | endpoint/shop/1 suspect/shop/1
-         100: Held guard: the store became empty: 3 entries went at once; it serves on until `waypost approve`, see `waypost status`
+         100: Held guard: the store became empty: its last 3 entries went; it serves on until `waypost approve`, see `waypost status`
          100: Deleted endpoints/shop/1: the entry is gone
          100: Deleted listeners/web: the entry is gone
          100: Deleted routes/a: the entry is gone
