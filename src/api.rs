@@ -34,7 +34,7 @@ use crate::controller::handle::Gone;
 use crate::trust::Trust;
 
 pub use admit::{Caller, Refusals};
-pub use controllers::StepDownAnswer;
+pub use controllers::{StepDownAnswer, StepDownRequest};
 pub(crate) use forward::UNHEARD;
 pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};

@@ -57,7 +57,7 @@ enum Verb {
     Controller(serve::ControllerFlags),
     /// Have another controller lead: `waypost controller step-down`
     #[command(hide = true)]
-    StepDown(step_down::StepDownFlags),
+    StepDown(hold::HoldFlags),
     /// List entries and their verdicts
     Get(get::GetFlags),
     /// Show one entry: verdict, revision, and on how many proxies it is live

@@ -120,7 +120,7 @@ impl Admin {
             return "no controller has been heard since the start; served from disk".to_owned();
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        format!("confirmed {} s ago", now.saturating_sub(confirmed))
+        format!("a controller was heard {} s ago", now.saturating_sub(confirmed))
     }
 
     fn follow(&self) -> Response<Body> {

@@ -15,12 +15,16 @@ pub fn with_environment(command: Command) -> Command {
             ArgAction::SetTrue => argument.value_parser(FalseyValueParser::new()),
             _ => argument,
         };
-        match argument.get_long().map(|long| format!("WAYPOST_{}", long.replace('-', "_").to_uppercase())) {
+        match argument.get_long().map(variable) {
             Some(name) if argument.get_env().is_none() => argument.env(name),
             _ => argument,
         }
     });
     command.mut_subcommands(with_environment)
+}
+
+fn variable(flag: &str) -> String {
+    format!("WAYPOST_{}", flag.replace('-', "_").to_uppercase())
 }
 
 /// The arguments with those of the file that `--config` names put in where neither the command line nor the
@@ -42,6 +46,10 @@ pub fn with_file(arguments: Vec<OsString>, command: &Command, keep: &[&str]) -> 
             }
             return Err(unknown(command, &path, key));
         };
+        // A flag whose variable has another name means something else here than elsewhere, where the file's key is from.
+        if argument.get_env().is_some_and(|name| name != variable(&flag).as_str()) {
+            continue;
+        }
         let given = arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(&format!("--{flag}")));
         let in_environment = argument.get_env().is_some_and(|name| std::env::var_os(name).is_some());
         if !given && !in_environment {

@@ -63,7 +63,7 @@ pub struct Metrics {
     pub sequence: Gauge<i64, AtomicI64>,
     /// 1 while the watch stream to a controller is alive.
     pub controller_connected: Gauge<i64, AtomicI64>,
-    /// When a controller last confirmed that what is served is current, as a UNIX time.
+    /// When a controller was last heard, as a UNIX time.
     pub confirmed: Gauge<i64, AtomicI64>,
     source_age: Gauge<f64, AtomicU64>,
     /// Endpoints that this proxy probes.
@@ -123,7 +123,7 @@ impl Default for Metrics {
         registry.register("snapshot_epoch", "Epoch of the version that is served", m.epoch.clone());
         registry.register("snapshot_sequence", "Sequence of the version that is served", m.sequence.clone());
         registry.register("controller_connected", "1 while the watch stream to a controller is alive", m.controller_connected.clone());
-        registry.register("confirmed_timestamp_seconds", "When a controller last confirmed what is served", m.confirmed.clone());
+        registry.register("confirmed_timestamp_seconds", "When a controller was last heard", m.confirmed.clone());
         registry.register(
             "store_age_seconds",
             "Since the stores were confirmed to say what is served, of the one for which that is longest ago; -1 if it is not known",

@@ -15,6 +15,7 @@ use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayReport};
 
 use super::admit::{Asker, Caller};
 use super::asked::Asked;
+use super::operate::check_by;
 use super::{Api, lines, refuse};
 use crate::controller::Handle;
 use crate::controller::handle::{Gone, Query};
@@ -37,10 +38,21 @@ pub struct StepDownAnswer {
     pub name: String,
 }
 
-pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>) -> Result<Response, Gone> {
+/// Who asks the leader to let go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepDownRequest {
+    /// For the record.
+    pub by: String,
+}
+
+pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<StepDownRequest>) -> Result<Response, Gone> {
     let name = api.handle.me().0.clone();
     // Afterwards another one keeps the audit.
-    let by = asker.0.unwrap_or_else(|| "somebody".to_owned());
+    let by = asker.0.unwrap_or(request.by);
+    if let Err(message) = check_by(&by) {
+        return Ok(refuse(StatusCode::BAD_REQUEST, message));
+    }
     if let Err(why) = api.handle.record(by, format!("asked {name} to let go of leading")).await {
         return Ok(refuse(StatusCode::CONFLICT, format!("{name} does not let go: {why}; `waypost status` says who leads")));
     }

@@ -53,7 +53,7 @@ async fn refuse_operator(api: &Api, by: String, message: String) -> Response {
 const UNCONFIRMED: &str = "no other controller has said yet that it knows";
 
 /// A name for the record: short, and on one line.
-fn check_by(by: &str) -> Result<(), String> {
+pub(super) fn check_by(by: &str) -> Result<(), String> {
     let fits = !by.is_empty() && by.len() <= 128 && !by.contains(char::is_control);
     if fits { Ok(()) } else { Err("the name of who asks has 1 to 128 characters on one line; correct --by".to_owned()) }
 }
@@ -102,12 +102,13 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
         return refuse(StatusCode::BAD_REQUEST, message);
     }
     match api.handle.approve(keys, request.later, by.clone()).await {
-        Ok(approved) if approved.is_empty() && !request.later => {
+        Ok((approved, _)) if approved.is_empty() && !request.later => {
             let asked = if request.keys.is_empty() { "nothing".to_owned() } else { format!("nothing of {}", request.keys.join(", ")) };
             refuse_operator(&api, by, format!("{asked} is held; `waypost status` lists what is")).await
         }
-        Ok(approved) => {
-            let note = (!api.handle.is_confirmed().await).then(|| UNCONFIRMED.to_owned());
+        Ok((approved, unwritten)) => {
+            let unconfirmed = (!api.handle.is_confirmed().await).then_some(UNCONFIRMED);
+            let note = unwritten.or(unconfirmed).map(str::to_owned);
             Json(ApproveAnswer { approved, note }).into_response()
         }
         Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),

@@ -29,7 +29,7 @@ pub(super) async fn run(flags: StatusFlags) -> Outcome {
 fn follower(other: &OtherController) -> String {
     let version = other.version.unwrap_or_default();
     match other {
-        OtherController { follows: false, .. } => "ABSENT".to_owned(),
+        OtherController { follows: false, name, .. } => format!("ABSENT; if it is gone for good, delete controllers/{name} below the status root"),
         OtherController { drifted: true, .. } => format!("follows, HAS OTHER CONTENT than was published as version {version}"),
         OtherController { behind: true, .. } => format!("follows, BEHIND with version {version}"),
         _ => "follows".to_owned(),

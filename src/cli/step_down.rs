@@ -1,20 +1,14 @@
 //! `waypost controller step-down`: another controller leads, in peace.
 
-use clap::Args;
-
 use super::Outcome;
-use super::client::ControllerFlag;
-use super::text::say;
-use crate::api::StepDownAnswer;
+use super::hold::{HoldFlags, who};
+use super::text::{machine, say};
+use crate::api::{StepDownAnswer, StepDownRequest};
 
-#[derive(Debug, Args)]
-pub(super) struct StepDownFlags {
-    #[command(flatten)]
-    controller: ControllerFlag,
-}
-
-pub(super) async fn run(flags: StepDownFlags) -> Outcome {
-    let answer: StepDownAnswer = flags.controller.post("/v1/step-down", &()).await?;
-    say!("{} leads no more; another controller takes over, or, if there is none, the same one after a while", answer.name);
+pub(super) async fn run(flags: HoldFlags) -> Outcome {
+    let answer: StepDownAnswer = flags.controller.post("/v1/step-down", &StepDownRequest { by: who(flags.by) }).await?;
+    if !machine(flags.output.output, &answer)? {
+        say!("{} leads no more; another controller takes over, or, if there is none, the same one after a while", answer.name);
+    }
     Ok(())
 }

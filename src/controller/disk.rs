@@ -112,6 +112,21 @@ impl Exported {
     }
 }
 
+/// What serves: the entries of the stores, and what is `held` of each of them although it is gone or is something else there.
+pub fn with_held(mut stores: Vec<SavedStore>, held: &[Exported]) -> Vec<SavedStore> {
+    for Exported { store, entries } in held {
+        let Some((_, known)) = stores.iter_mut().find(|(url, _)| url == store) else { continue };
+        let keys: std::collections::HashSet<&str> = entries.iter().map(|(key, _)| key.as_str()).collect();
+        known.retain(|entry| !keys.contains(entry.input.key.as_str()));
+        let entry = |(key, value): &(String, Arc<[u8]>)| {
+            let written = Written { value: value.clone(), revision: 0 };
+            SavedEntry { input: EntryInput { key: key.clone(), written, unreadable: None }, last_good: None }
+        };
+        known.extend(entries.iter().map(entry));
+    }
+    stores
+}
+
 /// Whether two URLs name the same store: the same scheme and root, and an endpoint in common.
 pub fn same_store(a: &str, b: &str) -> bool {
     fn parts(url: &str) -> Option<(&str, &str, &str)> {

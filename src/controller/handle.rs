@@ -13,7 +13,7 @@ use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
-use super::disk::Exported;
+use super::disk::{Exported, SavedStore};
 use super::elect::Signal;
 use super::election::Role;
 use super::events::Event;
@@ -44,6 +44,8 @@ pub enum Query {
     Events(u64, oneshot::Sender<Vec<Event>>),
     /// The authors' bytes of what serves now; of what the guard holds alone, if that is asked for.
     Export(bool, oneshot::Sender<Vec<Exported>>),
+    /// What would go if an operator let these keys go, or everything if there are none; now, or later too.
+    Approvable(Vec<String>, bool, oneshot::Sender<Vec<String>>),
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
     /// Whether an operator holds the config.
@@ -282,29 +284,25 @@ impl Handle {
     }
 
     /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
-    /// Returns the paths of what went now, once that is on disk and in the audit.
+    /// That is in the audit before it is done. Returns the paths of what went now, and what whoever asked should know if it is not on disk.
     ///
     /// # Errors
-    /// What is not kept, and may come back with a restart; or the controller has stopped.
-    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<Vec<String>, String> {
-        let announced = keys.join(", ");
-        let (to, answer) = oneshot::channel();
-        let input = Input::Approve { keys, later, by: by.clone() };
-        self.commands.send(Command::Approve(input, to)).await.map_err(|_| Gone.to_string())?;
-        let (went, number) = answer.await.map_err(|_| Gone.to_string())?.ok_or_else(|| super::operator::DEPOSED.to_owned())?;
-        if went.is_empty() && !later {
-            return Ok(went);
+    /// Why nothing was done; or the controller has stopped.
+    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<(Vec<String>, Option<&'static str>), String> {
+        let would = self.ask(|to| Query::Approvable(keys.clone(), later, to)).await.map_err(|gone| gone.to_string())?;
+        if would.is_empty() && !later {
+            return Ok((would, None));
         }
-        let what = if later { format!("let go now or later: {announced}") } else { format!("let go: {}", went.join(", ")) };
-        self.record(by, what).await.map_err(|error| format!("what was asked for is done, and in no audit: {error}"))?;
+        let what = if later { format!("let go now or later: {}", keys.join(", ")) } else { format!("let go: {}", would.join(", ")) };
+        self.record(by.clone(), what).await?;
+        let (to, answer) = oneshot::channel();
+        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Gone.to_string())?;
+        let (went, number) = answer.await.map_err(|_| Gone.to_string())?.ok_or_else(|| super::operator::DEPOSED.to_owned())?;
         let mut written = self.written.clone();
         match timeout(PATIENCE, written.wait_for(|written| *written >= number)).await {
-            Ok(Ok(_)) => Ok(went),
+            Ok(Ok(_)) => Ok((went, None)),
             Ok(Err(_)) => Err(Gone.to_string()),
-            Err(_) => {
-                Err("what was asked for is done, and could not be written to the state directory: free some space, or it may come back with a restart"
-                    .to_owned())
-            }
+            Err(_) => Ok((went, Some("that could not be written to the state directory: free some space, or it may come back with a restart"))),
         }
     }
 
@@ -410,14 +408,13 @@ impl Handle {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         let held = mark.filter(|mark| !mark.is_over(super::operator::date())).map(|mark| mark.config);
         let Some(held) = held else { return Ok(now) };
-        let mut config = self.export_config(held).await?;
-        let of = |member: bool| move |(key, _): &(String, _)| member == is_membership(key);
-        config.iter_mut().for_each(|store| store.entries.retain(of(false)));
-        let members = now.into_iter().map(|store| Exported { entries: store.entries.into_iter().filter(of(true)).collect(), ..store });
+        let config = self.export_config(held).await?;
+        let members = now.into_iter().map(|store| Exported { entries: store.entries.into_iter().filter(|(key, _)| is_membership(key)).collect(), ..store });
         Ok(config.into_iter().chain(members).collect())
     }
 
-    /// The authors' bytes of a config of the history.
+    /// The authors' bytes of a config of the history: of listeners, routes and backends. Which endpoints there were then says nothing
+    /// about now.
     ///
     /// # Errors
     /// There is no such config, or its file cannot be used.
@@ -425,6 +422,10 @@ impl Handle {
         let history = self.history.clone();
         let read = move || history.lock().unwrap_or_else(PoisonError::into_inner).entries(number);
         let saved = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
-        Ok(saved.into_iter().map(Exported::of).collect())
+        let config = |store: SavedStore| {
+            let exported = Exported::of(store);
+            Exported { entries: exported.entries.into_iter().filter(|(key, _)| !is_membership(key)).collect(), ..exported }
+        };
+        Ok(saved.into_iter().map(config).collect())
     }
 }

@@ -353,6 +353,7 @@ impl Operator {
             Action::Pin { config: Some(number), seconds } => Some(self.hold_old(*number, *seconds, by, date).await?),
         };
         let told = match (&hold, &mark) {
+            (Some(hold), Some(before)) if before.reason != hold.mark.reason => format!("{}; the pin that {} set is over with it", hold.mark.told(), before.by),
             (Some(hold), _) => hold.mark.told(),
             (None, Some(mark)) => format!("the config goes on from C{}", mark.config),
             (None, None) => "the config goes on".to_owned(),

@@ -253,8 +253,10 @@ impl Owner {
         }
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
-            // What is held is in the history already.
-            if output.config_published && self.state.hold().is_none() {
+            // What is held is in the history already. What whoever led before published last may be in nobody's.
+            let epoch = self.state.role().epoch();
+            let first = epoch == Some(snapshot.version.epoch) && self.config.as_ref().map(|(version, ..)| version.epoch) != epoch;
+            if (output.config_published || first) && self.state.hold().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
                 self.unsaved.state = true;
             }
@@ -302,11 +304,12 @@ impl Owner {
         self.unsaved.count += 1;
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
-        // Who follows gets the history of whoever leads.
-        let config = self.config.clone().filter(|_| self.state.role().epoch().is_some());
-        let (number, kept) = (self.unsaved.count, self.state.kept_for_followers().0);
+        // Who follows gets the history of whoever leads; what we published when we led before is no news.
+        let epoch = self.state.role().epoch();
+        let config = self.config.clone().filter(|(version, ..)| Some(version.epoch) == epoch);
+        let (number, kept, held) = (self.unsaved.count, self.state.kept_for_followers().0, self.held());
         let announced = self.state.announced(self.now());
-        self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, announced, published }));
+        self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, held, announced, published }));
     }
 
     /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
@@ -319,12 +322,17 @@ impl Owner {
 
     fn current(&self) -> Option<Current> {
         let snapshot = &self.state.snapshot;
-        self.state.is_ready().then(|| Current { version: snapshot.version, config: snapshot.config.clone(), stores: self.saved().collect() })
+        self.state.is_ready().then(|| Current { version: snapshot.version, config: snapshot.config.clone(), stores: self.serving() })
     }
 
     /// The entries of every store as they are saved.
     fn saved(&self) -> impl Iterator<Item = SavedStore> + '_ {
         self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
+    }
+
+    /// The same with what the guard holds.
+    fn serving(&self) -> Vec<SavedStore> {
+        disk::with_held(self.saved().collect(), &self.held())
     }
 
     /// How far stores have been read, where a lower revision after a restart says something.
@@ -369,7 +377,8 @@ impl Owner {
             Query::Proxies(to) => drop(to.send(view::proxies(&self.state, now))),
             Query::Events(from, to) => drop(to.send(self.state.events.since(from).cloned().collect())),
             Query::Export(true, to) => drop(to.send(self.held())),
-            Query::Export(false, to) => drop(to.send(self.saved().map(Exported::of).collect())),
+            Query::Export(false, to) => drop(to.send(self.serving().into_iter().map(Exported::of).collect())),
+            Query::Approvable(keys, later, to) => drop(to.send(self.state.approvable(&keys, later))),
             Query::Current(to) => drop(to.send(self.current())),
             Query::Left(to) => drop(to.send(self.state.hold_left(now))),
             Query::Held(to) => drop(to.send(self.state.hold().is_some())),

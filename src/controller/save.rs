@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{ANNOUNCED, REVISIONS, SavedStore, load_guard, save_entries, save_guard, save_numbers, save_published};
+use super::disk::{ANNOUNCED, Exported, REVISIONS, SavedStore, load_guard, save_entries, save_guard, save_numbers, save_published, with_held};
 use super::guard::Gone;
 use super::history::History;
 use super::metrics::Metrics;
@@ -33,6 +33,8 @@ pub struct ToSave {
     pub config: Option<(Version, Lane, u64)>,
     /// What the guard keeps.
     pub kept: Vec<Gone>,
+    /// The authors' bytes of that, by store.
+    pub held: Vec<Exported>,
     /// What operators announced to let go, and until which date, in milliseconds since 1970.
     pub announced: BTreeMap<String, u64>,
     /// What is published; nothing before the first publication.
@@ -113,7 +115,7 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, (before, stores
         save_guard(folder, &work.kept, stores)?;
     }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
-        history.add(*version, config, *at, &work.stores).map(drop)?;
+        history.add(*version, config, *at, &with_held(work.stores.clone(), &work.held)).map(drop)?;
     }
     Ok(())
 }
@@ -153,6 +155,7 @@ mod tests {
             revisions: BTreeMap::new(),
             config: None,
             kept: vec![gone("endpoints/b")],
+            held: Vec::new(),
             announced: BTreeMap::new(),
             published: Some(Arc::new(published.clone())),
         };

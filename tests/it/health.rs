@@ -149,6 +149,8 @@ fn address(number: usize) -> std::net::IpAddr {
 struct Watcher {
     stop: Arc<AtomicBool>,
     last: Vec<Arc<Mutex<Instant>>>,
+    /// When it answered again, since somebody asked for that.
+    again: Vec<Arc<Mutex<Option<Instant>>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -156,21 +158,23 @@ impl Watcher {
     fn start(clinic: &Clinic, proxies: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let last: Vec<_> = (0..proxies).map(|_| Arc::new(Mutex::new(Instant::now()))).collect();
+        let again: Vec<_> = (0..proxies).map(|_| Arc::new(Mutex::new(None))).collect();
         let watch = |number: usize| {
-            let (stop, last, at) = (stop.clone(), last[number].clone(), clinic.at(number));
+            let (stop, last, again, at) = (stop.clone(), last[number].clone(), again[number].clone(), clinic.at(number));
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let answer = raw(at, b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n").unwrap();
                     assert_eq!(answer.status, 200, "{answer:?}");
                     if answer.body == "sick" {
                         *last.lock().unwrap() = Instant::now();
+                        again.lock().unwrap().get_or_insert_with(Instant::now);
                     }
                     std::thread::sleep(Duration::from_millis(10));
                 }
             })
         };
         let threads = (0..proxies).map(watch).collect();
-        Self { stop, last, threads }
+        Self { stop, last, again, threads }
     }
 
     /// When it was out on each proxy, once it was out on all of them for so long.
@@ -178,6 +182,14 @@ impl Watcher {
         let out = || self.last.iter().map(|last| *last.lock().unwrap()).collect::<Vec<_>>();
         until("the endpoint to be out on all proxies", || out().iter().all(|last| last.elapsed() > quiet));
         out()
+    }
+
+    /// When it was back on each proxy, of all that had it out.
+    fn until_again(&self) -> Vec<Instant> {
+        self.again.iter().for_each(|again| *again.lock().unwrap() = None);
+        let back = || self.again.iter().filter_map(|again| *again.lock().unwrap()).collect::<Vec<_>>();
+        until("the endpoint to be back on all proxies", || back().len() == self.again.len());
+        back()
     }
 
     fn until_back(&self) {
@@ -213,7 +225,13 @@ fn ten_proxies_take_a_failing_endpoint_out_together_and_it_is_probed_no_more_for
         until("what it fails with now", || clinic.health("sick")["why"] == *why);
         assert_eq!(clinic.health("sick")["healthy"], false);
         assert!(text(&clinic.verb(&["status"]).stdout).contains("backend shop: 1 of 4 endpoints are unhealthy"));
-        clinic.sick().becomes(WELL);
+        let well = clinic.sick().becomes(WELL);
+        let back = watcher.until_again();
+        let (first, last) = (*back.iter().min().unwrap(), *back.iter().max().unwrap());
+        println!("back on the first proxy after {:?}, on the last after {:?}", first - well, last - well);
+        // Each proxy is asked every 10 ms, and one in four requests is for that endpoint.
+        let (rise, seen) = (interval * 2 + Duration::from_millis(250), Duration::from_millis(500));
+        assert!(last - well <= rise + seen && last - first <= seen, "they disagreed for {:?}", last - first);
     }
     watcher.until_back();
     watcher.finish();

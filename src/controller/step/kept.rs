@@ -45,22 +45,30 @@ impl State {
         if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
     }
 
-    pub(super) fn approve(&mut self, keys: &[String], later: bool, by: &str, now: Now) -> Output {
-        let (mut named, mut announced) = (BTreeSet::new(), Vec::new());
-        for key in keys {
-            let Place::Resource { tree, resource } = place(key, false) else { continue };
+    /// The paths of what these keys name and is kept, or of everything that is if there are none; with `later`, keys mean only themselves.
+    pub fn approvable(&self, keys: &[String], later: bool) -> Vec<String> {
+        if keys.is_empty() {
+            return self.guard.kept().map(|gone| gone.object.path().to_owned()).collect();
+        }
+        let named = keys.iter().filter_map(|key| {
+            let Place::Resource { tree, resource } = place(key, false) else { return None };
             let path = object_path(&resource);
             // The same name in another tree is another thing; who types the bare name of what is held means that.
             let exact = tree.is_some() || later;
-            if self.guard.kept_at(&path).is_some_and(|gone| !exact || gone.origin.id.key == *key) {
-                named.insert(path.clone());
-            }
-            if later && self.compiler.active_key(&resource) == *key {
-                announced.push(path);
-            }
-        }
+            self.guard.kept_at(&path).is_some_and(|gone| !exact || gone.origin.id.key == *key).then_some(path)
+        });
+        named.collect()
+    }
+
+    pub(super) fn approve(&mut self, keys: &[String], later: bool, by: &str, now: Now) -> Output {
+        let named: BTreeSet<String> = self.approvable(keys, later).into_iter().collect();
+        let announced = |key: &String| match place(key, false) {
+            Place::Resource { resource, .. } if self.compiler.active_key(&resource) == *key => Some(object_path(&resource)),
+            _ => None,
+        };
+        let announced: Vec<String> = keys.iter().filter(|_| later).filter_map(announced).collect();
         let inherits = self.role.epoch() != Some(self.snapshot.version.epoch);
-        let went = self.guard.approve(&|path| keys.is_empty() || named.contains(path), &announced, inherits, now.since_start);
+        let went = self.guard.approve(&|path| named.contains(path), &announced, inherits, now.since_start);
         if !went.is_empty() {
             self.events.add(
                 now.date,
