@@ -199,6 +199,32 @@ fn leading_is_handed_over_within_a_second_and_no_request_fails() {
     println!("handed over in {took:?}; {} requests, 0 failed", load.finish());
 }
 
+/// Files are written once a second, and whoever leads next published nothing new.
+#[test]
+fn what_was_published_a_moment_before_the_leader_died_is_in_the_history_of_the_next() {
+    let mut cluster = Cluster::start("file://{dir}/waypost", 2);
+    let leader = cluster.leader();
+    let follower = 1 - leader;
+    cluster.ok(leader, &["put", "routes/old", &page("old")]);
+    until("it in the history", || cluster.ok(leader, &["history"]).contains("put route/old"));
+    let before = cluster.info(follower)["version"].clone();
+    cluster.ok(leader, &["put", "routes/late", &page("late")]);
+    until("it on the other", || cluster.info(follower)["version"] != before);
+    cluster.kill(leader);
+    until("the other to lead", || cluster.info(follower)["leads"] == true);
+    until("it in the history", || cluster.ok(follower, &["history"]).contains("put route/late"));
+    // And once more by one that led before.
+    cluster.running[leader] = Some(cluster.controller(leader, &[]));
+    cluster.leader();
+    cluster.ok(follower, &["controller", "step-down", "--by", "ann"]);
+    until("the first to lead", || cluster.info(leader)["leads"] == true);
+    cluster.ok(leader, &["put", "endpoints/shop/a", "127.0.0.1:9"]);
+    until("the audit", || cluster.ok(leader, &["history", "--audit"]).contains("ann"));
+    std::thread::sleep(Duration::from_secs(3));
+    let history = cluster.ok(leader, &["history"]);
+    assert_eq!((history.matches("route/late").count(), history.matches("route/old").count()), (1, 1), "{history}");
+}
+
 #[test]
 fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);

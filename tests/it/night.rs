@@ -160,6 +160,63 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     drop((second, controller));
 }
 
+/// Few enough that nothing would be held for its number: a listener, a route and an endpoint, which go one by one.
+fn small_night_on(store: String) {
+    let site = Site::new(store);
+    let (one, web) = (Backend::named("one"), loopback());
+    let controller = site.controller();
+    let _proxy = site.proxy("p1", "127.0.0.1");
+    site.ok(&["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    site.ok(&["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    site.ok(&["put", "endpoints/shop/one", &one.address.to_string(), "--wait"]);
+    until("service", || get(web, "shop", "/").status == 200);
+    let load = Load::start(web, "shop", 4);
+    for key in ["routes/shop", "endpoints/shop/one", "listeners/web"] {
+        site.runtime.block_on(site.adapter.delete(&waypost_adapter::Key::from(format!("waypost/{key}")))).unwrap();
+    }
+    until("all of it to be held", || held(&site) == 3);
+    std::thread::sleep(night());
+    assert_eq!((held(&site), get(web, "shop", "/").status), (3, 200));
+    assert!(text(&site.verb(&["status"]).stdout).contains("the store became empty"));
+    // What serves is what is exported, and what the history keeps.
+    let copy = site.path("copy");
+    assert!(site.ok(&["export", "--to", &copy]).starts_with("3 entries are written"));
+    assert_eq!(std::fs::read_to_string(Path::new(&copy).join("endpoints/shop/one")).unwrap(), one.address.to_string());
+    site.ok(&["put", "routes/new", r#"{"hostnames":["new"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    let number = || Some(site.ok(&["history"]).lines().find(|line| line.contains("put route/new"))?.split(' ').next()?.to_owned());
+    until("it in the history", || number().is_some());
+    let then = site.path("then");
+    assert!(site.ok(&["export", "--at", &number().unwrap(), "--to", &then]).starts_with("3 entries are written"));
+    assert!(Path::new(&then).join("routes/shop").exists() && !Path::new(&then).join("endpoints").exists(), "endpoints are as they are now");
+    assert!(site.ok(&["export", "--held", "--to", &site.store]).starts_with("3 entries are written to "));
+    until("everything to be current", || site.verb(&["status"]).status.success() && held(&site) == 0);
+    println!("{}: {} requests, 0 failed", site.store, load.finish());
+    drop(controller);
+}
+
+#[test]
+fn a_small_site_is_deleted_in_a_directory_and_serves_on() {
+    small_night_on("file://{dir}".to_owned());
+}
+
+#[test]
+fn a_small_site_is_deleted_in_etcd_and_serves_on() {
+    let server = Etcd::new(1);
+    small_night_on(format!("etcd://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn a_small_site_is_deleted_in_consul_and_serves_on() {
+    let server = Consul::new(1);
+    small_night_on(format!("consul://{}/waypost", server.endpoints()[0]));
+}
+
+#[test]
+fn a_small_site_is_deleted_in_zookeeper_and_serves_on() {
+    let server = ZooKeeper::new(1);
+    small_night_on(format!("zookeeper://{}/waypost", server.endpoints()[0]));
+}
+
 const KEY_BY_KEY: Disaster<'static> = Disaster::of(&Site::delete_everything);
 
 /// How many things the controller's file says are kept.

@@ -61,6 +61,12 @@ fn one_file_and_one_environment_serve_every_verb() {
     assert!(status.status.success() && text(&status.stdout).starts_with('{'), "{}", text(&status.stderr));
     let yaml = verb(&["proxies"], &[("WAYPOST_OUTPUT", "yaml")]);
     assert!(text(&yaml.stdout).starts_with("- name: p1"), "the environment comes before the file: {}", text(&yaml.stdout));
+    // A controller's name and directory are not those that a token is made for.
+    let named = format!("name = \"c1\"\nstate = \"/nowhere\"\ncontroller = \"http://{}\"\n[limits]\nvalueBytes = 1000\n", run.api);
+    std::fs::write(&file, named).unwrap();
+    let token = verb(&["token", "--join", "proxy"], &[]);
+    assert!(text(&token.stderr).contains("needs neither certificates nor tokens"), "the controller is asked: {}", text(&token.stderr));
+    assert_eq!(verb(&["token", "--role", "read"], &[]).status.code(), Some(2), "whose it is has to be said");
     let refused = verb(&["put", "routes/a", &format!("{{\"rules\":[],\"x\":\"{}\"}}", "x".repeat(1_000))], &[]);
     assert!(text(&refused.stderr).contains("at most 1000 are accepted (setting valueBytes)"), "{}", text(&refused.stderr));
     std::fs::write(&file, "[limits]\nvalueBytes = 10000000\n").unwrap();
