@@ -24,6 +24,7 @@ pub mod identity;
 pub mod metrics;
 pub mod operator;
 pub mod proxies;
+pub mod recall;
 pub mod relay;
 pub mod replica;
 mod run;

@@ -261,7 +261,8 @@ mod tests {
         }
         all[1].unhealthy = true;
         let lenient: HealthCheck = serde_json::from_str(r#"{"panicThreshold":30}"#).unwrap();
-        let balancer = Balancer::new(&all[..2].iter().chain(&all[3..]).cloned().collect::<Vec<_>>(), Balancing::WeightedRoundRobin, Some(&lenient), Arc::default());
+        let balancer =
+            Balancer::new(&all[..2].iter().chain(&all[3..]).cloned().collect::<Vec<_>>(), Balancing::WeightedRoundRobin, Some(&lenient), Arc::default());
         assert_eq!(share(&balancer, "s"), 1_000, "also where no other is left, if that is enough");
         all[3].unhealthy = true;
         let panicking = Balancer::new(&all, Balancing::WeightedRoundRobin, Some(&check), Arc::default());

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use waypost_wire::{DrainingEndpoint, Load, REPORT_SECONDS, Report};
+use waypost_model::snapshot::Snapshot;
+use waypost_wire::{DrainingEndpoint, Load, REPORT_SECONDS, Report, ReportAnswer, whole};
 
 use crate::active::Active;
-use crate::apply::Progress;
+use crate::apply::{Arrived, Progress};
 use crate::config::Config;
 use crate::fresh::Fresh;
 use crate::link::Link;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+
+/// All that is held is told in this time.
+const TELLING: Duration = Duration::from_secs(10);
 
 /// Sends reports over whatever link there is.
 pub(crate) struct Reporter {
@@ -25,12 +29,15 @@ pub(crate) struct Reporter {
     pub(crate) active: Arc<Active>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fresh: watch::Receiver<Fresh>,
+    /// What is held.
+    pub(crate) arrivals: watch::Receiver<Option<Arrived>>,
 }
 
 impl Reporter {
     /// Reports until dropped. A report that is lost is made good by the next.
     pub(crate) async fn run(self) {
         let path = format!("/v1/proxies/{}/report", self.config.name);
+        let mut links = self.link.clone();
         // While an endpoint drains, its last request is worth a closer look.
         loop {
             let report = self.report();
@@ -40,6 +47,8 @@ impl Reporter {
             }
             tokio::select! {
                 () = self.progress.changed.notified() => {}
+                // Whoever is followed now has heard nothing yet.
+                Ok(()) = links.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -48,7 +57,20 @@ impl Reporter {
     async fn send(&self, path: &str, report: &Report) -> Result<(), String> {
         let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
-        link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await.map(drop)
+        let answer = link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await?;
+        // One that knows nothing answers nothing.
+        if serde_json::from_slice::<ReportAnswer>(&answer).unwrap_or_default().recall { self.tell_held(&mut link).await } else { Ok(()) }
+    }
+
+    /// A controller has lost what was published, and asks for it. What came from disk may be of several versions: it is told under the
+    /// highest, which is all that counts there.
+    async fn tell_held(&self, link: &mut Link) -> Result<(), String> {
+        let held = self.arrivals.borrow().as_ref().map(|arrived| arrived.held.clone());
+        let Some(held) = held.filter(|held| held.highest.sequence > 0) else { return Ok(()) };
+        let snapshot = Snapshot { version: held.highest, ..held.snapshot() };
+        let body = whole(&snapshot).map_err(|error| error.to_string())?;
+        tracing::info!(version = %snapshot.version, "the controller has lost what was published; this proxy tells what it holds");
+        link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, TELLING).await.map(drop)
     }
 
     fn report(&self) -> Report {

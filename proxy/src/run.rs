@@ -216,18 +216,25 @@ struct Parts {
 }
 
 impl Parts {
-    async fn run(mut self, stop: CancellationToken) {
-        let (arrivals, arrived) = watch::channel(None);
-        let (link, links) = watch::channel(None);
-        let run_id = uuid::Uuid::new_v4().to_string();
+    /// Serves what was found on disk.
+    fn begin(&mut self, found: &Arrived) {
         self.progress.update(|applied| (applied.cluster, applied.highest) = (self.held.cluster.clone(), self.held.highest));
         if self.held.lanes.contains_key(&waypost_wire::Lane::Stable) {
             tracing::info!(version = %self.held.version, "serving from disk until a controller is heard");
-            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now(), anew: false });
+            self.applier.apply(found);
         } else if self.config.listen.is_some() {
-            self.applier.apply(&Arrived { held: self.held.clone(), at: Instant::now(), anew: false });
+            self.applier.apply(found);
             self.progress.update(|applied| applied.version = None);
         }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        // What is on disk has not arrived now, and is held.
+        let found = Arrived { held: self.held.clone(), at: Instant::now(), anew: false };
+        let ((arrivals, arrived), (link, links)) = (watch::channel(Some(found.clone())), watch::channel(None));
+        let told = arrivals.subscribe();
+        let run_id = uuid::Uuid::new_v4().to_string();
+        self.begin(&found);
         match tokio::net::TcpListener::from_std(self.admin) {
             Ok(listener) => drop(tokio::spawn(self.surface.clone().run(listener))),
             Err(error) => tracing::error!(%error, "the admin surface could not start"),
@@ -239,8 +246,7 @@ impl Parts {
         let enrolment = Arc::new(Enrolment::new(self.config.name.clone(), self.config.certified.clone(), self.config.state.join("trust")));
         tokio::spawn(enrolment.clone().renew(self.config.controllers.clone()));
         let heard = self.fresh.subscribe();
-        let secrets = Secrets::open(self.config.name.clone(), &self.config.state.join("trust"), self.progress.clone());
-        tokio::spawn(secrets.run(links.clone()));
+        tokio::spawn(Secrets::open(self.config.name.clone(), &self.config.state.join("trust"), self.progress.clone()).run(links.clone()));
         let subscriber = Subscriber {
             config: self.config.clone(),
             enrolment,
@@ -265,6 +271,7 @@ impl Parts {
             active: self.active,
             metrics: self.metrics.clone(),
             fresh: heard,
+            arrivals: told,
         };
         let reporting = tokio::spawn(reporter.run());
         stop.cancelled().await;

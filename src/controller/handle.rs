@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::key::{Place, place};
 use waypost_model::object::Digest;
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
 use super::disk::{Exported, SavedStore};
@@ -21,6 +21,7 @@ use super::fresh::Fresh;
 use super::history::{ConfigRecord, History};
 use super::hold::Action;
 use super::operator::{Audit, Current, Joining, Request, Saved};
+use super::recall::Recall;
 use super::relay::Fed;
 use super::replica::Replica;
 use super::settings::Store;
@@ -56,6 +57,8 @@ pub enum Query {
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
     Met(oneshot::Sender<bool>),
+    /// Whether proxies of our cluster follow us, and the highest version that one of them has seen.
+    Seen(oneshot::Sender<(bool, Option<Version>)>),
     /// Whether another controller follows us.
     Followed(oneshot::Sender<bool>),
     /// Whether nothing is known of some store.
@@ -102,6 +105,8 @@ pub struct Handle {
     pub(super) fed: watch::Receiver<Fed>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) fresh: Fresh,
+    /// What proxies hold, while that is asked for.
+    pub(super) recall: Arc<Recall>,
     pub(super) me: (String, String),
 }
 
@@ -124,6 +129,11 @@ impl Handle {
     /// What we are in the election, and every change of it.
     pub fn roles(&self) -> watch::Receiver<Role> {
         self.roles.clone()
+    }
+
+    /// What proxies hold, while that is asked for.
+    pub fn recall(&self) -> &Recall {
+        &self.recall
     }
 
     /// Whom we follow, and every change of it.

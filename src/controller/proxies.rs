@@ -103,6 +103,13 @@ impl Proxies {
         self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
     }
 
+    /// Whether any of ours follows us, and the highest version that one of those has seen.
+    pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
+        let ours = || self.connected(now).filter(|(_, proxy)| !proxy.foreign && proxy.cluster == self.ours);
+        let came = self.connected(now).any(|(_, proxy)| !proxy.foreign);
+        (came, ours().map(|(_, proxy)| proxy.highest).max().filter(|highest| highest.sequence > 0))
+    }
+
     /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.
     pub fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Duration) -> bool {
         let proxy = self.known.entry(name.to_owned()).or_default();

@@ -24,6 +24,7 @@ use super::handle::{Handle, Query};
 use super::replica::{Document, Replica, ReplicaRequest};
 use super::step::Input;
 
+mod recall;
 mod recover;
 
 /// Without a line for this long the other controller is gone.
@@ -104,6 +105,7 @@ impl Relay {
                     self.fed.send_replace(Fed::By(Vec::new()));
                     if recovered != Some(epoch) {
                         self.recover().await;
+                        self.recall().await;
                         recovered = Some(epoch);
                         if self.handle.begin_operated(epoch).await.is_err() || self.handle.tell(Input::Recovered(epoch)).await.is_err() {
                             return;

@@ -384,6 +384,7 @@ impl Owner {
             Query::Held(to) => drop(to.send(self.state.hold().is_some())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
             Query::Met(to) => drop(to.send(self.state.met_peers)),
+            Query::Seen(to) => drop(to.send(self.state.proxies.seen(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
             Query::Downstream(to) => drop(to.send(self.state.proxies.downstream(now.since_start))),

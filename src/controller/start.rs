@@ -82,6 +82,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         fed,
         signals: signals.clone(),
         fresh: fresh.clone(),
+        recall: Arc::default(),
         me: (settings.name.clone(), settings.advertise.clone()),
     };
     spawn.relay(&handle, fed_sender);

@@ -225,6 +225,44 @@ fn what_was_published_a_moment_before_the_leader_died_is_in_the_history_of_the_n
     assert_eq!((history.matches("route/late").count(), history.matches("route/old").count()), (1, 1), "{history}");
 }
 
+/// The only controller loses its disk in a night in which everything was deleted: the proxies have it still.
+#[test]
+fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
+    let server = Etcd::new(1);
+    let store = format!("etcd://{}/waypost", server.endpoints()[0]);
+    let mut cluster = Cluster::start(&store, 1);
+    let (backend, web) = (Backend::named("a"), loopback());
+    let mut first = cluster.proxy("p1", "127.0.0.1");
+    let _second = cluster.proxy("p2", "127.0.0.2");
+    cluster.ok(0, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
+    cluster.ok(0, &["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
+    cluster.ok(0, &["put", "endpoints/shop/a", &backend.address.to_string(), "--wait"]);
+    until("both proxies", || text(&cluster.verb(0, &["wait", "endpoints/shop/a"]).stdout).contains("2/2"));
+    let on_second = SocketAddr::from(([127, 0, 0, 2], web.port()));
+    until("service", || get(on_second, "any", "/").status == 200);
+    let load = Load::start(on_second, "any", 4);
+    cluster.kill(0);
+    server.ctl(&["del", "--prefix", "waypost/"]).unwrap();
+    std::fs::remove_dir_all(cluster.folder.path().join("c0")).unwrap();
+    // One of them has only what is on its disk.
+    until("it on disk", || std::fs::read_to_string(cluster.folder.path().join("p1/membership.jsonl")).is_ok_and(|held| held.contains("shop/a")));
+    first.kill();
+    first = cluster.proxy("p1", "127.0.0.1");
+    cluster.running[0] = Some(cluster.controller(0, &[]));
+    until("what serves to be held", || {
+        let status: serde_json::Value = serde_json::from_slice(&cluster.verb(0, &["status", "-o", "json"]).stdout).unwrap_or_default();
+        status["held"].as_array().is_some_and(|held| held.len() == 3)
+    });
+    for at in [web, on_second] {
+        until("service on both", || std::net::TcpStream::connect(at).is_ok() && get(at, "any", "/").status == 200);
+    }
+    // The authors' bytes are lost; what they say is not.
+    assert!(cluster.ok(0, &["export", "--held", "--to", &store]).starts_with("3 entries are written"));
+    until("everything to be current", || cluster.verb(0, &["status"]).status.success());
+    println!("{} requests, 0 failed", load.finish());
+    drop(first);
+}
+
 #[test]
 fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);

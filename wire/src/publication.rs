@@ -6,7 +6,8 @@ use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 
-use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track};
+use crate::apply::{Held, Incoming};
+use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track, decode, encode};
 
 /// The frames that bring a reader to `snapshot`: from `known` if that is what it has, else by the buckets in which
 /// it differs, given the 256 digests of each lane that it holds.
@@ -20,7 +21,7 @@ pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMa
             Some(before) => lines.extend(before.changes_to(objects).into_iter().filter_map(|change| line(lane, change))),
             None => {
                 let buckets = objects.differing(held.get(&lane).map_or(&[], Vec::as_slice));
-                lines.extend(whole(lane, objects, &buckets));
+                lines.extend(objects_of(lane, objects, &buckets));
                 replace.insert(lane, buckets);
             }
         }
@@ -36,7 +37,34 @@ pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMa
     frames
 }
 
-fn whole(lane: Lane, objects: &Objects, buckets: &[u8]) -> Vec<Frame> {
+/// All of a snapshot as lines, for whoever has nothing.
+///
+/// # Errors
+/// An object cannot be told, which none that was read can be.
+pub fn whole(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = Vec::new();
+    for frame in publication(snapshot, None, &BTreeMap::new()) {
+        bytes.extend(encode(&frame)?);
+    }
+    Ok(bytes)
+}
+
+/// The snapshot of such lines.
+///
+/// # Errors
+/// They are not one, or not what they say they are.
+pub fn read_whole(bytes: &[u8]) -> Result<Snapshot, String> {
+    let (nothing, mut incoming) = (Held::default(), Incoming::default());
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let frame = decode(line).map_err(|error| error.to_string())?;
+        if let Some(held) = incoming.take(&nothing, frame).map_err(|error| error.to_string())? {
+            return Ok(held.snapshot());
+        }
+    }
+    Err("it ends before its commit".to_owned())
+}
+
+fn objects_of(lane: Lane, objects: &Objects, buckets: &[u8]) -> Vec<Frame> {
     let all = buckets.iter().filter_map(|number| objects.bucket(*number)).flat_map(|bucket| bucket.objects());
     all.filter_map(|object| line(lane, Change::Put(object.clone()))).collect()
 }

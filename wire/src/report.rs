@@ -49,6 +49,14 @@ pub struct Report {
     pub secrets: Option<Version>,
 }
 
+/// What a controller answers to a report; often nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReportAnswer {
+    /// It has lost what was published: the proxy is asked to tell what it holds, as [`whole`](crate::whole).
+    pub recall: bool,
+}
+
 /// The digests of what a proxy serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {

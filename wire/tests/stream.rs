@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Object;
-use waypost_model::snapshot::Version;
-use waypost_wire::{ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, SourceAge, Track, decode, encode};
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::{
+    ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, ReportAnswer, SourceAge, Track, decode, encode, read_whole, whole,
+};
 
 fn object(name: &str, value: u8) -> std::sync::Arc<Object> {
     Object::read(&format!(r#"{{"kind":"route","minLevel":1,"name":"{name}","spec":{value}}}"#)).unwrap()
@@ -253,6 +255,25 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
     let (older, newer) = (r#"{"name":"c1","cluster":"c","epoch":2,"mood":"good"}"#, r#"{"controller":"c2","mood":"good"}"#);
     assert_eq!(serde_json::from_str::<ControllerInfo>(older).unwrap().epoch, Some(2), "what another release adds or has not is passed over");
     assert_eq!(serde_json::from_str::<RelayReport>(newer).unwrap().controller, "c2");
+}
+
+#[test]
+fn what_a_proxy_tells_whole_is_read_again_and_nothing_less() {
+    let object = |bytes: &str| Change::Put(Object::read(bytes).unwrap());
+    let config = Objects::default().with([object(r#"{"kind":"route","name":"a"}"#)]);
+    let membership = Objects::default().with([object(r#"{"kind":"endpoint","name":"shop/a"}"#)]);
+    let told = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 3, sequence: 7 }, config, membership };
+    let bytes = whole(&told).unwrap();
+    let read = read_whole(&bytes).unwrap();
+    assert_eq!((read.version, read.cluster.as_str(), read.same_content(&told)), (told.version, "c", true));
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    for missing in 0..lines.len() {
+        let less: Vec<u8> = lines.iter().enumerate().filter(|(number, _)| *number != missing).flat_map(|(_, line)| line.to_vec()).collect();
+        let track = lines[missing].windows(7).any(|window| window == b"\"track\"");
+        assert_eq!(read_whole(&less).is_ok(), track, "without line {missing}");
+    }
+    assert_eq!(serde_json::to_string(&ReportAnswer { recall: true }).unwrap(), r#"{"recall":true}"#);
+    assert!(!serde_json::from_str::<ReportAnswer>(r#"{"mood":"good"}"#).unwrap().recall, "what another release adds or has not is passed over");
 }
 
 fn golden(name: &str, now: &str, kept: &str) {

@@ -3,9 +3,9 @@
 use waypost_adapter::Change;
 use waypost_model::compile::{EntryInput, Written};
 
+use super::super::guard::Fate;
 use super::lead_tests::{OTHER, THIRD, WEB, leading, published_by, replica};
 use super::tests::{ROUTE, Script};
-use super::super::guard::Fate;
 use super::*;
 
 /// A leader whose store was restored from a backup: it holds what `routes/a` was.
@@ -44,7 +44,11 @@ fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_ke
         script.after(20_000, Input::Tick);
         script.after(20_000, Input::Store { source: 0, event: StoreEvent::Idle { at: Revision(9) }, generation: 0 });
         script.after(1, Input::Tick);
-        let held = script.state.guard.kept().filter(|gone| matches!(&gone.fate, Fate::Held { why } if why.contains("the store became empty") || why == "a listener went"));
+        let held = script
+            .state
+            .guard
+            .kept()
+            .filter(|gone| matches!(&gone.fate, Fate::Held { why } if why.contains("the store became empty") || why == "a listener went"));
         assert_eq!(held.count(), 3, "{way}");
         assert_eq!(script.state.snapshot.config.digest(), served.config.digest(), "{way}");
         // One that is written means only itself.

@@ -1,0 +1,70 @@
+//! What proxies hold, for a controller that has lost what it had: before it leads it asks them for that.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use waypost_model::snapshot::Snapshot;
+
+/// What proxies are asked for, and what came.
+#[derive(Debug, Default)]
+pub struct Recall {
+    wanted: AtomicBool,
+    best: Mutex<Option<Arc<Snapshot>>>,
+}
+
+/// While it lives, proxies are asked.
+#[derive(Debug)]
+pub(super) struct Wanted<'a>(&'a Recall);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.wanted.store(false, Ordering::Relaxed);
+        *self.0.best.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Recall {
+    /// From now on proxies are asked.
+    pub(super) fn want(&self) -> Wanted<'_> {
+        self.wanted.store(true, Ordering::Relaxed);
+        Wanted(self)
+    }
+
+    /// Whether they are.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// A proxy told what it holds.
+    pub fn take(&self, snapshot: Snapshot) {
+        let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_wanted() && best.as_ref().is_none_or(|best| best.version < snapshot.version) {
+            *best = Some(Arc::new(snapshot));
+        }
+    }
+
+    /// The newest that came.
+    pub(super) fn best(&self) -> Option<Arc<Snapshot>> {
+        self.best.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::snapshot::Version;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_counts_and_only_while_it_is_wanted() {
+        let at = |sequence| Snapshot { version: Version { epoch: 2, sequence }, ..Snapshot::default() };
+        let recall = Recall::default();
+        recall.take(at(9));
+        assert!(recall.best().is_none());
+        let wanted = recall.want();
+        [3, 5, 4].into_iter().for_each(|sequence| recall.take(at(sequence)));
+        assert_eq!(recall.best().unwrap().version.sequence, 5);
+        drop(wanted);
+        assert!(!recall.is_wanted() && recall.best().is_none());
+    }
+}

@@ -1,0 +1,67 @@
+//! Before a controller leads that knows nothing: the proxies are asked for what they hold.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use waypost_model::snapshot::Version;
+
+use super::super::handle::Query;
+use super::super::step::Input;
+use super::Relay;
+
+/// Proxies look for a controller at least this often.
+const COMING: Duration = Duration::from_secs(7);
+/// Of those that came, one that has something says so within this time.
+const SAYING: Duration = Duration::from_secs(1);
+/// And has told it within this time.
+const TELLING: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long to wait for proxies: `came` says whether there are any of ours, and `seen` what those have seen.
+const fn patience(came: bool, seen: Option<Version>) -> Duration {
+    match (came, seen) {
+        (_, Some(_)) => TELLING,
+        (true, None) => SAYING,
+        (false, None) => COMING,
+    }
+}
+
+impl Relay {
+    /// Where somebody has led before and nothing is known of what was published, neither here nor by other controllers, proxies may
+    /// still serve it: what they hold is fetched, and what the stores do not have of it is judged before it goes.
+    pub(super) async fn recall(&self) {
+        let epoch = self.roles.borrow().epoch();
+        if self.handle.snapshots.borrow().version.sequence > 0 || epoch.is_none_or(|epoch| epoch <= 1) {
+            return;
+        }
+        let _wanted = self.handle.recall.want();
+        let mut since = Instant::now();
+        let mut came_before = false;
+        while self.roles.borrow().epoch() == epoch {
+            let Ok((came, seen)) = self.handle.ask(Query::Seen).await else { return };
+            if came && !std::mem::replace(&mut came_before, true) {
+                since = Instant::now();
+            }
+            let best = self.handle.recall.best();
+            let whole = best.as_ref().is_some_and(|best| Some(best.version) >= seen);
+            let over = since.elapsed() >= patience(came, seen);
+            if let Some(best) = best.filter(|_| whole || over) {
+                tracing::info!("a proxy told version {} of what was published before", best.version);
+                // Who has stopped needs it no more.
+                self.handle.tell(Input::Relayed(best)).await.unwrap_or_default();
+                return;
+            }
+            if over {
+                self.say_lost(seen).await;
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn say_lost(&self, seen: Option<Version>) {
+        let Some(seen) = seen else { return };
+        let message = format!("proxies have seen version {seen}, and none has told it: what the stores say is published");
+        self.handle.tell(Input::damaged("published", message)).await.unwrap_or_default();
+    }
+}
