@@ -98,7 +98,7 @@ pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>,
     answers
         .route("/v1/watch", post(watch::watch).get(watch::look))
         .route("/v1/proxies/{name}/report", post(report::report))
-        .route("/v1/proxies/{name}/held", post(report::held).layer(axum::extract::DefaultBodyLimit::max(controllers::LARGEST_RELAY)))
+        .route("/v1/proxies/{name}/held", post(report::held))
         .route(RENEW_PATH, post(enrol::renew))
         .route(SECRETS_PATH, post(secrets::secrets))
         .route("/v1/controller", get(controllers::controller))

@@ -153,13 +153,16 @@ impl Enrolment {
             Claims::Join { .. } => return Err("the token lets a controller join; a proxy joins with one that `waypost token --join proxy` prints".to_owned()),
             Claims::Operator { .. } => return Err("the token is an operator's; a proxy joins with one that `waypost token --join proxy` prints".to_owned()),
         };
-        let key = KeyPair::joining(&self.folder).map_err(|error| error.to_string())?;
+        let key = KeyPair::joining(&self.folder).or_else(|error| {
+            tracing::warn!("{error}; if the answer is lost, the name is taken");
+            KeyPair::generate()
+        });
+        let key = key.map_err(|error| error.to_string())?;
         let request = JoinRequest { token: token.to_owned(), name: self.name.clone(), public_key: key.public().into() };
         let tls = joining_client(&authority).map_err(|error| error.to_string())?;
         let mut link = Link::open(url, Some(Arc::new(tls))).await?;
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
         let own = self.got(&link.ask(JOIN_PATH, body, PATIENCE).await?, &key)?;
-        KeyPair::has_joined(&self.folder);
         tracing::info!("joined the cluster as proxy {}", self.name);
         self.take(own)
     }
@@ -170,8 +173,9 @@ impl Enrolment {
         let own = Own::new(key, Issued { chain, authority, from, until });
         let material = own.material().map_err(|error| error.to_string())?;
         self.check(material.identity())?;
-        if let Err(error) = own.save(&self.folder) {
-            tracing::error!("{error}; the certificate is used and will be gone after a restart");
+        match own.save(&self.folder) {
+            Ok(()) => KeyPair::has_joined(&self.folder),
+            Err(error) => tracing::error!("{error}; the certificate is used and will be gone after a restart"),
         }
         Ok(own)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use waypost_model::snapshot::Snapshot;
-use waypost_wire::{DrainingEndpoint, Load, REPORT_SECONDS, Report, ReportAnswer, whole};
+use waypost_wire::{DrainingEndpoint, Lane, Load, REPORT_SECONDS, Report, ReportAnswer, whole};
 
 use crate::active::Active;
 use crate::apply::{Arrived, Progress};
@@ -37,7 +37,6 @@ impl Reporter {
     /// Reports until dropped. A report that is lost is made good by the next.
     pub(crate) async fn run(self) {
         let path = format!("/v1/proxies/{}/report", self.config.name);
-        let mut links = self.link.clone();
         // While an endpoint drains, its last request is worth a closer look.
         loop {
             let report = self.report();
@@ -47,8 +46,6 @@ impl Reporter {
             }
             tokio::select! {
                 () = self.progress.changed.notified() => {}
-                // Whoever is followed now has heard nothing yet.
-                Ok(()) = links.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -62,14 +59,14 @@ impl Reporter {
         if serde_json::from_slice::<ReportAnswer>(&answer).unwrap_or_default().recall { self.tell_held(&mut link).await } else { Ok(()) }
     }
 
-    /// A controller has lost what was published, and asks for it. What came from disk may be of several versions: it is told under the
-    /// highest, which is all that counts there.
+    /// A controller has lost what was published, and asks for it. What came from disk may be older than what was seen, and is told under
+    /// the version of its config.
     async fn tell_held(&self, link: &mut Link) -> Result<(), String> {
         let held = self.arrivals.borrow().as_ref().map(|arrived| arrived.held.clone());
-        let Some(held) = held.filter(|held| held.highest.sequence > 0) else { return Ok(()) };
-        let snapshot = Snapshot { version: held.highest, ..held.snapshot() };
-        let body = whole(&snapshot).map_err(|error| error.to_string())?;
-        tracing::info!(version = %snapshot.version, "the controller has lost what was published; this proxy tells what it holds");
+        let Some(held) = held.filter(|held| held.lanes.contains_key(&Lane::Stable)) else { return Ok(()) };
+        let version = if held.restored { held.version } else { held.highest };
+        let body = whole(&Snapshot { version, ..held.snapshot() }).map_err(|error| error.to_string())?;
+        tracing::info!(%version, "the controller has lost what was published; this proxy tells what it holds");
         link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, TELLING).await.map(drop)
     }
 

@@ -1,16 +1,24 @@
 //! What proxies report, and what they hold, for a controller that has lost it.
 
-use axum::extract::{Path, State};
+use std::time::Duration;
+
+use axum::body::to_bytes;
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use bytes::Bytes;
+use waypost_model::snapshot::Snapshot;
 use waypost_wire::{Report, ReportAnswer, read_whole};
 
 use super::admit::Caller;
 use super::asked::Asked;
+use super::controllers::LARGEST_RELAY;
 use super::{Api, refuse};
+use crate::controller::handle::Query;
 use crate::controller::step::Input;
+
+/// All that a proxy holds arrives in this time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, Asked(report): Asked<Report>) -> Response {
     if let Err(refused) = check(&api, &caller, &name).await {
@@ -24,20 +32,39 @@ pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<
 }
 
 /// What a proxy holds, as it was asked for in the answer to its report.
-pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, body: Bytes) -> Response {
+pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
-    if !api.handle.recall().is_wanted() {
-        return refuse(StatusCode::CONFLICT, "nobody asks for that now");
-    }
-    match read_whole(&body) {
+    // It is asked again if what another one tells is not enough.
+    let Some(_turn) = api.handle.recall().turn() else { return StatusCode::NO_CONTENT.into_response() };
+    let body = match tokio::time::timeout(PATIENCE, to_bytes(request.into_body(), LARGEST_RELAY)).await {
+        Ok(Ok(body)) => body,
+        _ => return refuse(StatusCode::BAD_REQUEST, "what a proxy holds is too large, or did not arrive in time"),
+    };
+    let told = match tokio::task::spawn_blocking(move || read_whole(&body)).await {
+        Ok(Ok(snapshot)) => fits(&api, snapshot).await,
+        Ok(Err(why)) => Err(format!("what proxy {name} holds is not whole: {why}")),
+        Err(error) => Err(error.to_string()),
+    };
+    match told {
         Ok(snapshot) => {
             api.handle.recall().take(snapshot);
             StatusCode::NO_CONTENT.into_response()
         }
-        Err(why) => api.refuse_caller(&caller, StatusCode::BAD_REQUEST, format!("what proxy {name} holds is not whole: {why}"), "what a proxy holds").await,
+        Err(why) => api.refuse_caller(&caller, StatusCode::BAD_REQUEST, why, "what a proxy holds").await,
     }
+}
+
+/// Only what was published in our cluster, before we lead, is of use. Of a later epoch its proxy has told when it came, and we lead above
+/// that first.
+async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
+    let ours = api.handle.ask(Query::Seen).await.map_err(|gone| gone.to_string())?.cluster;
+    let epoch = api.handle.roles().borrow().epoch();
+    if ours.as_ref() != Some(&snapshot.cluster) || epoch.is_none_or(|epoch| snapshot.version.epoch >= epoch) {
+        return Err(format!("version {} of cluster {} was not published in ours before we led", snapshot.version, snapshot.cluster));
+    }
+    Ok(snapshot)
 }
 
 /// Whether the caller is that proxy.

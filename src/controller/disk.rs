@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
+use waypost_model::compile::{CURRENT, EntryId, EntryInput, Origin, SavedEntry, Written};
 use waypost_model::key::{Place, place};
 use waypost_model::lane::{Change, Lane};
 use waypost_model::limits::Limits;
@@ -116,13 +116,16 @@ impl Exported {
 pub fn with_held(mut stores: Vec<SavedStore>, held: &[Exported]) -> Vec<SavedStore> {
     for Exported { store, entries } in held {
         let Some((_, known)) = stores.iter_mut().find(|(url, _)| url == store) else { continue };
+        // A tree that is active stays so: what is held of another one is only written back with its own.
+        let active = known.iter().any(|entry| entry.input.key == CURRENT);
+        let entries: Vec<&(String, Arc<[u8]>)> = entries.iter().filter(|(key, _)| !(active && key == CURRENT)).collect();
         let keys: std::collections::HashSet<&str> = entries.iter().map(|(key, _)| key.as_str()).collect();
         known.retain(|entry| !keys.contains(entry.input.key.as_str()));
         let entry = |(key, value): &(String, Arc<[u8]>)| {
             let written = Written { value: value.clone(), revision: 0 };
             SavedEntry { input: EntryInput { key: key.clone(), written, unreadable: None }, last_good: None }
         };
-        known.extend(entries.iter().map(entry));
+        known.extend(entries.into_iter().map(entry));
     }
     stores
 }

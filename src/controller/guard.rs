@@ -71,10 +71,29 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Of what went just now; `flagged` says why its store is not believed.
-    fn of_new(flagged: Option<&str>) -> Self {
-        flagged.map_or(Self::Waiting, |why| Self::Held { why: why.to_owned() })
+    /// Of what went just now of a store, if that is believed or not.
+    fn of_new(doubted: Option<Doubted<'_>>, source: usize) -> Self {
+        doubted.filter(|doubted| doubted.source == source).map_or(Self::Waiting, |doubted| Self::Held { why: doubted.why.to_owned() })
     }
+}
+
+/// A store that is not believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Doubted<'a> {
+    /// Its number.
+    pub source: usize,
+    /// Why.
+    pub why: &'a str,
+}
+
+/// Whether a store is the one that is not believed.
+fn is_doubted(doubted: Option<Doubted<'_>>, source: usize) -> bool {
+    doubted.is_some_and(|doubted| doubted.source == source)
+}
+
+/// The number of the store that an object comes from.
+pub(super) fn source_of(object: &Object) -> usize {
+    object.decode::<serde_json::Value>().map(|body| body.order).unwrap_or_default()
 }
 
 /// Something that went away from the store.
@@ -174,14 +193,14 @@ impl Guard {
     }
 
     /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
-    /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if `flagged`
-    /// says why the store itself is not believed. Config comes from the active `tree`, if there is one.
+    /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if its store is
+    /// `doubted`. Config comes from the active `tree`, if there is one.
     pub fn inherit(
         &mut self,
         missing: Vec<Arc<Object>>,
         known: Vec<Gone>,
         (lanes, tree): (Lanes<'_>, Option<&str>),
-        flagged: Option<&str>,
+        doubted: Option<Doubted<'_>>,
         now: (Duration, u64),
     ) {
         let expected = std::mem::take(&mut self.expected);
@@ -189,7 +208,7 @@ impl Guard {
         self.gone.retain(|path, _| !meant(path));
         let stays = |path: &str, gone: &Gone| match found(lanes, path) {
             same if same == Some(gone.object.digest()) => false,
-            now => flagged.is_some() || now == gone.instead,
+            now => is_doubted(doubted, gone.origin.id.source) || now == gone.instead,
         };
         for gone in known {
             let path = gone.object.path();
@@ -203,10 +222,11 @@ impl Guard {
             if !self.is_guarded(&object) || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
                 continue;
             }
-            let (fate, instead) = (Fate::of_new(flagged), found(lanes, path));
+            let instead = found(lanes, path);
             // What was seen in the store last, else what was published.
             let before = self.gone.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
+            let fate = Fate::of_new(doubted, origin.id.source);
             self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen: 0, instead });
         }
         // What has gone as it was meant to is no reason to let it go again.
@@ -265,16 +285,16 @@ impl Guard {
         self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
     }
 
-    /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. `flagged` says why
-    /// the store itself is not believed; then also what changed is held as it was.
-    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, (lanes, at): (Lanes<'_>, &[u64]), flagged: Option<&str>, now: (Duration, u64)) {
-        came.iter().for_each(|path| self.came(path, found(lanes, path), flagged.is_some()));
+    /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. Of one that is
+    /// `doubted` also what changed is held as it was.
+    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, (lanes, at): (Lanes<'_>, &[u64]), doubted: Option<Doubted<'_>>, now: (Duration, u64)) {
+        came.iter().for_each(|path| self.came(path, found(lanes, path), doubted));
         for Departed { object, origin, replaced } in departed {
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
             if meant {
                 self.gone.remove(object.path());
             }
-            let believed = flagged.is_none() && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
+            let believed = !is_doubted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
             if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
@@ -284,19 +304,23 @@ impl Guard {
                 (kept.instead, kept.seen) = (instead, seen);
                 continue;
             }
-            self.keep(Gone { object, origin, at: now.0, date: now.1, fate: Fate::of_new(flagged), seen, instead });
+            let fate = Fate::of_new(doubted, origin.id.source);
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen, instead });
         }
         // A store that is not believed now may have lied a moment ago.
-        if let Some(why) = flagged {
-            let all: Vec<String> = self.gone.keys().cloned().collect();
-            self.hold(&all, why);
+        if let Some(Doubted { source, why }) = doubted {
+            let own: Vec<String> = self.gone.iter().filter(|(_, gone)| gone.origin.id.source == source).map(|(path, _)| path.clone()).collect();
+            self.hold(&own, why);
         }
         self.drop_renamed(lanes.0);
     }
 
     /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.
-    fn came(&mut self, path: &str, digest: Option<Digest>, flagged: bool) {
-        let kept = self.gone.get_mut(path).filter(|gone| flagged && gone.fate != Fate::Released && Some(gone.object.digest()) != digest);
+    fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<Doubted<'_>>) {
+        let kept = self
+            .gone
+            .get_mut(path)
+            .filter(|gone| is_doubted(doubted, gone.origin.id.source) && gone.fate != Fate::Released && Some(gone.object.digest()) != digest);
         match kept {
             Some(gone) => gone.instead = digest,
             None => drop(self.gone.remove(path)),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::key::{Place, place};
 use waypost_model::object::Digest;
-use waypost_model::snapshot::{Snapshot, Version};
+use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
 use super::disk::{Exported, SavedStore};
@@ -20,8 +20,8 @@ use super::events::Event;
 use super::fresh::Fresh;
 use super::history::{ConfigRecord, History};
 use super::hold::Action;
-use super::operator::{Audit, Current, Joining, Request, Saved};
-use super::recall::Recall;
+use super::operator::{ASKING, Audit, Current, Joining, Request, Saved};
+use super::recall::{Recall, Seen};
 use super::relay::Fed;
 use super::replica::Replica;
 use super::settings::Store;
@@ -45,8 +45,8 @@ pub enum Query {
     Events(u64, oneshot::Sender<Vec<Event>>),
     /// The authors' bytes of what serves now; of what the guard holds alone, if that is asked for.
     Export(bool, oneshot::Sender<Vec<Exported>>),
-    /// What would go if an operator let these keys go, or everything if there are none; now, or later too.
-    Approvable(Vec<String>, bool, oneshot::Sender<Vec<String>>),
+    /// What would go if an operator let these keys go, or everything if there are none; now, or later too. With the keys of just that.
+    Approvable(Vec<String>, bool, oneshot::Sender<Vec<(String, String)>>),
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
     /// Whether an operator holds the config.
@@ -57,8 +57,8 @@ pub enum Query {
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
     Met(oneshot::Sender<bool>),
-    /// Whether proxies of our cluster follow us, and the highest version that one of them has seen.
-    Seen(oneshot::Sender<(bool, Option<Version>)>),
+    /// What there is to be recalled from proxies.
+    Seen(oneshot::Sender<Seen>),
     /// Whether another controller follows us.
     Followed(oneshot::Sender<bool>),
     /// Whether nothing is known of some store.
@@ -114,6 +114,10 @@ pub struct Handle {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// And at another controller.
 const CONFIRMED: Duration = Duration::from_secs(1);
+
+/// A controller that was elected has asked the others within this time.
+const ELECTED: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The controller has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -259,7 +263,7 @@ impl Handle {
     /// # Errors
     /// Why nothing was done.
     pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
-        self.request(|to| Request::Do { action, by, to }).await.map_err(|gone| gone.to_string())?
+        self.patiently(|to| Request::Do { action: action.clone(), by: by.clone(), to }).await
     }
 
     /// Keeps that somebody did something.
@@ -268,7 +272,7 @@ impl Handle {
     /// The disk refused, or the controller has stopped.
     pub async fn record(&self, by: String, what: String) -> Result<(), String> {
         let audit = Audit { at: super::operator::date(), by, what };
-        self.request(|to| Request::Record(audit, to)).await.map_err(|gone| gone.to_string())?
+        self.patiently(|to| Request::Record(audit.clone(), to)).await
     }
 
     /// Whether a program, such as `proxy edge-1`, has joined; and if so, whether that was with this key.
@@ -286,6 +290,18 @@ impl Handle {
         self.request(|to| Request::Joined(joining, to)).await.map_err(|gone| gone.to_string())?
     }
 
+    /// The same of what waits for a moment if we were elected just now and ask the others first.
+    async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.request(&request).await.map_err(|gone| gone.to_string())?;
+            if begun.elapsed() >= ELECTED || !answer.as_ref().is_err_and(|why| why == ASKING) {
+                return answer;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
     /// What needs the disk, in its turn.
     async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
         let (to, answer) = oneshot::channel();
@@ -300,11 +316,14 @@ impl Handle {
     /// Why nothing was done; or the controller has stopped.
     pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<(Vec<String>, Option<&'static str>), String> {
         let would = self.ask(|to| Query::Approvable(keys.clone(), later, to)).await.map_err(|gone| gone.to_string())?;
+        let (would, exactly): (Vec<String>, Vec<String>) = would.into_iter().unzip();
         if would.is_empty() && !later {
             return Ok((would, None));
         }
         let what = if later { format!("let go now or later: {}", keys.join(", ")) } else { format!("let go: {}", would.join(", ")) };
         self.record(by.clone(), what).await?;
+        // What went meanwhile is in no audit.
+        let keys = if later { keys } else { exactly };
         let (to, answer) = oneshot::channel();
         self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Gone.to_string())?;
         let (went, number) = answer.await.map_err(|_| Gone.to_string())?.ok_or_else(|| super::operator::DEPOSED.to_owned())?;

@@ -3,13 +3,26 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
+
+/// What there is to be recalled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Our cluster, if it is known.
+    pub cluster: Option<String>,
+    /// Whether proxies follow us, and every store has something.
+    pub settled: bool,
+    /// The highest version that a proxy of our cluster has seen.
+    pub highest: Option<Version>,
+}
 
 /// What proxies are asked for, and what came.
 #[derive(Debug, Default)]
 pub struct Recall {
     wanted: AtomicBool,
     best: Mutex<Option<Arc<Snapshot>>>,
+    /// One proxy at a time: all of a fleet would be much at once, and the first is likely to be enough.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// While it lives, proxies are asked.
@@ -35,6 +48,11 @@ impl Recall {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// The turn to tell; nothing while somebody else does.
+    pub fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.telling.try_lock().ok().filter(|_| self.is_wanted())
+    }
+
     /// A proxy told what it holds.
     pub fn take(&self, snapshot: Snapshot) {
         let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,8 +69,6 @@ impl Recall {
 
 #[cfg(test)]
 mod tests {
-    use waypost_model::snapshot::Version;
-
     use super::*;
 
     #[test]

@@ -19,6 +19,7 @@ use super::hold::Hold;
 use super::identity::Identity;
 use super::metrics::{Metrics, StoreLabel};
 use super::operator::{self, Current};
+use super::recall::Seen;
 use super::replica::Replica;
 use super::save::ToSave;
 use super::settings::{Settings, Store};
@@ -363,6 +364,12 @@ impl Owner {
         Replica { at, kept, expected, entries }
     }
 
+    fn seen(&self, now: Duration) -> Seen {
+        let (came, highest) = self.state.proxies.seen(now);
+        let full = (0..self.stores.len()).all(|source| self.state.compiler.has_any(source));
+        Seen { cluster: self.identity.known(), settled: came && full, highest }
+    }
+
     fn answer(&self, query: Query) {
         let now = self.now();
         // Whoever asked may have gone; that is no error.
@@ -384,7 +391,7 @@ impl Owner {
             Query::Held(to) => drop(to.send(self.state.hold().is_some())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
             Query::Met(to) => drop(to.send(self.state.met_peers)),
-            Query::Seen(to) => drop(to.send(self.state.proxies.seen(now.since_start))),
+            Query::Seen(to) => drop(to.send(self.seen(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
             Query::Downstream(to) => drop(to.send(self.state.proxies.downstream(now.since_start))),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_adapter::{AdapterError, Event as StoreEvent, Revision};
-use waypost_model::compile::{Compiler, EntryId, SavedEntry};
+use waypost_model::compile::{Compiler, Departed, EntryId, SavedEntry};
 use waypost_model::key::ResourceKey;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
@@ -14,7 +14,7 @@ use waypost_wire::{Content, Report, Told};
 
 use super::election::{CLAIMED, Role};
 use super::events::Events;
-use super::guard::{Guard, Thresholds};
+use super::guard::{Doubted, Guard, Thresholds};
 use super::health::{Health, ejected};
 use super::hold::{Hold, Mark};
 use super::proxies::{Downstream, Proxies, counts};
@@ -440,19 +440,20 @@ impl State {
 
     /// Compiles what came in, tells what changed, and publishes what its window allows. Of a store that is read for the `first`
     /// time since the start, or is restored, nothing was written just now: what is kept of it is compared with what it says.
-    fn compiled(&mut self, first: Option<usize>, flagged: Option<&str>, now: Now) -> Output {
+    fn compiled(&mut self, first: Option<usize>, doubted: Option<Doubted<'_>>, now: Now) -> Output {
         let mut outcome = self.compiler.commit();
         if first.is_some() {
             outcome.came.retain(|path| self.guard.source_of(path) != first);
         }
         // What took no requests is not missed.
-        if flagged.is_none() && outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
+        if outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
             let ejected = ejected(&self.snapshot);
-            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !ejected.contains(gone.object.name()));
+            let believed = |gone: &Departed| doubted.is_none_or(|doubted| doubted.source != gone.origin.id.source);
+            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !(believed(gone) && ejected.contains(gone.object.name())));
         }
         let lanes = (self.compiler.config(), self.compiler.membership());
         let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();
-        self.guard.take(&outcome.came, outcome.departed, (lanes, &at), flagged, (now.since_start, now.date));
+        self.guard.take(&outcome.came, outcome.departed, (lanes, &at), doubted, (now.since_start, now.date));
         if let Some(source) = first.filter(|source| self.sources.get(*source).is_some_and(|state| state.live)) {
             self.guard.reconcile(source, lanes);
         }

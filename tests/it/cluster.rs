@@ -251,8 +251,10 @@ fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
     cluster.running[0] = Some(cluster.controller(0, &[]));
     until("what serves to be held", || {
         let status: serde_json::Value = serde_json::from_slice(&cluster.verb(0, &["status", "-o", "json"]).stdout).unwrap_or_default();
-        status["held"].as_array().is_some_and(|held| held.len() == 3)
+        status["held"].as_array().is_some_and(|held| held.len() == 3 && held.iter().all(|one| one["why"].is_string()))
     });
+    // Nothing of it is let go after a moment.
+    std::thread::sleep(Duration::from_secs(12));
     for at in [web, on_second] {
         until("service on both", || std::net::TcpStream::connect(at).is_ok() && get(at, "any", "/").status == 200);
     }

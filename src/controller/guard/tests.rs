@@ -198,7 +198,7 @@ fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
     world.config = world.config.with([Change::Put(written(r#"{"enabled":false}"#))]);
     let all: Vec<Departed> = world.membership.objects().cloned().map(departed).collect();
     let config = world.config.clone();
-    world.guard.take(&[], all, ((&config, &Lane::default()), &[]), Some("the store became empty"), (world.now, 0));
+    world.guard.take(&[], all, ((&config, &Lane::default()), &[]), Some(Doubted { source: 0, why: "the store became empty" }), (world.now, 0));
     assert_eq!(world.kept(), kept(&[("the store became empty", 2)]));
 }
 
@@ -239,7 +239,7 @@ fn a_store_that_is_not_believed_changes_nothing() {
         &[],
         all.into_iter().chain([changed]).collect(),
         ((&Lane::default(), &Lane::default()), &[]),
-        Some("the store became empty"),
+        Some(Doubted { source: 0, why: "the store became empty" }),
         (world.now, 0),
     );
     world.after(600);
@@ -252,7 +252,7 @@ fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
     world.remove(&routes(0..2)).after(600);
     assert!(world.kept().is_empty(), "two of twenty go");
     let all: Vec<Departed> = world.config.of_kind("route").cloned().map(departed).collect();
-    world.guard.take(&[], all, ((&Lane::default(), &Lane::default()), &[]), Some("the store became empty"), (world.now, 0));
+    world.guard.take(&[], all, ((&Lane::default(), &Lane::default()), &[]), Some(Doubted { source: 0, why: "the store became empty" }), (world.now, 0));
     assert_eq!(world.kept(), BTreeMap::from([("the store became empty".to_owned(), 20)]));
 }
 
@@ -299,6 +299,12 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
     // Of a store that is not believed an older one is no better.
     let mut flagged = World::new(1, &[]);
     let older = Departed { replaced: true, ..departed(object("backend/shop")) };
-    flagged.guard.take(&[], vec![older], ((&flagged.config, &flagged.membership), &[]), Some("the store went back"), (flagged.now, 0));
+    flagged.guard.take(
+        &[],
+        vec![older],
+        ((&flagged.config, &flagged.membership), &[]),
+        Some(Doubted { source: 0, why: "the store went back" }),
+        (flagged.now, 0),
+    );
     assert_eq!(flagged.kept().len(), 1);
 }

@@ -6,23 +6,24 @@ use tokio::time::sleep;
 use waypost_model::snapshot::Version;
 
 use super::super::handle::Query;
+use super::super::recall::Seen;
 use super::super::step::Input;
 use super::Relay;
 
 /// Proxies look for a controller at least this often.
 const COMING: Duration = Duration::from_secs(7);
-/// Of those that came, one that has something says so within this time.
+/// Where the stores have something, proxies that came and have nothing are waited with for so long.
 const SAYING: Duration = Duration::from_secs(1);
 /// And has told it within this time.
 const TELLING: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long to wait for proxies: `came` says whether there are any of ours, and `seen` what those have seen.
-const fn patience(came: bool, seen: Option<Version>) -> Duration {
-    match (came, seen) {
-        (_, Some(_)) => TELLING,
-        (true, None) => SAYING,
-        (false, None) => COMING,
+/// How long to wait for proxies: what those have seen that came, and whether any did and the stores have something.
+const fn patience(seen: Option<Version>, settled: bool) -> Duration {
+    match (seen, settled) {
+        (Some(_), _) => TELLING,
+        (None, true) => SAYING,
+        (None, false) => COMING,
     }
 }
 
@@ -35,16 +36,16 @@ impl Relay {
             return;
         }
         let _wanted = self.handle.recall.want();
-        let mut since = Instant::now();
-        let mut came_before = false;
+        let mut begun = Instant::now();
+        let mut knew = false;
         while self.roles.borrow().epoch() == epoch {
-            let Ok((came, seen)) = self.handle.ask(Query::Seen).await else { return };
-            if came && !std::mem::replace(&mut came_before, true) {
-                since = Instant::now();
+            let Ok(Seen { settled, highest: seen, .. }) = self.handle.ask(Query::Seen).await else { return };
+            if settled && !std::mem::replace(&mut knew, true) {
+                begun = Instant::now();
             }
             let best = self.handle.recall.best();
             let whole = best.as_ref().is_some_and(|best| Some(best.version) >= seen);
-            let over = since.elapsed() >= patience(came, seen);
+            let over = begun.elapsed() >= patience(seen, settled);
             if let Some(best) = best.filter(|_| whole || over) {
                 tracing::info!("a proxy told version {} of what was published before", best.version);
                 // Who has stopped needs it no more.

@@ -58,6 +58,33 @@ fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_ke
 }
 
 #[test]
+fn a_store_that_becomes_empty_says_nothing_about_another_one() {
+    let mut script = Script::leading(2);
+    script.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE), ("routes/b", ROUTE)]);
+    script.reset(0, 1, 1, &[("routes/c", ROUTE)]);
+    script.delete(1, 2, "routes/a");
+    script.after(700, Input::Tick);
+    assert_eq!(script.state.guard.kept().count(), 0, "it went as it was meant to");
+    script.reset(1, 1, 2, &[]);
+    let held: Vec<&str> = script.state.guard.kept().map(|gone| gone.object.path()).collect();
+    assert_eq!(held, ["route/c"]);
+}
+
+/// Its disk was lost, and a proxy told what was published.
+#[test]
+fn who_knows_nothing_of_a_store_that_is_empty_holds_what_is_published_of_it() {
+    let mut script = Script::new(1);
+    script.after(1, Input::Role(leading(4)));
+    script.reset(1, 0, 9, &[]);
+    let published = published_by(3, &[WEB, ("routes/a", ROUTE)]);
+    script.after(1, Input::Relayed(published.clone()));
+    script.after(1, Input::Recovered(4));
+    script.after(60_000, Input::Tick);
+    let held = script.state.guard.kept().filter(|gone| matches!(gone.fate, Fate::Held { .. }));
+    assert_eq!((held.count(), script.state.snapshot.config.digest()), (2, published.config.digest()));
+}
+
+#[test]
 fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothing() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 50, &[WEB, ("routes/a", OTHER), ("routes/b", ROUTE)]);

@@ -9,7 +9,7 @@ use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
 
 use super::super::election::Role;
-use super::super::guard::Fate;
+use super::super::guard::{Fate, Gone};
 use super::super::hold::Hold;
 use super::{Now, Output, State, object_path};
 
@@ -45,23 +45,24 @@ impl State {
         if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
     }
 
-    /// The paths of what these keys name and is kept, or of everything that is if there are none; with `later`, keys mean only themselves.
-    pub fn approvable(&self, keys: &[String], later: bool) -> Vec<String> {
+    /// What these keys name and is kept, or everything that is if there are none, as paths and with the keys that name exactly that;
+    /// with `later`, keys mean only themselves.
+    pub fn approvable(&self, keys: &[String], later: bool) -> Vec<(String, String)> {
+        let both = |gone: &Gone| (gone.object.path().to_owned(), gone.origin.id.key.clone());
         if keys.is_empty() {
-            return self.guard.kept().map(|gone| gone.object.path().to_owned()).collect();
+            return self.guard.kept().map(both).collect();
         }
         let named = keys.iter().filter_map(|key| {
             let Place::Resource { tree, resource } = place(key, false) else { return None };
-            let path = object_path(&resource);
             // The same name in another tree is another thing; who types the bare name of what is held means that.
             let exact = tree.is_some() || later;
-            self.guard.kept_at(&path).is_some_and(|gone| !exact || gone.origin.id.key == *key).then_some(path)
+            self.guard.kept_at(&object_path(&resource)).filter(|gone| !exact || gone.origin.id.key == *key).map(both)
         });
         named.collect()
     }
 
     pub(super) fn approve(&mut self, keys: &[String], later: bool, by: &str, now: Now) -> Output {
-        let named: BTreeSet<String> = self.approvable(keys, later).into_iter().collect();
+        let named: BTreeSet<String> = self.approvable(keys, later).into_iter().map(|(path, _)| path).collect();
         let announced = |key: &String| match place(key, false) {
             Place::Resource { resource, .. } if self.compiler.active_key(&resource) == *key => Some(object_path(&resource)),
             _ => None,

@@ -9,7 +9,7 @@ use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 
 use super::super::election::Role;
-use super::super::guard::{EXPECTED, Fate, Gone, own_settings};
+use super::super::guard::{Doubted, EXPECTED, Fate, Gone, own_settings, source_of};
 use super::super::health::ejected;
 use super::super::proxies::{BEHIND, Downstream};
 use super::super::replica::Replica;
@@ -271,12 +271,14 @@ impl State {
         let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
         // Of a store that is not believed, what it changed is missing too.
-        let flagged = self.not_believed.take().map(|flagged| flagged.why);
-        let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| flagged.is_some() && now.digest() != object.digest());
+        let doubt = self.not_believed.take().map(|doubt| (doubt.source, doubt.why)).or_else(|| self.is_emptied(config));
+        let doubted = doubt.as_ref().map(|(source, why)| Doubted { source: *source, why });
+        let is_doubted = |object: &Object| doubted.is_some_and(|doubted| doubted.source == source_of(object));
+        let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_doubted(object));
         let out = ejected(&self.snapshot);
         let missed = |object: &Object| {
             let ejected = object.kind() == "endpoint" && out.contains(object.name());
-            flagged.is_some() || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
+            is_doubted(object) || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
         };
         let missing: Vec<Arc<Object>> = config
             .objects()
@@ -286,9 +288,22 @@ impl State {
             .cloned()
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());
-        self.guard.inherit(missing, known, stores, flagged.as_deref(), (now.since_start, now.date));
+        self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
+    }
+
+    /// A store that was read and has nothing, although something of it is published. Who has lost its disk does not know that it had.
+    fn is_emptied(&self, config: &Lane) -> Option<(usize, String)> {
+        let empty = |source: &usize| self.sources.get(*source).is_some_and(|state| state.live) && !self.compiler.has_any(*source);
+        let empty: Vec<usize> = (0..self.sources.len()).filter(empty).collect();
+        if empty.is_empty() {
+            return None;
+        }
+        let written = |object: &&Arc<Object>| matches!(object.kind(), "listener" | "route" | "backend" | "endpoint");
+        let published = config.objects().chain(self.snapshot.membership.objects()).filter(written);
+        let source = published.map(|object| source_of(object)).find(|source| empty.contains(source))?;
+        Some((source, "the store is empty, and what is published of it is not".to_owned()))
     }
 
     /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
@@ -312,7 +327,7 @@ impl State {
             _ => stands(&snapshot.config, config_now, &gone.object),
         };
         // What is known of whoever led is from before that: nobody let it go.
-        let unjudged = |gone: &Gone| matches!(gone.fate, Fate::Held { .. }) && gone.at > self.published;
+        let unjudged = |gone: &Gone| matches!(gone.fate, Fate::Held { .. }) && gone.at > self.published && !known(gone);
         self.guard.forget_unless(&|gone| published(gone) || unjudged(gone));
         let none = Lane::default();
         let config = if held { &none } else { &snapshot.config };

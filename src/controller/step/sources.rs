@@ -5,6 +5,7 @@ use std::time::Duration;
 use waypost_adapter::{AdapterError, Change, Entry, Event, Revision};
 use waypost_model::compile::{EntryChange, EntryInput, Written};
 
+use super::super::guard::Doubted;
 use super::{Now, Output, State};
 
 /// A new leader waits so long for a store that cannot be read, and then goes on with what it knows of it.
@@ -83,7 +84,7 @@ impl State {
                     let leaders = self.sources.get(source).map_or(Revision(0), |state| state.floor);
                     self.doubt(NotBelieved { why, source, before, at }, leaders);
                 }
-                self.compiled(None, flagged.as_deref(), now)
+                self.compiled(None, flagged.as_deref().map(|why| Doubted { source, why }), now)
             }
             Event::Reset { entries, at, drift } => {
                 let mut before = std::mem::replace(&mut state.at, at);
@@ -108,7 +109,7 @@ impl State {
                 if first {
                     self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
                 }
-                let mut output = self.compiled(first.then_some(source), flagged.as_deref(), now);
+                let mut output = self.compiled(first.then_some(source), flagged.as_deref().map(|why| Doubted { source, why }), now);
                 output.absorb(self.confirm(now));
                 output
             }
@@ -123,18 +124,24 @@ impl State {
     /// Why a store is not believed that had something and has nothing more, whether that went at once or key by key.
     fn became_empty(&self, source: usize, known: Option<usize>) -> Option<String> {
         let known = known.filter(|_| !self.compiler.has_any(source))?;
-        let left = self.compiler.entries_of(source);
-        Some(format!("the store became empty: its last {} entries went", known.saturating_sub(left).max(1)))
+        Some(match known.saturating_sub(self.compiler.entries_of(source)) {
+            0 | 1 => "the store became empty: its last entry went".to_owned(),
+            went => format!("the store became empty: its last {went} entries went"),
+        })
     }
 
-    /// A store is not believed: a leader that has judged that is asked for no second time; `leaders` is how far it had read.
+    /// A store is not believed: unless we judge that ourselves, or whoever leads has, whoever leads next has to; `leaders` is how far it
+    /// had read.
     fn doubt(&mut self, doubt: NotBelieved, leaders: Revision) {
         if self.role.epoch() == Some(self.snapshot.version.epoch) {
             return;
         }
-        // Whoever leads may have been told first.
-        let judged = self.role.epoch().is_none() && leaders.0 > 0 && leaders <= doubt.at && doubt.is_judged(leaders);
-        self.not_believed = Some(doubt).filter(|_| !judged);
+        // One that went back may do so again.
+        let reached = doubt.at >= doubt.before || leaders <= doubt.at;
+        let judged = self.role.epoch().is_none() && leaders.0 > 0 && reached && doubt.is_judged(leaders);
+        if !judged {
+            self.not_believed = Some(doubt);
+        }
     }
 
     pub(super) fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
