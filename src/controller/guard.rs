@@ -308,11 +308,14 @@ impl Guard {
             self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen, instead });
         }
         // A store that is not believed now may have lied a moment ago.
-        if let Some(Doubted { source, why }) = doubted {
-            let own: Vec<String> = self.gone.iter().filter(|(_, gone)| gone.origin.id.source == source).map(|(path, _)| path.clone()).collect();
-            self.hold(&own, why);
-        }
+        doubted.into_iter().for_each(|doubted| self.doubt(doubted));
         self.drop_renamed(lanes.0);
+    }
+
+    /// A store is not believed: everything that went of it stays.
+    pub fn doubt(&mut self, Doubted { source, why }: Doubted<'_>) {
+        let own: Vec<String> = self.gone.iter().filter(|(_, gone)| gone.origin.id.source == source).map(|(path, _)| path.clone()).collect();
+        self.hold(&own, why);
     }
 
     /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.

@@ -10,8 +10,10 @@ use waypost_model::snapshot::{Snapshot, Version};
 pub struct Seen {
     /// Our cluster, if it is known.
     pub cluster: Option<String>,
-    /// Whether proxies follow us, and every store has something.
-    pub settled: bool,
+    /// Whether proxies follow us.
+    pub came: bool,
+    /// Whether a store has nothing.
+    pub empty: bool,
     /// The highest version that a proxy of our cluster has seen.
     pub highest: Option<Version>,
 }

@@ -366,8 +366,8 @@ impl Owner {
 
     fn seen(&self, now: Duration) -> Seen {
         let (came, highest) = self.state.proxies.seen(now);
-        let full = (0..self.stores.len()).all(|source| self.state.compiler.has_any(source));
-        Seen { cluster: self.identity.known(), settled: came && full, highest }
+        let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
+        Seen { cluster: self.identity.known(), came, empty, highest }
     }
 
     fn answer(&self, query: Query) {

@@ -85,6 +85,32 @@ fn who_knows_nothing_of_a_store_that_is_empty_holds_what_is_published_of_it() {
 }
 
 #[test]
+fn an_empty_store_before_a_full_one_holds_nothing_and_of_two_that_were_emptied_both_are_held() {
+    let published = |entries: &[(&str, &str)], other: &[(&str, &str)]| {
+        let mut before = Script::leading(2);
+        before.reset(0, 0, 1, entries);
+        before.reset(0, 1, 1, other);
+        before.state.snapshot.clone()
+    };
+    let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/a", "10.0.0.1:80")];
+    // What was the first store is the second one now.
+    let mut moved = Script::new(2);
+    moved.after(1, Input::Relayed(published(&all, &[])));
+    moved.role(1, leading(4));
+    moved.reset(1, 0, 1, &[]);
+    moved.reset(1, 1, 1, &all);
+    moved.after(60_000, Input::Tick);
+    assert_eq!(moved.state.guard.kept().count(), 0);
+    let mut wiped = Script::new(2);
+    wiped.after(1, Input::Relayed(published(&all, &[("routes/c", ROUTE)])));
+    wiped.role(1, leading(4));
+    wiped.reset(1, 0, 1, &[]);
+    wiped.reset(1, 1, 1, &[]);
+    wiped.after(60_000, Input::Tick);
+    assert_eq!(wiped.state.guard.kept().filter(|gone| matches!(gone.fate, Fate::Held { .. })).count(), 4);
+}
+
+#[test]
 fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothing() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 50, &[WEB, ("routes/a", OTHER), ("routes/b", ROUTE)]);

@@ -1,6 +1,6 @@
 //! Leading and following: who may publish what, and what is taken over from whoever led before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,14 +271,17 @@ impl State {
         let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
         // Of a store that is not believed, what it changed is missing too.
-        let doubt = self.not_believed.take().map(|doubt| (doubt.source, doubt.why)).or_else(|| self.is_emptied(config));
-        let doubted = doubt.as_ref().map(|(source, why)| Doubted { source: *source, why });
+        let emptied = self.emptied(config);
+        let doubt = self.not_believed.take();
+        let doubted = doubt.as_ref().map(|doubt| Doubted { source: doubt.source, why: &doubt.why });
         let is_doubted = |object: &Object| doubted.is_some_and(|doubted| doubted.source == source_of(object));
         let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_doubted(object));
         let out = ejected(&self.snapshot);
         let missed = |object: &Object| {
             let ejected = object.kind() == "endpoint" && out.contains(object.name());
-            is_doubted(object) || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
+            is_doubted(object)
+                || !emptied.is_empty() && emptied.contains(&source_of(object))
+                || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
         };
         let missing: Vec<Arc<Object>> = config
             .objects()
@@ -289,21 +292,28 @@ impl State {
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());
         self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
+        for source in emptied {
+            self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
+        }
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
     }
 
-    /// A store that was read and has nothing, although something of it is published. Who has lost its disk does not know that it had.
-    fn is_emptied(&self, config: &Lane) -> Option<(usize, String)> {
-        let empty = |source: &usize| self.sources.get(*source).is_some_and(|state| state.live) && !self.compiler.has_any(*source);
-        let empty: Vec<usize> = (0..self.sources.len()).filter(empty).collect();
+    /// Stores that were read and have nothing, although something is published that came from them and is nowhere now. Who has lost its disk
+    /// does not know that they had.
+    fn emptied(&self, config: &Lane) -> BTreeSet<usize> {
+        let is_empty = |source: &usize| self.sources.get(*source).is_some_and(|state| state.live) && !self.compiler.has_any(*source);
+        let empty: BTreeSet<usize> = (0..self.sources.len()).filter(is_empty).collect();
         if empty.is_empty() {
-            return None;
+            return empty;
         }
         let written = |object: &&Arc<Object>| matches!(object.kind(), "listener" | "route" | "backend" | "endpoint");
-        let published = config.objects().chain(self.snapshot.membership.objects()).filter(written);
-        let source = published.map(|object| source_of(object)).find(|source| empty.contains(source))?;
-        Some((source, "the store is empty, and what is published of it is not".to_owned()))
+        let lost = |lane: &Lane, now: &Lane| {
+            let absent = lane.objects().filter(written).filter(|object| now.get(object.path()).is_none());
+            absent.map(|object| source_of(object)).collect::<BTreeSet<_>>()
+        };
+        let all = lost(config, self.compiler.config()).into_iter().chain(lost(&self.snapshot.membership, self.compiler.membership()));
+        all.filter(|source| empty.contains(source)).collect()
     }
 
     /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
