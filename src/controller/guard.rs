@@ -87,7 +87,7 @@ pub struct Doubted<'a> {
 }
 
 /// Whether a store is the one that is not believed.
-fn is_doubted(doubted: Option<Doubted<'_>>, source: usize) -> bool {
+pub(super) fn is_doubted(doubted: Option<Doubted<'_>>, source: usize) -> bool {
     doubted.is_some_and(|doubted| doubted.source == source)
 }
 

@@ -13,7 +13,7 @@ use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
-use super::disk::{Exported, SavedStore};
+use super::disk::Exported;
 use super::elect::Signal;
 use super::election::Role;
 use super::events::Event;
@@ -127,6 +127,12 @@ pub struct Gone;
 /// Whether a key below the root is an endpoint's.
 fn is_membership(key: &str) -> bool {
     matches!(place(key, false), Place::Resource { resource, .. } if resource.kind.is_membership())
+}
+
+/// The endpoints of a store, or everything else.
+fn only(mut store: Exported, membership: bool) -> Exported {
+    store.entries.retain(|(key, _)| is_membership(key) == membership);
+    store
 }
 
 impl Handle {
@@ -290,6 +296,13 @@ impl Handle {
         self.request(|to| Request::Joined(joining, to)).await.map_err(|gone| gone.to_string())?
     }
 
+    /// What needs the disk, in its turn.
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(request(to)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+
     /// The same of what waits for a moment if we were elected just now and ask the others first.
     async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
         let begun = Instant::now();
@@ -300,13 +313,6 @@ impl Handle {
             }
             sleep(PAUSE).await;
         }
-    }
-
-    /// What needs the disk, in its turn.
-    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
-        let (to, answer) = oneshot::channel();
-        self.operator.send(request(to)).await.map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
     }
 
     /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
@@ -438,8 +444,7 @@ impl Handle {
         let held = mark.filter(|mark| !mark.is_over(super::operator::date())).map(|mark| mark.config);
         let Some(held) = held else { return Ok(now) };
         let config = self.export_config(held).await?;
-        let members = now.into_iter().map(|store| Exported { entries: store.entries.into_iter().filter(|(key, _)| is_membership(key)).collect(), ..store });
-        Ok(config.into_iter().chain(members).collect())
+        Ok(config.into_iter().chain(now.into_iter().map(|store| only(store, true))).collect())
     }
 
     /// The authors' bytes of a config of the history: of listeners, routes and backends. Which endpoints there were then says nothing
@@ -451,10 +456,6 @@ impl Handle {
         let history = self.history.clone();
         let read = move || history.lock().unwrap_or_else(PoisonError::into_inner).entries(number);
         let saved = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())??;
-        let config = |store: SavedStore| {
-            let exported = Exported::of(store);
-            Exported { entries: exported.entries.into_iter().filter(|(key, _)| !is_membership(key)).collect(), ..exported }
-        };
-        Ok(saved.into_iter().map(config).collect())
+        Ok(saved.into_iter().map(|store| only(Exported::of(store), false)).collect())
     }
 }

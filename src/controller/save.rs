@@ -72,7 +72,7 @@ impl Files {
             if let Some(work) = work {
                 let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), kept.clone(), self.stores.clone());
                 let (number, now) = (work.number, work.kept.clone());
-                let written = tokio::task::spawn_blocking(move || write(&target, &history, &work, (before, &stores))).await;
+                let written = tokio::task::spawn_blocking(move || write(&target, &history, work, (before, &stores))).await;
                 let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
                 failed = result.is_err();
                 match result {
@@ -99,7 +99,7 @@ impl Files {
 /// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
 /// published counts as let go; what the guard keeps and kept `before`; the entries; and what the guard keeps alone. What is
 /// in both came back.
-fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, (before, stores): (Vec<Gone>, &[String])) -> io::Result<()> {
+fn write(folder: &Path, history: &Mutex<History>, work: ToSave, (before, stores): (Vec<Gone>, &[String])) -> io::Result<()> {
     if let Some(snapshot) = &work.published {
         save_published(folder, snapshot)?;
     }
@@ -115,7 +115,7 @@ fn write(folder: &Path, history: &Mutex<History>, work: &ToSave, (before, stores
         save_guard(folder, &work.kept, stores)?;
     }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
-        history.add(*version, config, *at, &with_held(work.stores.clone(), &work.held)).map(drop)?;
+        history.add(*version, config, *at, &with_held(work.stores, &work.held)).map(drop)?;
     }
     Ok(())
 }
@@ -163,13 +163,13 @@ mod tests {
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
         std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
-        assert!(write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).is_err());
+        assert!(write(folder.path(), &history, work.clone(), (vec![gone("endpoints/a")], &[])).is_err());
         let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
         assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/a", "endpoints/b"]);
         // What is kept is published as well: else it would count as let go by whoever led.
         assert_eq!(load_published(folder.path()).unwrap().value.unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
-        write(folder.path(), &history, &work, (vec![gone("endpoints/a")], &[])).unwrap();
+        write(folder.path(), &history, work, (vec![gone("endpoints/a")], &[])).unwrap();
         assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/b"]);
     }
 }

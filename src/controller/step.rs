@@ -14,7 +14,7 @@ use waypost_wire::{Content, Report, Told};
 
 use super::election::{CLAIMED, Role};
 use super::events::Events;
-use super::guard::{Doubted, Guard, Thresholds};
+use super::guard::{Doubted, Guard, Thresholds, is_doubted};
 use super::health::{Health, ejected};
 use super::hold::{Hold, Mark};
 use super::proxies::{Downstream, Proxies, counts};
@@ -448,8 +448,8 @@ impl State {
         // What took no requests is not missed.
         if outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
             let ejected = ejected(&self.snapshot);
-            let believed = |gone: &Departed| doubted.is_none_or(|doubted| doubted.source != gone.origin.id.source);
-            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || !(believed(gone) && ejected.contains(gone.object.name())));
+            let missed = |gone: &Departed| is_doubted(doubted, gone.origin.id.source) || !ejected.contains(gone.object.name());
+            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || missed(gone));
         }
         let lanes = (self.compiler.config(), self.compiler.membership());
         let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();

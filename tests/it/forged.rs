@@ -37,11 +37,7 @@ impl Between {
 
     /// Answers every watch with this from now on; with what the controller says if it is nothing.
     fn answer(&self, snapshot: Option<&Snapshot>) {
-        let lines = |snapshot| {
-            let frames = waypost_wire::publication(snapshot, None, &std::collections::BTreeMap::new());
-            frames.iter().flat_map(|frame| waypost_wire::encode(frame).unwrap()).collect()
-        };
-        self.forged.send_replace(snapshot.map(lines));
+        self.forged.send_replace(snapshot.map(|snapshot| waypost_wire::whole(snapshot).unwrap().into()));
     }
 }
 

@@ -130,12 +130,17 @@ pub(crate) fn start_proxy(api: SocketAddr, state: &Path, name: &str, bind: &str)
 
 /// The same of several controllers.
 pub(crate) fn start_proxy_of(apis: &[SocketAddr], state: &Path, name: &str, bind: &str) -> Process {
+    start_proxy_with(apis, state, name, bind, &[])
+}
+
+/// The same with flags of its own.
+pub(crate) fn start_proxy_with(apis: &[SocketAddr], state: &Path, name: &str, bind: &str, extra: &[&str]) -> Process {
     let mut command = Command::new(waypost_proxy());
     let admin = loopback().to_string();
     for api in apis {
         command.args(["--controller", &format!("http://{api}")]);
     }
-    command.args(["--state", &state.display().to_string(), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]);
+    command.args(["--state", &state.display().to_string(), "--admin", &admin, "--name", name, "--bind", bind, "--drain-delay", "0s"]).args(extra);
     Process::start(&mut command, &state.with_extension("log"))
 }
 

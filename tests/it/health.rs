@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use waypost_testkit::Process;
 use waypost_testkit::servers::{Consul, Etcd, Server as _, ZooKeeper};
 
-use crate::harness::{Backend, Load, get, leader_of, loopback, ok, raw, start_proxy_of, text, until, verb, waypost, waypost_proxy};
+use crate::harness::{Backend, Load, get, leader_of, loopback, ok, raw, start_proxy_of, start_proxy_with, text, until, verb, waypost, waypost_proxy};
 use crate::lab::{HUB, Lab};
 
 /// What an endpoint does when it is probed; requests are answered whatever that is.
@@ -338,12 +338,9 @@ fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
 fn a_check_has_its_own_port_host_and_statuses_and_probers_of_both_zones() {
     let mut clinic = Clinic::open("file://{dir}", 1, 0, "{}");
     for (number, zone) in [(0, "a"), (1, "b"), (2, "b")] {
-        let (name, state) = (format!("p{number}"), clinic.folder.path().join(format!("p{number}")));
-        let mut command = Command::new(waypost_proxy());
-        command.args(["--controller", &format!("http://{}", clinic.apis[0]), "--state", &state.display().to_string(), "--name", &name]);
-        command.args(["--bind", &address(number).to_string(), "--label", &format!("zone={zone}"), "--drain-delay", "0s"]);
-        command.args(["--admin", &loopback().to_string()]);
-        clinic.proxies.push(Process::start(&mut command, &state.with_extension("log")));
+        let (name, bind) = (format!("p{number}"), address(number).to_string());
+        let zone = format!("zone={zone}");
+        clinic.proxies.push(start_proxy_with(&clinic.apis, &clinic.folder.path().join(&name), &name, &bind, &["--label", &zone]));
     }
     // It answers for all endpoints, and only who asks as it is written.
     let status = Arc::new(AtomicU64::new(204));

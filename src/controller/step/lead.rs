@@ -9,7 +9,7 @@ use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 
 use super::super::election::Role;
-use super::super::guard::{Doubted, EXPECTED, Fate, Gone, own_settings, source_of};
+use super::super::guard::{Doubted, EXPECTED, Fate, Gone, is_doubted, own_settings, source_of};
 use super::super::health::ejected;
 use super::super::proxies::{BEHIND, Downstream};
 use super::super::replica::Replica;
@@ -274,7 +274,7 @@ impl State {
         let emptied = self.emptied(config);
         let doubt = self.not_believed.take();
         let doubted = doubt.as_ref().map(|doubt| Doubted { source: doubt.source, why: &doubt.why });
-        let is_doubted = |object: &Object| doubted.is_some_and(|doubted| doubted.source == source_of(object));
+        let is_doubted = |object: &Object| doubted.is_some() && is_doubted(doubted, source_of(object));
         let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_doubted(object));
         let out = ejected(&self.snapshot);
         let missed = |object: &Object| {
