@@ -59,12 +59,11 @@ impl Reporter {
         if serde_json::from_slice::<ReportAnswer>(&answer).unwrap_or_default().recall { self.tell_held(&mut link).await } else { Ok(()) }
     }
 
-    /// A controller has lost what was published, and asks for it. What came from disk may be older than what was seen, and is told under
-    /// the version of its config.
+    /// A controller has lost what was published, and asks for it.
     async fn tell_held(&self, link: &mut Link) -> Result<(), String> {
         let held = self.arrivals.borrow().as_ref().map(|arrived| arrived.held.clone());
         let Some(held) = held.filter(|held| held.lanes.contains_key(&Lane::Stable)) else { return Ok(()) };
-        let version = if held.restored { held.version } else { held.highest };
+        let version = held.newest();
         let body = whole(&Snapshot { version, ..held.snapshot() }).map_err(|error| error.to_string())?;
         tracing::info!(%version, "the controller has lost what was published; this proxy tells what it holds");
         link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, TELLING).await.map(drop)

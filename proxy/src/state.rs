@@ -314,6 +314,24 @@ mod tests {
         assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 }, "the membership and the older file still tell");
     }
 
+    /// The lanes are written apart; what was seen last tells whether they belong together.
+    #[test]
+    fn what_is_on_disk_is_of_the_version_that_had_all_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = StateDir::open(folder.path()).unwrap();
+        let mut files = state.files();
+        let digests = |held: &Held| held.lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
+        files.save_config(&held(1, "a")).unwrap();
+        let later =
+            Held { seen: digests(&held(1, "a")), version: Version { epoch: 1, sequence: 4 }, highest: Version { epoch: 1, sequence: 4 }, ..held(1, "a") };
+        files.save_membership(&later).unwrap();
+        files.save_seen(&later, state.quarantined()).unwrap();
+        assert_eq!(route(folder.path()).1.newest(), later.highest);
+        let lost = Held { seen: digests(&held(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
+        files.save_seen(&lost, state.quarantined()).unwrap();
+        assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 1 }, "a later config never came to the disk");
+    }
+
     /// Files of the first release are still read, and still written like this.
     #[test]
     fn the_files_have_their_golden_forms() {

@@ -24,8 +24,10 @@ pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
+    // One that serves nothing has nothing to tell.
+    let recall = report.applied.is_some() && report.highest.is_some_and(|highest| api.handle.recall().wants(highest));
     match api.handle.tell(Input::Reported { name, report: Box::new(report) }).await {
-        Ok(()) if api.handle.recall().is_wanted() => Json(ReportAnswer { recall: true }).into_response(),
+        Ok(()) if recall => Json(ReportAnswer { recall: true }).into_response(),
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(gone) => gone.into_response(),
     }

@@ -386,7 +386,7 @@ impl Election {
                 self.next = now;
                 return;
             }
-            self.met_another |= record.holder.run != self.me.holder.run;
+            self.met_another |= record.holder.run != self.me.holder.run && !self.was_ours(record);
             // Somebody renews: whoever leads without the store's word lets go.
             if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
                 self.post = Post::None;

@@ -31,6 +31,8 @@ pub struct Proxy {
     pub highest: Version,
     /// Its last report.
     pub report: Report,
+    /// Whether it has reported since its stream was opened.
+    told: bool,
     /// When it was heard last, since the controller's start.
     pub heard: Duration,
     /// When its last stream ended, if it has none.
@@ -63,6 +65,11 @@ impl Proxy {
     fn belongs(&mut self, cluster: Option<&str>, ours: Option<&str>) {
         self.cluster = cluster.map(str::to_owned);
         self.foreign = cluster.is_some() && ours.is_some() && cluster != ours;
+    }
+
+    /// The highest version that it may hold: one that says that it serves nothing holds nothing.
+    fn may_hold(&self) -> Option<Version> {
+        Some(self.highest).filter(|highest| highest.sequence > 0 && !(self.told && self.report.applied.is_none()))
     }
 
     /// The version of ours that it serves.
@@ -103,11 +110,12 @@ impl Proxies {
         self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
     }
 
-    /// Whether any of ours follows us, and the highest version that one of those has seen.
-    pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
-        let ours = || self.connected(now).filter(|(_, proxy)| !proxy.foreign && proxy.cluster == self.ours);
+    /// Whether any of ours follows us, the highest version that one of those has seen, and that one of those may hold.
+    pub fn seen(&self, now: Duration) -> (bool, Option<Version>, Option<Version>) {
+        let ours = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign && proxy.cluster == self.ours);
         let came = self.connected(now).any(|(_, proxy)| !proxy.foreign);
-        (came, ours().map(|(_, proxy)| proxy.highest).max().filter(|highest| highest.sequence > 0))
+        let highest = ours().map(|proxy| proxy.highest).max().filter(|highest| highest.sequence > 0);
+        (came, highest, ours().filter_map(Proxy::may_hold).max())
     }
 
     /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.
@@ -116,7 +124,7 @@ impl Proxies {
         let first = !proxy.follows();
         proxy.belongs(cluster, self.ours.as_deref());
         proxy.streams += 1;
-        (proxy.heard, proxy.highest) = (now, highest);
+        (proxy.heard, proxy.highest, proxy.told) = (now, highest, false);
         first
     }
 
@@ -183,7 +191,7 @@ impl Proxies {
     pub fn reported(&mut self, name: &str, report: Report, now: Duration) -> Report {
         let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
         let proxy = self.known.entry(name.to_owned()).or_default();
-        proxy.heard = now;
+        (proxy.heard, proxy.told) = (now, true);
         // It may have been adopted since it connected.
         if let Some(cluster) = &report.cluster {
             proxy.belongs(Some(cluster), self.ours.as_deref());

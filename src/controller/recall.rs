@@ -16,6 +16,8 @@ pub struct Seen {
     pub empty: bool,
     /// The highest version that a proxy of our cluster has seen.
     pub highest: Option<Version>,
+    /// The highest version that one of those may hold, which have not said that they hold nothing.
+    pub held: Option<Version>,
 }
 
 /// What proxies are asked for, and what came.
@@ -50,6 +52,11 @@ impl Recall {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether a proxy is asked that has seen this version: nothing as new has come yet.
+    pub fn wants(&self, highest: Version) -> bool {
+        self.is_wanted() && self.best().is_none_or(|best| best.version < highest)
+    }
+
     /// The turn to tell; nothing while somebody else does.
     pub fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.telling.try_lock().ok().filter(|_| self.is_wanted())
@@ -80,8 +87,11 @@ mod tests {
         recall.take(at(9));
         assert!(recall.best().is_none());
         let wanted = recall.want();
+        let version = |sequence| at(sequence).version;
+        assert!(recall.wants(version(1)));
         [3, 5, 4].into_iter().for_each(|sequence| recall.take(at(sequence)));
         assert_eq!(recall.best().unwrap().version.sequence, 5);
+        assert!(recall.wants(version(6)) && !recall.wants(version(5)));
         drop(wanted);
         assert!(!recall.is_wanted() && recall.best().is_none());
     }

@@ -51,6 +51,8 @@ pub(super) struct Unsaved {
     count: u64,
     /// Who we are, which the disk refused.
     identity: bool,
+    /// Something that was published is on disk, or was refused by it.
+    published: bool,
 }
 
 /// The owner of the state.
@@ -146,6 +148,7 @@ impl Owner {
         let announced = self.usable(ANNOUNCED, load_numbers(&folder, ANNOUNCED), "what operators announced to let go is held when it goes");
         self.state.guard.restore_expected(announced, (now.since_start, now.date));
         if let Some(snapshot) = published {
+            self.unsaved.published = true;
             let output = self.state.recall(snapshot, now);
             self.carry_out(output);
         }
@@ -261,6 +264,7 @@ impl Owner {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
                 self.unsaved.state = true;
             }
+            self.save_first(&snapshot);
             self.snapshots.send_replace(snapshot);
         }
         if output.changed {
@@ -278,8 +282,10 @@ impl Owner {
             }
         }
         self.logged = self.state.events.next();
-        self.unsaved.state |= output.entries_changed;
-        if self.unsaved.state && self.unsaved.due.is_none() {
+        self.unsaved.state |= output.entries_changed || output.doubted;
+        if output.doubted {
+            self.unsaved.due = Some(Instant::now());
+        } else if self.unsaved.state && self.unsaved.due.is_none() {
             self.unsaved.due = Some(Instant::now() + SAVE_EVERY);
         }
     }
@@ -290,6 +296,18 @@ impl Owner {
         if let Err(error) = saved {
             self.metrics.disk_errors.inc();
             tracing::error!(%error, "the cluster's id and epoch could not be written to the state directory; that is tried again");
+        }
+    }
+
+    /// The first that is published is on disk before anybody has it: who has published anything never takes itself for one that lost
+    /// its disk.
+    fn save_first(&mut self, snapshot: &Snapshot) {
+        if std::mem::replace(&mut self.unsaved.published, true) {
+            return;
+        }
+        if let Err(error) = disk::save_published(&self.settings.state, snapshot) {
+            self.metrics.disk_errors.inc();
+            tracing::error!(%error, "what is published first could not be written to the state directory; that is tried again");
         }
     }
 
@@ -365,9 +383,9 @@ impl Owner {
     }
 
     fn seen(&self, now: Duration) -> Seen {
-        let (came, highest) = self.state.proxies.seen(now);
+        let (came, highest, held) = self.state.proxies.seen(now);
         let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
-        Seen { cluster: self.identity.known(), came, empty, highest }
+        Seen { cluster: self.identity.known(), came, empty, highest, held }
     }
 
     fn answer(&self, query: Query) {

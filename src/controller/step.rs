@@ -146,6 +146,8 @@ pub struct Output {
     pub config_published: bool,
     /// Entries or their last good values changed: write them to disk.
     pub entries_changed: bool,
+    /// A store was not believed: what was judged goes to disk at once, so that a restart does not judge it again.
+    pub doubted: bool,
     /// Somebody saw this epoch, which is above ours.
     pub saw: Option<u64>,
     /// Every store is to be read anew: what it said so far may be older than what is published.
@@ -166,6 +168,7 @@ impl Output {
         self.publish = more.publish.or(self.publish.take());
         self.config_published |= more.config_published;
         self.entries_changed |= more.entries_changed;
+        self.doubted |= more.doubted;
         self.saw = more.saw.or(self.saw);
         self.relist |= more.relist;
         self.verdicts.extend(more.verdicts);
@@ -469,6 +472,7 @@ impl State {
         let mut output = self.publish(due.0, due.1, now);
         self.tell_missing_listener(now);
         output.entries_changed = !outcome.touched.is_empty();
+        output.doubted |= doubted.is_some();
         output.changed |= output.entries_changed;
         output.verdicts = outcome.touched;
         output

@@ -66,6 +66,15 @@ impl Held {
         Snapshot { cluster: self.cluster.clone(), version: self.version, config: lane(track), membership: lane(Lane::Membership) }
     }
 
+    /// The newest version that had all of this. Lanes from disk, which are written apart, may be older than what was seen last: unless
+    /// they are just that, it is the version of the config.
+    pub fn newest(&self) -> Version {
+        let own = self.digests();
+        let is_same = |(lane, digest): (&Lane, &Digest)| own.get(lane).copied().unwrap_or_else(|| Objects::default().digest()) == *digest;
+        let is_highest = !self.restored || !self.seen.is_empty() && self.seen.iter().all(is_same);
+        if is_highest { self.highest } else { self.version }
+    }
+
     /// Bucket digests of all lanes, for the next request.
     pub fn bucket_digests(&self) -> BTreeMap<Lane, Vec<Digest>> {
         self.lanes.iter().map(|(lane, objects)| (*lane, objects.bucket_digests())).collect()

@@ -87,6 +87,11 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert_eq!(again.role(now), Role::Following { leader: None });
     store.serve(&mut again, now);
     assert_eq!(leads(&again, now), Some(3));
+    // It met nobody else: a store that is wiped is no reason to wait.
+    store = Store::default();
+    now = again.due(now);
+    store.serve(&mut again, now);
+    assert_eq!(leads(&again, now), Some(4));
 }
 
 #[test]

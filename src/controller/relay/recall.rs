@@ -22,9 +22,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// What was told is taken within this time, unless the store was lost in that moment.
 const TAKEN: Duration = Duration::from_secs(1);
 
-/// How long to wait for proxies: what those have seen that came, and whether any did and the stores have something.
-const fn patience(seen: Option<Version>, settled: bool) -> Duration {
-    match (seen, settled) {
+/// How long to wait for proxies: what those may hold that came, and whether any did and the stores have something.
+const fn patience(held: Option<Version>, settled: bool) -> Duration {
+    match (held, settled) {
         (Some(_), _) => TELLING,
         (None, true) => SAYING,
         (None, false) => COMING,
@@ -48,15 +48,15 @@ impl Relay {
                 begun = Instant::now();
                 continue;
             }
-            let Ok(Seen { came, empty, highest, .. }) = self.handle.ask(Query::Seen).await else { return };
+            let Ok(Seen { came, empty, highest, held, .. }) = self.handle.ask(Query::Seen).await else { return };
             let settled = came && !empty;
             if settled && !std::mem::replace(&mut knew, true) {
                 begun = Instant::now();
             }
             let best = self.handle.recall.best();
             // One that comes later may have seen more.
-            let whole = best.as_ref().is_some_and(|best| Some(best.version) >= highest) && begun.elapsed() >= COMING;
-            let over = begun.elapsed() >= patience(highest, settled);
+            let whole = best.as_ref().is_some_and(|best| Some(best.version) >= held) && begun.elapsed() >= COMING;
+            let over = begun.elapsed() >= patience(held, settled);
             if let Some(best) = best.filter(|_| whole || over) {
                 if self.takes(best).await {
                     return;
