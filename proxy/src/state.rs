@@ -330,6 +330,9 @@ mod tests {
         let lost = Held { seen: digests(&held(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
         files.save_seen(&lost, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 1 }, "a later config never came to the disk");
+        // The membership may be as old as five seconds.
+        files.save_config(&held(9, "c")).unwrap();
+        assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 8 }, "less than what has 9 whole");
     }
 
     /// Files of the first release are still read, and still written like this.

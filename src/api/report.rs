@@ -1,5 +1,6 @@
 //! What proxies report, and what they hold, for a controller that has lost it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
@@ -24,13 +25,18 @@ pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
-    // One that serves nothing has nothing to tell.
-    let recall = report.applied.is_some() && report.highest.is_some_and(|highest| api.handle.recall().wants(highest));
+    let recall = is_asked(&api, &report).await;
     match api.handle.tell(Input::Reported { name, report: Box::new(report) }).await {
         Ok(()) if recall => Json(ReportAnswer { recall: true }).into_response(),
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(gone) => gone.into_response(),
     }
+}
+
+/// Whether we have lost what this proxy has. One that serves nothing has nothing to tell.
+async fn is_asked(api: &Api, report: &Report) -> bool {
+    let has_more = report.applied.is_some() && report.highest.is_some_and(|highest| api.handle.recalls(highest));
+    has_more && api.handle.ask(Query::Seen).await.is_ok_and(|seen| seen.cluster == report.cluster)
 }
 
 /// What a proxy holds, as it was asked for in the answer to its report.
@@ -50,21 +56,24 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
         Err(error) => Err(error.to_string()),
     };
     match told {
-        Ok(snapshot) => {
-            api.handle.recall().take(snapshot);
-            StatusCode::NO_CONTENT.into_response()
+        Ok(snapshot) if api.handle.recalls(snapshot.version) => {
+            tracing::info!("proxy {name} told version {} of what was published before", snapshot.version);
+            api.handle.recall().told(snapshot.version);
+            api.handle.tell(Input::Relayed(Arc::new(snapshot))).await.map_or_else(|gone| gone.into_response(), |()| StatusCode::NO_CONTENT.into_response())
         }
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(why) => api.refuse_caller(&caller, StatusCode::BAD_REQUEST, why, "what a proxy holds").await,
     }
 }
 
-/// Only what was published in our cluster, before we lead, is of use. Of a later epoch its proxy has told when it came, and we lead above
-/// that first.
+/// Only what was published in our cluster, before whoever leads, is of use. Of a later epoch its proxy has told when it came, and we lead
+/// above that first.
 async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
     let ours = api.handle.ask(Query::Seen).await.map_err(|gone| gone.to_string())?.cluster;
-    let epoch = api.handle.roles().borrow().epoch();
+    let role = api.handle.roles().borrow().clone();
+    let epoch = role.epoch().or_else(|| role.leader().map(|record| record.epoch));
     if ours.as_ref() != Some(&snapshot.cluster) || epoch.is_none_or(|epoch| snapshot.version.epoch >= epoch) {
-        return Err(format!("version {} of cluster {} was not published in ours before we led", snapshot.version, snapshot.cluster));
+        return Err(format!("version {} of cluster {} was not published in ours before the last change of leader", snapshot.version, snapshot.cluster));
     }
     Ok(snapshot)
 }

@@ -96,10 +96,10 @@ pub(super) async fn watch(State(api): State<Api>, Extension(caller): Extension<C
 }
 
 /// Whether whoever asks is better off with another controller: one that relays wants to hear the leader, a proxy just not
-/// less than others do. Where a leader has nothing to relay, it may have lost what this proxy holds, and asks for it.
-fn is_useless(fed: &Fed, request: &WatchRequest, has_nothing: bool) -> bool {
+/// less than others do.
+fn is_useless(fed: &Fed, request: &WatchRequest) -> bool {
     match fed {
-        Fed::By(leaders) => has_nothing && !leaders.is_empty() && request.controller.is_none() && request.highest.is_some_and(|highest| highest.sequence > 0),
+        Fed::By(_) => false,
         Fed::ByNobody => request.controller.is_some(),
         // People see what there is.
         Fed::CutOff => request.controller.is_some() || !request.name.is_empty(),
@@ -110,8 +110,8 @@ fn is_useless(fed: &Fed, request: &WatchRequest, has_nothing: bool) -> bool {
 fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
     let version = handle.snapshots().borrow().version;
     let has_all = version.sequence == 0 || request.highest.is_some_and(|highest| highest >= version);
-    let told = "this controller hears of nothing newer from the leader; ask another one, or try again";
-    (is_useless(&handle.fed().borrow(), request, version.sequence == 0) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
+    let told = "this controller does not hear the leader and has nothing newer; ask another one, or try again";
+    (is_useless(&handle.fed().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
 }
 
 /// The same for people: everything, and what changes.
@@ -203,7 +203,7 @@ impl Stream {
             }
             let next = tokio::select! {
                 // Whoever follows us is better off with another controller.
-                _ = fed.wait_for(|fed| is_useless(fed, &request, snapshot.version.sequence == 0)) => return,
+                _ = fed.wait_for(|fed| is_useless(fed, &request)) => return,
                 next = timeout_at(beat, snapshots.changed()) => next,
             };
             if matches!(next, Ok(Err(_))) {

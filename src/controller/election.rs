@@ -353,7 +353,10 @@ impl Election {
                 }
             }
             Heard::Look => self.next = self.next.min(now),
-            Heard::Others(others) => self.others = others,
+            Heard::Others(others) => {
+                self.others = others;
+                self.met_another |= others;
+            }
         }
     }
 

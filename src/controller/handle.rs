@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use waypost_adapter::{AdapterError, Entry, Key};
 use waypost_model::key::{Place, place};
 use waypost_model::object::Digest;
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{ControllerInfo, Downstream, Heartbeat};
 
 use super::disk::Exported;
@@ -144,6 +144,12 @@ impl Handle {
     /// What proxies hold, while that is asked for.
     pub fn recall(&self) -> &Recall {
         &self.recall
+    }
+
+    /// Whether a proxy that has seen this version is asked for what it holds.
+    pub fn recalls(&self, highest: Version) -> bool {
+        let follows = matches!(&*self.fed.borrow(), Fed::By(leaders) if !leaders.is_empty());
+        self.recall.wants(self.snapshots.borrow().version, follows, highest)
     }
 
     /// Whom we follow, and every change of it.

@@ -27,7 +27,8 @@ const TRIES: usize = 10;
 /// Why nothing is done any more by who led.
 pub(super) const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
 /// Why nothing is done yet by who leads now.
-pub(super) const ASKING: &str = "this controller was elected just now and asks the others first; nothing was changed, try again";
+pub(super) const ASKING: &str =
+    "this controller was elected just now and asks the others first, and proxies if it has lost what was published; nothing was changed, try again";
 const STOPPING: &str = "the controller is stopping";
 /// What the disk refused when we began to lead is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);

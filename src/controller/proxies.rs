@@ -110,12 +110,11 @@ impl Proxies {
         self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
     }
 
-    /// Whether any of ours follows us, the highest version that one of those has seen, and that one of those may hold.
-    pub fn seen(&self, now: Duration) -> (bool, Option<Version>, Option<Version>) {
-        let ours = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign && proxy.cluster == self.ours);
-        let came = self.connected(now).any(|(_, proxy)| !proxy.foreign);
-        let highest = ours().map(|proxy| proxy.highest).max().filter(|highest| highest.sequence > 0);
-        (came, highest, ours().filter_map(Proxy::may_hold).max())
+    /// Whether any of ours follows us, and the highest version that one of those may hold.
+    pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
+        let came = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign);
+        let ours = came().filter(|proxy| proxy.cluster == self.ours);
+        (came().next().is_some(), ours.filter_map(Proxy::may_hold).max())
     }
 
     /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.

@@ -105,7 +105,9 @@ impl Relay {
                     self.fed.send_replace(Fed::By(Vec::new()));
                     if recovered != Some(epoch) {
                         self.recover().await;
-                        self.recall().await;
+                        if self.recall().await.is_err() {
+                            return;
+                        }
                         recovered = Some(epoch);
                         if self.handle.begin_operated(epoch).await.is_err() || self.handle.tell(Input::Recovered(epoch)).await.is_err() {
                             return;

@@ -383,9 +383,9 @@ impl Owner {
     }
 
     fn seen(&self, now: Duration) -> Seen {
-        let (came, highest, held) = self.state.proxies.seen(now);
-        let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
-        Seen { cluster: self.identity.known(), came, empty, highest, held }
+        let (came, held) = self.state.proxies.seen(now);
+        let empty = (0..self.stores.len()).all(|source| !self.state.compiler.has_any(source));
+        Seen { cluster: self.identity.known(), came, complete: self.state.compiler.complete(), empty, held }
     }
 
     fn answer(&self, query: Query) {

@@ -66,6 +66,8 @@ pub enum Input {
     Role(Role),
     /// The leader published this; we relay it.
     Relayed(Arc<Snapshot>),
+    /// What was published before we lead was lost here, and is known from others: of what went since, nobody knows how.
+    Recalled,
     /// All that other controllers have of what was published before we lead under this epoch is known.
     Recovered(u64),
     /// What the leader keeps, for the day on which we lead.
@@ -276,6 +278,8 @@ pub struct State {
     recovered: bool,
     /// Something waits until we may publish again.
     suppressed: bool,
+    /// What was published before we lead was lost here, and is known from others.
+    recalled: bool,
     /// An operator asked for something that is not published yet.
     operated: bool,
     /// Why a store is not believed, which went back or became empty while we followed.
@@ -324,6 +328,7 @@ impl State {
             contested: None,
             recovered: false,
             suppressed: false,
+            recalled: false,
             operated: false,
             not_believed: None,
             replica: Replica::default(),
@@ -377,11 +382,12 @@ impl State {
                 Output { changed: true, ..Output::default() }
             }
             Input::Role(role) => self.take_role(role, now),
-            Input::Recovered(epoch) => {
-                self.recovered |= self.begun == Some(epoch);
-                if self.suppressed { self.publish(true, true, now) } else { Output::default() }
-            }
+            Input::Recovered(epoch) => self.recovered(epoch, now),
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
+            Input::Recalled => {
+                self.recalled = true;
+                Output::default()
+            }
             Input::Replica(replica) => self.replicated(*replica, now),
             Input::Downstream { controller, proxies, version, content, told } => {
                 self.pass_events(&controller, told, now);
@@ -403,29 +409,32 @@ impl State {
                 output
             }
             Input::Reported { name, report } => self.reported(&name, *report, now),
-            Input::Tick => {
-                if self.sweep(now) {
-                    let mut output = self.gather(now);
-                    if matches!(self.role, Role::Caretaking { .. }) {
-                        // What waited for proxies to come back waits no more.
-                        output.absorb(self.publish(false, false, now));
-                    }
-                    return output;
-                }
-                let leads = self.role.epoch().is_some();
-                if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
-                    let over = Some(hold.mark.clone());
-                    return Output { over, ..self.set_hold(None, "its time being over", now) };
-                }
-                if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
-                    return self.guarded(now);
-                }
-                let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
-                self.publish(due.0, due.1, now)
-            }
+            Input::Tick => self.tick(now),
             Input::Approve { keys, later, by } => self.approve(&keys, later, &by, now),
             Input::Hold { hold, by } => self.set_hold(hold.map(|hold| *hold), &by, now),
         }
+    }
+
+    /// Time has passed.
+    fn tick(&mut self, now: Now) -> Output {
+        if self.sweep(now) {
+            let mut output = self.gather(now);
+            if matches!(self.role, Role::Caretaking { .. }) {
+                // What waited for proxies to come back waits no more.
+                output.absorb(self.publish(false, false, now));
+            }
+            return output;
+        }
+        let leads = self.role.epoch().is_some();
+        if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
+            let over = Some(hold.mark.clone());
+            return Output { over, ..self.set_hold(None, "its time being over", now) };
+        }
+        if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
+            return self.guarded(now);
+        }
+        let due = (self.windows.0.tick(now.since_start), self.windows.1.tick(now.since_start));
+        self.publish(due.0, due.1, now)
     }
 
     /// Forgets what is over, if it is time for that.

@@ -25,6 +25,9 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// After a store has stopped lying, that is found by the next audit, which is once a second here; or by its silence.
 const AUDITED: Duration = Duration::from_secs(10);
 
+/// That a store was wiped is seen, judged and on disk within this time.
+const JUDGED: Duration = Duration::from_secs(3);
+
 /// A store, a controller and a proxy over it.
 struct Arena {
     server: Option<Box<dyn Server>>,
@@ -35,7 +38,8 @@ struct Arena {
     run: Box1,
     web: SocketAddr,
     runtime: tokio::runtime::Runtime,
-    wiped: bool,
+    /// When the store was wiped.
+    wiped: Option<Instant>,
     /// Waypost was killed after its store was wiped: if its disk did not know yet that this was judged, it is judged again, and what
     /// the store has by then is held as well, until somebody lets it go.
     doubtful: bool,
@@ -107,12 +111,13 @@ impl Arena {
         let url = if server.is_none() { format!("file://{}", run.dir().display()) } else { format!("{store}://{endpoint}/waypost") };
         let adapter = waypost::stores::open(&waypost::stores::StoreFlags::from(url.as_str())).unwrap().adapter;
         let recovery = if lying { AUDITED } else { RECOVERY };
-        Self { server, mangler, recovery, adapter, run, web: loopback(), runtime, wiped: false, doubtful: false }
+        Self { server, mangler, recovery, adapter, run, web: loopback(), runtime, wiped: None, doubtful: false }
     }
 
     /// One run. Returns how long after the store was whole everything was right.
     fn round(&mut self, seed: u64, told: &mut Vec<String>) -> Result<Duration, String> {
         let mut rng = fastrand::Rng::with_seed(seed);
+        self.doubtful = false;
         let watcher = Versions::watch(self.run.admin);
         let mut fault: Option<(Fault, usize)> = None;
         if let Some(mangler) = &self.mangler {
@@ -130,7 +135,7 @@ impl Arena {
                 0..7 if fault.is_none() => fault = self.harm(&mut rng, step, told),
                 7..9 if fault.is_none() => {
                     told.push("waypost killed and started again".to_owned());
-                    self.doubtful |= self.wiped;
+                    self.doubtful |= self.wiped.is_some_and(|at| at.elapsed() < JUDGED);
                     watcher.restart(|| {
                         self.run.process.kill();
                         self.run.restart();
@@ -138,7 +143,7 @@ impl Arena {
                 }
                 9..10 if fault.is_none() && self.server.is_some() => {
                     told.push("store wiped".to_owned());
-                    self.wiped = true;
+                    self.wiped = Some(Instant::now());
                     self.server.as_mut().unwrap().wipe();
                 }
                 _ => self.write(&mut rng, seed, step, fault, told),

@@ -265,7 +265,7 @@ fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
     drop(first);
 }
 
-/// The same with all controllers, where the only proxy has nothing but its disk and asks the one first that does not lead.
+/// The same with all controllers, where the only proxy has nothing but its disk and knows only the one that does not lead.
 #[test]
 fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_disk_of_a_proxy() {
     let server = Etcd::new(1);
@@ -276,7 +276,10 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
     cluster.ok(first, &["put", "listeners/web", &format!("{{\"address\":\"{web}\"}}")]);
     cluster.ok(first, &["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
     cluster.ok(first, &["put", "endpoints/shop/a", &backend.address.to_string(), "--wait"]);
-    until("it on disk", || std::fs::read_to_string(cluster.folder.path().join("p/membership.jsonl")).is_ok_and(|held| held.contains("shop/a")));
+    let version = cluster.info(first)["version"].clone();
+    for (file, what) in [("membership.jsonl", "shop/a".to_owned()), ("seen.json", version.to_string())] {
+        until("it on disk", || std::fs::read_to_string(cluster.folder.path().join("p").join(file)).is_ok_and(|held| held.contains(&what)));
+    }
     (0..2).for_each(|number| cluster.kill(number));
     proxy.kill();
     server.ctl(&["del", "--prefix", "waypost/"]).unwrap();
@@ -286,14 +289,17 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
     cluster.running[0] = Some(cluster.controller(0, &[]));
     until("the first to lead", || cluster.info(0)["leads"] == true);
     cluster.running[1] = Some(cluster.controller(1, &[]));
-    let apis = [cluster.apis[1], cluster.apis[0]];
-    proxy = start_proxy_of(&apis, &cluster.folder.path().join("p"), "p", "127.0.0.1");
+    proxy = start_proxy_of(&cluster.apis[1..], &cluster.folder.path().join("p"), "p", "127.0.0.1");
     for number in 0..2 {
         until("what serves to be held", || {
             let status: serde_json::Value = serde_json::from_slice(&cluster.verb(number, &["status", "-o", "json"]).stdout).unwrap_or_default();
             status["held"].as_array().is_some_and(|held| held.len() == 3)
         });
     }
+    until("the new leader's word on the proxy", || {
+        let epoch = cluster.info(0)["epoch"].to_string();
+        text(&cluster.verb(0, &["proxies"]).stdout).contains(&format!("{epoch}."))
+    });
     assert_eq!(get(web, "any", "/").status, 200);
     drop(proxy);
 }

@@ -66,13 +66,14 @@ impl Held {
         Snapshot { cluster: self.cluster.clone(), version: self.version, config: lane(track), membership: lane(Lane::Membership) }
     }
 
-    /// The newest version that had all of this. Lanes from disk, which are written apart, may be older than what was seen last: unless
-    /// they are just that, it is the version of the config.
+    /// The newest version that had all of this. Lanes from disk, which are written apart, may be older than what was seen last. Unless they
+    /// are just that, the membership may be older than the config: whoever has that version whole has more, so this counts as the one before.
     pub fn newest(&self) -> Version {
         let own = self.digests();
         let is_same = |(lane, digest): (&Lane, &Digest)| own.get(lane).copied().unwrap_or_else(|| Objects::default().digest()) == *digest;
         let is_highest = !self.restored || !self.seen.is_empty() && self.seen.iter().all(is_same);
-        if is_highest { self.highest } else { self.version }
+        let before = Version { sequence: self.version.sequence.saturating_sub(1).max(1), ..self.version };
+        if is_highest { self.highest } else { before }
     }
 
     /// Bucket digests of all lanes, for the next request.

@@ -1,92 +1,77 @@
-//! Before a controller leads that knows nothing: the proxies are asked for what they hold.
+//! Before a controller leads that knows nothing: the proxies are asked for what they hold, and the other controllers once more.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout};
-use waypost_model::snapshot::{Snapshot, Version};
+use tokio::time::sleep;
 
+use super::super::elect::Signal;
 use super::super::election::Role;
-use super::super::handle::Query;
-use super::super::recall::Seen;
+use super::super::handle::{Gone, Query};
+use super::super::recall::{Next, Waiting};
 use super::super::step::Input;
 use super::Relay;
+use super::recover::Recovery;
 
-/// Proxies look for a controller at least this often.
-const COMING: Duration = Duration::from_secs(7);
-/// Where the stores have something, proxies that came and have nothing are waited with for so long.
-const SAYING: Duration = Duration::from_secs(1);
-/// And has told it within this time.
-const TELLING: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
-/// What was told is taken within this time, unless the store was lost in that moment.
-const TAKEN: Duration = Duration::from_secs(1);
-
-/// How long to wait for proxies: what those may hold that came, and whether any did and the stores have something.
-const fn patience(held: Option<Version>, settled: bool) -> Duration {
-    match (held, settled) {
-        (Some(_), _) => TELLING,
-        (None, true) => SAYING,
-        (None, false) => COMING,
-    }
-}
+/// Other controllers are asked again this often: one may have been late, or have got from a proxy what we lost.
+const ASKED: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// Where somebody has led before and nothing is known of what was published, neither here nor by other controllers, proxies may
-    /// still serve it: what they hold is fetched, and what the stores do not have of it is judged before it goes.
-    pub(super) async fn recall(&self) {
-        let epoch = self.roles.borrow().epoch();
-        if self.handle.snapshots.borrow().version.sequence > 0 || epoch.is_none_or(|epoch| epoch <= 1) {
-            return;
+    /// still serve it: what they hold is fetched, and what the stores do not have of it is held.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub(super) async fn recall(&self) -> Result<(), Gone> {
+        let Some(epoch) = self.roles.borrow().epoch().filter(|epoch| *epoch > 1) else { return Ok(()) };
+        if self.handle.snapshots.borrow().version.sequence > 0 {
+            return Ok(());
         }
         let _wanted = self.handle.recall.want();
-        let (mut begun, mut knew, mut told) = (Instant::now(), false, false);
-        while self.roles.borrow().epoch() == epoch {
+        let (mut waiting, mut begun, mut asked, mut told) = (Waiting::default(), Instant::now(), Instant::now(), false);
+        while self.roles.borrow().epoch() == Some(epoch) {
             sleep(PAUSE).await;
             if !matches!(*self.roles.borrow(), Role::Leading { .. }) {
                 // Without the store nothing is taken, and nothing published.
                 begun = Instant::now();
                 continue;
             }
-            let Ok(Seen { came, empty, highest, held, .. }) = self.handle.ask(Query::Seen).await else { return };
-            let settled = came && !empty;
-            if settled && !std::mem::replace(&mut knew, true) {
-                begun = Instant::now();
+            if asked.elapsed() >= ASKED {
+                self.ask_again(epoch).await;
+                asked = Instant::now();
             }
-            let best = self.handle.recall.best();
-            // One that comes later may have seen more.
-            let whole = best.as_ref().is_some_and(|best| Some(best.version) >= held) && begun.elapsed() >= COMING;
-            let over = begun.elapsed() >= patience(held, settled);
-            if let Some(best) = best.filter(|_| whole || over) {
-                if self.takes(best).await {
-                    return;
+            let seen = self.handle.ask(Query::Seen).await?;
+            let own = self.handle.snapshots.borrow().version;
+            match waiting.next(begun.elapsed(), &seen, own) {
+                Next::Wait => {}
+                Next::WaitOnEmpty if std::mem::replace(&mut told, true) => {}
+                Next::WaitOnEmpty => {
+                    self.say("what was published before is not known, and the stores are empty: nothing is published until a proxy or another controller tells what it has, or a store has something").await?;
+                    // Proxies may have to join anew before they can tell.
+                    self.handle.begin_operated(epoch).await?;
                 }
-            } else if over {
-                let waits = empty && highest.is_some();
-                if !std::mem::replace(&mut told, true) {
-                    self.say_lost(highest, waits).await;
+                Next::Go if own.sequence > 0 => {
+                    tracing::info!("goes on from version {own}, which others had");
+                    return self.handle.tell(Input::Recalled).await;
                 }
-                if !waits {
-                    return;
+                Next::Go => {
+                    if let Some(held) = waiting.held {
+                        self.say(&format!("proxies have seen version {held}, and none has told it: what the stores say is published")).await?;
+                    }
+                    return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
-    /// Goes on with what a proxy told; returns whether that is what is published by now.
-    async fn takes(&self, best: Arc<Snapshot>) -> bool {
-        tracing::info!("a proxy told version {} of what was published before", best.version);
-        let mut snapshots = self.handle.snapshots.clone();
-        if self.handle.tell(Input::Relayed(best)).await.is_err() {
-            return true;
+    async fn ask_again(&self, epoch: u64) {
+        if let Recovery::Contested(epoch) = self.recover_once(Some(epoch)).await {
+            self.signal(Signal::Saw { epoch, living: false }).await;
         }
-        matches!(timeout(TAKEN, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await, Ok(Ok(_)))
     }
 
-    async fn say_lost(&self, seen: Option<Version>, waits: bool) {
-        let Some(seen) = seen else { return };
-        let then = if waits { "a store is empty, so nothing is published until one does or that has something" } else { "what the stores say is published" };
-        let message = format!("proxies have seen version {seen}, and none has told it: {then}");
-        self.handle.tell(Input::damaged("published", message)).await.unwrap_or_default();
+    async fn say(&self, message: &str) -> Result<(), Gone> {
+        self.handle.tell(Input::damaged("published", message.to_owned())).await
     }
 }

@@ -18,7 +18,7 @@ const TRIES: u32 = 3;
 
 /// What came of asking the others before we lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Recovery {
+pub(super) enum Recovery {
     /// Nobody who answers has more than we.
     Done,
     /// Somebody has, and it did not come.
@@ -61,7 +61,7 @@ impl Relay {
     }
 
     /// Asks everybody once, and fetches what the one has who has most.
-    async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
+    pub(super) async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
         let (mut best, mut met): (Option<ControllerInfo>, Vec<String>) = (None, Vec::new());

@@ -142,6 +142,12 @@ impl State {
         Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
     }
 
+    /// All that others know of what was published before we lead is known.
+    pub(super) fn recovered(&mut self, epoch: u64, now: Now) -> Output {
+        self.recovered |= self.begun == Some(epoch);
+        if self.suppressed { self.publish(true, true, now) } else { Output::default() }
+    }
+
     /// What was published before this process began, from disk.
     pub fn recall(&mut self, snapshot: Snapshot, now: Now) -> Output {
         self.relayed(&Arc::new(snapshot), now)
@@ -294,6 +300,10 @@ impl State {
         self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
         for source in emptied {
             self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
+        }
+        let lost = if std::mem::take(&mut self.recalled) { self.sources.len() } else { 0 };
+        for source in 0..lost {
+            self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
         }
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);

@@ -77,6 +77,27 @@ fn a_new_leader_reads_its_stores_anew_before_it_publishes_and_keeps_what_went_un
 }
 
 #[test]
+fn who_lost_what_was_published_holds_everything_that_the_stores_do_not_have() {
+    for (lost, routes) in [(true, 3), (false, 2)] {
+        let mut script = Script::new(1);
+        script.after(1, Input::Role(leading(6)));
+        script.after(1, Input::Relayed(published_by(5, &[WEB, ("routes/a", ROUTE), ("routes/b", ROUTE), ("routes/c", ROUTE)])));
+        if lost {
+            script.after(1, Input::Recalled);
+        }
+        script.after(1, Input::Recovered(6));
+        script.reset(1, 0, 7, &[WEB, ("routes/b", ROUTE), ("routes/c", ROUTE)]);
+        script.after(2_000, Input::Tick);
+        assert_eq!(script.state.snapshot.config.of_kind("route").count(), routes, "of a route nobody knows how it went: {lost}");
+        // That is over with the first publication.
+        script.after(1, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
+        script.reset(1, 0, 8, &[WEB, ("routes/c", ROUTE)]);
+        script.after(2_000, Input::Tick);
+        assert_eq!(script.state.snapshot.config.of_kind("route").count(), 1);
+    }
+}
+
+#[test]
 fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
     let mut before = Script::leading(1);
     let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
