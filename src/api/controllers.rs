@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayReport};
+use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayAnswer, RelayReport};
 
 use super::admit::{Asker, Caller};
 use super::asked::Asked;
@@ -77,7 +77,10 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     }
     let RelayReport { controller, proxies, version, content, told, .. } = report;
     match api.handle.tell(Input::Downstream { controller, proxies, version, content, told }).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(()) => match api.handle.recalls_above() {
+            None => StatusCode::NO_CONTENT.into_response(),
+            recall => Json(RelayAnswer { recall }).into_response(),
+        },
         Err(gone) => gone.into_response(),
     }
 }

@@ -112,6 +112,14 @@ impl From<reqwest::Error> for Unanswered {
     }
 }
 
+/// Passes on what a proxy holds.
+pub(super) async fn pass_on(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: bytes::Bytes) -> Response {
+    match ask(api, leader, parts, body).await {
+        Ok(response) => response,
+        Err(Unanswered { reason, .. }) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("whoever leads cannot be reached: {reason}; try again")),
+    }
+}
+
 async fn ask(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: bytes::Bytes) -> Result<Response, Unanswered> {
     let path = parts.uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
     let url = url::Url::parse(leader).and_then(|url| url.join(path)).map_err(|error| Unanswered { reason: error.to_string(), sent: false })?;

@@ -28,7 +28,10 @@ pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> 
     }
     Ok(match status.version {
         Some(version) => (StatusCode::OK, format!("{text}ready: version {version}\n")),
-        None => (StatusCode::SERVICE_UNAVAILABLE, format!("{text}not ready: no store has been read yet\n")),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{text}not ready: nothing is published yet; the stores are read first, and who has lost what was published asks for it\n"),
+        ),
     }
     .into_response())
 }

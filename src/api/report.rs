@@ -1,6 +1,5 @@
 //! What proxies report, and what they hold, for a controller that has lost it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::to_bytes;
@@ -14,7 +13,9 @@ use waypost_wire::{Report, ReportAnswer, read_whole};
 use super::admit::Caller;
 use super::asked::Asked;
 use super::controllers::LARGEST_RELAY;
+use super::forward::pass_on;
 use super::{Api, refuse};
+use crate::controller::election::Role;
 use crate::controller::handle::Query;
 use crate::controller::step::Input;
 
@@ -33,47 +34,55 @@ pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<
     }
 }
 
-/// Whether we have lost what this proxy has. One that serves nothing has nothing to tell.
+/// Whether we, or whoever leads, have lost what this proxy has. One that serves nothing has nothing to tell.
 async fn is_asked(api: &Api, report: &Report) -> bool {
-    let has_more = report.applied.is_some() && report.highest.is_some_and(|highest| api.handle.recalls(highest));
+    let seen = report.highest.filter(|_| report.applied.is_some());
+    let has_more = seen.zip(api.handle.recalls_above()).is_some_and(|(seen, above)| seen > above);
     has_more && api.handle.ask(Query::Seen).await.is_ok_and(|seen| seen.cluster == report.cluster)
 }
 
-/// What a proxy holds, as it was asked for in the answer to its report.
+/// What a proxy holds, as it was asked for in the answer to its report. Whoever follows passes it on.
 pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
-    if let Err(refused) = check(&api, &caller, &name).await {
+    if !caller.passes_on()
+        && let Err(refused) = check(&api, &caller, &name).await
+    {
         return refused;
     }
     // It is asked again if what another one tells is not enough.
-    let Some(_turn) = api.handle.recall().turn() else { return StatusCode::NO_CONTENT.into_response() };
-    let body = match tokio::time::timeout(PATIENCE, to_bytes(request.into_body(), LARGEST_RELAY)).await {
+    let Some(_turn) = api.handle.recalls_above().and_then(|_| api.handle.recall().turn()) else { return StatusCode::NO_CONTENT.into_response() };
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(PATIENCE, to_bytes(body, LARGEST_RELAY)).await {
         Ok(Ok(body)) => body,
         _ => return refuse(StatusCode::BAD_REQUEST, "what a proxy holds is too large, or did not arrive in time"),
     };
+    let role = api.handle.roles().borrow().clone();
+    match role {
+        Role::Following { leader: Some(leader) } => return pass_on(&api, &leader.url, &parts, body).await,
+        Role::Following { leader: None } => return refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody leads just now; try again"),
+        Role::Leading { .. } | Role::Caretaking { .. } => {}
+    }
     let told = match tokio::task::spawn_blocking(move || read_whole(&body)).await {
         Ok(Ok(snapshot)) => fits(&api, snapshot).await,
         Ok(Err(why)) => Err(format!("what proxy {name} holds is not whole: {why}")),
         Err(error) => Err(error.to_string()),
     };
     match told {
-        Ok(snapshot) if api.handle.recalls(snapshot.version) => {
+        Ok(snapshot) => {
             tracing::info!("proxy {name} told version {} of what was published before", snapshot.version);
-            api.handle.recall().told(snapshot.version);
-            api.handle.tell(Input::Relayed(Arc::new(snapshot))).await.map_or_else(|gone| gone.into_response(), |()| StatusCode::NO_CONTENT.into_response())
+            api.handle.recall().take(snapshot);
+            StatusCode::NO_CONTENT.into_response()
         }
-        Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(why) => api.refuse_caller(&caller, StatusCode::BAD_REQUEST, why, "what a proxy holds").await,
     }
 }
 
-/// Only what was published in our cluster, before whoever leads, is of use. Of a later epoch its proxy has told when it came, and we lead
-/// above that first.
+/// Only what was published in our cluster, before we lead, is of use. Of a later epoch its proxy has told when it came, and we lead above
+/// that first.
 async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
     let ours = api.handle.ask(Query::Seen).await.map_err(|gone| gone.to_string())?.cluster;
-    let role = api.handle.roles().borrow().clone();
-    let epoch = role.epoch().or_else(|| role.leader().map(|record| record.epoch));
+    let epoch = api.handle.roles().borrow().epoch();
     if ours.as_ref() != Some(&snapshot.cluster) || epoch.is_none_or(|epoch| snapshot.version.epoch >= epoch) {
-        return Err(format!("version {} of cluster {} was not published in ours before the last change of leader", snapshot.version, snapshot.cluster));
+        return Err(format!("version {} of cluster {} was not published in ours before we led", snapshot.version, snapshot.cluster));
     }
     Ok(snapshot)
 }

@@ -353,10 +353,7 @@ impl Election {
                 }
             }
             Heard::Look => self.next = self.next.min(now),
-            Heard::Others(others) => {
-                self.others = others;
-                self.met_another |= others;
-            }
+            Heard::Others(others) => self.others = others,
         }
     }
 

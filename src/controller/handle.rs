@@ -146,10 +146,13 @@ impl Handle {
         &self.recall
     }
 
-    /// Whether a proxy that has seen this version is asked for what it holds.
-    pub fn recalls(&self, highest: Version) -> bool {
-        let follows = matches!(&*self.fed.borrow(), Fed::By(leaders) if !leaders.is_empty());
-        self.recall.wants(self.snapshots.borrow().version, follows, highest)
+    /// Proxies that have seen more than this are asked for what they hold, by us or whoever leads; nothing while nobody is.
+    pub fn recalls_above(&self) -> Option<Version> {
+        match *self.roles.borrow() {
+            Role::Leading { .. } => self.recall.above(true),
+            Role::Following { .. } => self.recall.above(false),
+            Role::Caretaking { .. } => None,
+        }
     }
 
     /// Whom we follow, and every change of it.

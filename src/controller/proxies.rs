@@ -157,7 +157,7 @@ impl Proxies {
             name: name.clone(),
             cluster: proxy.cluster.clone(),
             highest: proxy.highest,
-            report: Some(proxy.report.clone()),
+            report: Some(proxy.report.clone()).filter(|_| proxy.told),
         };
         self.known.iter().filter(|(_, proxy)| proxy.follows() && now.saturating_sub(proxy.heard) < CURRENT).map(one).collect()
     }

@@ -1,10 +1,10 @@
 //! What proxies hold, for controllers that have lost what was published: when they are asked, and how long a leader waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use waypost_model::snapshot::Version;
+use waypost_model::snapshot::{Snapshot, Version};
 
 /// Most proxies that lost their controller have come back within this time.
 const COMING: Duration = Duration::from_secs(7);
@@ -22,18 +22,19 @@ pub struct Seen {
     pub came: bool,
     /// Whether all stores were read.
     pub complete: bool,
-    /// Whether none of them has anything.
+    /// Whether one of them has nothing.
     pub empty: bool,
     /// The highest version that a proxy of our cluster may hold: one that has not said that it holds nothing.
     pub held: Option<Version>,
 }
 
-/// Whether proxies are asked.
+/// Which proxies are asked, and what came.
 #[derive(Debug, Default)]
 pub struct Recall {
     leads: AtomicBool,
-    /// The version that a proxy told last.
-    told: Mutex<Version>,
+    best: Mutex<Option<Arc<Snapshot>>>,
+    /// Whoever leads asks for what is above this.
+    upstream: Mutex<Option<Version>>,
     /// One proxy at a time: all of a fleet would be much at once, and the first is likely to be enough.
     telling: tokio::sync::Mutex<()>,
 }
@@ -45,22 +46,30 @@ pub(super) struct Wanted<'a>(&'a Recall);
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
         self.0.leads.store(false, Ordering::Relaxed);
+        *lock(&self.0.best) = None;
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Recall {
-    /// From now on proxies are asked.
+    /// From now on proxies are asked: we are to lead.
     pub(super) fn want(&self) -> Wanted<'_> {
         self.leads.store(true, Ordering::Relaxed);
         Wanted(self)
     }
 
-    /// Whether a proxy is asked that has seen `highest`, where `own` is what we have: by who leads and has lost it, and by who `follows`
-    /// and has nothing either, or only what another proxy told.
-    pub(super) fn wants(&self, own: Version, follows: bool, highest: Version) -> bool {
-        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let asks = self.leads.load(Ordering::Relaxed) || follows && (own.sequence == 0 || own == told);
-        asks && highest > own
+    /// Whoever leads asks for what is above this version, or for nothing.
+    pub(super) fn wanted_upstream(&self, above: Option<Version>) {
+        *lock(&self.upstream) = above;
+    }
+
+    /// Proxies that have seen more than this are asked, by who `leads` or for whom we follow; nothing while nobody is.
+    pub(super) fn above(&self, leads: bool) -> Option<Version> {
+        let own = || lock(&self.best).as_ref().map(|best| best.version).unwrap_or_default();
+        if leads { self.leads.load(Ordering::Relaxed).then(own) } else { *lock(&self.upstream) }
     }
 
     /// The turn to tell; nothing while somebody else does.
@@ -68,9 +77,17 @@ impl Recall {
         self.telling.try_lock().ok()
     }
 
-    /// A proxy told this version.
-    pub fn told(&self, version: Version) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = version;
+    /// A proxy told what it holds.
+    pub fn take(&self, snapshot: Snapshot) {
+        let mut best = lock(&self.best);
+        if self.leads.load(Ordering::Relaxed) && best.as_ref().is_none_or(|best| best.version < snapshot.version) {
+            *best = Some(Arc::new(snapshot));
+        }
+    }
+
+    /// The newest that came.
+    pub(super) fn best(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.best).clone()
     }
 }
 
@@ -79,8 +96,8 @@ impl Recall {
 pub(super) enum Next {
     /// Wait for what proxies and other controllers may tell.
     Wait,
-    /// The same, and tell that it takes so long: every store is empty, and to publish that helps nobody.
-    WaitOnEmpty,
+    /// The same, and say so: it may take long.
+    WaitLong,
     /// Go on with what there is.
     Go,
 }
@@ -89,30 +106,34 @@ pub(super) enum Next {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     came: Option<Duration>,
+    /// Since when no store is empty.
+    full: Option<Duration>,
     /// The highest version that any proxy may hold, also one that has gone again.
     pub(super) held: Option<Version>,
 }
 
 impl Waiting {
-    /// `elapsed` after it began, where `own` is what was told so far.
-    pub(super) fn next(&mut self, elapsed: Duration, seen: &Seen, own: Version) -> Next {
+    /// `elapsed` after it began, where `told` is what came so far.
+    pub(super) fn next(&mut self, elapsed: Duration, seen: &Seen, told: Version) -> Next {
         self.held = self.held.max(seen.held);
         if seen.came {
             self.came.get_or_insert(elapsed);
         }
-        if own.sequence > 0 {
+        self.full = (!seen.empty).then(|| self.full.unwrap_or(elapsed));
+        if told.sequence > 0 {
             // One that comes later may have more.
-            let all = Some(own) >= self.held && elapsed >= COMING;
+            let all = Some(told) >= self.held && elapsed >= COMING;
             return if all || elapsed >= TELLING { Next::Go } else { Next::Wait };
         }
-        let over = match (self.held, self.came) {
-            (Some(_), _) => elapsed >= TELLING,
-            (None, Some(came)) if !seen.empty => elapsed >= came + SAYING,
-            (None, _) => elapsed >= COMING,
+        // A store that begins to be filled has not all of it yet.
+        let over = match (self.held, self.came, self.full) {
+            (Some(_), _, full) => elapsed >= TELLING && full.is_none_or(|full| full == Duration::ZERO || elapsed >= full + COMING),
+            (None, Some(came), Some(full)) => elapsed >= came.max(full) + SAYING,
+            (None, _, _) => elapsed >= COMING,
         };
-        match over && seen.complete {
+        match over {
             false => Next::Wait,
-            true if seen.empty => Next::WaitOnEmpty,
+            true if !seen.complete || seen.empty && self.held.is_some() => Next::WaitLong,
             true => Next::Go,
         }
     }
@@ -127,48 +148,55 @@ mod tests {
     }
 
     #[test]
-    fn those_are_asked_that_have_more_by_who_leads_or_has_only_what_was_told() {
-        let (recall, nothing) = (Recall::default(), Version::default());
-        assert!(!recall.wants(nothing, false, at(1)) && recall.wants(nothing, true, at(1)));
+    fn those_are_asked_that_have_more_than_came_and_only_while_it_is_wanted() {
+        let recall = Recall::default();
+        let told = |sequence| recall.take(Snapshot { version: at(sequence), ..Snapshot::default() });
+        told(9);
+        assert!(recall.above(true).is_none() && recall.best().is_none());
         let wanted = recall.want();
-        assert!(recall.wants(nothing, false, at(1)) && recall.wants(at(1), false, at(2)) && !recall.wants(at(2), false, at(2)));
+        assert_eq!((recall.above(true), recall.above(false)), (Some(Version::default()), None));
+        [3, 5, 4].into_iter().for_each(told);
+        assert_eq!((recall.above(true), recall.best().unwrap().version), (Some(at(5)), at(5)));
         drop(wanted);
-        assert!(!recall.wants(at(1), false, at(2)) && !recall.wants(at(1), true, at(2)), "what was published is not asked for");
-        recall.told(at(1));
-        assert!(recall.wants(at(1), true, at(2)) && !recall.wants(at(1), true, at(1)));
+        assert!(recall.above(true).is_none() && recall.best().is_none());
+        recall.wanted_upstream(Some(at(2)));
+        assert_eq!((recall.above(true), recall.above(false)), (None, Some(at(2))));
     }
 
-    /// When a wait ends in which the same is seen all the time, in seconds; `None` if it never does.
-    fn ends(seen: &Seen, own: u64) -> Option<(u64, Next)> {
+    fn seen(came: bool, empty: bool, held: u64) -> Seen {
+        Seen { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..Seen::default() }
+    }
+
+    /// When a wait ends in which this is seen in each second; `None` if it never does.
+    fn ends(of: impl Fn(u64) -> Seen, told: u64) -> Option<(u64, Next)> {
         let mut waiting = Waiting::default();
-        (0..100).map(|seconds| (seconds, waiting.next(Duration::from_secs(seconds), seen, at(own)))).find(|(_, next)| *next != Next::Wait)
+        (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(told)))).find(|(_, next)| *next != Next::Wait)
     }
 
     #[test]
     fn how_long_is_waited_depends_on_who_came_and_what_the_stores_have() {
-        let seen = |came: bool, empty: bool, held: u64| Seen { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..Seen::default() };
-        for (what, seen, own, expected) in [
+        for (what, seen, told, expected) in [
             ("nobody came", seen(false, false, 0), 0, Some((7, Next::Go))),
             ("one came that has nothing", seen(true, false, 0), 0, Some((1, Next::Go))),
             ("one came that may hold something and does not tell", seen(true, false, 5), 0, Some((15, Next::Go))),
             ("all was told", seen(true, false, 5), 5, Some((7, Next::Go))),
             ("another may have more", seen(true, false, 5), 4, Some((15, Next::Go))),
-            ("nobody came, and there is nothing", seen(false, true, 0), 0, Some((7, Next::WaitOnEmpty))),
-            ("one came that has nothing, and there is nothing", seen(true, true, 0), 0, Some((7, Next::WaitOnEmpty))),
-            ("one may hold something, and there is nothing", seen(true, true, 5), 0, Some((15, Next::WaitOnEmpty))),
-            ("all was told, and there is nothing", seen(true, true, 5), 5, Some((7, Next::Go))),
-            ("a store was not read", Seen { complete: false, ..seen(false, false, 0) }, 0, None),
+            ("nobody came, and a store is empty", seen(false, true, 0), 0, Some((7, Next::Go))),
+            ("one came that has nothing, and a store is empty", seen(true, true, 0), 0, Some((7, Next::Go))),
+            ("one may hold something, and a store is empty", seen(true, true, 5), 0, Some((15, Next::WaitLong))),
+            ("all was told, and a store is empty", seen(true, true, 5), 5, Some((7, Next::Go))),
+            ("a store was not read", Seen { complete: false, ..seen(false, false, 0) }, 0, Some((7, Next::WaitLong))),
         ] {
-            assert_eq!(ends(&seen, own), expected, "{what}");
+            assert_eq!(ends(|_| seen.clone(), told), expected, "{what}");
         }
     }
 
     #[test]
-    fn one_that_has_gone_may_come_back() {
+    fn what_was_seen_counts_for_good_and_a_store_is_filled_before_it_is_believed() {
+        assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
         let mut waiting = Waiting::default();
-        let seen = |held: Option<Version>| Seen { came: held.is_some(), complete: true, held, ..Seen::default() };
-        assert_eq!(waiting.next(Duration::from_secs(1), &seen(Some(at(5))), Version::default()), Next::Wait);
-        assert_eq!(waiting.next(Duration::from_secs(10), &seen(None), Version::default()), Next::Wait);
-        assert_eq!(waiting.next(Duration::from_secs(15), &seen(None), Version::default()), Next::Go);
+        let mut next = |second, seen: &Seen| waiting.next(Duration::from_secs(second), seen, Version::default());
+        assert_eq!(next(40, &seen(true, true, 5)), Next::WaitLong);
+        assert_eq!((next(41, &seen(true, false, 5)), next(47, &seen(true, false, 5)), next(48, &seen(true, false, 5))), (Next::Wait, Next::Wait, Next::Go));
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use url::Url;
 use waypost_wire::{
-    Content, ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayReport, Report, SILENCE_SECONDS, Told, WATCH_PATH,
-    WatchRequest, decode,
+    Content, ControllerInfo, Frame, HEARTBEAT_SECONDS, Held, Incoming, Lane, MAX_LINE_BYTES, RelayAnswer, RelayReport, Report, SILENCE_SECONDS, Told,
+    WATCH_PATH, WatchRequest, decode,
 };
 
 use super::elect::Signal;
@@ -266,12 +266,14 @@ impl Relay {
         };
         tracing::info!(url, "following {}", chain.join(", which follows "));
         self.fed.send_replace(Fed::By(chain));
+        self.handle.recall.wanted_upstream(None);
         let why = tokio::select! {
             why = self.relay(&mut response, false) => why,
             () = self.keep(replica) => String::new(),
             () = self.pass_on(report) => String::new(),
             () = &mut turned => "another one leads".to_owned(),
         };
+        self.handle.recall.wanted_upstream(None);
         tracing::info!(url, why, "not followed any more");
         true
     }
@@ -426,11 +428,15 @@ impl Relay {
             let (events, next) = self.own_events().await;
             let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
-            told = if matches!(&sent, Ok(Ok(response)) if response.status().is_success()) {
-                self.telling.store(next, Ordering::Relaxed);
-                fresh
-            } else {
-                HashMap::new()
+            told = match sent {
+                Ok(Ok(response)) if response.status().is_success() => {
+                    self.telling.store(next, Ordering::Relaxed);
+                    // One that knows nothing of it answers nothing.
+                    let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
+                    self.handle.recall.wanted_upstream(answer.ok().and_then(Result::ok).and_then(|answer| answer.recall));
+                    fresh
+                }
+                _ => HashMap::new(),
             };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
             if told.is_empty() && !message.proxies.is_empty() {

@@ -31,6 +31,8 @@ use super::view::{self, LeaderInfo};
 pub(super) const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// What was judged of a store that is not believed is on disk sooner, with what was published of it by then.
+const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 
 /// What is taken up from before a restart.
 pub(super) struct Restored {
@@ -255,6 +257,7 @@ impl Owner {
         if output.relist {
             self.generation.send_modify(|generation| *generation = self.state.generation());
         }
+        let published = output.publish.is_some();
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
             // What is held is in the history already. What whoever led before published last may be in nobody's.
@@ -282,11 +285,10 @@ impl Owner {
             }
         }
         self.logged = self.state.events.next();
-        self.unsaved.state |= output.entries_changed || output.doubted;
-        if output.doubted {
-            self.unsaved.due = Some(Instant::now());
-        } else if self.unsaved.state && self.unsaved.due.is_none() {
-            self.unsaved.due = Some(Instant::now() + SAVE_EVERY);
+        self.unsaved.state |= output.entries_changed || output.doubted || published;
+        if self.unsaved.state {
+            let due = Instant::now() + if output.doubted { SAVE_DOUBTS } else { SAVE_EVERY };
+            self.unsaved.due = Some(self.unsaved.due.map_or(due, |known| known.min(due)));
         }
     }
 
@@ -384,7 +386,7 @@ impl Owner {
 
     fn seen(&self, now: Duration) -> Seen {
         let (came, held) = self.state.proxies.seen(now);
-        let empty = (0..self.stores.len()).all(|source| !self.state.compiler.has_any(source));
+        let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
         Seen { cluster: self.identity.known(), came, complete: self.state.compiler.complete(), empty, held }
     }
 

@@ -279,13 +279,17 @@ fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Inpu
 
 /// Takes part in the election as soon as the cluster is known.
 async fn elect(
-    elector: Elector,
+    mut elector: Elector,
     me: Me,
     highest: u64,
     mut clusters: watch::Receiver<Option<String>>,
     signals: mpsc::Receiver<Signal>,
     stop: CancellationToken,
 ) {
+    if elector.store_down == StoreDown::Sole && clusters.borrow().is_none() {
+        // Who learns it from the store need not ask whether the store answers, however late that is.
+        elector.store_down = StoreDown::Wait;
+    }
     let cluster = tokio::select! {
         () = stop.cancelled() => return,
         known = clusters.wait_for(Option::is_some) => match known {

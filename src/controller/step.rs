@@ -66,8 +66,8 @@ pub enum Input {
     Role(Role),
     /// The leader published this; we relay it.
     Relayed(Arc<Snapshot>),
-    /// What was published before we lead was lost here, and is known from others: of what went since, nobody knows how.
-    Recalled,
+    /// A proxy told what was published before we lead, which was lost here: of what went since, nobody knows how.
+    Recalled(Arc<Snapshot>),
     /// All that other controllers have of what was published before we lead under this epoch is known.
     Recovered(u64),
     /// What the leader keeps, for the day on which we lead.
@@ -148,7 +148,7 @@ pub struct Output {
     pub config_published: bool,
     /// Entries or their last good values changed: write them to disk.
     pub entries_changed: bool,
-    /// A store was not believed: what was judged goes to disk at once, so that a restart does not judge it again.
+    /// A store was not believed: what was judged goes to disk soon, so that a restart does not judge it again.
     pub doubted: bool,
     /// Somebody saw this epoch, which is above ours.
     pub saw: Option<u64>,
@@ -278,8 +278,8 @@ pub struct State {
     recovered: bool,
     /// Something waits until we may publish again.
     suppressed: bool,
-    /// What was published before we lead was lost here, and is known from others.
-    recalled: bool,
+    /// The epoch before which what was published was lost here, and is known from a proxy.
+    recalled: Option<u64>,
     /// An operator asked for something that is not published yet.
     operated: bool,
     /// Why a store is not believed, which went back or became empty while we followed.
@@ -328,7 +328,7 @@ impl State {
             contested: None,
             recovered: false,
             suppressed: false,
-            recalled: false,
+            recalled: None,
             operated: false,
             not_believed: None,
             replica: Replica::default(),
@@ -384,9 +384,9 @@ impl State {
             Input::Role(role) => self.take_role(role, now),
             Input::Recovered(epoch) => self.recovered(epoch, now),
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
-            Input::Recalled => {
-                self.recalled = true;
-                Output::default()
+            Input::Recalled(snapshot) => {
+                self.recalled = self.role.epoch();
+                self.relayed(&snapshot, now)
             }
             Input::Replica(replica) => self.replicated(*replica, now),
             Input::Downstream { controller, proxies, version, content, told } => {
@@ -494,6 +494,7 @@ impl State {
         let empty = self.snapshot.version.sequence == 0;
         let first = empty || self.snapshot.version.epoch != epoch;
         if first {
+            output.doubted = self.recalled.is_some();
             self.inherit(now);
         }
         // What waited until we might publish goes out as a whole.

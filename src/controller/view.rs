@@ -264,9 +264,10 @@ pub struct StatusInfo {
 }
 
 impl StatusInfo {
-    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, or nobody leads or the leader cannot be asked.
+    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, nothing is published, or nobody leads or the leader cannot be asked.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
+            || self.version.is_none()
             || self.unheard.is_some()
             || self.hold.is_some()
             || self.held.iter().any(|held| held.why.is_some())

@@ -26,7 +26,7 @@ const RECOVERY: Duration = Duration::from_secs(5);
 const AUDITED: Duration = Duration::from_secs(10);
 
 /// That a store was wiped is seen, judged and on disk within this time.
-const JUDGED: Duration = Duration::from_secs(3);
+const JUDGED: Duration = Duration::from_secs(6);
 
 /// A store, a controller and a proxy over it.
 struct Arena {
@@ -143,8 +143,8 @@ impl Arena {
                 }
                 9..10 if fault.is_none() && self.server.is_some() => {
                     told.push("store wiped".to_owned());
-                    self.wiped = Some(Instant::now());
                     self.server.as_mut().unwrap().wipe();
+                    self.wiped = Some(Instant::now());
                 }
                 _ => self.write(&mut rng, seed, step, fault, told),
             }

@@ -22,7 +22,7 @@ pub use apply::{ApplyError, Held, Incoming};
 pub use frame::{Begin, Commit, Delete, Frame, Heartbeat, Lane, Put, SourceAge, Track, WatchRequest, decode, encode};
 pub use join::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use publication::{publication, read_whole, whole};
-pub use relay::{ControllerInfo, Downstream, RelayReport, Told};
+pub use relay::{ControllerInfo, Downstream, RelayAnswer, RelayReport, Told};
 pub use report::{Content, DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report, ReportAnswer};
 pub use secrets::{KeyRing, Phase, RingKey, SECRETS_PATH, SecretsFrame, SecretsRequest};
 

@@ -27,6 +27,14 @@ pub struct RelayReport {
     pub told: Vec<Told>,
 }
 
+/// What whoever leads answers to that; often nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RelayAnswer {
+    /// It has lost what was published: proxies that have seen more than this are to be asked what they hold.
+    pub recall: Option<Version>,
+}
+
 /// An event of a controller that relays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

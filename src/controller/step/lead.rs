@@ -301,7 +301,7 @@ impl State {
         for source in emptied {
             self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
         }
-        let lost = if std::mem::take(&mut self.recalled) { self.sources.len() } else { 0 };
+        let lost = if self.recalled.take().is_some_and(|epoch| Some(epoch) == self.role.epoch()) { self.sources.len() } else { 0 };
         for source in 0..lost {
             self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
         }

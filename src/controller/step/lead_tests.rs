@@ -81,10 +81,8 @@ fn who_lost_what_was_published_holds_everything_that_the_stores_do_not_have() {
     for (lost, routes) in [(true, 3), (false, 2)] {
         let mut script = Script::new(1);
         script.after(1, Input::Role(leading(6)));
-        script.after(1, Input::Relayed(published_by(5, &[WEB, ("routes/a", ROUTE), ("routes/b", ROUTE), ("routes/c", ROUTE)])));
-        if lost {
-            script.after(1, Input::Recalled);
-        }
+        let before = published_by(5, &[WEB, ("routes/a", ROUTE), ("routes/b", ROUTE), ("routes/c", ROUTE)]);
+        script.after(1, if lost { Input::Recalled(before) } else { Input::Relayed(before) });
         script.after(1, Input::Recovered(6));
         script.reset(1, 0, 7, &[WEB, ("routes/b", ROUTE), ("routes/c", ROUTE)]);
         script.after(2_000, Input::Tick);
