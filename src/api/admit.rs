@@ -60,7 +60,7 @@ impl Caller {
     }
 
     /// Whether it may pass on what others ask.
-    pub(super) const fn passes_on(&self) -> bool {
+    const fn passes_on(&self) -> bool {
         matches!(self, Self::Plain | Self::Tls { identity: Some(Identity::Controller(_)), .. })
     }
 

@@ -114,9 +114,10 @@ impl From<reqwest::Error> for Unanswered {
 
 /// Passes on what a proxy holds.
 pub(super) async fn pass_on(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: bytes::Bytes) -> Response {
-    match ask(api, leader, parts, body).await {
-        Ok(response) => response,
-        Err(Unanswered { reason, .. }) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("whoever leads cannot be reached: {reason}; try again")),
+    match tokio::time::timeout(REACHED_READING, ask(api, leader, parts, body)).await {
+        Ok(Ok(response)) => response,
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "whoever leads does not answer; try again"),
+        Ok(Err(Unanswered { reason, .. })) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("whoever leads cannot be reached: {reason}; try again")),
     }
 }
 

@@ -43,13 +43,13 @@ async fn is_asked(api: &Api, report: &Report) -> bool {
 
 /// What a proxy holds, as it was asked for in the answer to its report. Whoever follows passes it on.
 pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
-    if !caller.passes_on()
-        && let Err(refused) = check(&api, &caller, &name).await
-    {
+    if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
-    // It is asked again if what another one tells is not enough.
-    let Some(_turn) = api.handle.recalls_above().and_then(|_| api.handle.recall().turn()) else { return StatusCode::NO_CONTENT.into_response() };
+    if api.handle.recalls_above().is_none() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let Some(_turn) = api.handle.recall().turn() else { return refuse(StatusCode::SERVICE_UNAVAILABLE, "another proxy tells what it holds; try again") };
     let (parts, body) = request.into_parts();
     let body = match tokio::time::timeout(PATIENCE, to_bytes(body, LARGEST_RELAY)).await {
         Ok(Ok(body)) => body,

@@ -218,6 +218,14 @@ impl Handle {
         self.operator.send(Request::Begin(epoch)).await.map_err(|_| Gone)
     }
 
+    /// We lead and wait for what was published before: operators are heard meanwhile. What others know of what operators did still counts.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn open_operated(&self, epoch: u64) -> Result<(), Gone> {
+        self.operator.send(Request::Open(epoch)).await.map_err(|_| Gone)
+    }
+
     /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.
     ///
     /// # Errors

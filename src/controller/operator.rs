@@ -158,6 +158,8 @@ pub enum Request {
     Over(Mark),
     /// We lead under this epoch, and know what those know who could be asked.
     Begin(u64),
+    /// We lead under this epoch, and what we know counts no more than before.
+    Open(u64),
 }
 
 /// Carries out requests.
@@ -206,6 +208,7 @@ impl Operator {
                 Request::Adopt { saved, left, to } => drop(to.send(self.adopt(saved, left).await)),
                 Request::Over(mark) => self.over(&mark).await,
                 Request::Begin(epoch) => again = self.begin(epoch).await.err(),
+                Request::Open(epoch) => self.begun.store(epoch, Ordering::Relaxed),
             }
         }
     }

@@ -113,6 +113,11 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Time is counted from now on; what was seen is not forgotten.
+    pub(super) fn begin_anew(&mut self) {
+        (self.came, self.full) = (None, None);
+    }
+
     /// `elapsed` after it began, where `told` is what came so far.
     pub(super) fn next(&mut self, elapsed: Duration, seen: &Seen, told: Version) -> Next {
         self.held = self.held.max(seen.held);
@@ -127,7 +132,7 @@ impl Waiting {
         }
         // A store that begins to be filled has not all of it yet.
         let over = match (self.held, self.came, self.full) {
-            (Some(_), _, full) => elapsed >= TELLING && full.is_none_or(|full| full == Duration::ZERO || elapsed >= full + COMING),
+            (Some(_), _, full) => elapsed >= TELLING && full.is_none_or(|full| elapsed >= full + COMING),
             (None, Some(came), Some(full)) => elapsed >= came.max(full) + SAYING,
             (None, _, _) => elapsed >= COMING,
         };
@@ -195,8 +200,12 @@ mod tests {
     fn what_was_seen_counts_for_good_and_a_store_is_filled_before_it_is_believed() {
         assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
         let mut waiting = Waiting::default();
-        let mut next = |second, seen: &Seen| waiting.next(Duration::from_secs(second), seen, Version::default());
-        assert_eq!(next(40, &seen(true, true, 5)), Next::WaitLong);
-        assert_eq!((next(41, &seen(true, false, 5)), next(47, &seen(true, false, 5)), next(48, &seen(true, false, 5))), (Next::Wait, Next::Wait, Next::Go));
+        let next = |waiting: &mut Waiting, second, seen: &Seen| waiting.next(Duration::from_secs(second), seen, Version::default());
+        assert_eq!(next(&mut waiting, 40, &seen(true, true, 5)), Next::WaitLong);
+        waiting.begin_anew();
+        assert_eq!(next(&mut waiting, 8, &seen(false, true, 0)), Next::Wait, "what was seen is not forgotten");
+        for (second, expected) in [(41, Next::Wait), (47, Next::Wait), (48, Next::Go)] {
+            assert_eq!(next(&mut waiting, second, &seen(true, false, 5)), expected, "a store that begins to be filled is given time: {second}");
+        }
     }
 }

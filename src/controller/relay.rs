@@ -194,7 +194,7 @@ impl Relay {
     }
 
     /// Whoever leads under a higher epoch than ours is the leader.
-    async fn look_for_successor(&mut self, epoch: u64) {
+    async fn look_for_successor(&self, epoch: u64) {
         let mut answers = self.ask_peers().await;
         while let Some(info) = answers.next().await {
             // Of two under one epoch, the one whose name comes first goes on.
@@ -205,8 +205,9 @@ impl Relay {
             }
         }
         drop(answers);
+        let mut roles = self.roles.clone();
         tokio::select! {
-            _ = self.roles.changed() => {}
+            _ = roles.changed() => {}
             () = sleep(LOOK) => {}
         }
     }
@@ -416,7 +417,8 @@ impl Relay {
             let Ok(mut proxies) = self.handle.ask(Query::Downstream).await else { return std::future::pending().await };
             let mut fresh = HashMap::new();
             for proxy in &mut proxies {
-                let report = proxy.report.take().unwrap_or_default();
+                // One that came back and has not reported yet is as it was.
+                let Some(report) = proxy.report.take().or_else(|| told.get(&proxy.name).cloned()) else { continue };
                 if told.get(&proxy.name) != Some(&report) {
                     proxy.report = Some(report.clone());
                 }
@@ -428,8 +430,10 @@ impl Relay {
             let (events, next) = self.own_events().await;
             let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
+            let mut arrived = false;
             told = match sent {
                 Ok(Ok(response)) if response.status().is_success() => {
+                    arrived = true;
                     self.telling.store(next, Ordering::Relaxed);
                     // One that knows nothing of it answers nothing.
                     let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
@@ -439,7 +443,7 @@ impl Relay {
                 _ => HashMap::new(),
             };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
-            if told.is_empty() && !message.proxies.is_empty() {
+            if !arrived && !message.proxies.is_empty() {
                 sleep(jitter(PAUSE)).await;
             } else {
                 tokio::select! {

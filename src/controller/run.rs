@@ -31,6 +31,8 @@ use super::view::{self, LeaderInfo};
 pub(super) const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// The same where only health changed.
+const SAVE_HEALTH: Duration = Duration::from_secs(5);
 /// What was judged of a store that is not believed is on disk sooner, with what was published of it by then.
 const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 
@@ -257,12 +259,13 @@ impl Owner {
         if output.relist {
             self.generation.send_modify(|generation| *generation = self.state.generation());
         }
-        let published = output.publish.is_some();
+        let (published, mut prompt) = (output.publish.is_some(), output.entries_changed || output.config_published);
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
             // What is held is in the history already. What whoever led before published last may be in nobody's.
             let epoch = self.state.role().epoch();
             let first = epoch == Some(snapshot.version.epoch) && self.config.as_ref().map(|(version, ..)| version.epoch) != epoch;
+            prompt |= first;
             if (output.config_published || first) && self.state.hold().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
                 self.unsaved.state = true;
@@ -287,7 +290,12 @@ impl Owner {
         self.logged = self.state.events.next();
         self.unsaved.state |= output.entries_changed || output.doubted || published;
         if self.unsaved.state {
-            let due = Instant::now() + if output.doubted { SAVE_DOUBTS } else { SAVE_EVERY };
+            let pause = match (output.doubted, prompt) {
+                (true, _) => SAVE_DOUBTS,
+                (false, true) => SAVE_EVERY,
+                (false, false) => SAVE_HEALTH,
+            };
+            let due = Instant::now() + pause;
             self.unsaved.due = Some(self.unsaved.due.map_or(due, |known| known.min(due)));
         }
     }

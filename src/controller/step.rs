@@ -278,8 +278,8 @@ pub struct State {
     recovered: bool,
     /// Something waits until we may publish again.
     suppressed: bool,
-    /// The epoch before which what was published was lost here, and is known from a proxy.
-    recalled: Option<u64>,
+    /// What was published before we lead was lost here, and is known from a proxy.
+    recalled: bool,
     /// An operator asked for something that is not published yet.
     operated: bool,
     /// Why a store is not believed, which went back or became empty while we followed.
@@ -328,7 +328,7 @@ impl State {
             contested: None,
             recovered: false,
             suppressed: false,
-            recalled: None,
+            recalled: false,
             operated: false,
             not_believed: None,
             replica: Replica::default(),
@@ -385,8 +385,9 @@ impl State {
             Input::Recovered(epoch) => self.recovered(epoch, now),
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
             Input::Recalled(snapshot) => {
-                self.recalled = self.role.epoch();
-                self.relayed(&snapshot, now)
+                let output = self.relayed(&snapshot, now);
+                self.recalled |= output.publish.is_some();
+                output
             }
             Input::Replica(replica) => self.replicated(*replica, now),
             Input::Downstream { controller, proxies, version, content, told } => {
@@ -494,7 +495,7 @@ impl State {
         let empty = self.snapshot.version.sequence == 0;
         let first = empty || self.snapshot.version.epoch != epoch;
         if first {
-            output.doubted = self.recalled.is_some();
+            output.doubted = self.recalled;
             self.inherit(now);
         }
         // What waited until we might publish goes out as a whole.

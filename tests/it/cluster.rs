@@ -282,7 +282,8 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
     }
     (0..2).for_each(|number| cluster.kill(number));
     proxy.kill();
-    server.ctl(&["del", "--prefix", "waypost/"]).unwrap();
+    // A single route, which would otherwise go as one that was meant to.
+    server.ctl(&["del", "waypost/routes/shop"]).unwrap();
     for number in 0..2 {
         std::fs::remove_dir_all(cluster.folder.path().join(format!("c{number}"))).unwrap();
     }
@@ -293,7 +294,7 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
     for number in 0..2 {
         until("what serves to be held", || {
             let status: serde_json::Value = serde_json::from_slice(&cluster.verb(number, &["status", "-o", "json"]).stdout).unwrap_or_default();
-            status["held"].as_array().is_some_and(|held| held.len() == 3)
+            status["held"].as_array().is_some_and(|held| held.len() == 1)
         });
     }
     until("the new leader's word on the proxy", || {

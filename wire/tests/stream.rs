@@ -7,7 +7,8 @@ use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{
-    ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, ReportAnswer, SourceAge, Track, decode, encode, read_whole, whole,
+    ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, RelayAnswer, ReportAnswer, SourceAge, Track, decode, encode, read_whole,
+    whole,
 };
 
 fn object(name: &str, value: u8) -> std::sync::Arc<Object> {
@@ -274,6 +275,9 @@ fn what_a_proxy_tells_whole_is_read_again_and_nothing_less() {
     }
     assert_eq!(serde_json::to_string(&ReportAnswer { recall: true }).unwrap(), r#"{"recall":true}"#);
     assert!(!serde_json::from_str::<ReportAnswer>(r#"{"mood":"good"}"#).unwrap().recall, "what another release adds or has not is passed over");
+    let asked = RelayAnswer { recall: Some(Version { epoch: 3, sequence: 7 }) };
+    assert_eq!(serde_json::to_string(&asked).unwrap(), r#"{"recall":"3.7"}"#);
+    assert_eq!(serde_json::from_str::<RelayAnswer>("{}").unwrap(), RelayAnswer::default());
 }
 
 fn golden(name: &str, now: &str, kept: &str) {

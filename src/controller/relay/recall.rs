@@ -35,6 +35,8 @@ impl Relay {
             sleep(PAUSE).await;
             if !matches!(*self.roles.borrow(), Role::Leading { .. }) {
                 // Without the store nothing is taken, and nothing published.
+                self.look_for_successor(epoch).await;
+                waiting.begin_anew();
                 begun = Instant::now();
                 continue;
             }
@@ -60,7 +62,7 @@ impl Relay {
                     let told =
                         "what was published before is not known: nothing is published before a proxy or another controller tells it, or that has changed";
                     self.say(format!("{why}, and {told}")).await?;
-                    self.handle.begin_operated(epoch).await?;
+                    self.handle.open_operated(epoch).await?;
                 }
                 (Next::Wait | Next::WaitLong, _) => {}
             }

@@ -139,6 +139,8 @@ impl State {
             return Output { saw, ..Output::default() };
         }
         (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
+        // Whoever published this knew more.
+        self.recalled = false;
         Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
     }
 
@@ -301,7 +303,7 @@ impl State {
         for source in emptied {
             self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
         }
-        let lost = if self.recalled.take().is_some_and(|epoch| Some(epoch) == self.role.epoch()) { self.sources.len() } else { 0 };
+        let lost = if std::mem::take(&mut self.recalled) { self.sources.len() } else { 0 };
         for source in 0..lost {
             self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
         }
