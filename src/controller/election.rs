@@ -386,7 +386,8 @@ impl Election {
                 self.next = now;
                 return;
             }
-            self.met_another |= record.holder.run != self.me.holder.run && !self.was_ours(record);
+            // Where there are others, one may have led since our last run.
+            self.met_another |= record.holder.run != self.me.holder.run && (self.others || !self.was_ours(record));
             // Somebody renews: whoever leads without the store's word lets go.
             if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
                 self.post = Post::None;

@@ -87,11 +87,21 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert_eq!(again.role(now), Role::Following { leader: None });
     store.serve(&mut again, now);
     assert_eq!(leads(&again, now), Some(3));
-    // It met nobody else: a store that is wiped is no reason to wait.
-    store = Store::default();
-    now = again.due(now);
-    store.serve(&mut again, now);
-    assert_eq!(leads(&again, now), Some(4));
+}
+
+#[test]
+fn a_wiped_store_is_waited_for_only_by_who_may_not_be_alone() {
+    for (others, waits) in [(false, false), (true, true)] {
+        let (mut store, mut first) = (Store::default(), Election::new(me("b", "1"), TTL, Duration::ZERO, 0));
+        store.serve(&mut first, secs(0.0));
+        let mut again = Election::new(Me { previous_run: Some("1".to_owned()), ..me("b", "2") }, TTL, Duration::ZERO, 1);
+        again.heard(Heard::Others(others), secs(1.0));
+        store.serve(&mut again, secs(1.0));
+        assert_eq!(leads(&again, secs(1.0)), Some(2), "the run before is dead");
+        store = Store::default();
+        store.serve(&mut again, secs(3.0));
+        assert_eq!(leads(&again, secs(3.0)), Some(3).filter(|_| !waits), "another one may lead: {others}");
+    }
 }
 
 #[test]

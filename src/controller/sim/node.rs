@@ -83,10 +83,12 @@ impl Node {
         if !disk.entries.is_empty() {
             state.restore(0, disk.entries.clone(), at);
         }
+        let mut election = Election::new(me, Duration::from_secs(6), jitter, highest);
+        election.heard(Heard::Others(true), now);
         Self {
             run,
             state,
-            election: Election::new(me, Duration::from_secs(6), jitter, highest),
+            election,
             crashed: false,
             paused_until: None,
             link: 1,
