@@ -401,7 +401,7 @@ fn certificates_from_files_are_taken_anew_when_they_change() {
     };
     let (by_old, by_new) = (pem("old.pem", &old), pem("new.pem", &new));
     let status = |cluster: &Guarded, ca: &str| cluster.asks(0, &cluster.operator, &["status", "--ca", ca]);
-    assert!(status(&cluster, &by_old).status.success());
+    until("the first publication", || status(&cluster, &by_old).status.success());
     let refused = text(&status(&cluster, &by_new).stderr);
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     let mut command = Command::new(waypost_proxy());
