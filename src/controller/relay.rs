@@ -267,7 +267,6 @@ impl Relay {
         };
         tracing::info!(url, "following {}", chain.join(", which follows "));
         self.fed.send_replace(Fed::By(chain));
-        self.handle.recall.wanted_upstream(None);
         let why = tokio::select! {
             why = self.relay(&mut response, false) => why,
             () = self.keep(replica) => String::new(),

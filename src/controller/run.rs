@@ -268,7 +268,6 @@ impl Owner {
             prompt |= first;
             if (output.config_published || first) && self.state.hold().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
-                self.unsaved.state = true;
             }
             self.save_first(&snapshot);
             self.snapshots.send_replace(snapshot);

@@ -187,7 +187,8 @@ impl Spawn<'_> {
     ) {
         let Some(first) = self.stores.first() else { return };
         let sole = self.identity.peers.is_empty() && self.settings.peers.is_empty();
-        let store_down = match (self.settings.store_down, sole) {
+        // Who learns its cluster from the store need not ask whether the store answers, however late that is.
+        let store_down = match (self.settings.store_down, sole && clusters.borrow().is_some()) {
             (true, _) => StoreDown::Named,
             (false, true) => StoreDown::Sole,
             (false, false) => StoreDown::Wait,
@@ -279,17 +280,13 @@ fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Inpu
 
 /// Takes part in the election as soon as the cluster is known.
 async fn elect(
-    mut elector: Elector,
+    elector: Elector,
     me: Me,
     highest: u64,
     mut clusters: watch::Receiver<Option<String>>,
     signals: mpsc::Receiver<Signal>,
     stop: CancellationToken,
 ) {
-    if elector.store_down == StoreDown::Sole && clusters.borrow().is_none() {
-        // Who learns it from the store need not ask whether the store answers, however late that is.
-        elector.store_down = StoreDown::Wait;
-    }
     let cluster = tokio::select! {
         () = stop.cancelled() => return,
         known = clusters.wait_for(Option::is_some) => match known {

@@ -40,14 +40,14 @@ impl Relay {
                 begun = Instant::now();
                 continue;
             }
-            let seen = self.handle.ask(Query::Seen).await?;
-            let best = self.handle.recall.best();
-            let next = waiting.next(begun.elapsed(), &seen, best.as_ref().map(|best| best.version).unwrap_or_default());
             if asked.elapsed() >= ASKED {
                 others_have_more = self.have_others_more(epoch).await;
                 asked = Instant::now();
                 continue;
             }
+            let seen = self.handle.ask(Query::Seen).await?;
+            let best = self.handle.recall.best();
+            let next = waiting.next(begun.elapsed(), &seen, best.as_ref().map(|best| best.version).unwrap_or_default());
             match (next, best) {
                 _ if others_have_more => {}
                 (Next::Go, Some(best)) => self.take(best).await?,
