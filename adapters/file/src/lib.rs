@@ -14,7 +14,7 @@ use bytes::Bytes;
 use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Source};
 
 use crate::source::FileSource;
-use crate::tree::{EXTENSIONS, read_file, revision_of};
+use crate::tree::{EXTENSIONS, is_entry_name, read_file, revision_of};
 
 /// A directory whose subdirectories are roots.
 #[derive(Debug, Clone)]
@@ -39,9 +39,14 @@ impl FileAdapter {
                 format!("write {stem}"),
             ));
         }
-        let text = std::str::from_utf8(key.bytes()).ok().filter(|text| text.split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
+        let text = std::str::from_utf8(key.bytes()).ok().filter(|text| text.split('/').all(|part| !part.is_empty() && is_entry_name(part)));
         text.map(|text| self.base.join(text)).ok_or_else(|| {
-            AdapterError::new(ErrorKind::Refused, self.base.display().to_string(), format!("{key} is not a file name"), "use letters, digits, '.', '_' and '-'")
+            AdapterError::new(
+                ErrorKind::Refused,
+                self.base.display().to_string(),
+                format!("{key} is no name of an entry's file"),
+                "use letters, digits, '.', '_' and '-', and no ending of backups such as .bak",
+            )
         })
     }
 

@@ -83,7 +83,9 @@ struct Walking {
 
 #[derive(Debug)]
 struct Watch {
-    _watcher: notify::RecommendedWatcher,
+    watcher: notify::RecommendedWatcher,
+    /// Folders outside the directory that links lead to.
+    linked: BTreeSet<PathBuf>,
     /// The directory that is watched: device and inode. Another may come to stand under its name.
     folder: (u64, u64),
     signals: mpsc::Receiver<Signal>,
@@ -130,7 +132,7 @@ impl FileSource {
         // Taken before: a folder that comes in its place meanwhile is then noticed.
         let folder = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
         watcher.watch(&self.folder, RecursiveMode::Recursive).map_err(watch_failed)?;
-        self.watch = Some(Watch { _watcher: watcher, folder, signals, overflow });
+        self.watch = Some(Watch { watcher, linked: BTreeSet::new(), folder, signals, overflow });
         Ok(())
     }
 
@@ -160,6 +162,12 @@ impl FileSource {
         self.rested = now + (now - begun) * WALK_SHARE;
         self.next_walk = now + RELIST;
         if listed.unfinished || std::mem::take(&mut self.walk_again) {
+            self.ask_walk(SETTLE);
+        }
+        if let Some(watch) = self.watch.as_mut()
+            && watch.follow(listed.linked)
+        {
+            // What changed there before it was watched.
             self.ask_walk(SETTLE);
         }
         let mut entries = listed.entries;
@@ -289,6 +297,10 @@ impl FileSource {
                 Signal::Everything => self.ask_walk(Duration::ZERO),
                 Signal::Paths(paths) => {
                     self.root_gone |= paths.contains(&self.folder);
+                    if paths.iter().any(|path| !path.starts_with(&self.folder)) {
+                        // Behind a link: which keys that is only a walk can tell.
+                        self.ask_walk(Duration::ZERO);
+                    }
                     if paths.iter().any(|path| path.is_dir()) {
                         // Twice: at once, and for what came between the folder and its watch.
                         self.ask_walk(Duration::ZERO);
@@ -313,6 +325,25 @@ impl FileSource {
     }
 }
 
+impl Watch {
+    /// Watches these folders outside as well, and no others any more. Returns whether one is new.
+    fn follow(&mut self, linked: BTreeSet<PathBuf>) -> bool {
+        for folder in self.linked.difference(&linked) {
+            // It may be gone.
+            drop(self.watcher.unwatch(folder));
+        }
+        let mut is_new = false;
+        for folder in linked.difference(&self.linked) {
+            match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => is_new = true,
+                Err(error) => tracing::debug!(%error, folder = %folder.display(), "what a link leads to is not watched; walks find its changes"),
+            }
+        }
+        self.linked = linked;
+        is_new
+    }
+}
+
 /// The end of a walk, if one is under way.
 async fn finished(walking: &mut Option<Walking>) -> std::io::Result<Listing> {
     match walking {
@@ -333,7 +364,7 @@ fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::
         let (entries, unfinished) = read_all(folder, root, &before, known);
         let after = walk(folder)?;
         if after == before || begun.elapsed() > RESTLESS {
-            return Ok(Listing { entries, at: after.newest, unfinished });
+            return Ok(Listing { entries, at: after.newest, unfinished, linked: after.linked });
         }
         before = after;
     }
@@ -346,6 +377,8 @@ struct Listing {
     at: Revision,
     /// A file was empty because its writer had just begun; what was known of it stays.
     unfinished: bool,
+    /// Folders outside that links lead to.
+    linked: BTreeSet<PathBuf>,
 }
 
 /// Reads every file of a walk.

@@ -103,6 +103,37 @@ async fn a_symbolic_link_that_is_swapped_changes_all_files_at_once_as_config_map
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_links_lead_to_outside_is_followed_when_it_changes() {
+    let (folder, store) = store();
+    let root = folder.path().join(ROOT);
+    let outside = tempfile::tempdir().unwrap();
+    let at = |path: &str| outside.path().join(path);
+    for version in ["v1", "v2"] {
+        std::fs::create_dir_all(at(version)).unwrap();
+        std::fs::write(at(version).join("b.json"), format!("\"{version}\"")).unwrap();
+    }
+    std::fs::create_dir_all(at("routes")).unwrap();
+    std::fs::write(at("a.json"), "\"one\"").unwrap();
+    std::os::unix::fs::symlink("v1", at("current")).unwrap();
+    std::fs::create_dir_all(root.join("backends")).unwrap();
+    std::os::unix::fs::symlink(at("a.json"), root.join("backends/a.json")).unwrap();
+    std::os::unix::fs::symlink(at("current/b.json"), root.join("backends/b.json")).unwrap();
+    std::os::unix::fs::symlink(at("routes"), root.join("routes")).unwrap();
+    let mirror = Mirror::follow(store.as_ref(), ROOT);
+    let is = |key: &'static str, content: &'static str| move |mirror: &Mirror| mirror.entry(key).is_some_and(|entry| entry.value == content);
+    mirror.until(RECOVERY, "both files", |mirror| mirror.values().len() == 2).await;
+    for round in ["\"two\"", "\"three\""] {
+        std::fs::write(at("a.json"), round).unwrap();
+        mirror.until(RECOVERY, "the file that a link leads to", is("waypost/backends/a", round)).await;
+    }
+    std::fs::write(at("routes/r.json"), "{}").unwrap();
+    mirror.until(RECOVERY, "a file in the folder that a link leads to", is("waypost/routes/r", "{}")).await;
+    std::os::unix::fs::symlink("v2", at("next")).unwrap();
+    std::fs::rename(at("next"), at("current")).unwrap();
+    mirror.until(RECOVERY, "a link on the way that was swapped", is("waypost/backends/b", "\"v2\"")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn folders_may_come_go_and_move_with_everything_in_them() {
     let (folder, store) = store();
     let root = folder.path().join(ROOT);
