@@ -212,7 +212,12 @@ impl Compiler {
 
     /// How far the limits are used, whichever entry comes nearest. Looks at all entries.
     pub fn most_used(&self) -> Limits {
-        let mut most = Limits { routes_per_host: self.index.most_routes_per_host(), endpoints_per_backend: self.index.most_endpoints(), ..Limits::nothing() };
+        let mut most = Limits {
+            routes_per_host: self.index.most_routes_per_host(),
+            patterns_per_host: self.index.most_patterns_per_host(),
+            endpoints_per_backend: self.index.most_endpoints(),
+            ..Limits::nothing()
+        };
         for entry in self.sources.iter().flat_map(|source| source.entries.values()) {
             most.value_bytes = most.value_bytes.max(entry.written.value.len());
             let Some(good) = &entry.good else { continue };

@@ -10,7 +10,7 @@
 //! Where to look: [`key`] says what a key names, [`resource`] what may be written under it, [`parse`] turns
 //! bytes into one of those or says what is wrong, [`compile`] keeps the whole tree and its verdicts up to date,
 //! [`object`], [`lane`] and [`snapshot`] are the digested form that proxies receive, [`order`] decides which of
-//! two routes wins, [`probing`] which proxies probe an endpoint.
+//! two routes wins, [`path`] in which form paths are compared, [`probing`] which proxies probe an endpoint.
 
 pub mod compile;
 pub mod duration;
@@ -20,6 +20,7 @@ pub mod limits;
 pub mod object;
 pub mod order;
 pub mod parse;
+pub mod path;
 pub mod probing;
 pub mod problem;
 pub mod resource;

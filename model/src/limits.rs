@@ -18,12 +18,18 @@ pub struct Limits {
     pub matches_per_rule: usize,
     /// Hostnames of one route.
     pub hostnames_per_route: usize,
+    /// Hostnames × matches × listeners of one route: each combination costs room in controllers and proxies.
+    pub matches_per_route: usize,
     /// Routes that name the same hostname.
     pub routes_per_host: usize,
+    /// Regular expressions of all routes that name the same hostname: a request may have to try each.
+    pub patterns_per_host: usize,
     /// Endpoints of one backend.
     pub endpoints_per_backend: usize,
     /// Bytes of a compiled regular expression (linear-time engine only).
     pub regex_bytes: usize,
+    /// Bytes of all compiled regular expressions of one route.
+    pub route_regex_bytes: usize,
 }
 
 impl Default for Limits {
@@ -35,9 +41,12 @@ impl Default for Limits {
             rules_per_route: 128,
             matches_per_rule: 64,
             hostnames_per_route: 128,
+            matches_per_route: 10_000,
             routes_per_host: 10_000,
+            patterns_per_host: 256,
             endpoints_per_backend: 10_000,
             regex_bytes: DEFAULT_REGEX_BYTES,
+            route_regex_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -52,9 +61,12 @@ impl Limits {
             rules_per_route: 0,
             matches_per_rule: 0,
             hostnames_per_route: 0,
+            matches_per_route: 0,
             routes_per_host: 0,
+            patterns_per_host: 0,
             endpoints_per_backend: 0,
             regex_bytes: 0,
+            route_regex_bytes: 0,
         }
     }
 
@@ -67,9 +79,12 @@ impl Limits {
             rules_per_route: usize::MAX,
             matches_per_rule: usize::MAX,
             hostnames_per_route: usize::MAX,
+            matches_per_route: usize::MAX,
             routes_per_host: usize::MAX,
+            patterns_per_host: usize::MAX,
             endpoints_per_backend: usize::MAX,
             regex_bytes: MOST_REGEX_BYTES,
+            route_regex_bytes: usize::MAX,
         }
     }
 
@@ -95,6 +110,12 @@ pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
 
 /// Default of [`Limits::regex_bytes`].
 const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
+
+/// Characters of a regular expression as it is written. Not a setting: what it costs to find out how large it compiles depends on it.
+pub const REGEX_TEXT: usize = 4_096;
+
+/// Bytes of the path of a match. Not a setting: a lookup compares so many bytes.
+pub const PATH_BYTES: usize = 4_096;
 
 /// What a proxy, which has no settings of the model, takes of a compiled regular expression.
 pub const MOST_REGEX_BYTES: usize = 10 * DEFAULT_REGEX_BYTES;

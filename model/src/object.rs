@@ -83,7 +83,16 @@ impl TryFrom<String> for Digest {
 
 /// The level of features that this release's proxies understand. An object with a higher `minLevel` keeps its
 /// previous form on this proxy.
-pub const LEVEL: u32 = 1;
+pub const LEVEL: u32 = 2;
+
+/// The lowest level of proxies that may serve a resource.
+fn level_of(resource: &Resource) -> u32 {
+    match resource {
+        // A proxy of level 1 passes every upgrade.
+        Resource::Route(route) if route.rules.iter().any(crate::resource::Rule::restricts_upgrades) => 2,
+        _ => 1,
+    }
+}
 
 /// What an object holds; only building a routing table looks into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,6 +114,12 @@ pub struct Body<T> {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_zero(number: &usize) -> bool {
     *number == 0
+}
+
+/// The canonical bytes of an object (RFC 8785).
+fn canonical<T: Serialize>(kind: &str, name: &str, min_level: u32, order: usize, spec: T) -> String {
+    let body = Body { kind: kind.to_owned(), name: name.to_owned(), min_level, order, spec };
+    serde_json_canonicalizer::to_string(&body).unwrap_or_default()
 }
 
 /// What is read of an object whose kind may be unknown.
@@ -131,17 +146,14 @@ pub struct Object {
 impl Object {
     /// Compiles a resource of the store number `order`.
     pub fn compile(name: &str, order: usize, resource: &Resource) -> Arc<Self> {
-        fn canonical<T: Serialize>(kind: &str, name: &str, order: usize, spec: T) -> String {
-            let body = Body { kind: kind.to_owned(), name: name.to_owned(), min_level: 1, order, spec };
-            serde_json_canonicalizer::to_string(&body).unwrap_or_default()
-        }
+        let min_level = level_of(resource);
         let (kind, bytes) = match resource {
-            Resource::Listener(it) => ("listener", canonical("listener", name, order, it)),
-            Resource::Route(it) => ("route", canonical("route", name, order, it)),
-            Resource::Backend(it) => ("backend", canonical("backend", name, order, it)),
-            Resource::Endpoint(it) => ("endpoint", canonical("endpoint", name, order, it)),
+            Resource::Listener(it) => ("listener", canonical("listener", name, min_level, order, it)),
+            Resource::Route(it) => ("route", canonical("route", name, min_level, order, it)),
+            Resource::Backend(it) => ("backend", canonical("backend", name, min_level, order, it)),
+            Resource::Endpoint(it) => ("endpoint", canonical("endpoint", name, min_level, order, it)),
         };
-        Arc::new(Self::new(kind, name, 1, bytes))
+        Arc::new(Self::new(kind, name, min_level, bytes))
     }
 
     /// Marks an endpoint as suspect: the store says that it is gone, and whether that is meant is not known yet. Of a
@@ -161,8 +173,7 @@ impl Object {
     }
 
     fn mark(kind: &str, name: &str, spec: &serde_json::Value) -> Arc<Self> {
-        let body = Body { kind: kind.to_owned(), name: name.to_owned(), min_level: 1, order: 0, spec };
-        Arc::new(Self::new(kind, name, 1, serde_json_canonicalizer::to_string(&body).unwrap_or_default()))
+        Arc::new(Self::new(kind, name, 1, canonical(kind, name, 1, 0, spec)))
     }
 
     /// Takes in the bytes of an object as they came over the wire or from disk.

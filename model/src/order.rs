@@ -1,11 +1,13 @@
 //! Which of two matches takes a request: the one documented order, for verdicts and for the proxy's table.
 //!
-//! More specific hostname (a name before a longer wildcard before a shorter one before none), then the path (exact,
-//! regular expression, prefix; longer first), then more conditions, then the order of the stores, then the name, then
-//! the place within the route.
+//! That of the Gateway API (HTTPRouteRule, matches): the more specific hostname (a name before a longer wildcard before a
+//! shorter one before none), then the path (exact, regular expression, prefix; longer first), then a method, then more headers,
+//! then more query parameters, then the order of the stores, then the name, then the place within the route.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
+use crate::object::Digest;
 use crate::resource::{PathMatch, RouteMatch, Rule};
 use crate::value::Hostname;
 
@@ -35,21 +37,32 @@ impl HostRank {
 pub struct MatchRank {
     path_type: u8,
     path_length: Reverse<usize>,
-    conditions: Reverse<usize>,
+    has_method: Reverse<bool>,
+    headers: Reverse<usize>,
+    query_params: Reverse<usize>,
     order: usize,
-    name: String,
+    name: Arc<str>,
     place: (usize, usize),
 }
 
 impl MatchRank {
     /// The rank of match number `place.1` in rule number `place.0` of the route `name` from store `order`.
-    pub fn of(found: &RouteMatch, order: usize, name: &str, place: (usize, usize)) -> Self {
+    pub fn of(found: &RouteMatch, order: usize, name: &Arc<str>, place: (usize, usize)) -> Self {
         let path_type = match found.path {
             PathMatch::Exact(_) => 0,
             PathMatch::Pattern(_) => 1,
             PathMatch::Prefix(_) => 2,
         };
-        Self { path_type, path_length: Reverse(found.path.length()), conditions: Reverse(found.conditions()), order, name: name.to_owned(), place }
+        Self {
+            path_type,
+            path_length: Reverse(found.path.length()),
+            has_method: Reverse(found.method.is_some()),
+            headers: Reverse(found.headers.len()),
+            query_params: Reverse(found.query_params.len()),
+            order,
+            name: name.clone(),
+            place,
+        }
     }
 }
 
@@ -66,11 +79,30 @@ pub fn patterns(rule: &Rule) -> impl Iterator<Item = &crate::resource::Pattern> 
     })
 }
 
-/// What a match claims, as text: two matches with the same claim exclude each other.
-pub fn claim(listener: &str, hostname: Option<&Hostname>, found: &RouteMatch) -> String {
-    let mut sorted = found.clone();
-    sorted.headers.sort_by(|a, b| a.name.cmp(&b.name));
-    sorted.query_params.sort_by(|a, b| a.name.cmp(&b.name));
-    let shape = serde_json::to_string(&sorted).unwrap_or_default();
-    format!("{listener} {} {shape}", hostname.map_or("*", Hostname::as_str))
+/// What a match claims of the requests to one hostname and listener: two matches with the same claim exclude each other. A digest,
+/// because one route may have thousands of claims and each would repeat the match as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim([u8; 16]);
+
+/// The conditions of a match in a form that does not depend on their order.
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions(Digest);
+
+impl Conditions {
+    /// The conditions of a match.
+    pub fn of(found: &RouteMatch) -> Self {
+        let mut sorted = found.clone();
+        sorted.headers.sort_by(|a, b| a.name.cmp(&b.name));
+        sorted.query_params.sort_by(|a, b| a.name.cmp(&b.name));
+        Self(Digest::of(&serde_json::to_vec(&sorted).unwrap_or_default()))
+    }
+
+    /// The claim of these conditions on the requests to a hostname, or to every one, on a listener, or on every one.
+    pub fn on(&self, listener: Option<&str>, hostname: Option<&Hostname>) -> Claim {
+        let (listener, hostname) = (listener.unwrap_or("*"), hostname.map_or("*", Hostname::as_str));
+        let digest = Digest::of_all([self.0.bytes().as_slice(), listener.as_bytes(), b" ", hostname.as_bytes()]);
+        let mut claim = [0; 16];
+        claim.iter_mut().zip(digest.bytes()).for_each(|(to, from)| *to = *from);
+        Claim(claim)
+    }
 }

@@ -4,6 +4,7 @@
 //! bare or quoted address, or empty below a key that is the address.
 
 mod position;
+mod workable;
 
 use serde::de::DeserializeOwned;
 
@@ -69,17 +70,55 @@ fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
         if rule.matches.len() > limits.matches_per_rule {
             return over(format!("rules[{at}].matches"), rule.matches.len(), limits.matches_per_rule, "matchesPerRule");
         }
-        let big = crate::order::patterns(rule).find(|pattern| !pattern.fits(limits.regex_bytes));
-        if let Some(pattern) = big {
-            let message = format!(
-                "the regular expression {:?} compiles to more than {} bytes (setting regexBytes); make it smaller, repetition counts are what grows",
-                pattern.as_str(),
-                limits.regex_bytes
-            );
-            return Err(Problem { field: format!("rules[{at}].matches"), ..Problem::whole(message) });
+    }
+    within_product(&route, limits)?;
+    workable::check(&route)?;
+    within_patterns(&route, limits)?;
+    Ok(route)
+}
+
+/// Each match counts once for each hostname and listener.
+fn within_product(route: &Route, limits: &Limits) -> Result<(), Problem> {
+    let (hostnames, listeners) = (route.hostnames.len().max(1), route.listeners.len().max(1));
+    let matches: usize = route.rules.iter().map(|rule| rule.matches.len().max(1)).sum();
+    let product = hostnames.saturating_mul(matches).saturating_mul(listeners);
+    let limit = limits.matches_per_route;
+    if product <= limit {
+        return Ok(());
+    }
+    Err(Problem::whole(format!(
+        "{hostnames} hostnames × {matches} matches × {listeners} listeners are {product}; at most {limit} are accepted (setting matchesPerRoute); \
+         write several routes"
+    )))
+}
+
+/// Compiles one expression after the other, and stops at the first that is too much.
+fn within_patterns(route: &Route, limits: &Limits) -> Result<(), Problem> {
+    let mut total = 0usize;
+    let mut count = 0usize;
+    for (at, rule) in route.rules.iter().enumerate() {
+        let refused = |message: String| Err(Problem { field: format!("rules[{at}].matches"), ..Problem::whole(message) });
+        for pattern in crate::order::patterns(rule) {
+            count += 1;
+            if count > limits.patterns_per_host {
+                return refused(format!(
+                    "the route has more than {} regular expressions, the most that a hostname may have (setting patternsPerHost)",
+                    limits.patterns_per_host
+                ));
+            }
+            match pattern.compiled_bytes(limits.regex_bytes) {
+                Ok(bytes) => total = total.saturating_add(bytes),
+                Err(error) => return refused(format!("{error} (setting regexBytes)")),
+            }
+            if total > limits.route_regex_bytes {
+                return refused(format!(
+                    "the regular expressions of the route compile to more than {} bytes (setting routeRegexBytes); write several routes",
+                    limits.route_regex_bytes
+                ));
+            }
         }
     }
-    Ok(route)
+    Ok(())
 }
 
 /// Reads an object and refuses every field that nobody reads.

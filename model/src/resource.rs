@@ -18,7 +18,7 @@ pub use backend::{Backend, BackendTimeouts, Balancing};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
 pub use health::{CheckType, Fitness, Health, HealthCheck, Prober};
-pub use listener::{Listener, Protocol, TrustedNetwork};
+pub use listener::{Listener, PathNormalization, Protocol, TrustedNetwork};
 pub use matching::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
 pub use removals::BackendGuard;
 pub use route::{BackendRef, Route, RouteTimeouts, Rule};

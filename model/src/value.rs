@@ -147,7 +147,8 @@ fn check_bind(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("address {text:?} is not an IP address and port; a listener binds addresses, such as \"0.0.0.0:80\", not names"))
 }
 
-/// A host that a route serves: `shop.example.com`, or `*.example.com` for every name below it. Lower case.
+/// A host that a route serves: `shop.example.com`, `*.example.com` for every name below it, or an IP address. In the one
+/// spelling that requests are compared in: lower case, without a trailing dot, IPv6 as in RFC 5952 and without brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hostname(String);
@@ -155,7 +156,7 @@ pub struct Hostname(String);
 text_value!(Hostname, check_hostname, "shop.example.com");
 
 impl Hostname {
-    /// The text, in lower case.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -164,6 +165,27 @@ impl Hostname {
     pub fn wildcard_suffix(&self) -> Option<&str> {
         self.0.strip_prefix("*.")
     }
+}
+
+/// One host that requests can be sent to: a [`Hostname`] that is no wildcard.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PreciseHostname(String);
+
+text_value!(PreciseHostname, check_precise_hostname, "shop.example.com");
+
+impl PreciseHostname {
+    /// The host as it stands in a URI or in a `Host` header: IPv6 in brackets (RFC 3986, 3.2.2).
+    pub fn in_uri(&self) -> String {
+        if self.0.contains(':') { format!("[{}]", self.0) } else { self.0.clone() }
+    }
+}
+
+fn check_precise_hostname(text: &str) -> Result<String, String> {
+    if text.contains('*') {
+        return Err(format!("hostname {text:?} is a wildcard, and requests are sent to one host; write its name"));
+    }
+    check_hostname(text)
 }
 
 fn check_hostname(text: &str) -> Result<String, String> {
@@ -175,8 +197,8 @@ fn check_hostname(text: &str) -> Result<String, String> {
     if plain.len() != host.len() {
         return Err(format!("hostname {text:?} has a path; write {plain:?} here and the path under rules[].matches[].path"));
     }
-    if text.parse::<IpAddr>().is_ok() {
-        return Ok(text.to_owned());
+    if let Some(address) = host_address(text) {
+        return Ok(address.to_string());
     }
     if let Some((name, _port)) = text.rsplit_once(':') {
         return Err(format!("hostname {text:?} has a port; write {name:?}, a route serves every port of its listeners"));
@@ -186,11 +208,34 @@ fn check_hostname(text: &str) -> Result<String, String> {
     if labels.contains('*') {
         return Err(format!("hostname {text:?} has a '*' that is not its whole first label; write \"*.example.com\", or no hostnames for every host"));
     }
+    if !labels.is_ascii() {
+        return Err(match idna::domain_to_ascii(labels) {
+            Ok(ascii) => format!("hostname {text:?} is not in ASCII, and clients send {ascii:?}; write {:?}", lower.replace(labels, &ascii)),
+            Err(_) => format!("hostname {text:?} is not a host name; write it as in \"shop.example.com\""),
+        });
+    }
+    if labels.rsplit('.').next().is_some_and(is_number) {
+        return Err(format!("hostname {text:?} ends in a number and is no IPv4 address, so that no client sends it; write four numbers up to 255, or a name"));
+    }
     let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if labels.len() <= 253 && labels.split('.').all(label) {
         return Ok(lower);
     }
     Err(format!("hostname {text:?} is not a host name; write it as in \"shop.example.com\""))
+}
+
+/// The address that a host is, with brackets or without.
+pub fn host_address(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6),
+        None => host.parse().ok(),
+    }
+}
+
+/// Whether clients read a label as a number, and so a host that ends in it as an IPv4 address (WHATWG URL, 3.5).
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    hex || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The name of an HTTP header, in lower case.
@@ -208,8 +253,7 @@ impl HeaderName {
 }
 
 fn check_header_name(text: &str) -> Result<String, String> {
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if !text.is_empty() && text.len() <= 256 && text.chars().all(token) {
+    if text.len() <= 256 && is_token(text) {
         return Ok(text.to_ascii_lowercase());
     }
     Err(format!("{text:?} is not the name of a header; write a token (RFC 9110, 5.6.2), such as \"x-tier\""))
@@ -257,6 +301,36 @@ fn check_method(text: &str) -> Result<String, String> {
         return Ok(upper);
     }
     Err(format!("{text:?} is not a method; methods are written in upper case, such as {:?}", if upper.is_empty() { "GET" } else { &upper }))
+}
+
+/// A protocol that a connection switches to, as the `Upgrade` header names it (RFC 9110, 7.8).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UpgradeProtocol(String);
+
+text_value!(UpgradeProtocol, check_upgrade, "websocket");
+
+impl UpgradeProtocol {
+    /// The text. Protocols are compared without regard to case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_upgrade(text: &str) -> Result<String, String> {
+    let (name, version) = text.split_once('/').map_or((text, None), |(name, version)| (name, Some(version)));
+    if name.eq_ignore_ascii_case("h2c") || name.eq_ignore_ascii_case("http") {
+        return Err(format!("{text:?} cannot be switched to: requests on it would pass no rule; take it out"));
+    }
+    if !is_token(name) || !version.is_none_or(is_token) {
+        return Err(format!("{text:?} is not a protocol; write its name, or name and version, such as \"websocket\" or \"SPDY/3.1\""));
+    }
+    Ok(text.to_owned())
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
 /// The name of a resource, as a reference.
@@ -313,6 +387,36 @@ mod tests {
             assert!(error.contains(message), "{text}: {error}");
         }
         assert_eq!(Hostname::try_from("*.Example.COM".to_owned()).unwrap().wildcard_suffix(), Some("example.com"));
+    }
+
+    #[test]
+    fn a_hostname_has_the_spelling_that_requests_are_compared_in() {
+        for (text, canonical) in [
+            ("Shop.Example.COM.", "shop.example.com"),
+            ("2001:DB8:0:0::2A", "2001:db8::2a"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("192.0.2.28", "192.0.2.28"),
+            ("xn--caf-dma.example", "xn--caf-dma.example"),
+            ("_dmarc.a-.example", "_dmarc.a-.example"),
+        ] {
+            assert_eq!(Hostname::try_from(text.to_owned()).unwrap().as_str(), canonical);
+        }
+        for (text, message) in [
+            ("café.example", "write \"xn--caf-dma.example\""),
+            ("*.café.example", "write \"*.xn--caf-dma.example\""),
+            ("192.0.2.256", "ends in a number"),
+            ("192.0.2.028", "ends in a number"),
+            ("a.0x7f", "ends in a number"),
+            ("*.0.2.1", "ends in a number"),
+            ("[192.0.2.1]", "is not a host name"),
+            ("a..b", "is not a host name"),
+            ("%61.example", "is not a host name"),
+        ] {
+            let error = Hostname::try_from(text.to_owned()).unwrap_err();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+        assert!(PreciseHostname::try_from("*.example.com".to_owned()).unwrap_err().contains("is a wildcard"));
+        assert_eq!(PreciseHostname::try_from("2001:db8::1".to_owned()).unwrap().in_uri(), "[2001:db8::1]");
     }
 
     #[test]

@@ -50,6 +50,13 @@ impl Condition {
     }
 }
 
+impl Condition {
+    /// Whether the entry is accepted, and there is something to know about it.
+    pub fn is_warning(&self) -> bool {
+        self.r#type == ConditionType::Accepted && self.status == Status::True && self.reason != "Accepted"
+    }
+}
+
 /// The conditions of one entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -66,6 +73,11 @@ impl Verdict {
     /// Whether the entry was accepted.
     pub fn accepted(&self) -> bool {
         self.get(ConditionType::Accepted).is_some_and(|condition| condition.status == Status::True)
+    }
+
+    /// What there is to know about an entry that is accepted.
+    pub fn warning(&self) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.is_warning())
     }
 
     /// The first condition that does not hold.

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Retries that the budget did not allow.
     pub retries_denied: Counter,
+    /// Requests for an upgrade that their rule does not allow; they went on without it.
+    pub upgrades_dropped: Counter,
     /// Connections to endpoints that could not be made.
     pub connect_errors: Counter,
     /// Connections to endpoints that were made.
@@ -89,6 +91,7 @@ impl Default for Metrics {
             retrying: AtomicU64::new(0),
             retries: Counter::default(),
             retries_denied: Counter::default(),
+            upgrades_dropped: Counter::default(),
             connect_errors: Counter::default(),
             connects: Counter::default(),
             swaps: Counter::default(),
@@ -113,6 +116,7 @@ impl Default for Metrics {
         registry.register("requests_in_flight", "Requests under way", m.in_flight.clone());
         registry.register("retries", "Requests that were tried again", m.retries.clone());
         registry.register("retries_denied", "Retries that the budget did not allow", m.retries_denied.clone());
+        registry.register("upgrades_dropped", "Requests for an upgrade that their rule does not allow; they went on without it", m.upgrades_dropped.clone());
         registry.register("endpoint_connects", "Connections to endpoints that were made", m.connects.clone());
         registry.register("endpoint_connect_errors", "Connections to endpoints that could not be made", m.connect_errors.clone());
         registry.register("snapshot_swaps", "Routing tables that were swapped in", m.swaps.clone());

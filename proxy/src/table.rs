@@ -3,6 +3,7 @@
 mod build;
 mod checks;
 mod host;
+mod index;
 mod rule;
 mod unreadable;
 
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use waypost_model::resource::{BackendTimeouts, TrustedNetwork};
+use waypost_model::resource::{BackendTimeouts, PathNormalization, TrustedNetwork};
 use waypost_model::snapshot::Version;
 
 pub use build::Builder;
@@ -54,6 +55,8 @@ pub struct ListenerConfig {
     pub explicit_only: bool,
     /// Proxies in front whose forwarding headers are believed.
     pub trusted: Vec<TrustedNetwork>,
+    /// How paths are compared with those of rules.
+    pub paths: PathNormalization,
 }
 
 /// A backend with what may take requests.

@@ -82,13 +82,14 @@ async fn lint(url: &str, credentials: &CredentialFlags, limits: &Limits, output:
     let views: Vec<EntryView> = compiler.views().collect();
     let bad = views.iter().filter(|view| !view.verdict.accepted()).count();
     let finding = |view: &EntryView| Finding { key: store.full_key(&view.id.key), conditions: view.verdict.conditions.clone() };
-    let findings: Vec<Finding> = views.iter().filter(|view| view.verdict.problem().is_some()).map(finding).collect();
+    let findings: Vec<Finding> = views.iter().filter(|view| view.verdict.problem().is_some() || view.verdict.warning().is_some()).map(finding).collect();
     if machine(output, &findings)? {
         return Ok(bad);
     }
     for Finding { key, conditions } in &findings {
-        for condition in conditions.iter().filter(|condition| condition.status == Status::False) {
-            say!("{}: {key}: {}", if condition.r#type == ConditionType::Accepted { "error" } else { "warning" }, condition.message);
+        for condition in conditions.iter().filter(|condition| condition.status == Status::False || condition.is_warning()) {
+            let is_error = condition.r#type == ConditionType::Accepted && condition.status == Status::False;
+            say!("{}: {key}: {}", if is_error { "error" } else { "warning" }, condition.message);
         }
     }
     say!("{}: {} entries, {bad} refused", store.url, views.len());

@@ -7,8 +7,8 @@ use super::{Departed, Origin};
 use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
-use crate::order::{MatchRank, claim};
-use crate::resource::{Resource, Route, RouteMatch};
+use crate::order::{Claim, Conditions, MatchRank, patterns};
+use crate::resource::{PathNormalization, Resource, Route, RouteMatch};
 use crate::verdict::{Condition, ConditionType};
 
 #[derive(Debug)]
@@ -18,20 +18,32 @@ struct Installed {
     origin: Origin,
     /// Backends and listeners that a route refers to.
     refers: Vec<ResourceKey>,
-    /// What a route claims: (claims on one hostname and listener, rank, where in the route).
-    claims: Vec<Claim>,
+    /// What a route claims, by hostname and listener.
+    claims: Vec<Claimed>,
     hostnames: Vec<String>,
+    /// Regular expressions of a route.
+    patterns: usize,
+    /// What is accepted and unlikely to be wanted.
+    warnings: Vec<String>,
     /// A listener that serves only routes which name it.
     explicit_only: bool,
 }
 
 #[derive(Debug)]
-struct Claim {
-    text: String,
+struct Claimed {
+    claim: Claim,
     /// For a claim on one listener: which, and the same claim on every listener.
-    narrow: Option<(ResourceKey, String)>,
+    narrow: Option<(Arc<str>, Claim)>,
     rank: MatchRank,
-    place: String,
+    /// The numbers of the rule and of the match in it.
+    place: (usize, usize),
+}
+
+/// What a hostname has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Host {
+    routes: usize,
+    patterns: usize,
 }
 
 /// The installed resources and the relations between them.
@@ -42,12 +54,12 @@ pub(super) struct Index {
     referrers: HashMap<ResourceKey, BTreeSet<String>>,
     /// Endpoints per backend.
     endpoints: HashMap<String, usize>,
-    /// Routes per hostname.
-    hosts: HashMap<String, usize>,
+    /// Routes per hostname, and regular expressions of these.
+    hosts: HashMap<String, Host>,
     /// Claimants in the order of their ranks.
-    claims: HashMap<String, BTreeMap<MatchRank, String>>,
+    claims: HashMap<Claim, BTreeMap<MatchRank, Arc<str>>>,
     /// Routes that claim on one listener what the key claims on every one, with the number of such claims.
-    narrow: HashMap<String, HashMap<String, usize>>,
+    narrow: HashMap<Claim, HashMap<Arc<str>, usize>>,
     /// Resources that found no room.
     waiting: BTreeSet<ResourceKey>,
     /// Resources whose verdict may have changed since the last look.
@@ -79,7 +91,12 @@ impl Index {
 
     /// Routes of the host that has most.
     pub(super) fn most_routes_per_host(&self) -> usize {
-        self.hosts.values().copied().max().unwrap_or_default()
+        self.hosts.values().map(|host| host.routes).max().unwrap_or_default()
+    }
+
+    /// Regular expressions of the host that has most.
+    pub(super) fn most_patterns_per_host(&self) -> usize {
+        self.hosts.values().map(|host| host.patterns).max().unwrap_or_default()
     }
 
     /// Endpoints of the backend that has most.
@@ -109,10 +126,16 @@ impl Index {
             Resource::Endpoint(_) => {
                 installed.is_none() && resource.backend().and_then(|name| self.endpoints.get(name)).is_some_and(|n| *n >= limits.endpoints_per_backend)
             }
-            Resource::Route(route) => hostnames(route).iter().any(|host| {
-                let own = installed.is_some_and(|installed| installed.hostnames.contains(host));
-                self.hosts.get(host).is_some_and(|n| n - usize::from(own) >= limits.routes_per_host)
-            }),
+            Resource::Route(route) => {
+                let patterns: usize = pattern_count(route);
+                hostnames(route).iter().any(|host| {
+                    let own = installed.filter(|installed| installed.hostnames.contains(host));
+                    let known = self.hosts.get(host).copied().unwrap_or_default();
+                    let others =
+                        Host { routes: known.routes - usize::from(own.is_some()), patterns: known.patterns - own.map_or(0, |installed| installed.patterns) };
+                    others.routes >= limits.routes_per_host || patterns > 0 && others.patterns + patterns > limits.patterns_per_host
+                })
+            }
             Resource::Listener(_) | Resource::Backend(_) => false,
         };
         if full {
@@ -127,7 +150,10 @@ impl Index {
             Some(backend) => {
                 format!("backend {backend} has {} endpoints already, the most that are accepted (setting endpointsPerBackend)", limits.endpoints_per_backend)
             }
-            None => format!("{} routes name one of these hostnames already, the most that are accepted (setting routesPerHost)", limits.routes_per_host),
+            None => format!(
+                "one of these hostnames would have more than {} routes (setting routesPerHost) or {} regular expressions (setting patternsPerHost)",
+                limits.routes_per_host, limits.patterns_per_host
+            ),
         }
     }
 
@@ -148,6 +174,8 @@ impl Index {
             refers: route.map(references).unwrap_or_default(),
             claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
             hostnames: route.map(hostnames).unwrap_or_default(),
+            patterns: route.map(pattern_count).unwrap_or_default(),
+            warnings: warnings(parsed),
             explicit_only: matches!(parsed, Resource::Listener(listener) if listener.explicit_only),
         };
         self.link(resource, &installed);
@@ -159,18 +187,27 @@ impl Index {
         for target in &installed.refers {
             self.referrers.entry(target.clone()).or_default().insert(resource.name.clone());
         }
-        for claim in &installed.claims {
-            let claimants = self.claims.entry(claim.text.clone()).or_default();
-            let others: Vec<String> = claimants.values().filter(|name| **name != resource.name).cloned().collect();
-            claimants.insert(claim.rank.clone(), resource.name.clone());
-            self.affected.extend(others.into_iter().map(|name| ResourceKey::new(Kind::Route, name)));
-            if let Some((_, everywhere)) = &claim.narrow {
-                *self.narrow.entry(everywhere.clone()).or_default().entry(resource.name.clone()).or_default() += 1;
+        let name: Arc<str> = resource.name.as_str().into();
+        for claimed in &installed.claims {
+            let claimants = self.claims.entry(claimed.claim).or_default();
+            // Only who comes first decides about the others.
+            let is_first = claimants.keys().next().is_none_or(|first| claimed.rank < *first);
+            if is_first {
+                let others = claimants.values().filter(|other| **other != name);
+                self.affected.extend(others.map(|name| ResourceKey::new(Kind::Route, &**name)));
             }
-            self.touch_narrower(claim);
+            claimants.insert(claimed.rank.clone(), name.clone());
+            if let Some((_, everywhere)) = &claimed.narrow {
+                *self.narrow.entry(*everywhere).or_default().entry(name.clone()).or_default() += 1;
+            }
+            if is_first {
+                self.touch_narrower(claimed.claim);
+            }
         }
         for host in &installed.hostnames {
-            *self.hosts.entry(host.clone()).or_default() += 1;
+            let host = self.hosts.entry(host.clone()).or_default();
+            host.routes += 1;
+            host.patterns += installed.patterns;
         }
         if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             *self.endpoints.entry(backend.to_owned()).or_default() += 1;
@@ -190,26 +227,38 @@ impl Index {
                 names.remove(&resource.name);
             }
         }
-        for claim in &installed.claims {
-            if let Some(claimants) = self.claims.get_mut(&claim.text) {
-                claimants.remove(&claim.rank);
-                self.affected.extend(claimants.values().map(|name| ResourceKey::new(Kind::Route, name.clone())));
+        for claimed in &installed.claims {
+            let mut was_first = false;
+            if let Some(claimants) = self.claims.get_mut(&claimed.claim) {
+                was_first = claimants.keys().next() == Some(&claimed.rank);
+                claimants.remove(&claimed.rank);
+                if was_first {
+                    self.affected.extend(claimants.values().map(|name| ResourceKey::new(Kind::Route, &**name)));
+                }
                 if claimants.is_empty() {
-                    self.claims.remove(&claim.text);
+                    self.claims.remove(&claimed.claim);
                 }
             }
-            if let Some((_, everywhere)) = &claim.narrow
+            if let Some((_, everywhere)) = &claimed.narrow
                 && let Some(routes) = self.narrow.get_mut(everywhere)
             {
-                decrease(routes, &resource.name);
+                decrease(routes, resource.name.as_str());
                 if routes.is_empty() {
                     self.narrow.remove(everywhere);
                 }
             }
-            self.touch_narrower(claim);
+            if was_first {
+                self.touch_narrower(claimed.claim);
+            }
         }
-        for host in &installed.hostnames {
-            decrease(&mut self.hosts, host);
+        for name in &installed.hostnames {
+            if let Some(host) = self.hosts.get_mut(name) {
+                host.routes -= 1;
+                host.patterns -= installed.patterns;
+                if host.routes == 0 {
+                    self.hosts.remove(name);
+                }
+            }
         }
         if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             decrease(&mut self.endpoints, backend);
@@ -220,9 +269,9 @@ impl Index {
     }
 
     /// Whoever claims on one listener what this claims on every one may have a new verdict.
-    fn touch_narrower(&mut self, claim: &Claim) {
-        let names = self.narrow.get(&claim.text).into_iter().flat_map(HashMap::keys);
-        self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, name.clone())));
+    fn touch_narrower(&mut self, claim: Claim) {
+        let names = self.narrow.get(&claim).into_iter().flat_map(HashMap::keys);
+        self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, &**name)));
     }
 
     /// Whoever refers to a resource, or to an endpoint's backend, may have a new verdict.
@@ -244,14 +293,15 @@ impl Index {
     pub(super) fn conditions(&self, resource: &ResourceKey, conditions: &mut Vec<Condition>) {
         use ConditionType::{Accepted, Programmed, ResolvedRefs};
         let Some(installed) = self.installed.get(resource) else { return };
-        let shadows: Vec<(&Claim, &str)> = installed.claims.iter().filter_map(|claim| self.shadow(resource, claim).map(|by| (claim, by))).collect();
-        let told: Vec<String> = shadows.iter().take(3).map(|(claim, by)| format!("{} is shadowed by routes/{by}", claim.place)).collect();
+        let shadows: Vec<(&Claimed, &str)> = installed.claims.iter().filter_map(|claimed| self.shadow(resource, claimed).map(|by| (claimed, by))).collect();
+        let place = |(rule, found): (usize, usize)| format!("rules[{rule}].matches[{found}]");
+        let told: Vec<String> = shadows.iter().take(3).map(|(claimed, by)| format!("{} is shadowed by routes/{by}", place(claimed.place))).collect();
         let all = !shadows.is_empty() && shadows.len() == installed.claims.len();
-        if shadows.is_empty() || all {
-            conditions.push(Condition::yes(Accepted, "Accepted", "the value is valid"));
-        } else {
-            conditions.push(Condition::yes(Accepted, "PartiallyShadowed", told.join("; ")));
-        }
+        conditions.push(match installed.warnings.is_empty() {
+            _ if !shadows.is_empty() && !all => Condition::yes(Accepted, "PartiallyShadowed", told.join("; ")),
+            true => Condition::yes(Accepted, "Accepted", "the value is valid"),
+            false => Condition::yes(Accepted, "AcceptedWithWarning", installed.warnings.join("; ")),
+        });
         if resource.kind == Kind::Route {
             let missing: Vec<String> = installed.refers.iter().filter(|target| !self.resolves(target)).map(missing).collect();
             conditions.push(match missing.is_empty() {
@@ -268,15 +318,15 @@ impl Index {
     }
 
     /// The route that takes every request of this claim before `resource` does.
-    fn shadow(&self, resource: &ResourceKey, claim: &Claim) -> Option<&str> {
+    fn shadow(&self, resource: &ResourceKey, claimed: &Claimed) -> Option<&str> {
         // A listener that serves only routes which name it serves none that names no listener.
-        let shared = |listener: &ResourceKey| !self.installed.get(listener).is_some_and(|installed| installed.explicit_only);
-        let everywhere = claim.narrow.as_ref().filter(|(listener, _)| shared(listener)).map(|(_, text)| text);
-        let texts = std::iter::once(&claim.text).chain(everywhere);
-        texts
-            .filter_map(|text| self.claims.get(text)?.iter().next())
-            .find(|(rank, name)| **rank < claim.rank && **name != resource.name)
-            .map(|(_, name)| name.as_str())
+        let is_shared = |listener: &str| !self.installed.get(&ResourceKey::new(Kind::Listener, listener)).is_some_and(|installed| installed.explicit_only);
+        let everywhere = claimed.narrow.as_ref().filter(|(listener, _)| is_shared(listener)).map(|(_, claim)| claim);
+        std::iter::once(&claimed.claim)
+            .chain(everywhere)
+            .filter_map(|claim| self.claims.get(claim)?.iter().next())
+            .find(|(rank, name)| **rank < claimed.rank && ***name != *resource.name)
+            .map(|(_, name)| &**name)
     }
 }
 
@@ -287,7 +337,7 @@ fn missing(target: &ResourceKey) -> String {
     }
 }
 
-fn decrease(counts: &mut HashMap<String, usize>, key: &str) {
+fn decrease<K: std::hash::Hash + Eq + std::borrow::Borrow<str>>(counts: &mut HashMap<K, usize>, key: &str) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
@@ -314,22 +364,47 @@ fn references(route: &Route) -> Vec<ResourceKey> {
     unique.into_iter().collect()
 }
 
-fn claims(name: &str, object: &Object, route: &Route) -> Vec<Claim> {
+fn pattern_count(route: &Route) -> usize {
+    route.rules.iter().map(|rule| patterns(rule).count()).sum()
+}
+
+/// What is accepted and unlikely to be wanted.
+fn warnings(parsed: &Resource) -> Vec<String> {
+    match parsed {
+        Resource::Route(route) => unmatchable(route),
+        Resource::Listener(listener) if listener.path_normalization == PathNormalization::None => {
+            vec!["pathNormalization is None: other spellings of a path, such as /x/../internal, pass its rules by".to_owned()]
+        }
+        Resource::Listener(_) | Resource::Backend(_) | Resource::Endpoint(_) => Vec::new(),
+    }
+}
+
+/// What no request can match, at most three of it.
+fn unmatchable(route: &Route) -> Vec<String> {
+    let all = route.rules.iter().enumerate().flat_map(|(rule_at, rule)| rule.matches.iter().enumerate().map(move |(at, found)| ((rule_at, at), found)));
+    let never = all.filter_map(|((rule, at), found)| Some(format!("rules[{rule}].matches[{at}]: {}", found.path.never_matches()?)));
+    never.take(3).collect()
+}
+
+fn claims(name: &str, object: &Object, route: &Route) -> Vec<Claimed> {
     let order = object.decode::<serde::de::IgnoredAny>().map(|body| body.order).unwrap_or_default();
+    let name: Arc<str> = name.into();
+    let hosts: Vec<_> = if route.hostnames.is_empty() { vec![None] } else { route.hostnames.iter().map(Some).collect() };
+    let listeners: Vec<Option<Arc<str>>> =
+        if route.listeners.is_empty() { vec![None] } else { route.listeners.iter().map(|name| Some(name.as_str().into())).collect() };
     let any = [RouteMatch::default()];
     let mut claims = Vec::new();
     for (rule_at, rule) in route.rules.iter().enumerate() {
         let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
         for (match_at, found) in matches.iter().enumerate() {
-            let rank = MatchRank::of(found, order, name, (rule_at, match_at));
-            let hosts: Vec<_> = if route.hostnames.is_empty() { vec![None] } else { route.hostnames.iter().map(Some).collect() };
-            let listeners: Vec<_> = if route.listeners.is_empty() { vec!["*"] } else { route.listeners.iter().map(|name| name.as_str()).collect() };
-            for (host, listener) in hosts.into_iter().flat_map(|host| listeners.iter().map(move |listener| (host, *listener))) {
-                claims.push(Claim {
-                    text: claim(listener, host, found),
-                    narrow: (listener != "*").then(|| (ResourceKey::new(Kind::Listener, listener), claim("*", host, found))),
+            let rank = MatchRank::of(found, order, &name, (rule_at, match_at));
+            let conditions = Conditions::of(found);
+            for (host, listener) in hosts.iter().flat_map(|host| listeners.iter().map(move |listener| (*host, listener))) {
+                claims.push(Claimed {
+                    claim: conditions.on(listener.as_deref(), host),
+                    narrow: listener.clone().map(|listener| (listener, conditions.on(None, host))),
                     rank: rank.clone(),
-                    place: format!("rules[{rule_at}].matches[{match_at}]"),
+                    place: (rule_at, match_at),
                 });
             }
         }

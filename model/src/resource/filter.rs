@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{HeaderName, HeaderValue, Hostname};
+use crate::value::{HeaderName, HeaderValue, PreciseHostname};
 
 /// One step between match and backend, in the form of the Gateway API: a type, and the field of that name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -162,8 +162,8 @@ pub struct Redirect {
     pub scheme: Option<Scheme>,
     /// The host to go to.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
-    #[schemars(with = "Option<Hostname>")]
-    pub hostname: Option<Hostname>,
+    #[schemars(with = "Option<PreciseHostname>")]
+    pub hostname: Option<PreciseHostname>,
     /// The path to go to; the query stays.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<PathRewrite>")]
@@ -228,8 +228,8 @@ impl From<RedirectStatus> for u16 {
 pub struct UrlRewrite {
     /// The host that the endpoint sees.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
-    #[schemars(with = "Option<Hostname>")]
-    pub hostname: Option<Hostname>,
+    #[schemars(with = "Option<PreciseHostname>")]
+    pub hostname: Option<PreciseHostname>,
     /// The path that the endpoint sees; the query stays.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<PathRewrite>")]
@@ -286,6 +286,7 @@ impl TryFrom<WrittenPath> for PathRewrite {
         if !path.starts_with('/') || path.contains(bad) {
             return Err(format!("{path:?} is not a path; it begins with '/' and has no '?', '#' or blanks"));
         }
+        crate::path::check_target(&path)?;
         Ok(make(path))
     }
 }

@@ -27,6 +27,40 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<TrustedNetwork>,
+    /// Whether paths are compared in one spelling. `None` compares and sends them as they came, so that `/x/../internal` and
+    /// `/%69nternal` pass a rule for `/internal` by: only for services that need that, and look after themselves.
+    #[serde(default, skip_serializing_if = "PathNormalization::is_default")]
+    pub path_normalization: PathNormalization,
+}
+
+impl Listener {
+    /// A listener with nothing but an address.
+    pub const fn at(address: BindAddress) -> Self {
+        Self {
+            address,
+            protocol: Protocol::Http,
+            proxies: BTreeMap::new(),
+            explicit_only: false,
+            trusted_proxies: Vec::new(),
+            path_normalization: PathNormalization::Standard,
+        }
+    }
+}
+
+/// How the paths of requests are compared with those of rules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PathNormalization {
+    /// Dot segments are resolved, and paths that mean the same are compared as the same.
+    #[default]
+    Standard,
+    /// As they came.
+    None,
+}
+
+impl PathNormalization {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a listener speaks.

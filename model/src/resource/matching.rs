@@ -1,10 +1,12 @@
 //! What a rule matches: path, method, headers and query parameters.
 
+use std::sync::OnceLock;
+
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::MOST_REGEX_BYTES;
+use crate::limits::{MOST_REGEX_BYTES, PATH_BYTES, REGEX_TEXT};
 use crate::value::{HeaderName, Method};
 
 /// One way for a request to match a rule: everything that is given must hold.
@@ -26,23 +28,16 @@ pub struct RouteMatch {
     pub query_params: Vec<QueryMatch>,
 }
 
-impl RouteMatch {
-    /// How many conditions there are besides the path.
-    pub fn conditions(&self) -> usize {
-        usize::from(self.method.is_some()) + self.headers.len() + self.query_params.len()
-    }
-}
-
-/// A condition on the path, which is compared as it was sent, without the query.
+/// A condition on the path, which is compared in its matched form ([`crate::path`]), without the query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "TypedValue", into = "TypedValue")]
 #[schemars(with = "PathValue")]
 pub enum PathMatch {
-    /// The whole path.
+    /// The whole path, in its matched form.
     Exact(String),
-    /// The path up to a `/` or its end: `/api` takes `/api` and `/api/x`, not `/apix`. Without a trailing slash.
+    /// The path up to a `/` or its end, in its matched form: `/api` takes `/api` and `/api/x`, not `/apix`. Without a trailing slash.
     Prefix(String),
-    /// A regular expression for the whole path.
+    /// A regular expression for the whole path, in its matched form.
     Pattern(Pattern),
 }
 
@@ -56,6 +51,17 @@ impl PathMatch {
     /// Whether every path matches.
     pub fn is_any(&self) -> bool {
         matches!(self, Self::Prefix(prefix) if prefix.is_empty())
+    }
+
+    /// Why no request can have such a path, if so.
+    pub fn never_matches(&self) -> Option<String> {
+        match self {
+            Self::Exact(path) | Self::Prefix(path) if crate::path::is_ambiguous(path) => Some(format!(
+                "path {path:?} matches only where pathNormalization is None: elsewhere %2F, %5C and backslashes are also read as \"/\"; write \"/\""
+            )),
+            Self::Exact(_) | Self::Prefix(_) => None,
+            Self::Pattern(pattern) => pattern.never_matches_path(),
+        }
     }
 
     /// Characters of the condition; longer wins.
@@ -123,7 +129,11 @@ impl TryFrom<TypedValue> for PathMatch {
         if let Some(c) = value.chars().find(|c| matches!(c, '?' | '#') || c.is_control() || c.is_whitespace()) {
             return Err(format!("path {value:?} has {c:?}, which no path has; query parameters go under queryParams"));
         }
-        Ok(if kind == "Exact" { Self::Exact(value) } else { Self::Prefix(value.trim_end_matches('/').to_owned()) })
+        if value.len() > PATH_BYTES {
+            return Err(format!("the path has {} bytes; at most {PATH_BYTES} are accepted", value.len()));
+        }
+        let path = crate::path::of_rule(&value)?;
+        Ok(if kind == "Exact" { Self::Exact(path) } else { Self::Prefix(path.trim_end_matches('/').to_owned()) })
     }
 }
 
@@ -139,48 +149,103 @@ impl From<PathMatch> for TypedValue {
     }
 }
 
-/// A regular expression that must match the whole text; linear time (no look-around, no back-references).
+/// A regular expression that must match the whole text; linear time (no look-around, no back-references). Only its syntax is
+/// checked when it is read: compiling is what costs, and is done by who matches, and within limits by who accepts it.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
-    regex: Regex,
+    regex: OnceLock<Regex>,
 }
 
 impl Pattern {
-    /// Compiles `text`, within the size limit.
+    /// Takes an expression whose syntax is valid.
     ///
     /// # Errors
-    /// What is wrong with the expression, or that it is too large.
+    /// What is wrong with the expression, or that it is too long.
     pub fn new(text: &str) -> Result<Self, String> {
-        let compile = |text: &str| regex::RegexBuilder::new(text).size_limit(MOST_REGEX_BYTES).build();
-        // By itself first: a text with a bracket too many would close the one that is put around it.
-        match compile(text).and_then(|_| compile(&format!("^(?:{text})$"))) {
-            Ok(regex) => Ok(Self { text: text.to_owned(), regex }),
-            Err(regex::Error::CompiledTooBig(limit)) => {
-                Err(format!("the regular expression {text:?} compiles to more than {limit} bytes; make it smaller, repetition counts are what grows"))
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                Err(format!("the regular expression {text:?} is not valid: {reason}; the syntax is that of RE2, without look-around and back-references"))
-            }
+        if text.len() > REGEX_TEXT {
+            return Err(format!("the regular expression has {} bytes; at most {REGEX_TEXT} are accepted", text.len()));
+        }
+        // By itself: a text with a bracket too many would close the one that is put around it.
+        match regex_syntax::ast::parse::Parser::new().parse(text) {
+            Ok(_) => Ok(Self { text: text.to_owned(), regex: OnceLock::new() }),
+            Err(error) => Err(invalid(text, &error.kind())),
         }
     }
 
-    /// Whether the whole of `text` matches.
+    /// Compiles the expression, so that matching does not have to.
+    ///
+    /// # Errors
+    /// It is not valid after all, or too large for any limit.
+    pub fn compile(&self) -> Result<(), String> {
+        let compiled = regex::RegexBuilder::new(&self.anchored()).size_limit(MOST_REGEX_BYTES).dfa_size_limit(LAZY_DFA_BYTES).build();
+        match compiled {
+            Ok(regex) => Ok(drop(self.regex.set(regex))),
+            Err(regex::Error::CompiledTooBig(limit)) => Err(too_big(&self.text, limit)),
+            Err(error) => Err(invalid(&self.text, &error)),
+        }
+    }
+
+    /// The bytes that the expression compiles to.
+    ///
+    /// # Errors
+    /// They are more than `limit`, or the expression is not valid.
+    pub fn compiled_bytes(&self, limit: usize) -> Result<usize, String> {
+        use regex_automata::nfa::thompson::{Compiler, Config};
+        let compiled = Compiler::new().configure(Config::new().nfa_size_limit(Some(limit))).build(&self.anchored());
+        match compiled {
+            Ok(nfa) => Ok(nfa.memory_usage()),
+            Err(error) if error.size_limit().is_some() => Err(too_big(&self.text, limit)),
+            Err(error) => Err(invalid(&self.text, &std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))),
+        }
+    }
+
+    fn anchored(&self) -> String {
+        format!("^(?:{})$", self.text)
+    }
+
+    /// Whether the whole of `text` matches. What was not compiled before is compiled now; what cannot be, matches nothing.
     pub fn is_match(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        if self.regex.get().is_none() && self.compile().is_err() {
+            return false;
+        }
+        self.regex.get().is_some_and(|regex| regex.is_match(text))
+    }
+
+    /// Why no path can match, if that is plain to see.
+    fn never_matches_path(&self) -> Option<String> {
+        use regex_syntax::hir::literal::Extractor;
+        let told = |why: String| Some(format!("the regular expression {:?} never matches: {why}", self.text));
+        let hir = regex_syntax::parse(&self.text).ok()?;
+        let firsts = Extractor::new().extract(&hir);
+        let firsts = firsts.literals().filter(|all| all.iter().all(|first| !first.as_bytes().is_empty()))?;
+        let begins = |first: &regex_syntax::hir::literal::Literal| first.as_bytes().first() == Some(&b'/');
+        if !firsts.iter().any(begins) {
+            return told("it is compared with the whole path, which begins with \"/\"".to_owned());
+        }
+        let whole = hir.properties().is_literal().then(|| firsts.first()).flatten().filter(|first| first.is_exact())?;
+        let text = std::str::from_utf8(whole.as_bytes()).ok()?;
+        let path = crate::path::of_rule(text).ok()?;
+        if path == text { None } else { told(format!("paths are compared in one spelling; write {path:?}")) }
     }
 
     /// The expression as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
+}
 
-    /// Whether it compiles within `bytes`.
-    pub fn fits(&self, bytes: usize) -> bool {
-        regex::RegexBuilder::new(self.regex.as_str()).size_limit(bytes).build().is_ok()
-    }
+/// Memory for the states that a match finds on its way, for each thread. What needs more is matched more slowly.
+const LAZY_DFA_BYTES: usize = 64 * 1024;
+
+fn too_big(text: &str, limit: usize) -> String {
+    format!("the regular expression {text:?} compiles to more than {limit} bytes; make it smaller, repetition counts are what grows")
+}
+
+fn invalid(text: &str, error: &dyn std::fmt::Display) -> String {
+    let reason = error.to_string();
+    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    format!("the regular expression {text:?} is not valid: {reason}; the syntax is that of RE2, without look-around and back-references")
 }
 
 impl PartialEq for Pattern {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{Weight, is_one, one};
 use super::{Filter, RouteMatch};
 use crate::duration::Duration;
-use crate::value::{Hostname, Name};
+use crate::value::{Hostname, Name, UpgradeProtocol};
 
 /// Hostnames and rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +39,9 @@ pub struct Rule {
     /// Time-outs of this rule; the backend's own if absent.
     #[serde(skip_serializing_if = "RouteTimeouts::is_none")]
     pub timeouts: RouteTimeouts,
+    /// Protocols that a connection may switch to by an `Upgrade` header. Others are not passed on, and the request goes on without.
+    #[serde(skip_serializing_if = "is_default_upgrades")]
+    pub upgrades: Vec<UpgradeProtocol>,
 }
 
 /// The written form of a rule.
@@ -57,6 +60,26 @@ struct WrittenRule {
     /// Time-outs of this rule; the backend's own if absent.
     #[serde(default)]
     timeouts: RouteTimeouts,
+    /// Protocols that a connection may switch to by an `Upgrade` header, such as `websocket` (the default, alone) or
+    /// `SPDY/3.1`. Others are not passed on, and the request goes on without.
+    #[serde(default = "default_upgrades")]
+    upgrades: Vec<UpgradeProtocol>,
+}
+
+/// WebSocket alone.
+fn default_upgrades() -> Vec<UpgradeProtocol> {
+    UpgradeProtocol::try_from("websocket".to_owned()).into_iter().collect()
+}
+
+fn is_default_upgrades(upgrades: &Vec<UpgradeProtocol>) -> bool {
+    *upgrades == default_upgrades()
+}
+
+impl Rule {
+    /// Whether a proxy that does not know `upgrades` would let through what the rule does not.
+    pub fn restricts_upgrades(&self) -> bool {
+        !is_default_upgrades(&self.upgrades)
+    }
 }
 
 impl TryFrom<WrittenRule> for Rule {
@@ -73,8 +96,8 @@ impl TryFrom<WrittenRule> for Rule {
         if answering == 0 && written.backend_refs.is_empty() {
             return Err("the rule goes nowhere; write backendRefs, or a filter of type RequestRedirect or FixedResponse".to_owned());
         }
-        let WrittenRule { matches, filters, backend_refs, timeouts } = written;
-        Ok(Self { matches, filters, backend_refs, timeouts })
+        let WrittenRule { matches, filters, backend_refs, timeouts, upgrades } = written;
+        Ok(Self { matches, filters, backend_refs, timeouts, upgrades })
     }
 }
 

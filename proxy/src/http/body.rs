@@ -13,9 +13,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::endpoint::InFlight;
 use crate::http::discard::discard;
 use crate::http::expect::Gate;
+use crate::http::headers;
 use crate::http::sent::Sent;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, Sender};
+use crate::table::CompiledRule;
 use crate::tail::Record;
 
 /// Why a body ended early.
@@ -90,12 +92,14 @@ pub(crate) struct ClientBody {
     patience: Patience,
     gate: Option<Gate>,
     sent: Arc<Sent>,
+    /// The rule that the request matched: what it sets or removes cannot come as a trailer.
+    rule: Arc<CompiledRule>,
 }
 
 impl RequestBody {
     /// A client's body; `sent` is told once all of it was passed on.
-    pub(crate) fn client(incoming: Incoming, patience: Patience, gate: Option<Gate>, sent: Arc<Sent>) -> Self {
-        Self::Client(Box::new(ClientBody { incoming: Some(incoming), patience, gate, sent }))
+    pub(crate) fn client(incoming: Incoming, patience: Patience, gate: Option<Gate>, sent: Arc<Sent>, rule: Arc<CompiledRule>) -> Self {
+        Self::Client(Box::new(ClientBody { incoming: Some(incoming), patience, gate, sent, rule }))
     }
 }
 
@@ -130,7 +134,8 @@ impl Body for RequestBody {
                 if ends(frame.as_ref()) || incoming.is_end_stream() {
                     body.sent.finish();
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+                let decided = |name: &str| body.rule.request_headers.decides(name);
+                Poll::Ready(frame.map(|frame| frame.map(|frame| without_decisive_trailers(frame, &decided)).map_err(BodyError::from)))
             }
             Poll::Pending => body.patience.poll(context).map(|error| Some(Err(error))),
         }
@@ -309,8 +314,16 @@ fn poll_endpoint(body: &mut EndpointBody, context: &mut Context<'_>) -> Poll<Opt
             if ends(frame.as_ref()) || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
                 body.lease.take().map(Lease::give_back).unwrap_or_default();
             }
-            Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+            Poll::Ready(frame.map(|frame| frame.map(|frame| without_decisive_trailers(frame, &|_| false)).map_err(BodyError::from)))
         }
         Poll::Pending => body.patience.poll(context).map(|error| Some(Err(error))),
     }
+}
+
+/// A frame as it came, but for trailers that may only come in a head.
+fn without_decisive_trailers(mut frame: Frame<Bytes>, decided: &dyn Fn(&str) -> bool) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::clean_trailers(trailers, decided);
+    }
+    frame
 }

@@ -171,7 +171,7 @@ impl Job<'_> {
         let client = self.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, incoming) = request.into_parts();
         let replayable = incoming.is_end_stream() && is_idempotent(&parts.method);
-        let (request, sent) = outgoing(parts, incoming, &limits);
+        let (request, sent) = outgoing(parts, incoming, &limits, self.rule);
         let outgoing = Outgoing { request, replayable, sent: sent.clone() };
         let Responded { response, in_flight, sender, key } = self.attempts(name, backend, &limits, outgoing, record).await?;
         let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: key, sent };
@@ -301,6 +301,7 @@ impl Job<'_> {
         let (mut parts, incoming) = response.into_parts();
         let received = parts.version;
         let protocol = headers::strip_hop_by_hop(&mut parts.headers);
+        headers::clean_trailer_names(&mut parts.headers);
         headers::via(&mut parts.headers, received);
         self.rule.response_headers.apply(&mut parts.headers);
         parts.version = http::Version::HTTP_11;
@@ -320,7 +321,14 @@ impl Job<'_> {
         protocol: Option<HeaderValue>,
         upgraded: &mut Option<StartTunnel>,
     ) -> Answer {
-        let Some(client) = client else { return answer::plain(StatusCode::BAD_GATEWAY, "the endpoint switched protocols without being asked") };
+        let offered = self.upgrade.as_ref().and_then(|offered| offered.to_str().ok()).unwrap_or_default();
+        let chosen = protocol.as_ref().and_then(|protocol| protocol.to_str().ok()).unwrap_or_default();
+        let was_offered = offered.split(", ").any(|offered| offered.eq_ignore_ascii_case(chosen));
+        let Some(client) = client.filter(|_| was_offered) else {
+            let mut refused = answer::plain(StatusCode::BAD_GATEWAY, "the endpoint switched to a protocol that it was not asked for");
+            self.rule.response_headers.apply(refused.headers_mut());
+            return refused;
+        };
         let endpoint = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
         if let Some(protocol) = protocol {
             parts.headers.insert(header::UPGRADE, protocol);
@@ -335,7 +343,7 @@ impl Job<'_> {
 }
 
 /// The request as the endpoint gets it, and how far its body has come.
-fn outgoing(mut parts: http::request::Parts, incoming: Incoming, limits: &Limits) -> (Request<RequestBody>, Option<Arc<Sent>>) {
+fn outgoing(mut parts: http::request::Parts, incoming: Incoming, limits: &Limits, rule: &Arc<CompiledRule>) -> (Request<RequestBody>, Option<Arc<Sent>>) {
     if incoming.is_end_stream() {
         return (Request::from_parts(parts, RequestBody::Empty), None);
     }
@@ -346,7 +354,7 @@ fn outgoing(mut parts: http::request::Parts, incoming: Incoming, limits: &Limits
     let sent = Sent::begin();
     let (gate, open) = expect::expects_continue(&parts.headers).then(expect::gate).unzip();
     let patience = Patience::new(limits.idle, limits.deadline);
-    let body = RequestBody::client(incoming, patience, gate, sent.clone());
+    let body = RequestBody::client(incoming, patience, gate, sent.clone(), rule.clone());
     let mut request = Request::from_parts(parts, body);
     if let Some(open) = open {
         hyper::ext::on_informational(&mut request, move |response| open(response.status()));

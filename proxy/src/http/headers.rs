@@ -36,7 +36,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         headers.remove(header::CONTENT_LENGTH);
     }
     let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| HeaderName::try_from(option).ok()).collect();
-    let upgrade = named.contains(&header::UPGRADE).then(|| headers.get(header::UPGRADE).cloned()).flatten();
+    let upgrade = if named.contains(&header::UPGRADE) { joined(headers, &header::UPGRADE) } else { None };
     let trailers =
         headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));
     for name in named.iter().filter(|name| !is_end_to_end(name)) {
@@ -155,10 +155,135 @@ fn forget_claims(headers: &mut HeaderMap) {
 }
 
 fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
-    let before: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    let joined = if before.is_empty() { value.as_bytes().to_vec() } else { [before.join(&b", "[..]).as_slice(), b", ", value.as_bytes()].concat() };
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+    headers.append(name, value.clone());
+    if let Some(joined) = joined(headers, name) {
         headers.insert(name, joined);
+    }
+}
+
+/// All fields of a name as one list (RFC 9110, 5.3).
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    if values.is_empty() { None } else { HeaderValue::from_bytes(&values.join(&b", "[..])).ok() }
+}
+
+/// How the client addressed a request.
+#[derive(Debug)]
+pub(crate) struct Addressed<'a> {
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+    /// The host, with its port if it had one.
+    pub(crate) authority: &'a str,
+}
+
+/// How the client addressed a request: as a trusted proxy in front says (the first of several speaks of the client), else as it
+/// came here.
+pub(crate) fn addressed<'a>(headers: &'a HeaderMap, host: &'a str, trusted: bool) -> Addressed<'a> {
+    if !trusted {
+        return Addressed { scheme: "http", authority: host };
+    }
+    let first = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).and_then(|list| list.split(',').next()).map(str::trim);
+    let forwarded = headers.get(header::FORWARDED).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let proto = first(&X_FORWARDED_PROTO).or_else(|| parameter(forwarded, "proto")).unwrap_or("http");
+    let named = first(&X_FORWARDED_HOST).or_else(|| parameter(forwarded, "host"));
+    let is_usable = |host: &&str| !host.is_empty() && is_host(host.as_bytes());
+    Addressed { scheme: if proto.eq_ignore_ascii_case("https") { "https" } else { "http" }, authority: named.filter(is_usable).unwrap_or(host) }
+}
+
+/// A parameter of the first element of a Forwarded header (RFC 7239, 4), without its quotes.
+fn parameter<'a>(forwarded: &'a str, name: &str) -> Option<&'a str> {
+    let pairs = forwarded.split(',').next()?.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
+    Some(value.trim().trim_matches('"'))
+}
+
+/// A host and its port. An empty port is none (RFC 3986, 3.2.3).
+pub(crate) fn split_port(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+        _ => (authority, None),
+    }
+}
+
+/// Fields that decide where a message ends, where it goes, or who it is from. Trailers and fields with `_` for `-` cannot be them.
+fn is_decisive(name: &str) -> bool {
+    const NAMES: [&str; 34] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "expires",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "location",
+        "max-forwards",
+        "pragma",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "retry-after",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "vary",
+        "via",
+        "warning",
+        "www-authenticate",
+        "x-http-method-override",
+        "x-real-ip",
+    ];
+    NAMES.contains(&name) || name.starts_with("x-forwarded") || name.starts_with("if-")
+}
+
+/// Whether a field may travel behind a body (RFC 9110, 6.5.1), where `decided` says of more names that they may not.
+fn may_trail(name: &str, decided: &dyn Fn(&str) -> bool) -> bool {
+    let dashed = name.replace('_', "-");
+    !is_decisive(&dashed) && !decided(name) && !decided(&dashed)
+}
+
+/// Takes the fields out of trailers that only count in a head.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, decided: &dyn Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name.as_str(), decided)).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
+/// Takes the same names out of the field that announces trailers.
+pub(crate) fn clean_trailer_names(headers: &mut HeaderMap) {
+    let Some(announced) = joined(headers, &header::TRAILER) else { return };
+    let names = announced.to_str().unwrap_or_default().split(',').map(str::trim);
+    let left: Vec<&str> = names.filter(|name| may_trail(&name.to_ascii_lowercase(), &|_| false)).collect();
+    headers.remove(header::TRAILER);
+    if let Some(left) = HeaderValue::try_from(left.join(", ")).ok().filter(|left| !left.is_empty()) {
+        headers.insert(header::TRAILER, left);
+    }
+}
+
+/// Drops fields that differ only by `_` for `-` from one that decides something, or that the rule sets or removes: servers in the
+/// manner of CGI take one for the other.
+pub(crate) fn drop_twins(headers: &mut HeaderMap, changes: &crate::table::HeaderChanges) {
+    let is_twin = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && {
+            let dashed = name.replace('_', "-");
+            is_decisive(&dashed) || changes.decides(&dashed)
+        }
+    };
+    let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
+    for name in twins {
+        headers.remove(name);
     }
 }
 
@@ -215,20 +340,18 @@ pub(crate) fn size<T>(request: &http::Request<T>) -> usize {
 /// `name`, `name:port`, `[IPv6]` or `[IPv6]:port`, or nothing at all: whatever else a Host may hold would have to be
 /// understood alike by everybody who reads it.
 fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.strip_prefix(b"[") {
-        Some(rest) => match rest.iter().position(|byte| *byte == b']') {
-            Some(at) => {
-                (rest.get(..at).filter(|ip| ip.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))), rest.get(at + 1..).unwrap_or_default())
-            }
+    let Ok(text) = std::str::from_utf8(host) else { return false };
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port),
             None => return false,
         },
         None => {
-            let at = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
-            let (name, port) = host.split_at(at);
-            (Some(name).filter(|name| name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))), port)
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)), port)
         }
     };
-    name.is_some() && (port.is_empty() || port.strip_prefix(b":").is_some_and(|digits| digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit)))
+    name && (port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())))
 }
 
 /// Whether the request's framing is understood.
@@ -245,14 +368,13 @@ pub(crate) fn framing(version: Version, method: &http::Method, headers: &HeaderM
     Ok(())
 }
 
-/// A host without its port, in lower case if it is not already.
+/// A host without its port, in the spelling of a route's hostnames.
 pub(crate) fn host_name(host: &str) -> std::borrow::Cow<'_, str> {
-    let name = match host.rfind(':') {
-        Some(at) if !host.ends_with(']') => host.get(..at).unwrap_or(host),
-        _ => host,
-    };
+    let (name, _) = split_port(host);
+    if let Some(address) = name.strip_prefix('[').and_then(|_| waypost_model::value::host_address(name)) {
+        return address.to_string().into();
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let name = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(name);
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
 }
 

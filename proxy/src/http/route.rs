@@ -6,11 +6,13 @@ use std::sync::Arc;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use waypost_model::resource::Scheme;
+use waypost_model::path::{PathError, Paths};
+use waypost_model::resource::{PathNormalization, Scheme};
 
 use crate::http::answer::Refusal;
 use crate::http::body::{Counted, ResponseBody};
 use crate::http::discard::discard;
+use crate::http::headers::Addressed;
 use crate::http::serve::Connection;
 use crate::http::{answer, forward, headers};
 use crate::table::{self, Action, CompiledRule, RedirectTo, Table};
@@ -87,28 +89,50 @@ async fn routed(
     if let Some(record) = record {
         record.came(&listener.name, &table.version_text);
     }
-    let wanted = table::Request {
-        listener: &listener.name,
-        explicit_only: listener.explicit_only,
-        host: &name,
-        path: request.uri().path(),
-        query: request.uri().query(),
-        method: request.method(),
-        headers: request.headers(),
+    let paths = match listener.paths {
+        PathNormalization::Standard => Paths::of(request.uri().path()).map_err(|error| answer::refuse(StatusCode::BAD_REQUEST, error.to_string()))?,
+        PathNormalization::None => Paths::as_received(request.uri().path()),
     };
-    let rule = table.find(&wanted).ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, wanted.path)))?;
+    let find = |path: &str| {
+        let (query, method, headers) = (request.uri().query(), request.method(), request.headers());
+        table.find(&table::Request { listener: &listener.name, explicit_only: listener.explicit_only, host: &name, path, query, method, headers })
+    };
+    let found = find(&paths.matched);
+    if let Some(read) = &paths.with_slashes
+        && !is_same(found, find(read))
+    {
+        return Err(answer::refuse(StatusCode::BAD_REQUEST, PathError::Ambiguous.to_string()));
+    }
+    let rule = found.ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, &paths.matched)))?;
     if let Some(record) = record {
         record.routed(&rule.route);
     }
-    match &rule.action {
-        Action::Redirect(to) => Ok(finish(rule, redirect(to, host_text, request.uri()))),
-        Action::Fixed { status, body, content_type } => Ok(finish(rule, answer::with_body(*status, content_type.clone(), body.clone()))),
+    let resolved = match paths.sent_on {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(path) => Some(path),
+    };
+    let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
+    let answered = match &rule.action {
+        Action::Redirect(to) => Ok(redirect(to, &headers::addressed(request.headers(), host_text, trusted), resolved.as_deref(), request.uri())),
+        Action::Fixed { status, body, content_type } => Ok(answer::with_body(*status, content_type.clone(), body.clone())),
         Action::Forward { .. } => {
-            let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
-            let upgrade = prepare(request, rule, connection, host.as_ref(), trusted)?;
-            let job = forward::Job { connection, table, rule, upgrade };
-            job.run(taken, record, upgraded).await
+            let upgrade = prepare(request, rule, connection, (host.as_ref(), resolved.as_deref()), trusted);
+            let forwarded = match upgrade {
+                Ok(upgrade) => forward::Job { connection, table, rule, upgrade }.run(taken, record, upgraded).await,
+                Err(refusal) => Err(refusal),
+            };
+            // What an endpoint answered has been changed already.
+            return forwarded.map_err(|refusal| Box::new(finish(rule, *refusal)));
         }
+    };
+    answered.map(|response| finish(rule, response))
+}
+
+/// Whether two lookups found the same rule.
+fn is_same(one: Option<&Arc<CompiledRule>>, other: Option<&Arc<CompiledRule>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is_same_rule(other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 
@@ -117,26 +141,34 @@ fn no_route(host: &str, path: &str) -> String {
     format!("no route for {host} and path {path}")
 }
 
+/// What a rule says of responses holds for every answer to a request that matched it, also for those of the proxy.
 fn finish(rule: &CompiledRule, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     rule.response_headers.apply(response.headers_mut());
     response
 }
 
-/// Makes the client's request the endpoint's. Returns the protocol that the client wants to switch to.
+/// Makes the client's request the endpoint's; `resolved` is its path where that had dot segments. Returns the protocols that
+/// the client may switch to.
 fn prepare(
     request: &mut Request<Incoming>,
     rule: &CompiledRule,
     connection: &Connection,
-    host: Option<&HeaderValue>,
+    (host, resolved): (Option<&HeaderValue>, Option<&str>),
     trusted: bool,
 ) -> Result<Option<HeaderValue>, Refusal> {
     let received = request.version();
     let bad_path = || answer::refuse(StatusCode::BAD_REQUEST, "the path cannot be rewritten");
-    let path = target(request.uri(), rule).ok_or_else(bad_path)?;
+    let path = target(request.uri(), resolved, rule).ok_or_else(bad_path)?;
     *request.uri_mut() = http::Uri::from(path);
     *request.version_mut() = http::Version::HTTP_11;
     let map = request.headers_mut();
-    let upgrade = headers::strip_hop_by_hop(map).filter(|protocol| received == http::Version::HTTP_11 && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
+    let wanted = headers::strip_hop_by_hop(map).filter(|_| received == http::Version::HTTP_11);
+    let upgrade = wanted.as_ref().and_then(|wanted| rule.allowed_upgrade(wanted));
+    if wanted.is_some() && upgrade.is_none() {
+        connection.core.shared.metrics.upgrades_dropped.inc();
+    }
+    headers::drop_twins(map, &rule.request_headers);
+    headers::clean_trailer_names(map);
     headers::forward(map, &connection.client, host, trusted);
     headers::via(map, received);
     if let Some(host) = rule.rewrite_host.as_ref().or(host) {
@@ -151,11 +183,12 @@ fn prepare(
 }
 
 /// The path and query that the endpoint sees.
-fn target(uri: &http::Uri, rule: &CompiledRule) -> Option<PathAndQuery> {
-    let Some(change) = &rule.rewrite_path else {
-        return Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+fn target(uri: &http::Uri, resolved: Option<&str>, rule: &CompiledRule) -> Option<PathAndQuery> {
+    let path = match (&rule.rewrite_path, resolved) {
+        (None, None) => return Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))),
+        (None, Some(resolved)) => resolved.to_owned(),
+        (Some(change), resolved) => change.apply(resolved.unwrap_or(uri.path())),
     };
-    let path = change.apply(uri.path());
     PathAndQuery::try_from(with_query(path, uri.query())).ok()
 }
 
@@ -163,21 +196,20 @@ fn with_query(path: String, query: Option<&str>) -> String {
     query.map_or(path.clone(), |query| format!("{path}?{query}"))
 }
 
-fn redirect(to: &RedirectTo, host: &str, uri: &http::Uri) -> Response<ResponseBody> {
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') && !port.is_empty() => (name, port.parse::<u16>().ok()),
-        _ => (host, None),
-    };
+fn redirect(to: &RedirectTo, from: &Addressed<'_>, resolved: Option<&str>, uri: &http::Uri) -> Response<ResponseBody> {
+    let (host, port) = headers::split_port(from.authority);
     let scheme = match to.scheme {
         Some(Scheme::Https) => "https",
-        Some(Scheme::Http) | None => "http",
+        Some(Scheme::Http) => "http",
+        None => from.scheme,
     };
     let own = if scheme == "https" { 443 } else { 80 };
     let port = to.port.or(if to.scheme.is_some() { None } else { port }).filter(|port| *port != own);
-    let authority: Cow<'_, str> = to.host.as_deref().unwrap_or(name).into();
-    let path = to.path.as_ref().map_or_else(|| uri.path().to_owned(), |change| change.apply(uri.path()));
+    let host = to.host.as_deref().unwrap_or(host);
+    let path = resolved.unwrap_or(uri.path());
+    let path = to.path.as_ref().map_or_else(|| path.to_owned(), |change| change.apply(path));
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    let location = format!("{scheme}://{authority}{port}{}", with_query(path, uri.query()));
+    let location = format!("{scheme}://{host}{port}{}", with_query(path, uri.query()));
     let mut response = answer::plain(to.status, format!("see {location}"));
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -190,8 +222,8 @@ mod tests {
     use super::*;
     use crate::table::PathChange;
 
-    fn location(to: &RedirectTo, host: &str, uri: &str) -> String {
-        let response = redirect(to, host, &uri.parse().unwrap());
+    fn location(to: &RedirectTo, authority: &str, uri: &str) -> String {
+        let response = redirect(to, &Addressed { scheme: "http", authority }, None, &uri.parse().unwrap());
         response.headers()["location"].to_str().unwrap().to_owned()
     }
 
@@ -202,5 +234,13 @@ mod tests {
         assert_eq!(location(&to(None, Some("b.com"), None, None), "a.com:8080", "/x"), "http://b.com:8080/x");
         assert_eq!(location(&to(None, None, Some(80), None), "a.com:8080", "/x"), "http://a.com/x");
         assert_eq!(location(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), "[::1]:81", "/x?q"), "http://[::1]:81/z?q");
+        for (host, wanted) in
+            [("[::1]:8080", "https://[::1]:8443/"), ("[::1]", "https://[::1]:8443/"), ("[::1]:", "https://[::1]:8443/"), ("a:", "https://a:8443/")]
+        {
+            assert_eq!(location(&to(Some(Scheme::Https), None, Some(8443), None), host, "/"), wanted);
+        }
+        let behind_tls = Addressed { scheme: "https", authority: "a.com:443" };
+        let response = redirect(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), &behind_tls, None, &"/x".parse().unwrap());
+        assert_eq!(response.headers()["location"], "https://a.com/z");
     }
 }

@@ -340,17 +340,24 @@ impl Builder {
 
     /// The listeners whose labels this proxy has; `--listen` while none is written at all.
     fn chosen_listeners(&self) -> HashMap<Arc<str>, Arc<ListenerConfig>> {
-        let config = |name: &str, address: std::net::SocketAddr, explicit_only, trusted| {
-            let name: Arc<str> = name.into();
+        let config = |name: &str, listener: &resource::Listener| {
+            let (name, address): (Arc<str>, _) = (name.into(), listener.address.get());
             let address = self.bind.map_or(address, |ip| std::net::SocketAddr::new(ip, address.port()));
-            (name.clone(), Arc::new(ListenerConfig { name, address, explicit_only, trusted }))
+            let config = ListenerConfig {
+                name: name.clone(),
+                address,
+                explicit_only: listener.explicit_only,
+                trusted: listener.trusted_proxies.clone(),
+                paths: listener.path_normalization,
+            };
+            (name, Arc::new(config))
         };
         if let (true, Some(address)) = (self.listeners.is_empty(), self.listen) {
-            return HashMap::from([config(DEFAULT_LISTENER, address, false, Vec::new())]);
+            return HashMap::from([config(DEFAULT_LISTENER, &resource::Listener::at(address.into()))]);
         }
         let mine = |listener: &resource::Listener| listener.proxies.iter().all(|(key, value)| self.labels.get(key) == Some(value));
         let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener));
-        chosen.map(|(name, listener)| config(name, listener.address.get(), listener.explicit_only, listener.trusted_proxies.clone())).collect()
+        chosen.map(|(name, listener)| config(name, listener)).collect()
     }
 }
 
@@ -362,10 +369,13 @@ fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, V
     for (rule_at, rule) in route.rules.iter().enumerate() {
         let any = [RouteMatch::default()];
         let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
+        for pattern in waypost_model::order::patterns(rule) {
+            pattern.compile()?;
+        }
         for (match_at, found) in matches.iter().enumerate() {
-            let compiled = Arc::new(rule::compile(&route_name, &listeners, rule, &found.path)?);
+            let compiled = Arc::new(rule::compile((&route_name, rule_at), &listeners, rule, &found.path)?);
             all.push(Candidate {
-                rank: waypost_model::order::MatchRank::of(found, order, name, (rule_at, match_at)),
+                rank: waypost_model::order::MatchRank::of(found, order, &route_name, (rule_at, match_at)),
                 found: Arc::new(found.clone()),
                 rule: compiled,
             });

@@ -1,6 +1,6 @@
 //! The matches of one hostname, in their order, with an index once there are many.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -8,6 +8,7 @@ use waypost_model::order::MatchRank;
 use waypost_model::resource::{PathMatch, RouteMatch};
 
 use super::CompiledRule;
+use super::index::Index;
 
 /// What of a request decides its rule.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Request<'a> {
     pub explicit_only: bool,
     /// The host, lower case, without a port.
     pub host: &'a str,
-    /// The path as it was sent.
+    /// The path in its matched form (`waypost_model::path`).
     pub path: &'a str,
     /// The query as it was sent.
     pub query: Option<&'a str>,
@@ -39,7 +40,7 @@ pub struct Candidate {
     pub rule: Arc<CompiledRule>,
 }
 
-/// From this many matches on, exact paths and prefixes are looked up instead of compared.
+/// From this many matches on, paths are looked up instead of compared one after the other.
 const INDEXED: usize = 16;
 
 /// All matches of one hostname.
@@ -48,13 +49,6 @@ pub struct Host {
     /// In the order of their ranks: exact paths, then patterns, then prefixes.
     candidates: Vec<Candidate>,
     index: Option<Box<Index>>,
-}
-
-#[derive(Debug, Default)]
-struct Index {
-    exact: HashMap<Box<str>, Vec<usize>>,
-    patterns: Vec<usize>,
-    prefixes: HashMap<Box<str>, Vec<usize>>,
 }
 
 impl Host {
@@ -72,42 +66,15 @@ impl Host {
 
     /// The rule of the first match that holds.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
-        let Some(index) = &self.index else {
-            return self
-                .candidates
-                .iter()
-                .find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request))
-                .map(|candidate| &candidate.rule);
+        let found = match &self.index {
+            None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request)),
+            Some(index) => index.find(&self.candidates, request).and_then(|at| self.candidates.get(at)),
         };
-        let holding = |at: &usize| self.candidates.get(*at).filter(|candidate| candidate.holds(request));
-        let exact = index.exact.get(request.path).and_then(|all| all.iter().find_map(holding));
-        let pattern = || index.patterns.iter().filter_map(holding).find(|candidate| path_holds(&candidate.found.path, request.path));
-        let prefix = || prefixes(request.path).filter_map(|prefix| index.prefixes.get(prefix)).find_map(|all| all.iter().find_map(holding));
-        exact.or_else(pattern).or_else(prefix).map(|candidate| &candidate.rule)
+        found.map(|candidate| &candidate.rule)
     }
 }
 
-impl Index {
-    fn of(candidates: &[Candidate]) -> Self {
-        let mut index = Self::default();
-        for (at, candidate) in candidates.iter().enumerate() {
-            match &candidate.found.path {
-                PathMatch::Exact(path) => index.exact.entry(path.as_str().into()).or_default().push(at),
-                PathMatch::Pattern(_) => index.patterns.push(at),
-                PathMatch::Prefix(prefix) => index.prefixes.entry(prefix.as_str().into()).or_default().push(at),
-            }
-        }
-        index
-    }
-}
-
-/// Every prefix of a path that ends before a `/` or at its end, longest first, the empty one last.
-fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    let inner = path.rmatch_indices('/').filter_map(|(at, _)| path.get(..at));
-    std::iter::once(path).chain(inner)
-}
-
-fn path_holds(wanted: &PathMatch, path: &str) -> bool {
+pub(super) fn path_holds(wanted: &PathMatch, path: &str) -> bool {
     match wanted {
         PathMatch::Exact(exact) => exact == path,
         PathMatch::Prefix(prefix) => path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
@@ -117,7 +84,7 @@ fn path_holds(wanted: &PathMatch, path: &str) -> bool {
 
 impl Candidate {
     /// Whether everything but the path holds.
-    fn holds(&self, request: &Request<'_>) -> bool {
+    pub(super) fn holds(&self, request: &Request<'_>) -> bool {
         let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.iter().any(|name| **name == *request.listener) };
         served
             && self.found.method.as_ref().is_none_or(|method| method.as_str() == request.method.as_str())
@@ -127,15 +94,15 @@ impl Candidate {
 }
 
 fn header_holds(wanted: &waypost_model::resource::HeaderMatch, headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(wanted.name.as_str()).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    match (values.next(), values.next()) {
-        (None, _) => false,
-        (Some(one), None) => wanted.value.is_match(&one),
-        (Some(first), Some(second)) => {
-            let joined = [first, second].into_iter().chain(values).collect::<Vec<_>>().join(", ");
-            wanted.value.is_match(&joined)
-        }
-    }
+    header_value(headers, wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(&value))
+}
+
+/// The value of a header; several fields of its name are one list.
+pub(super) fn header_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
+    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let first = values.next()?;
+    let Some(second) = values.next() else { return Some(first) };
+    Some([first, second].into_iter().chain(values).collect::<Vec<_>>().join(", ").into())
 }
 
 /// The first value of a query parameter, decoded.
@@ -154,7 +121,6 @@ mod tests {
         for (path, holds) in [("/api", true), ("/api/x", true), ("/apix", false), ("/", false)] {
             assert_eq!(path_holds(&prefix, path), holds, "{path}");
         }
-        assert_eq!(prefixes("/a/b").collect::<Vec<_>>(), ["/a/b", "/a", ""]);
     }
 
     #[test]

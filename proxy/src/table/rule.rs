@@ -6,12 +6,15 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use waypost_model::duration::Duration as Written;
 use waypost_model::resource::{Filter, HeaderModifier, PathMatch, PathRewrite, Redirect, Rule, Scheme};
+use waypost_model::value::{PreciseHostname, UpgradeProtocol};
 
 /// One rule of one route, shared by all its matches.
 #[derive(Debug)]
 pub struct CompiledRule {
     /// The route it is of.
     pub route: Arc<str>,
+    /// Its number in the route.
+    pub number: usize,
     /// The listeners that serve it; empty for all that are not explicit-only.
     pub listeners: Vec<Arc<str>>,
     /// Changes of the request's headers.
@@ -30,6 +33,23 @@ pub struct CompiledRule {
     pub first_byte: Option<Written>,
     /// Between two pieces of a body; the backend's if `None`.
     pub idle: Option<Written>,
+    /// Protocols that may be switched to.
+    pub upgrades: Vec<UpgradeProtocol>,
+}
+
+impl CompiledRule {
+    /// Whether two compiled rules are of the same rule of a route, for whatever match of it.
+    pub fn is_same_rule(&self, other: &Self) -> bool {
+        self.route == other.route && self.number == other.number
+    }
+
+    /// What of an `Upgrade` header the rule allows, in its order.
+    pub fn allowed_upgrade(&self, wanted: &HeaderValue) -> Option<HeaderValue> {
+        let wanted = wanted.to_str().ok()?;
+        let allowed = |protocol: &&str| self.upgrades.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(protocol));
+        let allowed: Vec<&str> = wanted.split(',').map(str::trim).filter(allowed).collect();
+        if allowed.is_empty() { None } else { HeaderValue::try_from(allowed.join(", ")).ok() }
+    }
 }
 
 /// What answers a request.
@@ -88,6 +108,12 @@ impl HeaderChanges {
         Ok(())
     }
 
+    /// Whether a field of this name is set or removed.
+    pub fn decides(&self, name: &str) -> bool {
+        let set = self.set.iter().map(|(name, _)| name);
+        set.chain(&self.remove).any(|decided| decided == name)
+    }
+
     /// Applies the changes.
     pub fn apply(&self, headers: &mut http::HeaderMap) {
         for (name, value) in &self.set {
@@ -107,10 +133,10 @@ impl HeaderChanges {
 pub enum PathChange {
     /// It becomes this.
     Full(String),
-    /// The first so many bytes become this.
+    /// The first so many segments become this.
     Prefix {
-        /// What the rule matched, without a trailing slash.
-        matched: usize,
+        /// The segments of what the rule matched.
+        segments: usize,
         /// What stands there instead.
         with: String,
     },
@@ -121,8 +147,8 @@ impl PathChange {
     pub fn apply(&self, path: &str) -> String {
         match self {
             Self::Full(full) => full.clone(),
-            Self::Prefix { matched, with } => {
-                let rest = path.get(*matched..).unwrap_or_default();
+            Self::Prefix { segments, with } => {
+                let rest = waypost_model::path::after_segments(path, *segments);
                 let joined = format!("{}{rest}", with.trim_end_matches('/'));
                 if joined.starts_with('/') { joined } else { format!("/{joined}") }
             }
@@ -137,7 +163,7 @@ pub struct RedirectTo {
     pub status: StatusCode,
     /// The scheme, if another.
     pub scheme: Option<Scheme>,
-    /// The host, if another.
+    /// The host, if another; IPv6 in brackets.
     pub host: Option<String>,
     /// The port, if another.
     pub port: Option<u16>,
@@ -154,9 +180,10 @@ fn value(text: &str) -> Result<HeaderValue, String> {
 }
 
 /// Compiles one rule for requests that matched `matched`.
-pub(super) fn compile(route: &Arc<str>, listeners: &[Arc<str>], rule: &Rule, matched: &PathMatch) -> Result<CompiledRule, String> {
+pub(super) fn compile((route, number): (&Arc<str>, usize), listeners: &[Arc<str>], rule: &Rule, matched: &PathMatch) -> Result<CompiledRule, String> {
     let mut compiled = CompiledRule {
         route: route.clone(),
+        number,
         listeners: listeners.to_vec(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
@@ -166,13 +193,14 @@ pub(super) fn compile(route: &Arc<str>, listeners: &[Arc<str>], rule: &Rule, mat
         request_timeout: rule.timeouts.request.and_then(Written::enabled),
         first_byte: rule.timeouts.first_byte,
         idle: rule.timeouts.idle,
+        upgrades: rule.upgrades.clone(),
     };
     for filter in &rule.filters {
         match filter {
             Filter::RequestHeaderModifier(changes) => compiled.request_headers.extend(changes)?,
             Filter::ResponseHeaderModifier(changes) => compiled.response_headers.extend(changes)?,
             Filter::UrlRewrite(rewrite) => {
-                compiled.rewrite_host = rewrite.hostname.as_ref().map(|host| value(host.as_str())).transpose()?;
+                compiled.rewrite_host = rewrite.hostname.as_ref().map(|host| value(&host.in_uri())).transpose()?;
                 compiled.rewrite_path = rewrite.path.as_ref().map(|path| path_change(path, matched));
             }
             Filter::RequestRedirect(redirect) => compiled.action = Action::Redirect(redirect_to(redirect, matched)?),
@@ -199,7 +227,7 @@ fn redirect_to(redirect: &Redirect, matched: &PathMatch) -> Result<RedirectTo, S
     Ok(RedirectTo {
         status: StatusCode::from_u16(redirect.status_code.get()).map_err(|error| error.to_string())?,
         scheme: redirect.scheme,
-        host: redirect.hostname.as_ref().map(|host| host.as_str().to_owned()),
+        host: redirect.hostname.as_ref().map(PreciseHostname::in_uri),
         port: redirect.port.map(std::num::NonZero::get),
         path: redirect.path.as_ref().map(|path| path_change(path, matched)),
     })
@@ -208,7 +236,7 @@ fn redirect_to(redirect: &Redirect, matched: &PathMatch) -> Result<RedirectTo, S
 fn path_change(rewrite: &PathRewrite, matched: &PathMatch) -> PathChange {
     match (rewrite, matched) {
         (PathRewrite::Full(full), _) => PathChange::Full(full.clone()),
-        (PathRewrite::Prefix(with), PathMatch::Prefix(prefix)) => PathChange::Prefix { matched: prefix.len(), with: with.clone() },
+        (PathRewrite::Prefix(with), PathMatch::Prefix(prefix)) => PathChange::Prefix { segments: waypost_model::path::segments(prefix), with: with.clone() },
         (PathRewrite::Prefix(with), PathMatch::Exact(_) | PathMatch::Pattern(_)) => PathChange::Full(with.clone()),
     }
 }
@@ -227,9 +255,11 @@ mod tests {
             ("/foo", "/foo", "/", "/"),
             ("/foo", "/foo/bar", "/", "/bar"),
             ("", "/a", "/x", "/x/a"),
+            ("/foo", "//foo//bar", "/xyz", "/xyz//bar"),
+            ("/caf%C3%A9", "/caf%c3%a9/b", "/x", "/x/b"),
         ];
         for (prefix, path, with, wanted) in cases {
-            let change = PathChange::Prefix { matched: prefix.len(), with: with.to_owned() };
+            let change = PathChange::Prefix { segments: waypost_model::path::segments(prefix), with: with.to_owned() };
             assert_eq!(change.apply(path), wanted, "{prefix} {path} {with}");
         }
     }

@@ -1,0 +1,189 @@
+//! Values that are well formed and could not work: what they would send or answer is no valid HTTP, or no client ever sends what
+//! they wait for. They are refused when they are written; objects of other releases are read without this.
+
+use crate::problem::Problem;
+use crate::resource::{Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, Rule, StringMatch};
+use crate::value::PreciseHostname;
+
+/// Refuses a route of which a part could not work.
+pub(super) fn check(route: &Route) -> Result<(), Problem> {
+    for (rule_at, rule) in route.rules.iter().enumerate() {
+        for (at, filter) in rule.filters.iter().enumerate() {
+            check_filter(filter, rule).map_err(|message| Problem { field: format!("rules[{rule_at}].filters[{at}]"), ..Problem::whole(message) })?;
+        }
+        for (match_at, found) in rule.matches.iter().enumerate() {
+            for (at, header) in found.headers.iter().enumerate() {
+                let field = || format!("rules[{rule_at}].matches[{match_at}].headers[{at}]");
+                check_header_match(header).map_err(|message| Problem { field: field(), ..Problem::whole(message) })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_filter(filter: &Filter, rule: &Rule) -> Result<(), String> {
+    match filter {
+        Filter::RequestHeaderModifier(changes) => check_headers(changes).and_then(|()| check_host(changes)),
+        Filter::ResponseHeaderModifier(changes) => check_headers(changes),
+        Filter::RequestRedirect(redirect) => check_redirect(redirect, rule),
+        Filter::UrlRewrite(rewrite) if rewrite.hostname.is_none() && rewrite.path.is_none() => {
+            Err("the rewrite changes nothing; write hostname or path".to_owned())
+        }
+        Filter::UrlRewrite(_) => Ok(()),
+        Filter::FixedResponse(fixed) => check_body(fixed),
+    }
+}
+
+/// Fields of which a message has one at most, so that another one beside it would make it invalid (RFC 9110, 5.3).
+const SINGLETONS: [&str; 20] = [
+    "age",
+    "authorization",
+    "content-location",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "from",
+    "host",
+    "if-modified-since",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "referer",
+    "retry-after",
+    "server",
+    "user-agent",
+];
+
+fn check_headers(changes: &HeaderModifier) -> Result<(), String> {
+    match changes.add.iter().map(|pair| pair.name.as_str()).find(|name| SINGLETONS.contains(name)) {
+        Some(name) => Err(format!("a message has at most one header {name:?}, and \"add\" could make it two; write it under \"set\"")),
+        None => Ok(()),
+    }
+}
+
+/// A request has exactly one `Host`, and that is a host (RFC 9112, 3.2).
+fn check_host(changes: &HeaderModifier) -> Result<(), String> {
+    if changes.remove.iter().any(|name| name.as_str() == "host") {
+        return Err("a request needs the header \"host\" (RFC 9112, 3.2); write another host under \"set\"".to_owned());
+    }
+    let mut hosts = changes.set.iter().filter(|pair| pair.name.as_str() == "host").map(|pair| pair.value.as_str());
+    match hosts.find(|value| !is_host_field(value)) {
+        Some(value) => Err(format!("{value:?} is no value of the header \"host\"; write a host name, with a port or without")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a text is a host with a port or without, as a `Host` header has it.
+fn is_host_field(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let bare_address = host.contains(':') && !host.starts_with('[');
+    !bare_address && port.is_none_or(|port| port.parse::<u16>().is_ok()) && PreciseHostname::try_from(host.to_owned()).is_ok()
+}
+
+/// A redirect leads somewhere else.
+fn check_redirect(redirect: &Redirect, rule: &Rule) -> Result<(), String> {
+    let same_place = redirect.scheme.is_none() && redirect.hostname.is_none() && redirect.port.is_none();
+    match &redirect.path {
+        None if same_place => Err("the redirect leads to where the request came from, for ever; write scheme, hostname, port or path".to_owned()),
+        Some(PathRewrite::Full(path)) if same_place && rule.matches.iter().any(|found| is_exactly(&found.path, path)) => {
+            Err(format!("the redirect leads from {path:?} to {path:?}, for ever; write another path, or scheme, hostname or port"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_exactly(wanted: &PathMatch, path: &str) -> bool {
+    matches!(wanted, PathMatch::Exact(exact) if exact == path)
+}
+
+/// These responses end with their head (RFC 9110, 15.3.5, 15.3.6, 15.4.5).
+fn check_body(fixed: &FixedResponse) -> Result<(), String> {
+    let status = fixed.status_code.get();
+    let has_body = !fixed.body.is_empty();
+    if matches!(status, 204 | 205 | 304) && has_body {
+        return Err(format!("a response with the status {status} has no body; take the body out, or write another status"));
+    }
+    Ok(())
+}
+
+/// The value of a field comes without the blanks around it (RFC 9110, 5.5).
+fn check_header_match(header: &HeaderMatch) -> Result<(), String> {
+    match &header.value {
+        StringMatch::Exact(value) if value.trim_matches([' ', '\t']) != value => {
+            Err(format!("the value {value:?} can never match: values come without blanks around them; write {:?}", value.trim()))
+        }
+        StringMatch::Exact(value) if value.contains(|c: char| c.is_control() && c != '\t') => {
+            Err(format!("the value {value:?} can never match: no header has control characters"))
+        }
+        StringMatch::Exact(_) | StringMatch::Pattern(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::key::{Kind, ResourceKey};
+    use crate::limits::Limits;
+    use crate::parse::parse;
+
+    fn rule(matches: &str, filter: &str, rest: &str) -> String {
+        let value = format!(r#"{{"rules":[{{"matches":[{matches}],"filters":[{filter}]{rest}}}]}}"#);
+        parse(&ResourceKey::new(Kind::Route, "r"), value.as_bytes(), &Limits::default()).map_or_else(|problem| problem.to_string(), |_| "accepted".to_owned())
+    }
+
+    #[test]
+    fn header_filters_that_would_make_an_invalid_message_are_refused() {
+        const TO: &str = r#","backendRefs":[{"name":"b"}]"#;
+        for (change, answer) in [
+            (r#"{"add":[{"name":"Host","value":"a"}]}"#, "write it under \"set\""),
+            (r#"{"add":[{"name":"content-type","value":"a/b"}]}"#, "write it under \"set\""),
+            (r#"{"remove":["HOST"]}"#, "needs the header \"host\""),
+            (r#"{"set":[{"name":"host","value":"a b"}]}"#, "is no value of the header"),
+            (r#"{"set":[{"name":"host","value":"2001:db8::1"}]}"#, "is no value of the header"),
+            (r#"{"set":[{"name":"host","value":"a:99999"}]}"#, "is no value of the header"),
+            (r#"{"set":[{"name":"host","value":"*.example.com"}]}"#, "is no value of the header"),
+            (r#"{"set":[{"name":"host","value":"[2001:db8::1]:80"}]}"#, "accepted"),
+            (r#"{"set":[{"name":"host","value":"inner.example"}]}"#, "accepted"),
+            (r#"{"add":[{"name":"set-cookie","value":"a=b"},{"name":"via","value":"x"}]}"#, "accepted"),
+        ] {
+            let told = rule("", &format!(r#"{{"type":"RequestHeaderModifier","requestHeaderModifier":{change}}}"#), TO);
+            assert!(told.contains(answer), "{change}: {told}");
+        }
+    }
+
+    #[test]
+    fn redirects_that_lead_nowhere_else_are_refused() {
+        let exact = r#"{"path":{"type":"Exact","value":"/a"}}"#;
+        for (matches, redirect, answer) in [
+            ("", "{}", "for ever"),
+            ("", r#"{"statusCode":301}"#, "for ever"),
+            (exact, r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a"}}"#, "for ever"),
+            (exact, r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/b"}}"#, "accepted"),
+            (exact, r#"{"scheme":"https","path":{"type":"ReplaceFullPath","replaceFullPath":"/a"}}"#, "accepted"),
+            ("", r#"{"hostname":"*.example.com"}"#, "is a wildcard"),
+            ("", r#"{"hostname":"2001:db8::1"}"#, "accepted"),
+            ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a/../b"}}"#, "dot segments"),
+            ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a%"}}"#, "begins no escape"),
+        ] {
+            let told = rule(matches, &format!(r#"{{"type":"RequestRedirect","requestRedirect":{redirect}}}"#), "");
+            assert!(told.contains(answer), "{redirect}: {told}");
+        }
+    }
+
+    #[test]
+    fn responses_without_a_body_and_matches_that_no_header_has_are_refused() {
+        let told = rule("", r#"{"type":"FixedResponse","fixedResponse":{"statusCode":204,"body":"x"}}"#, "");
+        assert!(told.contains("has no body"), "{told}");
+        for value in [" a", "a\\t", "a\\nb"] {
+            let matches = format!(r#"{{"headers":[{{"name":"x","value":"{value}"}}]}}"#);
+            let told = rule(&matches, "", r#","backendRefs":[{"name":"b"}]"#);
+            assert!(told.contains("can never match"), "{value}: {told}");
+        }
+    }
+}

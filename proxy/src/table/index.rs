@@ -1,0 +1,231 @@
+//! Which of a hostname's matches can hold, without a look at all of them: their number is bounded by the controller's limits, and
+//! a lookup is to take microseconds at these limits as well.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+
+use waypost_model::resource::{PathMatch, StringMatch};
+
+use super::host::{Candidate, Request, header_value, path_holds};
+
+/// The matches of one hostname by their paths. Numbers are positions in the list of candidates, which is in the order of ranks.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// Sorted by path.
+    exact: Vec<Group>,
+    patterns: Vec<usize>,
+    /// Sorted by path, segment by segment: what is below a prefix follows it.
+    prefixes: Vec<Prefix>,
+}
+
+/// Matches with the same path.
+#[derive(Debug)]
+struct Group {
+    /// One of them, which has the path.
+    path_of: usize,
+    /// Those that are tried one after the other.
+    listed: Vec<usize>,
+    by_condition: Option<Box<ByCondition>>,
+}
+
+#[derive(Debug)]
+struct Prefix {
+    group: Group,
+    /// The next shorter prefix above it.
+    parent: Option<usize>,
+}
+
+/// Matches by one header or query parameter that each of them needs. Keyed by hashes, because the texts would be there once for
+/// each hostname; whoever is found still has to hold.
+#[derive(Debug)]
+struct ByCondition {
+    hasher: RandomState,
+    /// Hashes of names, and of names with their values.
+    names: HashMap<u64, ()>,
+    members: HashMap<u64, Vec<usize>>,
+}
+
+/// Up to this many matches with the same path are tried one after the other.
+const LISTED: usize = 16;
+
+impl Index {
+    pub(super) fn of(candidates: &[Candidate]) -> Self {
+        let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
+        let mut index = Self::default();
+        for (at, candidate) in candidates.iter().enumerate() {
+            match &candidate.found.path {
+                PathMatch::Exact(_) => exact.push(at),
+                PathMatch::Pattern(_) => index.patterns.push(at),
+                PathMatch::Prefix(_) => prefixes.push(at),
+            }
+        }
+        index.exact = groups(candidates, exact, |a, b| a.cmp(b));
+        let mut above: Vec<usize> = Vec::new();
+        for (number, group) in groups(candidates, prefixes, by_segments).into_iter().enumerate() {
+            let path = path_of(candidates, group.path_of);
+            let is_above =
+                |prefixes: &[Prefix], number: &usize| prefixes.get(*number).is_some_and(|prefix| is_below(path_of(candidates, prefix.group.path_of), path));
+            while above.last().is_some_and(|last| !is_above(&index.prefixes, last)) {
+                above.pop();
+            }
+            index.prefixes.push(Prefix { group, parent: above.last().copied() });
+            above.push(number);
+        }
+        index
+    }
+
+    /// The first match that holds.
+    pub(super) fn find(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        self.find_exact(candidates, request).or_else(|| self.find_pattern(candidates, request)).or_else(|| self.find_prefix(candidates, request))
+    }
+
+    fn find_exact(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        let at = self.exact.binary_search_by(|group| path_of(candidates, group.path_of).cmp(request.path)).ok()?;
+        self.exact.get(at)?.find(candidates, request)
+    }
+
+    fn find_pattern(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        let holds = |candidate: &Candidate| candidate.holds(request) && path_holds(&candidate.found.path, request.path);
+        self.patterns.iter().copied().find(|at| candidates.get(*at).is_some_and(holds))
+    }
+
+    /// The last prefix that is not behind the path is the longest one of it, or below that one.
+    fn find_prefix(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        let path = |prefix: &Prefix| path_of(candidates, prefix.group.path_of);
+        let behind = self.prefixes.partition_point(|prefix| by_segments(path(prefix), request.path) != Ordering::Greater);
+        let mut next = behind.checked_sub(1);
+        let common = next.and_then(|at| self.prefixes.get(at)).map_or(0, |last| common_length(path(last), request.path));
+        while let Some(prefix) = next.and_then(|at| self.prefixes.get(at)) {
+            let length = path(prefix).len();
+            let is_prefix = length <= common && request.path.as_bytes().get(length).is_none_or(|byte| *byte == b'/');
+            if is_prefix && let Some(found) = prefix.group.find(candidates, request) {
+                return Some(found);
+            }
+            next = prefix.parent;
+        }
+        None
+    }
+}
+
+impl Group {
+    fn of(candidates: &[Candidate], members: Vec<usize>) -> Option<Self> {
+        let path_of = *members.first()?;
+        if members.len() <= LISTED {
+            return Some(Self { path_of, listed: members, by_condition: None });
+        }
+        let hasher = RandomState::new();
+        let conditions = |at: &usize| candidates.get(*at).map(|candidate| exact_conditions(candidate, &hasher)).unwrap_or_default();
+        let mut frequency: HashMap<u64, usize> = HashMap::new();
+        for (_, condition) in members.iter().flat_map(conditions) {
+            *frequency.entry(condition).or_default() += 1;
+        }
+        let (mut names, mut by_condition, mut listed) = (HashMap::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new());
+        for at in members {
+            let rarest = conditions(&at).into_iter().min_by_key(|(_, condition)| frequency.get(condition).copied().unwrap_or_default());
+            match rarest {
+                Some((name, condition)) => {
+                    names.insert(name, ());
+                    by_condition.entry(condition).or_default().push(at);
+                }
+                None => listed.push(at),
+            }
+        }
+        Some(Self { path_of, listed, by_condition: Some(Box::new(ByCondition { hasher, names, members: by_condition })) })
+    }
+
+    fn find(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        let holds = |at: &usize| candidates.get(*at).is_some_and(|candidate| candidate.holds(request));
+        let listed = self.listed.iter().copied().find(holds);
+        let Some(by_condition) = &self.by_condition else { return listed };
+        let met = by_condition.met_by(request).filter_map(|members| members.iter().copied().take_while(|at| listed.is_none_or(|best| *at < best)).find(holds));
+        met.chain(listed).min()
+    }
+}
+
+impl ByCondition {
+    /// The matches of each condition that the request meets.
+    fn met_by<'a>(&'a self, request: &'a Request<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
+        let of = |kind: u8, name: &str, value: &dyn Fn() -> Option<std::borrow::Cow<'a, str>>| {
+            self.names.get(&self.hasher.hash_one((kind, name)))?;
+            self.members.get(&self.hasher.hash_one((kind, name, &*value()?)))
+        };
+        let headers = request.headers.keys().filter_map(move |name| of(HEADER, name.as_str(), &|| header_value(request.headers, name.as_str())));
+        let pairs = url::form_urlencoded::parse(request.query.unwrap_or_default().as_bytes());
+        let queries = pairs.filter_map(move |(name, value)| of(QUERY, &name, &|| Some(value.clone())));
+        headers.chain(queries)
+    }
+}
+
+/// What is hashed with the name of a header, and of a query parameter.
+const HEADER: u8 = 0;
+const QUERY: u8 = 1;
+
+/// The hashes of the names, and of names with values, that a match needs.
+fn exact_conditions(candidate: &Candidate, hasher: &RandomState) -> Vec<(u64, u64)> {
+    let hashes = |kind: u8, name: &str, value: &StringMatch| match value {
+        StringMatch::Exact(value) => Some((hasher.hash_one((kind, name)), hasher.hash_one((kind, name, value.as_str())))),
+        StringMatch::Pattern(_) => None,
+    };
+    let headers = candidate.found.headers.iter().filter_map(|header| hashes(HEADER, header.name.as_str(), &header.value));
+    let queries = candidate.found.query_params.iter().filter_map(|query| hashes(QUERY, &query.name, &query.value));
+    headers.chain(queries).collect()
+}
+
+/// The path of a match that is no pattern.
+fn path_of(candidates: &[Candidate], at: usize) -> &str {
+    match candidates.get(at).map(|candidate| &candidate.found.path) {
+        Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path,
+        Some(PathMatch::Pattern(_)) | None => "",
+    }
+}
+
+/// Matches grouped by their paths, in this order of paths; within a group in the order of ranks.
+fn groups(candidates: &[Candidate], mut members: Vec<usize>, order: impl Fn(&str, &str) -> Ordering) -> Vec<Group> {
+    // Stable: what has the same path stays in the order of ranks.
+    members.sort_by(|a, b| order(path_of(candidates, *a), path_of(candidates, *b)));
+    let same_path = |a: &usize, b: &usize| path_of(candidates, *a) == path_of(candidates, *b);
+    members.chunk_by(same_path).filter_map(|members| Group::of(candidates, members.to_vec())).collect()
+}
+
+/// Whether `path` is `prefix` or lies below it.
+fn is_below(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The order in which `/` comes before every other byte.
+fn by_segments(a: &str, b: &str) -> Ordering {
+    let common = common_length(a, b);
+    let next = |text: &str| text.as_bytes().get(common).map(|byte| (*byte != b'/', *byte));
+    next(a).cmp(&next(b))
+}
+
+/// How many bytes two texts have in common at their beginning.
+fn common_length(a: &str, b: &str) -> usize {
+    const CHUNK: usize = 32;
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let whole = a.chunks_exact(CHUNK).zip(b.chunks_exact(CHUNK)).take_while(|(a, b)| a == b).count() * CHUNK;
+    let (a, b) = (a.get(whole..).unwrap_or_default(), b.get(whole..).unwrap_or_default());
+    whole + a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_prefix_follows_it() {
+        let mut paths = ["/a-b", "/a/b", "/a", "", "/a/b/c", "/a/b-c", "/b"];
+        paths.sort_by(|a, b| by_segments(a, b));
+        assert_eq!(paths, ["", "/a", "/a/b", "/a/b/c", "/a/b-c", "/a-b", "/b"]);
+    }
+
+    #[test]
+    fn common_beginnings_are_measured_over_chunks() {
+        for length in [0, 1, 31, 32, 33, 100] {
+            let same = "x".repeat(length);
+            assert_eq!(common_length(&format!("{same}a"), &format!("{same}b")), length);
+            assert_eq!(common_length(&same, &format!("{same}b")), length);
+        }
+    }
+}
