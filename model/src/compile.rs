@@ -15,6 +15,7 @@ use crate::object::Object;
 use crate::parse::parse;
 use crate::problem::Problem;
 use crate::resource::Resource;
+use crate::value::Address;
 
 /// A value and the store's revision of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +183,11 @@ impl Compiler {
     /// The membership lane (M) as of the last commit.
     pub const fn membership(&self) -> &Lane {
         &self.membership
+    }
+
+    /// Whether an endpoint of any backend is written with this address.
+    pub fn is_registered(&self, address: &Address) -> bool {
+        self.index.is_registered(address)
     }
 
     /// The limits in force.

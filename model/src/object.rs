@@ -162,6 +162,12 @@ impl Object {
         Self::mark("suspect", endpoint, &serde_json::json!({}))
     }
 
+    /// Marks a route, by its path, as held: it left its store, and goes on only for requests that no written route takes. Of a kind of
+    /// its own, so that a proxy which does not know it serves the route as before.
+    pub fn held(path: &str) -> Arc<Self> {
+        Self::mark("held", path, &serde_json::json!({}))
+    }
+
     /// What the proxies that probe an endpoint agree on: that it cannot take requests. Of those that can there is none.
     pub fn unhealthy(endpoint: &str) -> Arc<Self> {
         Self::mark("health", endpoint, &serde_json::json!({"healthy": false}))

@@ -10,6 +10,9 @@ pub enum PathError {
     /// `..` leads above the root.
     #[error("the path leads above its root by \"..\"")]
     AboveRoot,
+    /// A dot segment with a parameter, which some servers resolve and others do not.
+    #[error("the path has a dot segment with a parameter, such as \"..;\"")]
+    DotParameter,
     /// An escaped NUL ends a path in some programs and not in others.
     #[error("the path has %00")]
     Null,
@@ -141,6 +144,9 @@ fn sent_on(path: &str) -> Result<Cow<'_, str>, PathError> {
         return Err(PathError::Null);
     }
     let Some(below) = path.strip_prefix('/') else { return Ok(path.into()) };
+    if below.contains(';') && below.split('/').filter_map(|segment| segment.split_once(';')).any(|(name, _)| Segment::of(name) != Segment::Other) {
+        return Err(PathError::DotParameter);
+    }
     if below.split('/').all(|segment| Segment::of(segment) == Segment::Other) {
         return Ok(path.into());
     }
@@ -230,7 +236,7 @@ mod tests {
             ("/%252e%252e/a", "/%252e%252e/a", "/%252e%252e/a"),
             ("/a/...", "/a/...", "/a/..."),
             ("/.well-known/x", "/.well-known/x", "/.well-known/x"),
-            ("/a;x=1/..;/b", "/a;x=1/..;/b", "/a;x=1/..;/b"),
+            ("/a;x=1/...;/b", "/a;x=1/...;/b", "/a;x=1/...;/b"),
         ] {
             assert_eq!(forms(path), (sent_on.to_owned(), matched.to_owned()), "{path}");
         }
@@ -245,6 +251,9 @@ mod tests {
             ("/..%2f", PathError::AboveRoot),
             ("/a/..%5c..%5cb", PathError::AboveRoot),
             ("/a%00b", PathError::Null),
+            ("/a/..;/b", PathError::DotParameter),
+            ("/a/%2e%2e;x=1/b", PathError::DotParameter),
+            ("/a/.;", PathError::DotParameter),
         ] {
             assert_eq!(Paths::of(path), Err(error), "{path}");
         }

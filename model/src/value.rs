@@ -63,6 +63,18 @@ impl Address {
         &self.0
     }
 
+    /// One spelling for all that lead to the same place: names in lower case without a trailing dot, IPv4 in IPv6 as IPv4.
+    pub fn canonical(&self) -> String {
+        if let Some(socket) = self.socket() {
+            return SocketAddr::new(socket.ip().to_canonical(), socket.port()).to_string();
+        }
+        let lower = self.0.to_ascii_lowercase();
+        match lower.rsplit_once(':') {
+            Some((host, port)) => format!("{}:{port}", host.strip_suffix('.').unwrap_or(host)),
+            None => lower,
+        }
+    }
+
     /// The socket address, unless the host is a name.
     pub fn socket(&self) -> Option<SocketAddr> {
         self.0.parse().ok()

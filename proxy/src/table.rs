@@ -33,7 +33,10 @@ pub struct Table {
     pub listeners: HashMap<Arc<str>, Arc<ListenerConfig>>,
     /// Backends by name.
     pub backends: HashMap<Arc<str>, Arc<Backend>>,
+    /// What is written.
     hosts: Hosts,
+    /// What left its store and is held: it takes the requests that nothing written takes.
+    held: Hosts,
 }
 
 /// Hosts by name, by wildcard suffix, and the one for every host.
@@ -79,17 +82,24 @@ impl Table {
         named.filter(holds).or_else(|| self.listeners.values().find(holds)).or(named).unwrap_or(accepted)
     }
 
-    /// The rule for a request: the most specific hostname that has a match, then the first match in order.
+    /// The rule for a request: the most specific hostname that has a match, then the first match in order; of what is held only
+    /// where nothing written matches.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
-        let host = request.host;
-        self.hosts.exact.get(host).and_then(|found| found.find(request)).or_else(|| self.find_wildcard(request)).or_else(|| self.hosts.any.find(request))
+        self.hosts.find(request).or_else(|| self.held.find(request))
+    }
+}
+
+impl Hosts {
+    fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+        let exact = self.exact.get(request.host).and_then(|found| found.find(request));
+        exact.or_else(|| self.find_wildcard(request)).or_else(|| self.any.find(request))
     }
 
     fn find_wildcard(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
-        if self.hosts.wildcards.is_empty() {
+        if self.wildcards.is_empty() {
             return None;
         }
         let suffixes = request.host.match_indices('.').filter_map(|(at, _)| request.host.get(at + 1..));
-        suffixes.filter_map(|suffix| self.hosts.wildcards.get(suffix)).find_map(|found| found.find(request))
+        suffixes.filter_map(|suffix| self.wildcards.get(suffix)).find_map(|found| found.find(request))
     }
 }

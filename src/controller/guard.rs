@@ -14,7 +14,8 @@ use waypost_model::compile::{Departed, EntryId, Origin, Written};
 use waypost_model::key::Kind;
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::{Digest, Object};
-use waypost_model::resource::{Backend, BackendGuard};
+use waypost_model::resource::{Backend, BackendGuard, Listener};
+use waypost_model::value::Address;
 
 /// When removals are held. All are settings of the `[guard]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +121,13 @@ pub struct Gone {
 pub type Lanes<'a> = (&'a Lane, &'a Lane);
 
 /// The digest of what the stores have at a path.
-fn found((config, membership): Lanes<'_>, path: &str) -> Option<Digest> {
-    config.get(path).or_else(|| membership.get(path)).map(|object| object.digest())
+fn found(lanes: Lanes<'_>, path: &str) -> Option<Digest> {
+    object_at(lanes, path).map(|object| object.digest())
+}
+
+/// What the stores have at a path.
+fn object_at<'a>((config, membership): Lanes<'a>, path: &str) -> Option<&'a Arc<Object>> {
+    config.get(path).or_else(|| membership.get(path))
 }
 
 /// The guard.
@@ -294,7 +300,8 @@ impl Guard {
             if meant {
                 self.gone.remove(object.path());
             }
-            let believed = !is_doubted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
+            let by_another = replaced && object_at(lanes, object.path()).is_some_and(|now| source_of(now) != origin.id.source);
+            let believed = by_another || !is_doubted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
             if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
@@ -309,7 +316,37 @@ impl Guard {
         }
         // A store that is not believed now may have lied a moment ago.
         doubted.into_iter().for_each(|doubted| self.doubt(doubted));
-        self.drop_renamed(lanes.0);
+    }
+
+    /// Gives up what is held where something that is written now takes its place, for what is written always wins: another store's
+    /// entry of the same name, a listener on the same port, an endpoint at the same address (`is_registered`). Returns the paths of
+    /// these, with the reason.
+    pub fn give_way(&mut self, lanes: Lanes<'_>, is_registered: &dyn Fn(&Address) -> bool) -> Vec<(String, &'static str)> {
+        if self.gone.is_empty() {
+            return Vec::new();
+        }
+        let has_listeners = self.gone.values().any(|gone| gone.object.kind() == "listener");
+        let bound: Vec<_> =
+            if has_listeners { lanes.0.of_kind("listener").filter_map(|object| Some((object.path(), listener(object)?))).collect() } else { Vec::new() };
+        let reason = |path: &str, gone: &Gone| match gone.object.kind() {
+            _ if object_at(lanes, path).is_some_and(|now| source_of(now) != gone.origin.id.source) => Some("another store has an entry of this name"),
+            "listener" if listener(&gone.object).is_some_and(|own| bound.iter().any(|(at, other)| *at != path && collides(&own, other))) => {
+                Some("a listener that is written now has its port")
+            }
+            "endpoint" if address_of(&gone.object).is_some_and(|address| is_registered(&address)) => Some("its address is registered for another endpoint"),
+            _ => None,
+        };
+        let mut given_up = Vec::new();
+        self.gone.retain(|path, gone| match reason(path, gone) {
+            Some(reason) => {
+                if gone.fate != Fate::Released {
+                    given_up.push((path.clone(), reason));
+                }
+                false
+            }
+            None => true,
+        });
+        given_up
     }
 
     /// A store is not believed: everything that went of it stays.
@@ -328,17 +365,6 @@ impl Guard {
             Some(gone) => gone.instead = digest,
             None => drop(self.gone.remove(path)),
         }
-    }
-
-    /// A listener whose address another one has by now was renamed, and is not missed.
-    fn drop_renamed(&mut self, config: &Lane) {
-        if self.gone.values().all(|gone| gone.object.kind() != "listener") {
-            return;
-        }
-        let address = |object: &Object| object.decode::<waypost_model::resource::Listener>().ok().map(|body| body.spec.address);
-        let taken: Vec<_> = config.of_kind("listener").filter_map(|listener| Some((listener.path(), address(listener)?))).collect();
-        let renamed = |gone: &Object| address(gone).is_some_and(|own| taken.iter().any(|(path, address)| *path != gone.path() && *address == own));
-        self.gone.retain(|_, gone| gone.object.kind() != "listener" || !renamed(&gone.object));
     }
 
     fn collect(&mut self, now: Duration) {
@@ -378,12 +404,12 @@ impl Guard {
         self.hold(&self.paths("listener"), "a listener went");
         let many_routes = part(routes.len(), counts.routes, t.routes_percent, t.routes_least);
         if many_routes {
-            self.hold(&routes, &format!("{} of {} routes went within a minute", routes.len(), routes.len() + counts.routes));
+            self.hold(&routes, &self.told_of("routes", &routes, counts.routes));
         }
         let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
         let backends: BTreeSet<String> = endpoints.iter().filter_map(|path| self.gone.get(path)).map(|gone| backend(&gone.object).to_owned()).collect();
         if many && endpoints.len() >= t.endpoints_least && backends.len() > 1 {
-            let told = format!("{} of {} endpoints of {} backends went within a minute", endpoints.len(), endpoints.len() + counts.endpoints, backends.len());
+            let told = self.told_of(&format!("endpoints of {} backends", backends.len()), &endpoints, counts.endpoints);
             self.hold(&endpoints, &told);
         }
         for name in &backends {
@@ -395,11 +421,8 @@ impl Guard {
             if left > 0 && !part(own.len(), left, percent, least) {
                 continue;
             }
-            let told = if left == 0 {
-                format!("backend {name} lost its last endpoint")
-            } else {
-                format!("{} of {} endpoints of backend {name} went within a minute", own.len(), own.len() + left)
-            };
+            let told =
+                if left == 0 { format!("backend {name} lost its last endpoint") } else { self.told_of(&format!("endpoints of backend {name}"), &own, left) };
             if many {
                 self.hold(&own, &told);
             } else {
@@ -409,6 +432,17 @@ impl Guard {
         self.judge_policies(many_routes);
         for gone in self.gone.values_mut().filter(|gone| gone.fate == Fate::Waiting) {
             gone.fate = Fate::Released;
+        }
+    }
+
+    /// How much of something went: what is held since an earlier judgement did not go within the last minute.
+    fn told_of(&self, what: &str, went: &[String], left: usize) -> String {
+        let is_held = |path: &&String| self.gone.get(*path).is_some_and(|gone| matches!(gone.fate, Fate::Held { .. }));
+        let earlier = went.iter().filter(is_held).count();
+        let total = went.len() + left;
+        match earlier {
+            0 => format!("{} of {total} {what} went within a minute", went.len()),
+            _ => format!("{} of {total} {what} went: {} within a minute, {earlier} before that are held", went.len(), went.len() - earlier),
         }
     }
 
@@ -476,12 +510,18 @@ impl Guard {
         self.gone.get(path).filter(|gone| gone.fate != Fate::Released)
     }
 
+    /// The marks of routes that are held. They are part of membership: the config stays what people wrote last.
+    pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
+        self.kept().filter(|gone| gone.object.kind() == "route").map(|gone| Object::held(gone.object.path()))
+    }
+
     /// Both lanes with what stays.
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
         let of = |member: bool| self.kept().filter(move |gone| (gone.object.kind() == "endpoint") == member);
         let config_changes: Vec<Change> = of(false).map(|gone| Change::Put(gone.object.clone())).collect();
         let suspect = |gone: &Gone| Change::Put(Object::suspect(gone.object.name()));
-        let member_changes: Vec<Change> = of(true).flat_map(|gone| [Change::Put(gone.object.clone()), suspect(gone)]).collect();
+        let endpoints = of(true).flat_map(|gone| [Change::Put(gone.object.clone()), suspect(gone)]);
+        let member_changes: Vec<Change> = endpoints.chain(self.held_marks().map(Change::Put)).collect();
         let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
         (with(config, config_changes), with(membership, member_changes))
     }
@@ -497,6 +537,25 @@ fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
         _ => format!("{plural}/{}", object.name()),
     };
     Origin { id: EntryId { source, key }, written: Written { value, revision: 0 } }
+}
+
+/// The listener that an object is.
+fn listener(object: &Object) -> Option<Listener> {
+    object.decode::<Listener>().ok().map(|body| body.spec)
+}
+
+/// Whether a proxy that has the labels of both listeners could bind only one of them.
+fn collides(one: &Listener, other: &Listener) -> bool {
+    let (a, b) = (one.address.get(), other.address.get());
+    let same_address = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    let is_apart = one.proxies.iter().any(|(key, value)| other.proxies.get(key).is_some_and(|other| other != value));
+    a.port() == b.port() && same_address && !is_apart
+}
+
+/// The address of an endpoint, out of its canonical bytes: there may be many of them.
+fn address_of(endpoint: &Object) -> Option<Address> {
+    let (_, rest) = endpoint.bytes().split_once(r#""spec":{"address":""#)?;
+    Address::try_from(rest.split('"').next()?.to_owned()).ok()
 }
 
 /// Whether an endpoint was drained before it went, or had no weight.

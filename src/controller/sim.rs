@@ -9,6 +9,7 @@ mod checks;
 mod faults;
 mod node;
 mod store;
+mod written;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

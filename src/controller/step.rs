@@ -470,15 +470,19 @@ impl State {
         if let Some(source) = first.filter(|source| self.sources.get(*source).is_some_and(|state| state.live)) {
             self.guard.reconcile(source, lanes);
         }
+        self.give_way(now);
         self.tell_held(now);
+        let before = self.lanes.1.clone();
         if !matches!(self.role, Role::Caretaking { .. }) {
             self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         }
+        // A route that is held from now on is marked in membership.
+        let members_differ = outcome.membership || self.lanes.1 != before;
         for id in &outcome.touched {
             self.track(id, now);
         }
         self.unpublished.extend(outcome.touched.iter().cloned());
-        let due = (outcome.config && self.windows.0.changed(now.since_start), outcome.membership && self.windows.1.changed(now.since_start));
+        let due = (outcome.config && self.windows.0.changed(now.since_start), members_differ && self.windows.1.changed(now.since_start));
         let mut output = self.publish(due.0, due.1, now);
         self.tell_missing_listener(now);
         output.entries_changed = !outcome.touched.is_empty();
@@ -504,7 +508,7 @@ impl State {
         let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
         let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
         let config = lane(config, self.config(), &self.snapshot.config);
-        let membership = lane(membership, &self.lanes.1, self.health.base());
+        let membership = lane(membership, &self.membership(), self.health.base());
         let membership = self.health.overlay(&config, membership, version);
         let next = Snapshot { cluster: self.cluster.clone().unwrap_or_default(), version, config, membership };
         if first || !next.same_content(&self.snapshot) {

@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::object::Object;
 use crate::order::{Claim, Conditions, MatchRank, patterns};
 use crate::resource::{PathNormalization, Resource, Route, RouteMatch};
+use crate::value::Address;
 use crate::verdict::{Condition, ConditionType};
 
 #[derive(Debug)]
@@ -27,6 +28,8 @@ struct Installed {
     warnings: Vec<String>,
     /// A listener that serves only routes which name it.
     explicit_only: bool,
+    /// The address of an endpoint.
+    address: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(super) struct Index {
     referrers: HashMap<ResourceKey, BTreeSet<String>>,
     /// Endpoints per backend.
     endpoints: HashMap<String, usize>,
+    /// Endpoints per address, of all backends.
+    addresses: HashMap<Arc<str>, usize>,
     /// Routes per hostname, and regular expressions of these.
     hosts: HashMap<String, Host>,
     /// Claimants in the order of their ranks.
@@ -102,6 +107,11 @@ impl Index {
     /// Endpoints of the backend that has most.
     pub(super) fn most_endpoints(&self) -> usize {
         self.endpoints.values().copied().max().unwrap_or_default()
+    }
+
+    /// Whether an endpoint of any backend has this address.
+    pub(super) fn is_registered(&self, address: &Address) -> bool {
+        self.addresses.contains_key(address.canonical().as_str())
     }
 
     /// Whether something went away or was replaced since the last look.
@@ -176,6 +186,10 @@ impl Index {
             hostnames: route.map(hostnames).unwrap_or_default(),
             patterns: route.map(pattern_count).unwrap_or_default(),
             warnings: warnings(parsed),
+            address: match parsed {
+                Resource::Endpoint(endpoint) => Some(endpoint.address.canonical().into()),
+                _ => None,
+            },
             explicit_only: matches!(parsed, Resource::Listener(listener) if listener.explicit_only),
         };
         self.link(resource, &installed);
@@ -211,6 +225,9 @@ impl Index {
         }
         if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             *self.endpoints.entry(backend.to_owned()).or_default() += 1;
+        }
+        if let Some(address) = &installed.address {
+            *self.addresses.entry(address.clone()).or_default() += 1;
         }
         self.touch_referrers(resource);
     }
@@ -262,6 +279,9 @@ impl Index {
         }
         if let (Kind::Endpoint, Some(backend)) = (resource.kind, resource.backend()) {
             decrease(&mut self.endpoints, backend);
+        }
+        if let Some(address) = &installed.address {
+            decrease(&mut self.addresses, address);
         }
         self.touch_referrers(resource);
         self.departed.push(Departed { object: installed.object.clone(), origin: installed.origin, replaced });

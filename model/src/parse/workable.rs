@@ -14,7 +14,8 @@ pub(super) fn check(route: &Route) -> Result<(), Problem> {
         for (match_at, found) in rule.matches.iter().enumerate() {
             for (at, header) in found.headers.iter().enumerate() {
                 let field = || format!("rules[{rule_at}].matches[{match_at}].headers[{at}]");
-                check_header_match(header).map_err(|message| Problem { field: field(), ..Problem::whole(message) })?;
+                let earlier = found.headers.iter().take(at).any(|earlier| earlier.name == header.name);
+                check_header_match(header, earlier).map_err(|message| Problem { field: field(), ..Problem::whole(message) })?;
             }
         }
     }
@@ -114,8 +115,9 @@ fn check_body(fixed: &FixedResponse) -> Result<(), String> {
 }
 
 /// The value of a field comes without the blanks around it (RFC 9110, 5.5).
-fn check_header_match(header: &HeaderMatch) -> Result<(), String> {
+fn check_header_match(header: &HeaderMatch, is_repeated: bool) -> Result<(), String> {
     match &header.value {
+        _ if is_repeated => Err(format!("the match has two conditions on the header {:?}, which has one value; keep one", header.name.as_str())),
         StringMatch::Exact(value) if value.trim_matches([' ', '\t']) != value => {
             Err(format!("the value {value:?} can never match: values come without blanks around them; write {:?}", value.trim()))
         }
@@ -185,5 +187,7 @@ mod tests {
             let told = rule(&matches, "", r#","backendRefs":[{"name":"b"}]"#);
             assert!(told.contains("can never match"), "{value}: {told}");
         }
+        let twice = r#"{"headers":[{"name":"X","value":"a"},{"name":"x","value":"b"}]}"#;
+        assert!(rule(twice, "", r#","backendRefs":[{"name":"b"}]"#).contains("two conditions on the header"));
     }
 }

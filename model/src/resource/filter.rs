@@ -282,6 +282,8 @@ impl TryFrom<WrittenPath> for PathRewrite {
                 return Err("the type ReplacePrefixMatch needs the field \"replacePrefixMatch\" and no other".to_owned());
             }
         };
+        // The Gateway API's examples take a prefix away by an empty text.
+        let path = if path.is_empty() && written.r#type == PathRewriteType::ReplacePrefixMatch { "/".to_owned() } else { path };
         let bad = |c: char| matches!(c, '?' | '#') || c.is_control() || c.is_whitespace() || !c.is_ascii();
         if !path.starts_with('/') || path.contains(bad) {
             return Err(format!("{path:?} is not a path; it begins with '/' and has no '?', '#' or blanks"));

@@ -174,20 +174,29 @@ pub(crate) struct Addressed<'a> {
     pub(crate) scheme: &'static str,
     /// The host, with its port if it had one.
     pub(crate) authority: &'a str,
+    /// The port that a trusted proxy in front names, for hosts that it passes on without theirs.
+    pub(crate) port: Option<u16>,
+}
+
+/// The port that a proxy in front was asked on. The ordinary ones are left out: many say 80 behind TLS.
+fn trusted_port(headers: &HeaderMap) -> Option<u16> {
+    let port = headers.get(&X_FORWARDED_PORT)?.to_str().ok()?.split(',').next()?.trim().parse().ok()?;
+    (!matches!(port, 80 | 443)).then_some(port)
 }
 
 /// How the client addressed a request: as a trusted proxy in front says (the first of several speaks of the client), else as it
 /// came here.
 pub(crate) fn addressed<'a>(headers: &'a HeaderMap, host: &'a str, trusted: bool) -> Addressed<'a> {
     if !trusted {
-        return Addressed { scheme: "http", authority: host };
+        return Addressed { scheme: "http", authority: host, port: None };
     }
     let first = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).and_then(|list| list.split(',').next()).map(str::trim);
     let forwarded = headers.get(header::FORWARDED).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let proto = first(&X_FORWARDED_PROTO).or_else(|| parameter(forwarded, "proto")).unwrap_or("http");
     let named = first(&X_FORWARDED_HOST).or_else(|| parameter(forwarded, "host"));
     let is_usable = |host: &&str| !host.is_empty() && is_host(host.as_bytes());
-    Addressed { scheme: if proto.eq_ignore_ascii_case("https") { "https" } else { "http" }, authority: named.filter(is_usable).unwrap_or(host) }
+    let is_secure = proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss");
+    Addressed { scheme: if is_secure { "https" } else { "http" }, authority: named.filter(is_usable).unwrap_or(host), port: trusted_port(headers) }
 }
 
 /// A parameter of the first element of a Forwarded header (RFC 7239, 4), without its quotes.
@@ -348,7 +357,9 @@ fn is_host(host: &[u8]) -> bool {
         },
         None => {
             let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            (name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)), port)
+            let labels = name.strip_suffix('.').unwrap_or(name);
+            let is_name = !labels.split('.').any(str::is_empty) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            (name.is_empty() || is_name, port)
         }
     };
     name && (port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())))

@@ -198,6 +198,7 @@ fn with_query(path: String, query: Option<&str>) -> String {
 
 fn redirect(to: &RedirectTo, from: &Addressed<'_>, resolved: Option<&str>, uri: &http::Uri) -> Response<ResponseBody> {
     let (host, port) = headers::split_port(from.authority);
+    let port = port.or(from.port);
     let scheme = match to.scheme {
         Some(Scheme::Https) => "https",
         Some(Scheme::Http) => "http",
@@ -223,7 +224,7 @@ mod tests {
     use crate::table::PathChange;
 
     fn location(to: &RedirectTo, authority: &str, uri: &str) -> String {
-        let response = redirect(to, &Addressed { scheme: "http", authority }, None, &uri.parse().unwrap());
+        let response = redirect(to, &Addressed { scheme: "http", authority, port: None }, None, &uri.parse().unwrap());
         response.headers()["location"].to_str().unwrap().to_owned()
     }
 
@@ -239,7 +240,7 @@ mod tests {
         {
             assert_eq!(location(&to(Some(Scheme::Https), None, Some(8443), None), host, "/"), wanted);
         }
-        let behind_tls = Addressed { scheme: "https", authority: "a.com:443" };
+        let behind_tls = Addressed { scheme: "https", authority: "a.com:443", port: Some(8443) };
         let response = redirect(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), &behind_tls, None, &"/x".parse().unwrap());
         assert_eq!(response.headers()["location"], "https://a.com/z");
     }

@@ -55,6 +55,9 @@ pub struct Builder {
     /// Routes per host, so that only hosts that changed are sorted again.
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
+    /// Routes that left their store and are held.
+    held: BTreeSet<String>,
+    held_hosts: Hosts,
     backends: HashMap<Arc<str>, Arc<Backend>>,
     /// Endpoints that are names, by backend.
     named: HashMap<String, Vec<Named>>,
@@ -84,6 +87,8 @@ impl Builder {
             suspects: BTreeSet::new(),
             by_host: HashMap::new(),
             hosts: Hosts::default(),
+            held: BTreeSet::new(),
+            held_hosts: Hosts::default(),
             backends: HashMap::new(),
             named: HashMap::new(),
             problems: BTreeMap::new(),
@@ -145,6 +150,7 @@ impl Builder {
             listeners: self.chosen_listeners(),
             backends: self.backends.clone(),
             hosts: self.hosts.clone(),
+            held: self.held_hosts.clone(),
         }
     }
 
@@ -198,6 +204,12 @@ impl Builder {
                 let healthy = object.decode::<resource::Health>().map_err(invalid)?.spec.healthy;
                 backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
                 self.checks.shared(&name, healthy);
+            }
+            "held" => {
+                if let Some(route) = name.strip_prefix("route/") {
+                    self.held.insert(route.to_owned());
+                    hosts.extend(self.hosts_of(route));
+                }
             }
             "prober" => self.checks.prober(name, object.decode::<resource::Prober>().map_err(invalid)?.spec.zone),
             // A kind of a newer release: nothing that this proxy serves depends on it.
@@ -254,6 +266,11 @@ impl Builder {
                 backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
                 self.checks.shared(name, true);
             }
+            "held" => {
+                if let Some(route) = name.strip_prefix("route/").filter(|route| self.held.remove(*route)) {
+                    hosts.extend(self.hosts_of(route));
+                }
+            }
             "prober" => self.checks.no_prober(name),
             "endpoint" => {
                 let Some((backend, id)) = name.split_once('/') else { return };
@@ -281,21 +298,20 @@ impl Builder {
         }
     }
 
+    /// The hosts that a route has matches for.
+    fn hosts_of(&self, route: &str) -> Vec<HostKey> {
+        self.routes.get(route).into_iter().flatten().map(|(host, _)| host.clone()).collect()
+    }
+
     fn rebuild_host(&mut self, host: &HostKey) {
-        let names = self.by_host.get(host).into_iter().flatten();
-        let matches = names.filter_map(|name| self.routes.get(name)).flatten().filter(|(key, _)| key == host).flat_map(|(_, candidates)| candidates);
-        let built = Arc::new(Host::new(matches.cloned().collect()));
-        let empty = built.candidates().is_empty();
-        let map = match host {
-            HostKey::Exact(name) => Some((&mut self.hosts.exact, name)),
-            HostKey::Wildcard(suffix) => Some((&mut self.hosts.wildcards, suffix)),
-            HostKey::Any => None,
+        let (held, written): (Vec<_>, Vec<_>) = self.by_host.get(host).into_iter().flatten().partition(|name| self.held.contains(*name));
+        let of = |names: Vec<&String>| {
+            let matches = names.into_iter().filter_map(|name| self.routes.get(name)).flatten().filter(|(key, _)| key == host);
+            Arc::new(Host::new(matches.flat_map(|(_, candidates)| candidates).cloned().collect()))
         };
-        match map {
-            None => self.hosts.any = built,
-            Some((map, name)) if empty => drop(map.remove(name)),
-            Some((map, name)) => drop(map.insert(name.clone(), built)),
-        }
+        let (written, held) = (of(written), of(held));
+        self.hosts.set(host, written);
+        self.held_hosts.set(host, held);
     }
 
     fn rebuild_backend(&mut self, name: &str) {
@@ -358,6 +374,25 @@ impl Builder {
         let mine = |listener: &resource::Listener| listener.proxies.iter().all(|(key, value)| self.labels.get(key) == Some(value));
         let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener));
         chosen.map(|(name, listener)| config(name, listener)).collect()
+    }
+}
+
+impl Hosts {
+    /// Puts a host in its place, or takes it out if it has no matches.
+    fn set(&mut self, key: &HostKey, host: Arc<Host>) {
+        let (map, name) = match key {
+            HostKey::Exact(name) => (&mut self.exact, name),
+            HostKey::Wildcard(suffix) => (&mut self.wildcards, suffix),
+            HostKey::Any => {
+                self.any = host;
+                return;
+            }
+        };
+        if host.candidates().is_empty() {
+            map.remove(name);
+        } else {
+            map.insert(name.clone(), host);
+        }
     }
 }
 

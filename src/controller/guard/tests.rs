@@ -41,6 +41,7 @@ impl World {
             *lane = lane.with([Change::Delete(path.clone())]);
         }
         self.guard.take(&[], all, ((&self.config, &self.membership), &[]), None, (self.now, 0));
+        self.guard.give_way((&self.config, &self.membership), &|_| false);
         self
     }
 
@@ -48,6 +49,7 @@ impl World {
         let lane = if path.starts_with("endpoint/") { &mut self.membership } else { &mut self.config };
         *lane = lane.with([Change::Put(object(path))]);
         self.guard.take(&[path.to_owned()], Vec::new(), ((&self.config, &self.membership), &[]), None, (self.now, 0));
+        self.guard.give_way((&self.config, &self.membership), &|_| false);
         self
     }
 
@@ -307,4 +309,34 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
         (flagged.now, 0),
     );
     assert_eq!(flagged.kept().len(), 1);
+}
+
+#[test]
+fn a_held_endpoint_gives_way_to_whoever_registers_its_address_in_any_spelling() {
+    let mut world = World::new(1, &[("pay", 1), ("shop", 20)]);
+    world.remove(&endpoints("pay", 0..1)).after(600);
+    assert_eq!(world.kept(), kept(&[("Confirming", 1)]));
+    let lanes = (&world.config.clone(), &world.membership.clone());
+    for (registered, given_up) in [("10.0.0.2:80", 0), ("[::ffff:10.0.0.1]:80", 1)] {
+        let registered = Address::try_from(registered.to_owned()).unwrap().canonical();
+        assert_eq!(world.guard.give_way(lanes, &|address| address.canonical() == registered).len(), given_up);
+    }
+    assert!(world.kept().is_empty());
+}
+
+#[test]
+fn a_held_listener_gives_way_to_one_on_its_port_that_the_same_proxies_could_bind() {
+    let listener = |name: &str, spec: &str| Object::read(&format!(r#"{{"kind":"listener","minLevel":1,"name":"{name}","spec":{spec}}}"#)).unwrap();
+    for (spec, stays) in [
+        (r#"{"address":"127.0.0.1:80"}"#, false),
+        (r#"{"address":"127.0.0.1:81"}"#, true),
+        (r#"{"address":"[::]:80"}"#, true),
+        (r#"{"address":"0.0.0.0:80","proxies":{"tier":"core"}}"#, false),
+    ] {
+        let mut world = World::new(0, &[]);
+        world.remove(&["listener/web".to_owned()]).after(600);
+        world.config = world.config.with([Change::Put(listener("next", spec))]);
+        world.guard.give_way((&world.config, &world.membership), &|_| false);
+        assert_eq!(world.kept() == kept(&[("a listener went", 1)]), stays, "{spec}");
+    }
 }

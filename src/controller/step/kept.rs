@@ -13,6 +13,9 @@ use super::super::guard::{Fate, Gone};
 use super::super::hold::Hold;
 use super::{Now, Output, State, object_path};
 
+/// So many removals that are given up at once are told of one by one.
+const MOST_TOLD: usize = 100;
+
 impl State {
     /// What the guard keeps changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
@@ -24,6 +27,15 @@ impl State {
         let mut output = self.publish(true, true, now);
         (output.changed, output.entries_changed) = (true, true);
         output
+    }
+
+    /// Gives up what is held where something that is written now takes its place.
+    pub(super) fn give_way(&mut self, now: Now) {
+        let compiler = &self.compiler;
+        let given_up = self.guard.give_way((compiler.config(), compiler.membership()), &|address| compiler.is_registered(address));
+        for (path, reason) in given_up.iter().take(MOST_TOLD) {
+            self.events.add(now.date, "GaveWay", path, format!("it left its store and was held; that is over, because {reason}"));
+        }
     }
 
     /// Says why something is held, once for each reason.
@@ -88,7 +100,10 @@ impl State {
     fn let_go(&mut self, path: &str) {
         let change = |lane: &Lane| lane.get(path).map_or_else(|| Change::Delete(path.to_owned()), |object| Change::Put(object.clone()));
         match path.strip_prefix("endpoint/") {
-            None => self.lanes.0 = self.lanes.0.with([change(self.compiler.config())]),
+            None => {
+                self.lanes.0 = self.lanes.0.with([change(self.compiler.config())]);
+                self.lanes.1 = self.lanes.1.with([Change::Delete(Object::held(path).path().to_owned())]);
+            }
             Some(name) => self.lanes.1 = self.lanes.1.with([change(self.compiler.membership()), Change::Delete(Object::suspect(name).path().to_owned())]),
         }
     }
@@ -152,7 +167,8 @@ impl State {
         self.unpublished.extend(entries.iter().cloned());
         // What was held before a restart, or by whoever led, nobody asks for now.
         self.operated |= self.role.epoch().is_some();
-        let mut output = self.publish(true, false, now);
+        // Which routes are held is part of membership, and says nothing of a config that an operator holds.
+        let mut output = self.publish(true, true, now);
         output.changed = true;
         output.verdicts = entries;
         output
@@ -166,6 +182,14 @@ impl State {
             Place::Current => self.lanes.0 != hold.lane,
             Place::Folder | Place::Unknown(_) => false,
         }
+    }
+
+    /// The membership that is to be published: which routes are held says nothing of a config that an operator holds.
+    pub(super) fn membership(&self) -> Lane {
+        if self.hold.is_none() {
+            return self.lanes.1.clone();
+        }
+        self.lanes.1.with(self.guard.held_marks().map(|mark| Change::Delete(mark.path().to_owned())))
     }
 
     /// The config that is to be published.

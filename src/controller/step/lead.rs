@@ -307,6 +307,7 @@ impl State {
         for source in 0..lost {
             self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
         }
+        self.give_way(now);
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
         self.tell_held(now);
     }

@@ -109,8 +109,9 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
          100: publish 3.2: listener/web route/a |
          104: publish 3.3: listener/web route/a | endpoint/shop/1
          110: publish 3.4: listener/web route/a route/b | endpoint/shop/1
+         211: publish 3.5: listener/web route/a route/b | endpoint/shop/1 held/route/b
          211: Deleted routes/b: the entry is gone
-         711: publish 3.5: listener/web route/a | endpoint/shop/1",
+         711: publish 3.6: listener/web route/a | endpoint/shop/1",
     );
 }
 
@@ -206,7 +207,7 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
     script.told(
         "0: publish 3.1: listener/web route/a | endpoint/shop/1
          0: StoreRead store0: 3 entries at revision 5
-         100: publish 3.2: listener/web route/a | endpoint/shop/1 suspect/shop/1
+         100: publish 3.2: listener/web route/a | endpoint/shop/1 held/route/a suspect/shop/1
          100: Held guard: the store became empty: its last 3 entries went; it serves on until `waypost approve`, see `waypost status`
          100: Deleted endpoints/shop/1: the entry is gone
          100: Deleted listeners/web: the entry is gone

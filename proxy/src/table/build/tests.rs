@@ -208,3 +208,20 @@ fn what_is_counted_of_an_endpoint_survives_a_swap() {
     world.delete("endpoints/b/1").delete("endpoints/b/2");
     assert!(world.table.backends.is_empty());
 }
+
+#[test]
+fn a_held_route_takes_only_what_no_written_route_takes() {
+    let mut world = World::new();
+    world.put("routes/a-held", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"type":"Exact","value":"/x"}},{"path":{"value":"/only"}}]"#));
+    world.put("routes/z-written", &to("b", r#"["*.example.com"]"#, r#"[{"path":{"value":"/x"}}]"#));
+    assert_eq!(world.route("shop.example.com", "/x").as_deref(), Some("a-held"), "it is written itself");
+    let mut snapshot = world.snapshot();
+    let written = snapshot.config.clone();
+    snapshot.config = written.with([Change::Put(Object::held("route/a-held"))]);
+    world.table = world.builder.build(&snapshot);
+    assert_eq!(world.route("shop.example.com", "/x").as_deref(), Some("z-written"));
+    assert_eq!(world.route("shop.example.com", "/only").as_deref(), Some("a-held"));
+    snapshot.config = written;
+    world.table = world.builder.build(&snapshot);
+    assert_eq!(world.route("shop.example.com", "/x").as_deref(), Some("a-held"), "it is written again");
+}
