@@ -14,7 +14,7 @@ mod route;
 
 use serde::{Deserialize, Deserializer};
 
-pub use backend::{Backend, BackendTimeouts, Balancing};
+pub use backend::{Backend, BackendTimeouts, Balancing, OutlierDetection};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
 pub use health::{CheckType, Fitness, Health, HealthCheck, Prober};

@@ -77,12 +77,12 @@ impl Admin {
         }
     }
 
-    /// Ready: a snapshot is live, every listener is bound, and the process is not about to leave.
+    /// Ready: a snapshot is live, what was served before still is, and the process is not about to leave.
     fn ready(&self, verbose: bool) -> Response<Body> {
         let applied = self.progress.get();
         let checks = [
             ("snapshot", applied.version.is_some(), applied.version.map_or("none yet".to_owned(), |version| format!("version {version} is live"))),
-            ("listeners", self.listeners.all_bound(), self.listener_text()),
+            ("listeners", self.listeners.serves_what_it_did(), self.listener_text()),
             (
                 "leaving",
                 !self.leaving.load(Ordering::Relaxed),

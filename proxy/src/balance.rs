@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use waypost_model::resource::{Balancing, Fitness, HealthCheck};
 
 use crate::endpoint::{EndpointState, Peer};
+#[cfg(test)]
+use crate::outlier::Outcome;
 
 /// An endpoint as requests see it.
 #[derive(Debug, Clone)]
@@ -37,6 +39,11 @@ const SAMPLE: usize = 8;
 const DRAWS: usize = 4;
 /// The longest schedule of a weighted round robin.
 const SCHEDULE: u64 = 4_096;
+/// A share stands out if it is so many points above that of most others, in percent.
+const STANDS_OUT: u32 = 50;
+/// Clients gave up on an endpoint if they waited so many times as long as others take, and at least this long.
+const MUCH_LONGER: u32 = 10;
+const WORTH_WAITING: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The endpoints of a backend that may take requests, ready to be chosen from.
 #[derive(Debug, Default)]
@@ -45,6 +52,8 @@ pub struct Balancer {
     /// Those that take what no other can.
     suspects: Vec<Endpoint>,
     total_weight: u64,
+    /// For each endpoint, its weight and those of all before it together.
+    weights_up_to: Vec<u64>,
     /// All weights are the same.
     even: bool,
     policy: Policy,
@@ -67,7 +76,12 @@ impl Balancer {
     pub fn new(all: &[Endpoint], balancing: Balancing, check: Option<&HealthCheck>, turn: Arc<AtomicU64>) -> Self {
         let usable: Vec<Endpoint> = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned().collect();
         let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = healthy(usable, check).into_iter().partition(|endpoint| endpoint.suspect);
-        let total_weight = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        let sums = endpoints.iter().scan(0, |sum, endpoint| {
+            *sum += u64::from(endpoint.weight);
+            Some(*sum)
+        });
+        let weights_up_to: Vec<u64> = sums.collect();
+        let total_weight = weights_up_to.last().copied().unwrap_or_default();
         let policy = match balancing {
             Balancing::LeastRequest => Policy::LeastRequest,
             Balancing::Random => Policy::Random,
@@ -77,7 +91,7 @@ impl Balancer {
             }
         };
         let even = endpoints.windows(2).all(|pair| pair.first().map(|one| one.weight) == pair.last().map(|other| other.weight));
-        Self { endpoints, suspects, total_weight, even, policy }
+        Self { endpoints, suspects, total_weight, weights_up_to, even, policy }
     }
 
     /// Whether nothing can take a request.
@@ -85,14 +99,69 @@ impl Balancer {
         self.endpoints.is_empty() && self.suspects.iter().all(|endpoint| endpoint.state.ejected())
     }
 
-    /// Chooses an endpoint that is not in `tried`. Endpoints that just refused a connection come last.
+    /// Chooses an endpoint that is not in `tried`. Those that just refused a connection, or that clients give up on, come last, those
+    /// that were ejected only where there is no other.
     pub fn pick(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
-        let usable = |endpoint: &&Endpoint| !tried.contains(&endpoint.id);
+        let chosen = self.pick_once(tried)?;
+        if !self.is_given_up(chosen) {
+            return Some(chosen);
+        }
+        chosen.state.leave_alone();
+        self.pick_once(tried)
+    }
+
+    fn pick_once(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
+        let untried = |endpoint: &&Endpoint| !tried.contains(&endpoint.id);
+        let usable = |endpoint: &&Endpoint| untried(endpoint) && !endpoint.state.is_out();
         let first = self.choose().filter(usable).filter(|endpoint| !endpoint.state.avoided());
         first
             .or_else(|| self.least(|endpoint| usable(&endpoint) && !endpoint.state.avoided()))
             .or_else(|| self.least(|endpoint| usable(&endpoint)))
+            .or_else(|| self.least(|endpoint| untried(&endpoint)))
             .or_else(|| self.suspect(tried))
+    }
+
+    /// Whether clients gave up on an endpoint that waited much longer than others take.
+    fn is_given_up(&self, endpoint: &Endpoint) -> bool {
+        let Some(waited) = endpoint.state.detector().take_abandoned() else { return false };
+        let others = self.others(endpoint).filter_map(|other| other.state.detector().latency());
+        median(others.collect()).is_some_and(|typical| waited >= (typical * MUCH_LONGER).max(WORTH_WAITING))
+    }
+
+    /// An attempt at an endpoint had no response, or an error: ejects it if that stands out among the others. Returns for how long,
+    /// and why.
+    pub fn judge(&self, endpoint: &Endpoint) -> Option<(std::time::Duration, &'static str)> {
+        let detector = endpoint.state.detector();
+        let failures = detector.suspicious_failures().is_some_and(|own| {
+            let others: Vec<u32> = self.others(endpoint).map(|other| other.state.detector().failure_share()).collect();
+            stands_out(own, others)
+        });
+        let errors = detector.suspicious_errors().is_some_and(|own| {
+            let others: Vec<u32> = self.others(endpoint).filter_map(|other| other.state.detector().error_share()).collect();
+            stands_out(own, others)
+        });
+        if !failures && !errors {
+            // A trial that went as badly as it does everywhere is no reason to stay out.
+            if detector.is_ejected() && (detector.suspicious_failures().is_some() || detector.suspicious_errors().is_some()) {
+                detector.readmit();
+            }
+            return None;
+        }
+        let out = self.others(endpoint).filter(|other| other.state.detector().is_ejected()).count();
+        if (out + 1) * 2 > self.endpoints.len() {
+            return None;
+        }
+        Some((
+            endpoint.state.eject_for_outcomes(!failures),
+            if failures { "its attempts have no response" } else { "it answers with errors, and others do not" },
+        ))
+    }
+
+    /// The other endpoints of the backend, a sample if there are many.
+    fn others(&self, endpoint: &Endpoint) -> impl Iterator<Item = &Endpoint> {
+        let id = endpoint.id.clone();
+        let step = self.endpoints.len().div_ceil(LOOK_AT_ALL).max(1);
+        self.endpoints.iter().step_by(step).filter(move |other| other.id != id)
     }
 
     /// The least busy of the suspects that are not ejected.
@@ -103,7 +172,7 @@ impl Balancer {
 
     fn choose(&self) -> Option<&Endpoint> {
         match &self.policy {
-            Policy::LeastRequest if self.even => self.least(|endpoint| !endpoint.state.avoided()),
+            Policy::LeastRequest if self.even => self.least(|endpoint| !endpoint.state.avoided() && !endpoint.state.is_out()),
             Policy::LeastRequest => self.least_drawn(),
             Policy::Random => self.random(),
             Policy::RoundRobin { schedule, turn } => {
@@ -118,35 +187,46 @@ impl Balancer {
         if self.total_weight == 0 {
             return None;
         }
-        let mut ticket = fastrand::u64(0..self.total_weight);
-        self.endpoints.iter().find(|endpoint| {
-            let weight = u64::from(endpoint.weight);
-            let hit = ticket < weight;
-            ticket = ticket.saturating_sub(weight);
-            hit
-        })
+        let ticket = fastrand::u64(0..self.total_weight);
+        self.endpoints.get(self.weights_up_to.partition_point(|sum| *sum <= ticket))
     }
 
-    /// Of a few endpoints that are drawn by their weights, the one with the fewest requests in proportion to its weight:
-    /// while nothing is busy, the first one drawn, so that the shares are those of the weights.
+    /// Of a few endpoints that are drawn by their weights, the one with the lowest cost in proportion to its weight: while nothing is
+    /// busy, the first one drawn, so that the shares are those of the weights.
     fn least_drawn(&self) -> Option<&Endpoint> {
-        let load = |endpoint: &Endpoint| endpoint.state.in_flight() * 1_000_000 / u64::from(endpoint.weight.max(1));
-        (0..DRAWS).filter_map(|_| self.random()).filter(|endpoint| !endpoint.state.avoided()).min_by_key(|endpoint| load(endpoint))
+        let load = |endpoint: &Endpoint| (endpoint.state.cost() - 1) * 1_000_000 / u64::from(endpoint.weight.max(1));
+        (0..DRAWS).filter_map(|_| self.random()).filter(|endpoint| !endpoint.state.avoided() && !endpoint.state.is_out()).min_by_key(|endpoint| load(endpoint))
     }
 
-    /// The endpoint with the fewest requests in proportion to its weight, of all or of a sample; ties are broken by
-    /// where the look begins.
+    /// The endpoint with the lowest cost in proportion to its weight, of all or of a sample; ties are broken by where the look
+    /// begins.
     fn least(&self, usable: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
         let count = self.endpoints.len();
         if count == 0 {
             return None;
         }
+        let cost = |endpoint: &Endpoint| endpoint.state.cost() * 1_000_000 / u64::from(endpoint.weight.max(1));
+        if count > LOOK_AT_ALL {
+            let drawn = (0..SAMPLE).filter_map(|_| self.endpoints.get(fastrand::usize(0..count)));
+            if let Some(least) = drawn.filter(|endpoint| usable(endpoint)).min_by_key(|endpoint| cost(endpoint)) {
+                return Some(least);
+            }
+        }
         let start = fastrand::usize(0..count);
-        let cost = |endpoint: &Endpoint| (endpoint.state.in_flight() + 1) * 1_000_000 / u64::from(endpoint.weight.max(1));
-        let ring = self.endpoints.iter().cycle().skip(start).take(count);
-        let candidates = ring.filter(|endpoint| usable(endpoint));
-        if count > LOOK_AT_ALL { candidates.take(SAMPLE).min_by_key(|endpoint| cost(endpoint)) } else { candidates.min_by_key(|endpoint| cost(endpoint)) }
+        let ring = self.endpoints.iter().cycle().skip(start).take(count).filter(|endpoint| usable(endpoint));
+        if count > LOOK_AT_ALL { ring.take(SAMPLE).min_by_key(|endpoint| cost(endpoint)) } else { ring.min_by_key(|endpoint| cost(endpoint)) }
     }
+}
+
+/// Whether a share is far above that of most others. Where there are no others, or all fare alike, nobody stands out.
+fn stands_out(own: u32, others: Vec<u32>) -> bool {
+    median(others).is_some_and(|others| own >= others + STANDS_OUT)
+}
+
+/// The middle of some values; the lower one of two.
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
 /// Without the unhealthy ones, unless too few would be left.
@@ -158,26 +238,17 @@ fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
     }
 }
 
-/// The order of a smooth weighted round robin: each turn the one that is furthest behind its share.
+/// The order of a weighted round robin in which the turns of each are spread evenly: turn number k of one with a share of n is due
+/// at (2k + 1) / 2n of the whole.
 fn schedule(weights: &[u64]) -> Vec<usize> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u64 = weights.iter().map(|weight| weight / divisor).sum();
     let scale = sum.div_ceil(SCHEDULE).max(1);
-    let shares: Vec<i64> = weights.iter().map(|weight| i64::try_from((weight / divisor).div_ceil(scale)).unwrap_or(1)).collect();
-    let total: i64 = shares.iter().sum();
-    let mut behind = vec![0i64; shares.len()];
-    let mut order = Vec::new();
-    for _ in 0..total {
-        behind.iter_mut().zip(&shares).for_each(|(behind, share)| *behind += share);
-        let next = behind.iter().enumerate().max_by_key(|(at, behind)| (**behind, std::cmp::Reverse(*at))).map(|(at, _)| at);
-        if let Some(at) = next {
-            order.push(at);
-            if let Some(behind) = behind.get_mut(at) {
-                *behind -= total;
-            }
-        }
-    }
-    order
+    let shares = weights.iter().map(|weight| (weight / divisor).div_ceil(scale));
+    let due = |turn: u64, share: u64| ((2 * turn + 1) << 32) / (2 * share);
+    let mut turns: Vec<(u64, usize)> = shares.enumerate().flat_map(|(at, share)| (0..share).map(move |turn| (due(turn, share), at))).collect();
+    turns.sort_unstable();
+    turns.into_iter().map(|(_, at)| at).collect()
 }
 
 const fn gcd(a: u64, b: u64) -> u64 {
@@ -208,7 +279,8 @@ mod tests {
 
     #[test]
     fn round_robin_keeps_the_weights_exactly_and_spreads_them() {
-        assert_eq!(schedule(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(schedule(&[5, 1, 1]), [0, 0, 0, 1, 2, 0, 0]);
+        assert_eq!(schedule(&[2, 1]), [0, 1, 0]);
         assert_eq!(schedule(&[200, 100]).len(), 3);
         assert!(schedule(&[1_000_000, 999_999]).len() <= 4_097);
         let balancer = Balancer::new(&[endpoint("a", 3), endpoint("b", 1)], Balancing::WeightedRoundRobin, None, Arc::default());
@@ -271,6 +343,67 @@ mod tests {
         all[2].unhealthy = true;
         assert!(Balancer::new(&all, Balancing::LeastRequest, Some(&strict), Arc::default()).is_empty());
         assert_eq!(share(&Balancer::new(&all, Balancing::Random, None, Arc::default()), "s"), 0, "without a check nothing is known");
+    }
+
+    #[test]
+    fn ten_thousand_distinct_weights_are_scheduled_within_milliseconds() {
+        let weights: Vec<u64> = (1..=10_000).collect();
+        let begun = std::time::Instant::now();
+        let order = schedule(&weights);
+        assert!(begun.elapsed() < std::time::Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 }), "{:?}", begun.elapsed());
+        assert_eq!(order.iter().collect::<std::collections::HashSet<_>>().len(), weights.len(), "each has its turn");
+    }
+
+    /// Makes attempts at whatever is picked, and judges as requests do.
+    fn attempts(balancer: &Balancer, count: usize, outcome: impl Fn(&str) -> Outcome) -> std::collections::BTreeMap<String, usize> {
+        let mut taken = std::collections::BTreeMap::new();
+        for _ in 0..count {
+            let endpoint = balancer.pick(&[]).unwrap();
+            *taken.entry(endpoint.id.to_string()).or_default() += 1;
+            if endpoint.state.begin().end(outcome(&endpoint.id)) {
+                balancer.judge(endpoint);
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn one_that_fails_at_once_takes_next_to_nothing_and_a_client_that_fails_everywhere_ejects_nobody() {
+        for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
+            for bad in [Outcome::Failed, Outcome::Answered(500)] {
+                let all = [endpoint("a", 1), endpoint("b", 1), endpoint("bad", 1)];
+                let balancer = Balancer::new(&all, balancing, None, Arc::default());
+                let taken = attempts(&balancer, 5_000, |id| if id == "bad" { bad } else { Outcome::Answered(200) });
+                assert!(taken["bad"] <= 40, "{balancing:?} {bad:?}: {taken:?}");
+                let all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1)];
+                let balancer = Balancer::new(&all, balancing, None, Arc::default());
+                attempts(&balancer, 500, |_| bad);
+                assert!(all.iter().all(|endpoint| !endpoint.state.detector().is_ejected()), "{balancing:?} {bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn at_most_half_are_ejected_and_the_last_one_never() {
+        let all: Vec<Endpoint> = ["a", "b", "c", "d"].map(|id| endpoint(id, 1)).into();
+        let balancer = Balancer::new(&all, Balancing::Random, None, Arc::default());
+        attempts(&balancer, 2_000, |id| if id == "a" { Outcome::Answered(200) } else { Outcome::Failed });
+        assert!(all.iter().filter(|endpoint| endpoint.state.detector().is_ejected()).count() <= 2);
+        let alone = Balancer::new(&all[1..2], Balancing::LeastRequest, None, Arc::default());
+        all[1].state.detector().readmit();
+        attempts(&alone, 100, |_| Outcome::Failed);
+        assert!(!all[1].state.detector().is_ejected());
+    }
+
+    #[test]
+    fn an_endpoint_that_clients_give_up_on_is_left_alone_while_there_are_others() {
+        let all = [endpoint("a", 1), endpoint("b", 1), endpoint("slow", 1)];
+        let balancer = Balancer::new(&all, Balancing::LeastRequest, None, Arc::default());
+        attempts(&balancer, 100, |_| Outcome::Answered(200));
+        all[2].state.detector().abandon(std::time::Duration::from_millis(50));
+        assert!(share(&balancer, "slow") > 200, "not long enough to say anything");
+        all[2].state.detector().abandon(std::time::Duration::from_secs(1));
+        assert_eq!(share(&balancer, "slow"), 0);
     }
 
     #[test]

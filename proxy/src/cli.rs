@@ -107,6 +107,12 @@ pub struct ServingFlags {
     /// Bytes of a request's head; a larger one is refused with 431
     #[arg(long, value_name = "N", default_value_t = 81_920, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576), env = "WAYPOST_MAX_HEAD_BYTES")]
     pub max_head_bytes: u32,
+    /// Client connections; at the limit the oldest idle one goes [default: four fifths of the limit of open files, which is raised]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..), env = "WAYPOST_MAX_CONNECTIONS")]
+    pub max_connections: Option<u32>,
+    /// Idle connections to endpoints that are kept [default: 1024, more with threads × endpoints, within descriptors and memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "WAYPOST_MAX_IDLE_CONNECTIONS")]
+    pub max_idle_connections: Option<u32>,
     /// After SIGTERM, go on accepting for this long while the readiness probe fails
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "WAYPOST_DRAIN_DELAY")]
     pub drain_delay: Duration,
@@ -159,6 +165,8 @@ impl ServingFlags {
             age_header: self.age_header,
             access_log: self.access_log.map(|path| if path == "-" { AccessLog::Stdout } else { AccessLog::File(path.into()) }),
             max_head_bytes: usize::try_from(self.max_head_bytes).map_err(|error| error.to_string())?,
+            max_connections: self.max_connections.and_then(|number| number.try_into().ok()),
+            max_idle_connections: self.max_idle_connections.and_then(|number| number.try_into().ok()),
             drain_delay: self.drain_delay,
             drain_deadline: self.drain_deadline,
             ..defaults

@@ -38,6 +38,10 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Bytes of a request's head; a larger one is refused with 431.
     pub max_head_bytes: usize,
+    /// Client connections of the process; if absent, as many as the limit of open files allows beside everything else.
+    pub max_connections: Option<usize>,
+    /// Idle connections to endpoints of the process; if absent, a number that grows with the endpoints.
+    pub max_idle_connections: Option<usize>,
     /// How long to go on accepting after the readiness probe fails.
     pub drain_delay: Duration,
     /// How long requests under way may take after that.
@@ -73,6 +77,8 @@ impl Config {
             age_header: false,
             access_log: None,
             max_head_bytes: DEFAULT_HEAD_BYTES,
+            max_connections: None,
+            max_idle_connections: None,
             drain_delay: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(30),
             insecure: false,

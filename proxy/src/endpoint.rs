@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use waypost_model::value::Address;
 
+use crate::outlier::{Detector, Outcome};
+
 /// How long an endpoint that refused a connection is left alone while there are others.
 const AVOID: Duration = Duration::from_secs(1);
 
@@ -38,12 +40,20 @@ pub struct EndpointState {
     avoid_until: AtomicU64,
     /// A suspect that refused a connection.
     ejected: AtomicBool,
+    detector: Detector,
     born: Instant,
 }
 
 impl Default for EndpointState {
     fn default() -> Self {
-        Self { in_flight: AtomicU64::new(0), peers: Mutex::default(), avoid_until: AtomicU64::new(0), ejected: AtomicBool::new(false), born: Instant::now() }
+        Self {
+            in_flight: AtomicU64::new(0),
+            peers: Mutex::default(),
+            avoid_until: AtomicU64::new(0),
+            ejected: AtomicBool::new(false),
+            detector: Detector::default(),
+            born: Instant::now(),
+        }
     }
 }
 
@@ -53,10 +63,35 @@ impl EndpointState {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts a request until the guard is dropped, however it ends.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
+    /// An attempt begins: it is counted until it is dropped, however it ends.
+    pub fn begin(self: &Arc<Self>) -> Attempt {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        Attempt { state: self.clone(), began: Instant::now(), ended: false, is_trial: self.detector.begin_trial() }
+    }
+
+    /// What the outcomes of its attempts say.
+    pub const fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// Whether it was ejected, and no trial is due.
+    pub fn is_out(&self) -> bool {
+        self.detector.is_out(|| self.age())
+    }
+
+    /// What a request more costs at it, in proportion to others: requests under way, and how the last ones ended.
+    pub fn cost(&self) -> u64 {
+        (self.in_flight() + 1) * self.detector.cost_factor(|| self.age())
+    }
+
+    /// Takes it out. Returns for how long.
+    pub fn eject_for_outcomes(&self, for_errors: bool) -> Duration {
+        self.detector.eject(for_errors, self.age())
+    }
+
+    /// Clients give up on it: it is left alone for a while.
+    pub fn leave_alone(&self) {
+        self.detector.leave_alone(self.age());
     }
 
     /// The endpoint's name has these addresses from now on.
@@ -82,9 +117,9 @@ impl EndpointState {
         self.avoid_until.store(0, Ordering::Relaxed);
     }
 
-    /// Whether it refused a connection a moment ago.
+    /// Whether it refused a connection a moment ago, or clients gave up on it.
     pub fn avoided(&self) -> bool {
-        let until = self.avoid_until.load(Ordering::Relaxed);
+        let until = self.avoid_until.load(Ordering::Relaxed).max(self.detector.slow_until());
         until != 0 && self.age() < until
     }
 
@@ -108,13 +143,40 @@ impl EndpointState {
     }
 }
 
-/// A request under way; counted until dropped.
+/// One try of a request at one endpoint, and the only way in which its outcome is told. One that is dropped without an outcome was
+/// left by its client, which says only that it would have taken longer.
 #[derive(Debug)]
-pub struct InFlight(Arc<EndpointState>);
+pub struct Attempt {
+    state: Arc<EndpointState>,
+    began: Instant,
+    ended: bool,
+    is_trial: bool,
+}
 
-impl Drop for InFlight {
+impl Attempt {
+    /// The attempt ended like this. Returns whether that may be a reason to eject the endpoint. What comes after a response's head
+    /// says nothing more.
+    pub fn end(&mut self, outcome: Outcome) -> bool {
+        self.ended = true;
+        let was_trial = std::mem::take(&mut self.is_trial);
+        self.state.detector.record(outcome, self.began.elapsed(), was_trial, self.state.age())
+    }
+
+    /// The attempt ended for a reason that is not the endpoint's.
+    pub fn end_without_outcome(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Attempt {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.ended {
+            self.state.detector.abandon(self.began.elapsed());
+        }
+        if self.is_trial {
+            self.state.detector.end_trial();
+        }
+        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Listeners: bound, accepted from and closed as the table says, one by one. A listener that cannot be bound hurts
 //! only itself and is tried again.
 
-use std::collections::HashMap;
+mod owner;
+
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -15,6 +17,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use waypost_wire::ListenerState;
 
+use crate::clients::Clients;
 use crate::table::ListenerConfig;
 use crate::worker::{Accepted, Workers};
 
@@ -22,6 +25,8 @@ use crate::worker::{Accepted, Workers};
 const BACKLOG: i32 = 4_096;
 /// Connections under way when a listener closes have this long to arrive.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
+/// Who has an address that is taken is looked up once in this time.
+const LOOK_UP: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Bound {
@@ -29,6 +34,8 @@ struct Bound {
     /// The listener that the socket's new connections belong to: a socket outlives a change of everything but its
     /// address.
     current: watch::Sender<Arc<ListenerConfig>>,
+    /// The listening socket itself, to let another one take its port over.
+    socket: TcpListener,
     /// Stops accepting.
     stop: CancellationToken,
     /// Ends the listener's connections in peace.
@@ -39,6 +46,7 @@ struct Bound {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     workers: Workers,
+    clients: Arc<Clients>,
     runtime: tokio::runtime::Handle,
     inner: Mutex<Inner>,
 }
@@ -46,14 +54,26 @@ pub(crate) struct Listeners {
 #[derive(Debug, Default)]
 struct Inner {
     bound: HashMap<Arc<str>, Bound>,
-    failed: HashMap<Arc<str>, String>,
+    failed: HashMap<Arc<str>, Failed>,
+    /// Names of listeners that were served, or were there from the start: without one of them the proxy is not ready.
+    expected: HashSet<Arc<str>>,
+    /// Whether the first table was seen.
+    begun: bool,
     closed: bool,
+}
+
+/// A listener that could not be bound.
+#[derive(Debug, Clone)]
+struct Failed {
+    address: SocketAddr,
+    reason: String,
+    at: Instant,
 }
 
 impl Listeners {
     /// No listeners yet; they will accept on `runtime`.
-    pub(crate) fn new(workers: Workers, runtime: tokio::runtime::Handle) -> Self {
-        Self { workers, runtime, inner: Mutex::default() }
+    pub(crate) fn new(workers: Workers, clients: Arc<Clients>, runtime: tokio::runtime::Handle) -> Self {
+        Self { workers, clients, runtime, inner: Mutex::default() }
     }
 
     /// Makes the bound listeners those of `wanted`. A socket whose address is still wanted goes on, whatever its
@@ -65,7 +85,7 @@ impl Listeners {
             return Vec::new();
         }
         let mut before: HashMap<SocketAddr, Bound> = std::mem::take(&mut inner.bound).into_values().map(|bound| (bound.config.address, bound)).collect();
-        inner.failed.clear();
+        let known = std::mem::take(&mut inner.failed);
         let mut sorted: Vec<_> = wanted.values().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         let mut moved = Vec::new();
@@ -76,15 +96,15 @@ impl Listeners {
             }
         }
         for config in moved {
-            match self.bind(config, &inner) {
+            match self.bind(config, &inner, &before, known.get(&config.name)) {
                 Ok(bound) => drop(inner.bound.insert(config.name.clone(), bound)),
-                Err(reason) => {
+                Err(failed) => {
                     // What it was bound to before is better than nothing.
                     let old = before.values().find(|bound| bound.config.name == config.name).map(|bound| bound.config.address);
                     if let Some(old) = old.and_then(|address| before.remove(&address)) {
                         inner.bound.insert(config.name.clone(), old);
                     }
-                    inner.failed.insert(config.name.clone(), reason);
+                    inner.failed.insert(config.name.clone(), failed);
                 }
             }
         }
@@ -92,41 +112,53 @@ impl Listeners {
             tracing::info!(listener = &*bound.config.name, address = %bound.config.address, "listener closes");
             bound.stop.cancel();
         }
-        inner.failed.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
+        inner.expect(wanted);
+        inner.failed.iter().map(|(name, failed)| (name.clone(), failed.reason.clone())).collect()
     }
 
-    fn bind(&self, config: &Arc<ListenerConfig>, inner: &Inner) -> Result<Bound, String> {
-        let holder = inner.bound.values().find(|bound| bound.config.address == config.address);
-        if let Some(holder) = holder {
-            return Err(format!("address {} is already bound by listeners/{}; give one of them another port", config.address, holder.config.name));
+    /// Binds a listener; those of `closing` are about to close, and let their ports be taken over.
+    fn bind(&self, config: &Arc<ListenerConfig>, inner: &Inner, closing: &HashMap<SocketAddr, Bound>, known: Option<&Failed>) -> Result<Bound, Failed> {
+        let address = config.address;
+        let failed = |reason: String| Failed { address, reason, at: Instant::now() };
+        if let Some(holder) = inner.bound.values().find(|bound| overlap(bound.config.address, address)) {
+            let (other, name) = (holder.config.address, &holder.config.name);
+            return Err(failed(format!("address {address} is taken by {other} of listeners/{name}; give one of them another port")));
         }
-        let socket = bind(config.address).map_err(|error| explain(config.address, &error))?;
+        let leaving: Vec<&Bound> = closing.values().filter(|bound| overlap(bound.config.address, address)).collect();
+        let socket = match bind_beside(address, &leaving) {
+            Ok(socket) => socket,
+            Err(error) => {
+                // Tried again and again: who has the address is not looked up each time.
+                let same = known.filter(|known| known.address == address && error.kind() == io::ErrorKind::AddrInUse && known.at.elapsed() < LOOK_UP);
+                return Err(same.cloned().unwrap_or_else(|| failed(explain(address, &error))));
+            }
+        };
+        let accepting = socket.try_clone().map_err(|error| failed(explain(address, &error)))?;
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let (current, follow) = watch::channel(config.clone());
-        let acceptor = Acceptor { current: follow, stop: stop.clone(), end: end.clone(), workers: self.workers.clone() };
-        self.runtime.spawn(acceptor.run(socket));
-        tracing::info!(listener = &*config.name, address = %config.address, "listener bound");
-        Ok(Bound { config: config.clone(), current, stop, end })
+        let acceptor = Acceptor { current: follow, stop: stop.clone(), end: end.clone(), workers: self.workers.clone(), clients: self.clients.clone() };
+        self.runtime.spawn(acceptor.run(accepting));
+        tracing::info!(listener = &*config.name, %address, "listener bound");
+        Ok(Bound { config: config.clone(), current, socket, stop, end })
     }
 
     /// What became of each wanted listener.
     pub(crate) fn states(&self) -> Vec<ListenerState> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = inner.bound.iter().filter(|(name, _)| !inner.failed.contains_key(*name)).map(|(name, bound)| ListenerState {
-            name: name.to_string(),
-            address: bound.config.address.to_string(),
-            bound: true,
-        });
-        let failed = inner.failed.keys().map(|name| ListenerState { name: name.to_string(), address: String::new(), bound: false });
+        // One that could not move is served where it was.
+        let bound = inner.bound.iter().map(|(name, bound)| ListenerState { name: name.to_string(), address: bound.config.address.to_string(), bound: true });
+        let failed = inner.failed.keys().filter(|name| !inner.bound.contains_key(*name));
+        let failed = failed.map(|name| ListenerState { name: name.to_string(), address: String::new(), bound: false });
         let mut all: Vec<_> = bound.chain(failed).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
-    /// Whether there are listeners, and all of them are bound.
-    pub(crate) fn all_bound(&self) -> bool {
+    /// Whether everything is bound that was served before, or was there from the start. A listener that came later and cannot be
+    /// bound is its key's verdict: the proxy serves no less than before.
+    pub(crate) fn serves_what_it_did(&self) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        !inner.bound.is_empty() && inner.failed.is_empty()
+        inner.expected.iter().all(|name| inner.bound.contains_key(name))
     }
 
     /// Stops accepting everywhere, for good.
@@ -140,6 +172,37 @@ impl Listeners {
     }
 }
 
+impl Inner {
+    /// Takes note of what is served from now on, or was wanted at the start.
+    fn expect(&mut self, wanted: &HashMap<Arc<str>, Arc<ListenerConfig>>) {
+        self.expected.retain(|name| wanted.contains_key(name));
+        if !std::mem::replace(&mut self.begun, true) {
+            self.expected.extend(wanted.keys().cloned());
+        }
+        self.expected.extend(self.bound.keys().cloned());
+    }
+}
+
+/// Whether only one of two addresses can be bound.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() == b.port() && covers
+}
+
+/// Binds an address whose port others of ours still have, which are about to close: nobody is turned away in between.
+fn bind_beside(address: SocketAddr, leaving: &[&Bound]) -> io::Result<TcpListener> {
+    if leaving.is_empty() {
+        return bind(address, false);
+    }
+    for bound in leaving {
+        SockRef::from(&bound.socket).set_reuse_port(true)?;
+    }
+    let socket = bind(address, true)?;
+    // From now on nobody else shares it.
+    SockRef::from(&socket).set_reuse_port(false)?;
+    Ok(socket)
+}
+
 impl Bound {
     /// The same socket for a listener that may have another name or other settings.
     fn renamed(self, config: &Arc<ListenerConfig>) -> Self {
@@ -150,9 +213,10 @@ impl Bound {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -172,8 +236,11 @@ pub(crate) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 fn explain(address: SocketAddr, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let owner = owner::of(address).unwrap_or_else(|| "another process has it".to_owned());
+        return format!("address {address} cannot be bound: {error}; {owner}; end that or write another port");
+    }
     let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => "another process has it; end that process or write another port",
         io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address; write 0.0.0.0 or one it has",
         _ => "write another address",
@@ -186,6 +253,7 @@ struct Acceptor {
     stop: CancellationToken,
     end: CancellationToken,
     workers: Workers,
+    clients: Arc<Clients>,
 }
 
 impl Acceptor {
@@ -217,7 +285,9 @@ impl Acceptor {
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => {
                 let listener = self.current.borrow().clone();
-                self.workers.hand_over(Accepted { stream, peer, listener, end: self.end.clone() }).await;
+                // Without a place it is closed: the client sees that at once, and may try another proxy.
+                let Some(admission) = self.clients.admit(peer, &listener) else { return };
+                self.workers.hand_over(Accepted { stream, peer, listener, end: self.end.clone(), admission }).await;
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {

@@ -35,6 +35,10 @@ pub struct Metrics {
     core_connections: Family<Core, Gauge<i64, AtomicI64>>,
     /// Client connections that are open.
     pub connections: Gauge<i64, AtomicI64>,
+    /// Idle client connections that were closed because there were too many.
+    pub connections_shed: Counter,
+    /// Client connections that were closed at once because all others were busy.
+    pub connections_refused: Counter,
     /// Requests under way.
     pub in_flight: Gauge<i64, AtomicI64>,
     /// Retries under way, which the budget bounds.
@@ -43,6 +47,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Retries that the budget did not allow.
     pub retries_denied: Counter,
+    /// Endpoints that were taken out because of the outcomes of their attempts.
+    pub ejections: Counter,
     /// Requests for an upgrade that their rule does not allow; they went on without it.
     pub upgrades_dropped: Counter,
     /// Connections to endpoints that could not be made.
@@ -87,10 +93,13 @@ impl Default for Metrics {
             responses,
             core_connections: Family::default(),
             connections: Gauge::default(),
+            connections_shed: Counter::default(),
+            connections_refused: Counter::default(),
             in_flight: Gauge::default(),
             retrying: AtomicU64::new(0),
             retries: Counter::default(),
             retries_denied: Counter::default(),
+            ejections: Counter::default(),
             upgrades_dropped: Counter::default(),
             connect_errors: Counter::default(),
             connects: Counter::default(),
@@ -112,10 +121,13 @@ impl Default for Metrics {
         };
         let m = &metrics;
         registry.register("connections", "Client connections that are open", m.connections.clone());
+        registry.register("connections_shed", "Idle client connections that were closed to let others in", m.connections_shed.clone());
+        registry.register("connections_refused", "Client connections that were closed at once because all others were busy", m.connections_refused.clone());
         registry.register("core_connections", "Client connections by serving thread", m.core_connections.clone());
         registry.register("requests_in_flight", "Requests under way", m.in_flight.clone());
         registry.register("retries", "Requests that were tried again", m.retries.clone());
         registry.register("retries_denied", "Retries that the budget did not allow", m.retries_denied.clone());
+        registry.register("ejections", "Times an endpoint was taken out because its attempts fail and those at others do not", m.ejections.clone());
         registry.register("upgrades_dropped", "Requests for an upgrade that their rule does not allow; they went on without it", m.upgrades_dropped.clone());
         registry.register("endpoint_connects", "Connections to endpoints that were made", m.connects.clone());
         registry.register("endpoint_connect_errors", "Connections to endpoints that could not be made", m.connect_errors.clone());

@@ -1,6 +1,7 @@
 //! Idle connections to endpoints, one pool per core.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,27 @@ use hyper::client::conn::http1::SendRequest;
 
 use crate::http::body::RequestBody;
 
-/// Idle connections of the whole process: one costs about 27 kB.
-pub(crate) const PER_PROCESS: usize = 1_024;
+/// Idle connections of the whole process that are kept at least: one costs about 27 kB.
+const LEAST: usize = 1_024;
+/// What an idle connection costs at most, and the part of the machine's memory that all of them may have.
+const BYTES_EACH: u64 = 32 * 1024;
+const MEMORY_SHARE: u64 = 16;
+
+/// How many idle connections the process keeps: enough for each serving thread to have one to each endpoint, within a fifth of the
+/// descriptors and a part of the memory.
+pub(crate) fn idle_cap(endpoints: usize, threads: usize, descriptors: usize) -> usize {
+    let memory = usize::try_from(total_memory() / MEMORY_SHARE / BYTES_EACH).unwrap_or(usize::MAX);
+    (2 * endpoints * threads).max(LEAST).min(descriptors / 5).min(memory).max(1)
+}
+
+/// Bytes of memory that this machine, or this process's control group, has.
+fn total_memory() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let group = number("/sys/fs/cgroup/memory.max");
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    [group, machine.map(|kib| kib * 1024)].into_iter().flatten().min().unwrap_or(1 << 30)
+}
 
 /// After this long an idle connection is closed.
 const MAX_IDLE: Duration = Duration::from_secs(55);
@@ -34,13 +54,15 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Pool {
     inner: Mutex<Inner>,
-    cap: usize,
+    /// What all cores may keep together; it grows with the endpoints.
+    cap: Arc<AtomicUsize>,
+    cores: usize,
 }
 
 impl Pool {
-    /// A pool that keeps at most `cap` connections.
-    pub(crate) fn new(cap: usize) -> Self {
-        Self { inner: Mutex::default(), cap }
+    /// A pool that keeps its part, of so many cores, of `cap` connections.
+    pub(crate) fn new(cap: Arc<AtomicUsize>, cores: usize) -> Self {
+        Self { inner: Mutex::default(), cap, cores }
     }
 
     /// The connection to `address` that was used last and is still open.
@@ -68,7 +90,7 @@ impl Pool {
             return;
         }
         let mut inner = self.lock();
-        if inner.count >= self.cap {
+        if inner.count >= (self.cap.load(Ordering::Relaxed) / self.cores).max(1) {
             inner.evict();
         }
         inner.count += 1;

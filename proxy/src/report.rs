@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use waypost_model::snapshot::Snapshot;
-use waypost_wire::{DrainingEndpoint, Lane, Load, REPORT_SECONDS, Report, ReportAnswer, whole};
+use waypost_wire::{DrainingEndpoint, Lane, Load, ObjectProblem, REPORT_SECONDS, Report, ReportAnswer, whole};
 
 use crate::active::Active;
 use crate::apply::{Arrived, Progress};
+use crate::clients::Clients;
 use crate::config::Config;
 use crate::fresh::Fresh;
 use crate::link::Link;
@@ -26,6 +27,7 @@ pub(crate) struct Reporter {
     pub(crate) link: watch::Receiver<Option<Link>>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) listeners: Arc<Listeners>,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) active: Arc<Active>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fresh: watch::Receiver<Fresh>,
@@ -81,7 +83,7 @@ impl Reporter {
             applied: applied.version,
             highest: Some(applied.highest),
             refused: applied.refused,
-            problems: applied.problems,
+            problems: applied.problems.into_iter().chain(self.shortage()).collect(),
             listeners: self.listeners.states(),
             load: Load {
                 connections: count(self.metrics.connections.get()),
@@ -94,6 +96,12 @@ impl Reporter {
             secrets: self.config.controllers.iter().any(|url| url.scheme() == "https").then_some(applied.secrets),
             age_millis: self.fresh.borrow().age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// That there are too many client connections, if so: an event of the controller, once for each time.
+    fn shortage(&self) -> Option<ObjectProblem> {
+        let message = self.clients.trouble()?;
+        Some(ObjectProblem { kind: "proxy".to_owned(), name: "connections".to_owned(), reason: "TooManyConnections".to_owned(), message })
     }
 
     fn draining(&self) -> Vec<DrainingEndpoint> {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
 use crate::admin::Admin;
-use crate::apply::{Applier, Arrived, Progress};
+use crate::apply::{Applier, Arrived, IdleCap, Progress};
+use crate::clients::{Clients, default_cap, raise_descriptor_limit};
 use crate::config::Config;
 use crate::enrol::Enrolment;
 use crate::fresh::Fresh;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::{self, Names};
+use crate::pool;
 use crate::probe::Prober;
 use crate::report::Reporter;
 use crate::save::{Keep, Saver};
@@ -125,6 +127,8 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     let (admin, admin_address) = bind_admin(config.admin)?;
     let (active, progress, abort) = (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new());
     let (fresh, heard) = watch::channel(Fresh::default());
+    let descriptors = raise_descriptor_limit();
+    let idle_cap = Arc::new(AtomicUsize::new(config.max_idle_connections.unwrap_or_else(|| pool::idle_cap(0, config.threads, descriptors))));
     let shared = Arc::new(Shared {
         active: active.clone(),
         metrics: metrics.clone(),
@@ -133,10 +137,12 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         age_header: config.age_header.then(|| heard.clone()),
         max_head_bytes: config.max_head_bytes,
         abort: abort.clone(),
+        idle_cap: idle_cap.clone(),
     });
     let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
-    let listeners = Arc::new(Listeners::new(workers.clone(), accept));
+    let clients = Clients::new(config.max_connections.unwrap_or_else(|| default_cap(descriptors)), metrics.clone());
+    let listeners = Arc::new(Listeners::new(workers.clone(), clients.clone(), accept));
     let builder = Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen);
     let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
     let (work, to_probe) = watch::channel(Arc::default());
@@ -146,6 +152,8 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         active: active.clone(),
         builder,
         listeners: listeners.clone(),
+        // A number that was set does not grow.
+        idle: config.max_idle_connections.is_none().then(|| IdleCap { cap: idle_cap, threads: config.threads, descriptors }),
         keep,
         served: None,
         names,
@@ -179,6 +187,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         fresh,
         surface,
         listeners,
+        clients,
         progress,
         metrics,
         active,
@@ -207,6 +216,7 @@ struct Parts {
     fresh: watch::Sender<Fresh>,
     surface: Arc<Admin>,
     listeners: Arc<Listeners>,
+    clients: Arc<Clients>,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     active: Arc<Active>,
@@ -268,6 +278,7 @@ impl Parts {
             link: links,
             progress: self.progress.clone(),
             listeners: self.listeners.clone(),
+            clients: self.clients,
             active: self.active,
             metrics: self.metrics.clone(),
             fresh: heard,

@@ -71,6 +71,8 @@ pub struct Backend {
     pub balancer: Balancer,
     /// Time-outs towards them.
     pub timeouts: BackendTimeouts,
+    /// Whether endpoints whose attempts fail are taken out for a while.
+    pub ejects: bool,
 }
 
 impl Table {

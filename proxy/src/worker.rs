@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
+use crate::clients::Admission;
 use crate::fresh::Fresh;
-use crate::http::serve::serve;
+use crate::http::serve::{Accepting, serve};
 use crate::metrics::Metrics;
-use crate::pool::{PER_PROCESS, Pool};
+use crate::pool::Pool;
 use crate::table::ListenerConfig;
 use crate::tail::Tail;
 
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) age_header: Option<watch::Receiver<Fresh>>,
     /// Ends everything at once.
     pub(crate) abort: CancellationToken,
+    /// Idle connections to endpoints that all cores together keep.
+    pub(crate) idle_cap: Arc<AtomicUsize>,
 }
 
 /// One core.
@@ -60,6 +63,8 @@ pub(crate) struct Accepted {
     pub(crate) listener: Arc<ListenerConfig>,
     /// Ends the connection in peace.
     pub(crate) end: CancellationToken,
+    /// Its place among all connections.
+    pub(crate) admission: Admission,
 }
 
 /// A core, seen by the acceptors.
@@ -81,7 +86,7 @@ impl Workers {
         let start = |number| {
             let (queue, accepted) = mpsc::channel(QUEUE);
             let load = Arc::new(AtomicUsize::new(0));
-            let core = Arc::new(Core { shared: shared.clone(), pool: Arc::new(Pool::new((PER_PROCESS / threads).max(1))) });
+            let core = Arc::new(Core { shared: shared.clone(), pool: Arc::new(Pool::new(shared.idle_cap.clone(), threads)) });
             let counted = load.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("serve-{number}")).spawn(move || runtime.block_on(work(core, accepted, counted)))?;
@@ -132,12 +137,12 @@ async fn work(core: Arc<Core>, mut accepted: mpsc::Receiver<Accepted>, load: Arc
             drop(active.pin());
         }
     });
-    while let Some(Accepted { stream, peer, listener, end }) = accepted.recv().await {
+    while let Some(Accepted { stream, peer, listener, end, admission }) = accepted.recv().await {
         let place = Place(load.clone());
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
                 let core = core.clone();
-                tokio::spawn(serve(core, stream, peer, listener, end, place));
+                tokio::spawn(serve(core, stream, Accepting { peer, listener, end, place, admission }));
             }
             Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
         }

@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::extract::ConnectInfo;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use waypost_trust::identity_of;
 
 use super::admit::{Caller, Refusals};
@@ -32,25 +39,103 @@ const LEAVE: Duration = Duration::from_millis(100);
 /// After an error of the system, for instance for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// A request's head, and the wait for the next one, may take this long.
+const HEAD: Duration = Duration::from_secs(15);
+/// Connections at the same time, and from one address; fewer where descriptors are few.
+const CONNECTIONS: usize = 4_096;
+const FROM_ONE: usize = 2_048;
+/// A quiet connection is asked this often whether it is still there.
+const ASK: Duration = Duration::from_secs(30);
+
 type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Serves until `stop`; over TLS if there is a way for that. Refused handshakes are told to `refusals`.
 pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router: Router, refusals: Arc<Refusals>, stop: CancellationToken) {
-    let (sender, accepted) = mpsc::channel(SHAKING);
-    let address = listener.local_addr();
+    let (sender, mut accepted) = mpsc::channel(SHAKING);
     let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender, refusals));
-    let incoming = Accepted { accepted, address: address.map_err(|error| error.kind()) };
-    let serving = axum::serve(incoming, router.into_make_service_with_connect_info::<Caller>()).with_graceful_shutdown(async move {
-        stop.cancelled().await;
-        sleep(LEAVE).await;
-    });
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the API ended");
+    let (connections, tracker) = (Connections::default(), TaskTracker::new());
+    loop {
+        let (io, caller, peer) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted.recv() => match accepted {
+                Some(accepted) => accepted,
+                None => break,
+            },
+        };
+        // Without a place it is closed, before anybody was asked who he is.
+        let Some(place) = connections.admit(peer) else {
+            tracing::debug!(%peer, "a connection to the API was closed: there are too many");
+            continue;
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        tracker.spawn(async move {
+            converse(io, caller, router, stop).await;
+            drop(place);
+        });
     }
     accepting.abort();
+    tracker.close();
+    tracker.wait().await;
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Io, Caller)>, refusals: Arc<Refusals>) {
+/// Answers the requests of one connection. One that does not send its first head in time is closed: before that nobody has said who
+/// he is.
+async fn converse(io: Io, caller: Caller, router: Router, stop: CancellationToken) {
+    let begun = Arc::new(AtomicBool::new(false));
+    let first = begun.clone();
+    let begin = move |request: Request<Incoming>| {
+        first.store(true, Ordering::Relaxed);
+        request
+    };
+    let router = TowerToHyperService::new(router.layer(axum::Extension(ConnectInfo(caller))));
+    let service = service_fn(move |request| router.call(begin(request)));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(ASK).keep_alive_timeout(HEAD);
+    let serving = builder.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(serving);
+    let silent = async {
+        sleep(HEAD).await;
+        if begun.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
+    };
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = silent => return,
+        () = stop.cancelled() => {
+            sleep(LEAVE).await;
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error, "a connection to the API broke off");
+    }
+}
+
+/// How many connections there are, by address.
+#[derive(Clone)]
+struct Connections {
+    slots: Slots,
+    most: usize,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        let descriptors = rlimit::Resource::NOFILE.get_soft().ok().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1_024);
+        Self { slots: Slots::default(), most: CONNECTIONS.min(descriptors / 8).max(16) }
+    }
+}
+
+impl Connections {
+    fn admit(&self, peer: IpAddr) -> Option<Slot> {
+        let open: usize = self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
+        if open >= self.most { None } else { Slot::take(&self.slots, peer, FROM_ONE.min(self.most * 3 / 4)) }
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: Arc<Refusals>) {
     let (shaking, slots) = (Arc::new(Semaphore::new(SHAKING)), Slots::default());
     loop {
         let Ok(permit) = shaking.clone().acquire_owned().await else { return };
@@ -66,9 +151,9 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection to the API may be slow");
         }
-        let Some(slot) = Slot::take(&slots, peer.ip()) else { continue };
+        let Some(slot) = Slot::take(&slots, peer.ip(), SHAKING_FROM_ONE) else { continue };
         let Some(tls) = tls.clone() else {
-            if sender.send((Either::Left(stream), Caller::Plain)).await.is_err() {
+            if sender.send((Either::Left(stream), Caller::Plain, peer.ip())).await.is_err() {
                 return;
             }
             continue;
@@ -81,7 +166,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
     }
 }
 
-/// How many handshakes there are from each address.
+/// How many handshakes or connections there are from each address.
 type Slots = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// The right to one of them. Nobody keeps others out who silently opens connections.
@@ -91,10 +176,10 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(slots: &Slots, ip: IpAddr) -> Option<Self> {
+    fn take(slots: &Slots, ip: IpAddr, most: usize) -> Option<Self> {
         let mut all = slots.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(ip).or_default();
-        if *count >= SHAKING_FROM_ONE {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -112,7 +197,7 @@ impl Drop for Slot {
     }
 }
 
-async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mpsc::Sender<(Io, Caller)>, refusals: &Refusals) {
+async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: &Refusals) {
     let stream = match timeout(PATIENCE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         // What only opens a connection, as a probe does, is not worth a word.
@@ -122,7 +207,7 @@ async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mp
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let caller = Caller::Tls { identity: certificate.and_then(identity_of), ip: peer.ip() };
-    if sender.send((Either::Right(Box::new(stream)), caller)).await.is_err() {
+    if sender.send((Either::Right(Box::new(stream)), caller, peer.ip())).await.is_err() {
         tracing::debug!("the API ended before a connection did");
     }
 }
@@ -131,32 +216,4 @@ fn handshake_failed(error: &std::io::Error) -> String {
     let told = error.to_string();
     let clear_text = told.contains("InvalidContentType");
     format!("its handshake failed: {told}{}", if clear_text { "; it may speak HTTP in clear text: its URL needs https" } else { "" })
-}
-
-/// Connections that are there.
-struct Accepted {
-    accepted: mpsc::Receiver<(Io, Caller)>,
-    address: Result<SocketAddr, std::io::ErrorKind>,
-}
-
-impl Listener for Accepted {
-    type Io = Io;
-    type Addr = Caller;
-
-    async fn accept(&mut self) -> (Io, Caller) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            None => pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<Caller> {
-        self.address.map(|_| Caller::Plain).map_err(Into::into)
-    }
-}
-
-impl Connected<IncomingStream<'_, Accepted>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
-        stream.remote_addr().clone()
-    }
 }

@@ -93,6 +93,8 @@ pub(super) const fn counts(report: &Report) -> bool {
 pub struct Proxies {
     known: BTreeMap<String, Proxy>,
     ours: Option<String>,
+    /// Names of listeners that a proxy has bound, as far as was reported.
+    bound: BTreeSet<String>,
     /// What was published last, oldest first.
     published: VecDeque<(Version, Content)>,
 }
@@ -196,7 +198,18 @@ impl Proxies {
             proxy.belongs(Some(cluster), self.ours.as_deref());
         }
         proxy.drifted = other && !proxy.foreign;
+        for listener in report.listeners.iter().filter(|listener| listener.bound) {
+            if !self.bound.contains(&listener.name) {
+                self.bound.insert(listener.name.clone());
+            }
+        }
         std::mem::replace(&mut proxy.report, report)
+    }
+
+    /// Whether proxies tried to bind a listener, and none ever could: nobody misses it.
+    pub fn never_bound(&self, listener: &str) -> bool {
+        let mut reported = self.known.values().flat_map(|proxy| &proxy.report.listeners);
+        !self.bound.contains(listener) && reported.any(|state| state.name == listener)
     }
 
     /// The proxies that can be given endpoints to probe, with their zones.

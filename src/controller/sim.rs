@@ -9,7 +9,7 @@ mod checks;
 mod faults;
 mod node;
 mod store;
-mod written;
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

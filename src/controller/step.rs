@@ -464,6 +464,7 @@ impl State {
             let missed = |gone: &Departed| is_doubted(doubted, gone.origin.id.source) || !ejected.contains(gone.object.name());
             outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || missed(gone));
         }
+        outcome.departed.retain(|gone| gone.object.kind() != "listener" || !self.proxies.never_bound(gone.object.name()));
         let lanes = (self.compiler.config(), self.compiler.membership());
         let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();
         self.guard.take(&outcome.came, outcome.departed, (lanes, &at), doubted, (now.since_start, now.date));

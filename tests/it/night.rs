@@ -92,7 +92,8 @@ fn night_on(store: String, disaster: &Disaster<'_>) {
 /// The config is in a tree, or at the root.
 fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     let site = Site::new(store);
-    let (one, two) = (Backend::named("one"), Backend::named("two"));
+    // Each backend has addresses of its own: one that another backend has as well is not held.
+    let origins: Vec<(Backend, Backend)> = (0..3).map(|_| (Backend::named("one"), Backend::named("two"))).collect();
     let web = loopback();
     let mut controller = site.controller();
     let _steady = site.proxy("p1", "127.0.0.1");
@@ -109,7 +110,7 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
             &format!(r#"{{"hostnames":["h{number}"],"rules":[{{"backendRefs":[{{"name":"b{}"}}]}}]}}"#, number % 3),
         ]);
     }
-    for number in 0..3 {
+    for (number, (one, two)) in origins.iter().enumerate() {
         site.ok(&["put", &format!("endpoints/b{number}/one"), &one.address.to_string()]);
         site.ok(&["put", &format!("endpoints/b{number}/two"), &two.address.to_string()]);
     }

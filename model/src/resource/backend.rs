@@ -20,10 +20,34 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<HealthCheck>")]
     pub health_check: Option<HealthCheck>,
+    /// When an endpoint is taken out because its attempts fail and those at others do not.
+    #[serde(default, skip_serializing_if = "OutlierDetection::is_default")]
+    pub outlier_detection: OutlierDetection,
     /// When removals of its endpoints are held, where that differs from the controller's own settings.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     #[schemars(with = "Option<BackendGuard>")]
     pub guard: Option<BackendGuard>,
+}
+
+/// Whether an endpoint is taken out on a proxy whose attempts at it fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, expecting = "outlier detection, such as {\"enabled\":false}")]
+pub struct OutlierDetection {
+    /// Whether there is any. An endpoint is out after 5 attempts in a row, or half of the last 20, without a response, or if its share
+    /// of 5xx is 50 points above that of most others; for 5 s, doubling to 5 min; at most half of the endpoints. Default true.
+    pub enabled: bool,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+impl OutlierDetection {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Which endpoint takes a request.

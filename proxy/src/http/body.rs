@@ -10,7 +10,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::endpoint::InFlight;
+use crate::clients::Busy;
+use crate::endpoint::Attempt;
 use crate::http::discard::discard;
 use crate::http::expect::Gate;
 use crate::http::headers;
@@ -181,19 +182,22 @@ impl Lease {
 
 /// Counts a request of a client until dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Metrics>);
+pub(crate) struct Counted {
+    metrics: Arc<Metrics>,
+    _busy: Busy,
+}
 
 impl Counted {
     /// Counts from now on.
-    pub(crate) fn begin(metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn begin(metrics: &Arc<Metrics>, busy: Busy) -> Self {
         metrics.in_flight.inc();
-        Self(metrics.clone())
+        Self { metrics: metrics.clone(), _busy: busy }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.metrics.in_flight.dec();
     }
 }
 
@@ -231,7 +235,7 @@ pub(crate) struct EndpointBody {
     pub(crate) patience: Patience,
     /// Counts the request at its endpoint until the body is dropped.
     #[expect(dead_code, reason = "counts by being held")]
-    pub(crate) in_flight: InFlight,
+    pub(crate) attempt: Attempt,
 }
 
 impl ResponseBody {

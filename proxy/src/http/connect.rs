@@ -72,9 +72,12 @@ impl Peers<'_> {
 pub(super) async fn connection(core: &Arc<Core>, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<Connected, Failure> {
     let peers = Peers::of(endpoint);
     if !fresh {
+        let mut waited = false;
         for peer in peers.any_first() {
             while let Some(mut sender) = core.pool.take(&peer.text) {
-                if sender.is_ready() || tokio::time::timeout(READY, sender.ready()).await.is_ok_and(|ready| ready.is_ok()) {
+                // Waited for once: of the next one that is not ready no more is to be expected.
+                let ready = sender.is_ready() || !std::mem::replace(&mut waited, true) && within(READY, sender.ready()).await;
+                if ready {
                     return Ok(Connected { sender, reused: true, key: peer.text.clone() });
                 }
             }
@@ -91,7 +94,10 @@ async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: 
         Some(limit) => timeout_at(limit, connecting).await.map_err(|_| limits.connect_failure())?,
         None => connecting.await,
     };
-    let (stream, key) = connected.map_err(|error| Failure::Connect { reason: error.to_string(), slow: false })?;
+    let (stream, key) = connected.map_err(|error| {
+        let reason = error.to_string();
+        if is_local(&error) { Failure::Local(reason) } else { Failure::Connect { reason, slow: false } }
+    })?;
     let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
     let (sender, driver) = http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
     endpoint.state.connected();
@@ -122,6 +128,17 @@ async fn connect(endpoint: &Endpoint, peers: &Peers<'_>) -> std::io::Result<(Tcp
             Ok((stream, key))
         }
     }
+}
+
+/// Whether a connection gets ready in this time.
+async fn within(time: Duration, ready: impl Future<Output = hyper::Result<()>>) -> bool {
+    tokio::time::timeout(time, ready).await.is_ok_and(|ready| ready.is_ok())
+}
+
+/// Whether an error says that this machine or process ran short of something, and nothing about the endpoint.
+fn is_local(error: &std::io::Error) -> bool {
+    const SHORTAGES: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code))
 }
 
 fn ready(stream: TcpStream) -> std::io::Result<TcpStream> {

@@ -8,7 +8,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
-use crate::endpoint::InFlight;
+use crate::endpoint::Attempt;
 use crate::http::answer::Refusal;
 use crate::http::body::{BodyError, Counted, EndpointBody, Lease, Patience, RequestBody, ResponseBody};
 use crate::http::connect::{self, Connected};
@@ -17,6 +17,7 @@ use crate::http::sent::Sent;
 use crate::http::serve::Connection;
 use crate::http::{answer, expect, headers, upgrade};
 use crate::metrics::{Metrics, RetryGuard};
+use crate::outlier::Outcome;
 use crate::pool::Sender;
 use crate::table::{Action, Backend, CompiledRule, Table, Target};
 use crate::tail::Record;
@@ -48,6 +49,8 @@ pub(super) struct Limits {
 pub(super) enum Failure {
     /// No connection could be made: nothing was sent.
     Connect { reason: String, slow: bool },
+    /// This proxy ran short of descriptors, ports or memory: nothing was sent.
+    Local(String),
     /// The connection closed before it took anything: nothing was sent.
     Stale(Box<Request<RequestBody>>),
     /// A connection that had been used before closed without a single byte of a response.
@@ -91,7 +94,7 @@ impl Limits {
 /// What a request got from an endpoint.
 struct Responded {
     response: Response<Incoming>,
-    in_flight: InFlight,
+    attempt: Attempt,
     sender: Sender,
     /// Under which the connection is kept.
     key: Arc<str>,
@@ -173,10 +176,10 @@ impl Job<'_> {
         let replayable = incoming.is_end_stream() && is_idempotent(&parts.method);
         let (request, sent) = outgoing(parts, incoming, &limits, self.rule);
         let outgoing = Outgoing { request, replayable, sent: sent.clone() };
-        let Responded { response, in_flight, sender, key } = self.attempts(name, backend, &limits, outgoing, record).await?;
+        let Responded { response, attempt, sender, key } = self.attempts(name, backend, &limits, outgoing, record).await?;
         let lease = Lease { sender, pool: self.connection.core.pool.clone(), address: key, sent };
         check_coding(response.headers()).map_err(|reason| answer::refuse(StatusCode::BAD_GATEWAY, reason))?;
-        Ok(self.respond(response, lease, in_flight, &limits, client, upgraded))
+        Ok(self.respond(response, lease, attempt, &limits, client, upgraded))
     }
 
     /// One of the rule's backends that has an endpoint which takes requests, by their shares.
@@ -228,15 +231,18 @@ impl Job<'_> {
             let Some(endpoint) = chosen else {
                 return Err(tries.last.unwrap_or_else(|| answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint in backend {name}"))));
             };
-            let in_flight = endpoint.state.begin();
+            let mut attempt = endpoint.state.begin();
             if let Some(record) = record {
                 record.taken(name, endpoint, tries.count);
             }
             let connected = match connect::connection(&self.connection.core, endpoint, limits, fresh).await {
                 Ok(connected) => connected,
-                // The rule's own time is over: that is not the endpoint's fault.
-                Err(Failure::Timeout(reason)) => return Err(failed(endpoint, Failure::Timeout(reason))),
                 Err(failure) => {
+                    self.end(backend, endpoint, &mut attempt, limits, &failure);
+                    // The rule's own time is over, or this proxy ran short of something: that is not the endpoint's fault.
+                    if matches!(failure, Failure::Timeout(_) | Failure::Local(_)) {
+                        return Err(failed(endpoint, failure));
+                    }
                     tries.after_no_connection(endpoint, failure)?;
                     continue;
                 }
@@ -244,20 +250,55 @@ impl Job<'_> {
             with_host(&mut request, endpoint);
             let Connected { sender, reused, key } = connected;
             let copy = (reused && replayable).then(|| head_of(&request));
-            match self.send(sender, request, reused, limits, sent.as_deref()).await {
-                Ok((response, sender)) => return Ok(Responded { response, in_flight, sender, key }),
+            let failure = match self.send(sender, request, reused, limits, sent.as_deref()).await {
+                Ok((response, sender)) => {
+                    if attempt.end(Outcome::Answered(response.status().as_u16())) {
+                        self.judge(backend, endpoint);
+                    }
+                    return Ok(Responded { response, attempt, sender, key });
+                }
+                Err(failure) => failure,
+            };
+            self.end(backend, endpoint, &mut attempt, limits, &failure);
+            match failure {
                 // The pool's connection had closed; a new one to the same endpoint is no second load on it.
-                Err(Failure::Stale(unsent)) => {
+                Failure::Stale(unsent) => {
                     request = *unsent;
                     tries.after_stale(name)?;
                 }
-                Err(Failure::Unanswered(reason)) => match copy.filter(|_| tries.may_repeat()) {
+                Failure::Unanswered(reason) => match copy.filter(|_| tries.may_repeat()) {
                     Some(copy) => request = copy,
                     None => return Err(failed(endpoint, Failure::Broken(reason))),
                 },
-                Err(failure) => return Err(failed(endpoint, failure)),
+                failure => return Err(failed(endpoint, failure)),
             }
             again = Some(endpoint);
+        }
+    }
+
+    /// An attempt had no response: tells its outcome, if that says something about the endpoint.
+    fn end(&self, backend: &Backend, endpoint: &Endpoint, attempt: &mut Attempt, limits: &Limits, failure: &Failure) {
+        let is_over = limits.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        match failure {
+            Failure::Connect { .. } | Failure::Broken(_) => {}
+            Failure::Timeout(_) if !is_over => {}
+            // The rule's time was over: like a client that leaves, that says how long it would have taken at least.
+            Failure::Timeout(_) => return,
+            Failure::Stale(_) | Failure::Unanswered(_) | Failure::Client(..) | Failure::Local(_) => return attempt.end_without_outcome(),
+        }
+        if attempt.end(Outcome::Failed) {
+            self.judge(backend, endpoint);
+        }
+    }
+
+    /// Takes an endpoint out whose outcomes stand out.
+    fn judge(&self, backend: &Backend, endpoint: &Endpoint) {
+        if !backend.ejects {
+            return;
+        }
+        if let Some((time, why)) = backend.balancer.judge(endpoint) {
+            self.connection.core.shared.metrics.ejections.inc();
+            tracing::warn!(endpoint = &*endpoint.id, address = &*endpoint.address, ?time, "an endpoint is ejected: {why}");
         }
     }
 
@@ -293,7 +334,7 @@ impl Job<'_> {
         &self,
         response: Response<Incoming>,
         lease: Lease,
-        in_flight: InFlight,
+        attempt: Attempt,
         limits: &Limits,
         client: Option<hyper::upgrade::OnUpgrade>,
         upgraded: &mut Option<StartTunnel>,
@@ -306,9 +347,9 @@ impl Job<'_> {
         self.rule.response_headers.apply(&mut parts.headers);
         parts.version = http::Version::HTTP_11;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(parts, incoming, in_flight, client, protocol, upgraded);
+            return self.switch(parts, incoming, attempt, client, protocol, upgraded);
         }
-        let body = EndpointBody { incoming, lease: Some(lease), patience: Patience::new(limits.idle, limits.deadline), in_flight };
+        let body = EndpointBody { incoming, lease: Some(lease), patience: Patience::new(limits.idle, limits.deadline), attempt };
         Response::from_parts(parts, ResponseBody::endpoint(body))
     }
 
@@ -316,7 +357,7 @@ impl Job<'_> {
         &self,
         mut parts: http::response::Parts,
         incoming: Incoming,
-        in_flight: InFlight,
+        attempt: Attempt,
         client: Option<hyper::upgrade::OnUpgrade>,
         protocol: Option<HeaderValue>,
         upgraded: &mut Option<StartTunnel>,
@@ -336,7 +377,7 @@ impl Job<'_> {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         let connection = self.connection.clone();
         *upgraded = Some(Box::new(move |counted: Counted| {
-            tokio::spawn(upgrade::tunnel(client, endpoint, connection, (counted, in_flight)));
+            tokio::spawn(upgrade::tunnel(client, endpoint, connection, (counted, attempt)));
         }));
         Response::from_parts(parts, ResponseBody::own(""))
     }
@@ -438,6 +479,7 @@ fn io_reset(error: &hyper::Error) -> bool {
 fn failed(endpoint: &Endpoint, failure: Failure) -> Refusal {
     let who = format!("endpoint {} ({})", endpoint.id, endpoint.address);
     match failure {
+        Failure::Local(reason) => answer::refuse(StatusCode::SERVICE_UNAVAILABLE, format!("this proxy cannot connect to anything now: {reason}")),
         Failure::Connect { reason, slow: true } => answer::refuse(StatusCode::GATEWAY_TIMEOUT, format!("{who}: {reason}")),
         Failure::Connect { reason, .. } => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} could not be reached: {reason}")),
         Failure::Unanswered(reason) | Failure::Broken(reason) => answer::refuse(StatusCode::BAD_GATEWAY, format!("{who} failed: {reason}")),

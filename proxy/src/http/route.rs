@@ -21,7 +21,7 @@ use crate::tail::Record;
 /// Answers one request.
 pub(crate) async fn answer(connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
     let shared = &connection.core.shared;
-    let counted = Counted::begin(&shared.metrics);
+    let counted = Counted::begin(&shared.metrics, connection.busy());
     let table = shared.active.pin();
     let mut record = shared.tail.wanted().then(|| {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

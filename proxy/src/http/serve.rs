@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::clients::{Admission, Busy};
 use crate::http::headers::Client;
 use crate::http::route;
 use crate::http::stall::Stalling;
@@ -36,7 +37,7 @@ pub(crate) struct Connection {
     pub(crate) client: Client,
     end: CancellationToken,
     /// Held as long as the connection, or what became of it, lives.
-    _open: Open,
+    open: Open,
 }
 
 /// A client's connection as hyper has it.
@@ -47,12 +48,13 @@ pub(crate) type ClientIo = TokioIo<Stalling>;
 struct Open {
     metrics: Arc<Metrics>,
     _place: Place,
+    admission: Admission,
 }
 
 impl Open {
-    fn new(metrics: &Arc<Metrics>, place: Place) -> Self {
+    fn new(metrics: &Arc<Metrics>, place: Place, admission: Admission) -> Self {
         metrics.connections.inc();
-        Self { metrics: metrics.clone(), _place: place }
+        Self { metrics: metrics.clone(), _place: place, admission }
     }
 }
 
@@ -63,17 +65,33 @@ impl Drop for Open {
 }
 
 impl Connection {
+    /// A request is under way: the connection is not closed for others until the guard is dropped.
+    pub(crate) fn busy(&self) -> Busy {
+        self.open.admission.activity.begin()
+    }
+
     /// Whether the next response is to be the last.
     pub(crate) fn ending(&self) -> bool {
         self.end.is_cancelled()
     }
 }
 
-/// Serves a connection until it ends, or until `end` and a grace.
-pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, listener: Arc<ListenerConfig>, end: CancellationToken, place: Place) {
-    let open = Open::new(&core.shared.metrics, place);
+/// What comes with a connection.
+pub(crate) struct Accepting {
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Arc<ListenerConfig>,
+    pub(crate) end: CancellationToken,
+    pub(crate) place: Place,
+    pub(crate) admission: Admission,
+}
+
+/// Serves a connection until it ends, or until `end` and a grace, or until it is idle and its place is needed.
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, accepting: Accepting) {
+    let Accepting { peer, listener, end, place, admission } = accepting;
+    let activity = admission.activity.clone();
+    let open = Open::new(&core.shared.metrics, place, admission);
     let (abort, max_head) = (core.shared.abort.clone(), core.shared.max_head_bytes);
-    let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end, _open: open });
+    let connection = Arc::new(Connection { core, client: Client::new(peer, listener.address), listener, end, open });
     let shared = connection.clone();
     let service = service_fn(move |request| {
         let connection = shared.clone();
@@ -87,6 +105,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, 
     tokio::select! {
         () = run(serving.with_upgrades(), &connection.end) => {}
         () = abort.cancelled() => {}
+        () = activity.shed.cancelled() => {}
     }
 }
 

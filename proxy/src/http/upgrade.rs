@@ -5,13 +5,13 @@ use std::sync::Arc;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
-use crate::endpoint::InFlight;
+use crate::endpoint::Attempt;
 use crate::http::body::Counted;
 use crate::http::serve::{ClientIo, Connection};
 
 /// Passes bytes between a client and an endpoint that both agreed to switch, until one of them ends or the proxy does.
 /// It counts as the client's connection for as long.
-pub(crate) async fn tunnel(client: OnUpgrade, endpoint: OnUpgrade, connection: Arc<Connection>, counts: (Counted, InFlight)) {
+pub(crate) async fn tunnel(client: OnUpgrade, endpoint: OnUpgrade, connection: Arc<Connection>, counts: (Counted, Attempt)) {
     let passing = async {
         let (client, endpoint) = futures_util::future::try_join(client, endpoint).await.map_err(|error| error.to_string())?;
         let client = unhurried(client)?;

@@ -45,7 +45,8 @@ pub struct Builder {
     /// Each route's matches, by the hosts they belong to.
     routes: HashMap<String, Vec<(HostKey, Vec<Candidate>)>>,
     policies: HashMap<String, resource::Backend>,
-    endpoints: HashMap<String, BTreeMap<String, resource::Endpoint>>,
+    /// Endpoints by backend and id, made once: a backend may have thousands, of which one changes.
+    endpoints: HashMap<String, BTreeMap<String, Endpoint>>,
     /// Endpoints of which it is not known whether they are gone, as `BACKEND/ID`.
     suspects: BTreeSet<String>,
     /// Which endpoints can take requests, and who finds that out.
@@ -193,7 +194,8 @@ impl Builder {
             "endpoint" => {
                 let endpoint = object.decode::<resource::Endpoint>().map_err(invalid)?.spec;
                 let (backend, id) = name.split_once('/').ok_or_else(|| invalid("an endpoint's name is BACKEND/ID".to_owned()))?;
-                self.endpoints.entry(backend.to_owned()).or_default().insert(id.to_owned(), endpoint);
+                let state = self.states.of(backend, &endpoint.address);
+                self.endpoints.entry(backend.to_owned()).or_default().insert(id.to_owned(), made(id, &endpoint, state));
                 backends.insert(backend.to_owned());
             }
             "suspect" => {
@@ -324,24 +326,13 @@ impl Builder {
             return;
         }
         let policy = policy.unwrap_or_default();
-        let states = &mut self.states;
         let (suspects, checks) = (&self.suspects, &self.checks);
-        let endpoint = |(id, spec): (&String, &resource::Endpoint)| {
-            let (state, suspect) = (states.of(name, &spec.address), suspects.contains(&format!("{name}/{id}")));
+        let endpoint = |(id, made): (&String, &Endpoint)| {
+            let suspect = !suspects.is_empty() && suspects.contains(&format!("{name}/{id}"));
             if !suspect {
-                state.trusted();
+                made.state.trusted();
             }
-            Endpoint {
-                id: id.as_str().into(),
-                address: spec.address.as_str().into(),
-                peer: spec.address.socket().map(Peer::new),
-                weight: spec.weight.get(),
-                zone: spec.zone.as_deref().map(Into::into),
-                drain: spec.drain,
-                suspect,
-                unhealthy: checks.is_unhealthy(name, id),
-                state,
-            }
+            Endpoint { suspect, unhealthy: checks.is_unhealthy(name, id), ..made.clone() }
         };
         let endpoints: Vec<Endpoint> = members.into_iter().flatten().map(endpoint).collect();
         let names = endpoints.iter().filter(|endpoint| endpoint.peer.is_none());
@@ -351,7 +342,7 @@ impl Builder {
         }
         let balancer = Balancer::new(&endpoints, policy.balancing, policy.health_check.as_ref(), self.states.turn(name));
         self.checks.set(name, policy.health_check.map(|check| super::checks::of_backend(name, check, &endpoints)).unwrap_or_default());
-        self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts }));
+        self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts, ejects: policy.outlier_detection.enabled }));
     }
 
     /// The listeners whose labels this proxy has; `--listen` while none is written at all.
@@ -374,6 +365,21 @@ impl Builder {
         let mine = |listener: &resource::Listener| listener.proxies.iter().all(|(key, value)| self.labels.get(key) == Some(value));
         let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener));
         chosen.map(|(name, listener)| config(name, listener)).collect()
+    }
+}
+
+/// An endpoint that is as good as any other.
+fn made(id: &str, spec: &resource::Endpoint, state: Arc<EndpointState>) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        address: spec.address.as_str().into(),
+        peer: spec.address.socket().map(Peer::new),
+        weight: spec.weight.get(),
+        zone: spec.zone.as_deref().map(Into::into),
+        drain: spec.drain,
+        suspect: false,
+        unhealthy: false,
+        state,
     }
 }
 

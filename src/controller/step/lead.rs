@@ -295,7 +295,7 @@ impl State {
             .objects()
             .filter(|object| gone(config_now, object))
             .chain(self.snapshot.membership.objects().filter(|object| gone(membership_now, object)))
-            .filter(|object| missed(object))
+            .filter(|object| missed(object) && !(object.kind() == "listener" && self.proxies.never_bound(object.name())))
             .cloned()
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());

@@ -225,3 +225,36 @@ fn a_held_route_takes_only_what_no_written_route_takes() {
     world.table = world.builder.build(&snapshot);
     assert_eq!(world.route("shop.example.com", "/x").as_deref(), Some("a-held"), "it is written again");
 }
+
+#[test]
+fn a_change_of_one_of_ten_thousand_endpoints_is_built_within_milliseconds() {
+    let mut compiler = Compiler::new(1, Limits::default());
+    let input = |n: u32, weight: u32| EntryInput {
+        key: format!("endpoints/big/{n}"),
+        written: Written { value: format!(r#"{{"address":"10.{}.{}.1:80","weight":{weight}}}"#, n / 250, n % 250).into_bytes().into(), revision: 1 },
+        unreadable: None,
+    };
+    let backend = EntryInput {
+        key: "backends/big".to_owned(),
+        written: Written { value: br#"{"balancing":"WeightedRoundRobin"}"#.as_slice().into(), revision: 1 },
+        unreadable: None,
+    };
+    compiler.reset(0, (0..10_000).map(|n| input(n, n + 1)).chain([backend]).collect());
+    compiler.commit();
+    let mut builder = Builder::new("p".to_owned(), BTreeMap::new(), None, None);
+    let snapshot = |compiler: &Compiler| Snapshot {
+        cluster: "c".to_owned(),
+        version: Version::default(),
+        config: compiler.config().clone(),
+        membership: compiler.membership().clone(),
+    };
+    drop(builder.build(&snapshot(&compiler)));
+    compiler.change(0, vec![EntryChange::Put(input(77, 5))]);
+    compiler.commit();
+    let next = snapshot(&compiler);
+    let begun = std::time::Instant::now();
+    let table = builder.build(&next);
+    let took = begun.elapsed();
+    assert_eq!(table.backends["big"].endpoints.len(), 10_000);
+    assert!(took < std::time::Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 10 }), "{took:?}");
+}

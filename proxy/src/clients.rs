@@ -1,0 +1,231 @@
+//! The client connections that are open, and which of them goes when there are too many: descriptors run out long before memory,
+//! and without a reserve the admin surface, the controller's stream and connections to endpoints would go with them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::table::ListenerConfig;
+
+/// Descriptors that are kept for everything but clients, whatever the limit.
+const RESERVE: usize = 64;
+/// At the limit, one in so many connections is closed at once, so that not every new one looks through all of them.
+const SHED_SHARE: usize = 100;
+/// That connections are shed is told for this long after the last one.
+const TELL: Duration = Duration::from_secs(60);
+
+/// How many descriptors this process may have open: the soft limit is raised to the hard one.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(1_024);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Client connections that leave a reserve: four fifths of all descriptors, and less where that leaves too few for the rest.
+pub(crate) fn default_cap(descriptors: usize) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    (descriptors / 5 * 4).min(descriptors.saturating_sub(open + RESERVE)).max(8)
+}
+
+/// What one connection is doing, shared with whoever may have to close it.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// Requests under way.
+    requests: AtomicUsize,
+    /// Milliseconds since the first connection at which the last one ended.
+    idle_since: AtomicU64,
+    began: Instant,
+    /// Asks an idle connection to close.
+    pub(crate) shed: CancellationToken,
+}
+
+impl Activity {
+    /// A request is under way until the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Since when it has nothing to do, if so.
+    fn idle_since(&self) -> Option<u64> {
+        (self.requests.load(Ordering::Relaxed) == 0).then(|| self.idle_since.load(Ordering::Relaxed))
+    }
+}
+
+/// A request under way on a connection.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Whose it is.
+    network: IpAddr,
+    /// A trusted proxy's: many clients share it.
+    is_trusted: bool,
+    activity: Arc<Activity>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+    shed_at: Option<Instant>,
+}
+
+/// All client connections of the process.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    cap: usize,
+    began: Instant,
+    open: Mutex<Open>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's place among all, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    clients: Arc<Clients>,
+    number: u64,
+    /// What the connection is doing.
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.clients.lock().entries.remove(&self.number);
+    }
+}
+
+impl Clients {
+    /// At most `cap` connections.
+    pub(crate) fn new(cap: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { cap, began: Instant::now(), open: Mutex::default(), metrics })
+    }
+
+    /// Lets a connection in. At the limit the oldest idle ones of the address with the most are closed for it; `None` if every
+    /// connection is in the middle of a request.
+    pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, listener: &ListenerConfig) -> Option<Admission> {
+        let mut open = self.lock();
+        if open.entries.len() >= self.cap {
+            let shed = open.shed(self.cap.div_ceil(SHED_SHARE));
+            self.metrics.connections_shed.inc_by(u64::try_from(shed).unwrap_or_default());
+            open.shed_at = Some(Instant::now());
+            if shed == 0 {
+                self.metrics.connections_refused.inc();
+                return None;
+            }
+        }
+        let number = open.next;
+        open.next += 1;
+        let ip = peer.ip().to_canonical();
+        let is_trusted = listener.trusted.iter().any(|network| network.contains(ip));
+        let idle_since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let activity =
+            Arc::new(Activity { requests: AtomicUsize::new(0), idle_since: AtomicU64::new(idle_since), began: self.began, shed: CancellationToken::new() });
+        open.entries.insert(number, Entry { network: network_of(ip), is_trusted, activity: activity.clone() });
+        Some(Admission { clients: self.clone(), number, activity })
+    }
+
+    /// What to tell people while connections are shed.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let is_recent = self.lock().shed_at.is_some_and(|at| at.elapsed() < TELL);
+        let told = || {
+            format!(
+                "{} client connections are open, the most that are let in (--max-connections, within the limit of open files); for new ones the oldest \
+                 idle ones are closed",
+                self.cap
+            )
+        };
+        is_recent.then(told)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Closes so many idle connections of the address that has the most of them. Returns how many there were.
+    fn shed(&mut self, count: usize) -> usize {
+        let mut by_network: HashMap<IpAddr, Vec<(u64, u64)>> = HashMap::new();
+        for (number, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_trusted) {
+            if let Some(since) = entry.activity.idle_since() {
+                by_network.entry(entry.network).or_default().push((since, *number));
+            }
+        }
+        let Some(mut idle) = by_network.into_values().max_by_key(Vec::len) else { return 0 };
+        idle.sort_unstable();
+        idle.truncate(count);
+        for (_, number) in &idle {
+            if let Some(entry) = self.entries.remove(number) {
+                entry.activity.shed.cancel();
+            }
+        }
+        idle.len()
+    }
+}
+
+/// Of IPv6 the network that one customer has (a /64), of IPv4 the address.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(trusted: &str) -> ListenerConfig {
+        ListenerConfig {
+            name: "web".into(),
+            address: "127.0.0.1:80".parse().unwrap(),
+            explicit_only: false,
+            trusted: vec![trusted.to_owned().try_into().unwrap()],
+            paths: waypost_model::resource::PathNormalization::Standard,
+        }
+    }
+
+    fn peer(ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().unwrap(), 1)
+    }
+
+    #[test]
+    fn at_the_limit_the_oldest_idle_connection_of_whoever_has_most_goes() {
+        let clients = Clients::new(4, Arc::default());
+        let listener = listener("10.9.9.9");
+        let front = clients.admit(peer("10.9.9.9"), &listener).unwrap();
+        let first = clients.admit(peer("2001:db8::1"), &listener).unwrap();
+        let busy = clients.admit(peer("2001:db8::2"), &listener).unwrap();
+        let request = busy.activity.begin();
+        let other = clients.admit(peer("10.0.0.1"), &listener).unwrap();
+        assert!(clients.trouble().is_none());
+        let newcomer = clients.admit(peer("10.0.0.1"), &listener).unwrap();
+        assert!(first.activity.shed.is_cancelled() ^ other.activity.shed.is_cancelled());
+        assert!(!busy.activity.shed.is_cancelled() && !front.activity.shed.is_cancelled() && !newcomer.activity.shed.is_cancelled());
+        assert!(clients.trouble().is_some());
+        drop(request);
+        let all: Vec<_> = (0..4).filter_map(|_| clients.admit(peer("10.0.0.1"), &listener)).collect();
+        let requests: Vec<_> = all.iter().map(|admission| admission.activity.begin()).collect();
+        assert!(!front.activity.shed.is_cancelled());
+        let _busy = newcomer.activity.begin();
+        assert!(clients.lock().entries.len() <= 4);
+        drop(requests);
+    }
+}
