@@ -11,13 +11,23 @@ case "$store" in
   *) say "unknown store $store: one of file, etcd, consul, zookeeper"; exit 2 ;;
 esac
 say "building (the first time takes some minutes)"
-cargo build --locked --quiet --package waypost --package waypost-proxy
+# Only the store that is shown, unless everything is built already: a build from nothing takes half the time.
+features=(--no-default-features --features "$store")
+[ ! -x "$CARGO_TARGET_DIR/debug/waypost" ] || features=()
+cargo build --locked --quiet --package waypost --package waypost-proxy "${features[@]}"
 bin="$CARGO_TARGET_DIR/debug"
 waypost() { "$bin/waypost" "$@"; }
 
-for port in 8080 7400 7410 9001 9002 9003; do
-  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then say "port $port of 127.0.0.1 is taken; the demo needs it"; exit 1; fi
-done
+# port NAME USUAL: the usual port, or a free one above it where somebody has that.
+is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || (exec 3<>"/dev/tcp/127.0.0.2/$1") 2>/dev/null; }
+port() {
+  local found=$2
+  while is_taken "$found"; do found=$((found + 100)); done
+  [ "$found" = "$2" ] || say "port $2 is taken; the demo takes $found instead"
+  printf -v "$1" '%s' "$found"
+}
+port web 8080; port api 7400; port admin 7410; port edge 7411; port one 9001; port two 9002; port three 9003
+export WAYPOST_CONTROLLER=http://127.0.0.1:$api
 dir=$(mktemp -d)
 jobs=()
 start() { # start NAME COMMAND...: in the background, with its output in a file
@@ -74,28 +84,28 @@ case "$store" in
     ;;
 esac
 
-dev() { start dev "$bin/waypost" dev --store "$url" --state "$dir/state"; dev_job=$last; await "waypost dev" curl -sf http://127.0.0.1:7400/livez; }
+dev() { start dev "$bin/waypost" dev --store "$url" --state "$dir/state" --api "127.0.0.1:$api" --admin "127.0.0.1:$admin"; dev_job=$last; await "waypost dev" curl -sf http://127.0.0.1:$api/livez; }
 
 step "1. waypost dev watches $url; one more proxy joins it, on 127.0.0.2"
-for endpoint in 9001:a 9002:b 9003:c; do start "echo-${endpoint#*:}" "$bin/waypost" echo --listen "127.0.0.1:${endpoint%:*}" --name "${endpoint#*:}"; done
+for endpoint in "$one:a" "$two:b" "$three:c"; do start "echo-${endpoint#*:}" "$bin/waypost" echo --listen "127.0.0.1:${endpoint%:*}" --name "${endpoint#*:}"; done
 dev
-show waypost-proxy --controller http://127.0.0.1:7400 --bind 127.0.0.2 --state ...
-start proxy "$bin/waypost-proxy" --controller http://127.0.0.1:7400 --state "$dir/proxy" --admin 127.0.0.1:7411 --name edge --bind 127.0.0.2 --drain-delay 0s
-await "the second proxy" sh -c "curl -sf http://127.0.0.1:7400/v1/proxies | grep -q edge"
+show waypost-proxy --controller http://127.0.0.1:$api --bind 127.0.0.2 --state ...
+start proxy "$bin/waypost-proxy" --controller http://127.0.0.1:$api --state "$dir/proxy" --admin 127.0.0.1:$edge --name edge --bind 127.0.0.2 --drain-delay 0s
+await "the second proxy" sh -c "curl -sf http://127.0.0.1:$api/v1/proxies | grep -q edge"
 
 step "2. A listener, a route, two endpoints: three kinds of key"
-put listeners/web '{"address":"127.0.0.1:8080"}'
-put endpoints/hello/a 127.0.0.1:9001
-put endpoints/hello/b 127.0.0.1:9002
+put listeners/web "{\"address\":\"127.0.0.1:$web\"}"
+put endpoints/hello/a "127.0.0.1:$one"
+put endpoints/hello/b "127.0.0.1:$two"
 put routes/hello '{"rules":[{"backendRefs":[{"name":"hello"}]}]}'
 waypost wait listeners/web
 waypost wait routes/hello
 waypost wait endpoints/hello/b
-show curl http://127.0.0.2:8080/
-curl -s http://127.0.0.2:8080/ | head -n 3
+show curl http://127.0.0.2:$web/
+curl -s http://127.0.0.2:$web/ | head -n 3
 
 # From here on requests flow through the second proxy, 200 a second, until the end.
-stdbuf -oL curl --rate 200/s -s -o /dev/null -w '%{http_code}\n' 'http://127.0.0.2:8080/demo/[1-1000000]' >"$dir/requests" 2>/dev/null &
+stdbuf -oL curl --rate 200/s -s -o /dev/null -w '%{http_code}\n' "http://127.0.0.2:$web/demo/[1-1000000]" >"$dir/requests" 2>/dev/null &
 load=$!
 jobs+=("$load")
 requests() { wc -l <"$dir/requests"; }
@@ -107,7 +117,7 @@ put routes/shop '{"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"na
 waypost wait routes/shop
 
 step "4. An endpoint comes, drains, and goes"
-put endpoints/hello/c 127.0.0.1:9003
+put endpoints/hello/c "127.0.0.1:$three"
 waypost wait endpoints/hello/c
 show waypost drain endpoints/hello/c
 waypost drain endpoints/hello/c --store "$url"
@@ -120,7 +130,7 @@ show waypost wait routes/shop
 waypost wait routes/shop || true
 show waypost describe route shop
 waypost describe route shop | sed 's/^/  /'
-printf '  curl -H "host: shop.example.com" answers %s\n' "$(curl -s -o /dev/null -w '%{http_code}' -H 'host: shop.example.com' http://127.0.0.2:8080/)"
+printf '  curl -H "host: shop.example.com" answers %s\n' "$(curl -s -o /dev/null -w '%{http_code}' -H 'host: shop.example.com' http://127.0.0.2:$web/)"
 
 step "6. The controller is killed; the proxy serves on"
 show "kill -9 $dev_job"
@@ -130,7 +140,7 @@ await "a thousand requests without a controller" sh -c "[ \$(wc -l <'$dir/reques
 echo "  $(($(requests) - before)) requests without a controller, $(failures) failed"
 dev
 put routes/back '{"hostnames":["back.example.com"],"rules":[{"backendRefs":[{"name":"hello"}]}]}'
-await "the proxy to be back" sh -c "curl -sf http://127.0.0.1:7400/v1/proxies | grep -q edge"
+await "the proxy to be back" sh -c "curl -sf http://127.0.0.1:$api/v1/proxies | grep -q edge"
 waypost wait routes/back
 
 step "7. In one screen"

@@ -1,7 +1,6 @@
 //! From what a controller published to what is served: mark, build, swap, bind, and tell. One thread does this;
 //! what comes while it works is merged into the next table.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::Names;
-use crate::pool;
+use crate::pool::IdleCap;
 use crate::probe::Work;
 use crate::save::Keep;
 use crate::state::StateDir;
@@ -89,13 +88,6 @@ pub struct Arrived {
     pub anew: bool,
 }
 
-/// How many idle connections to endpoints are kept: more for more endpoints.
-pub(crate) struct IdleCap {
-    pub(crate) cap: Arc<AtomicUsize>,
-    pub(crate) threads: usize,
-    pub(crate) descriptors: usize,
-}
-
 /// Everything that applying needs.
 pub(crate) struct Applier {
     pub(crate) active: Arc<Active>,
@@ -104,8 +96,8 @@ pub(crate) struct Applier {
     pub(crate) state: StateDir,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
-    /// How many idle connections to endpoints are kept, where that follows their number.
-    pub(crate) idle: Option<IdleCap>,
+    /// How many idle connections to endpoints are kept.
+    pub(crate) idle: IdleCap,
     /// Where what is to be kept on disk goes.
     pub(crate) keep: watch::Sender<Option<Keep>>,
     /// The config that is served: what a quarantined one is replaced by.
@@ -225,10 +217,7 @@ impl Applier {
 
     /// Serves a table; `refused` says that its config is an older one than was published.
     fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>, refused: bool) -> bool {
-        if let Some(IdleCap { cap, threads, descriptors }) = &self.idle {
-            let endpoints = table.backends.values().map(|backend| backend.endpoints.len()).sum();
-            cap.store(pool::idle_cap(endpoints, *threads, *descriptors), Ordering::Relaxed);
-        }
+        self.idle.follow(table.backends.values().map(|backend| backend.endpoints.len()).sum());
         let old = self.active.store(table);
         self.metrics.swaps.inc();
         self.metrics.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));

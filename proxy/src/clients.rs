@@ -123,10 +123,10 @@ impl Clients {
         let mut open = self.lock();
         if open.entries.len() >= self.cap {
             let shed = open.shed(self.cap.div_ceil(SHED_SHARE));
-            self.metrics.connections_shed.inc_by(u64::try_from(shed).unwrap_or_default());
+            self.metrics.crowded.shed.inc_by(u64::try_from(shed).unwrap_or_default());
             open.shed_at = Some(Instant::now());
             if shed == 0 {
-                self.metrics.connections_refused.inc();
+                self.metrics.crowded.refused.inc();
                 return None;
             }
         }

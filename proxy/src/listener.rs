@@ -88,8 +88,11 @@ impl Listeners {
         let known = std::mem::take(&mut inner.failed);
         let mut sorted: Vec<_> = wanted.values().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
+        // A socket stays with its listener, then goes to one that has its address under another name.
+        let keeps = |config: &&&Arc<ListenerConfig>| before.get(&config.address).is_some_and(|bound| bound.config.name == config.name);
+        let (kept, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|config| keeps(&config));
         let mut moved = Vec::new();
-        for config in sorted {
+        for config in kept.into_iter().chain(others) {
             match before.remove(&config.address) {
                 Some(bound) => drop(inner.bound.insert(config.name.clone(), bound.renamed(config))),
                 None => moved.push(config),
@@ -159,6 +162,11 @@ impl Listeners {
     pub(crate) fn serves_what_it_did(&self) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.expected.iter().all(|name| inner.bound.contains_key(name))
+    }
+
+    /// The client connections that they let in.
+    pub(crate) fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// Stops accepting everywhere, for good.

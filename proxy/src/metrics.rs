@@ -35,10 +35,8 @@ pub struct Metrics {
     core_connections: Family<Core, Gauge<i64, AtomicI64>>,
     /// Client connections that are open.
     pub connections: Gauge<i64, AtomicI64>,
-    /// Idle client connections that were closed because there were too many.
-    pub connections_shed: Counter,
-    /// Client connections that were closed at once because all others were busy.
-    pub connections_refused: Counter,
+    /// What became of client connections where there were too many.
+    pub crowded: Crowded,
     /// Requests under way.
     pub in_flight: Gauge<i64, AtomicI64>,
     /// Retries under way, which the budget bounds.
@@ -83,6 +81,15 @@ pub struct Metrics {
     pub log_dropped: Counter,
 }
 
+/// Client connections beyond the limit.
+#[derive(Debug, Default)]
+pub struct Crowded {
+    /// Idle ones that were closed to let others in.
+    pub shed: Counter,
+    /// Those that were closed at once because all others were busy.
+    pub refused: Counter,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("waypost_proxy");
@@ -93,8 +100,7 @@ impl Default for Metrics {
             responses,
             core_connections: Family::default(),
             connections: Gauge::default(),
-            connections_shed: Counter::default(),
-            connections_refused: Counter::default(),
+            crowded: Crowded::default(),
             in_flight: Gauge::default(),
             retrying: AtomicU64::new(0),
             retries: Counter::default(),
@@ -121,8 +127,8 @@ impl Default for Metrics {
         };
         let m = &metrics;
         registry.register("connections", "Client connections that are open", m.connections.clone());
-        registry.register("connections_shed", "Idle client connections that were closed to let others in", m.connections_shed.clone());
-        registry.register("connections_refused", "Client connections that were closed at once because all others were busy", m.connections_refused.clone());
+        registry.register("connections_shed", "Idle client connections that were closed to let others in", m.crowded.shed.clone());
+        registry.register("connections_refused", "Client connections that were closed at once because all others were busy", m.crowded.refused.clone());
         registry.register("core_connections", "Client connections by serving thread", m.core_connections.clone());
         registry.register("requests_in_flight", "Requests under way", m.in_flight.clone());
         registry.register("retries", "Requests that were tried again", m.retries.clone());

@@ -15,9 +15,35 @@ const LEAST: usize = 1_024;
 const BYTES_EACH: u64 = 32 * 1024;
 const MEMORY_SHARE: u64 = 16;
 
+/// How many idle connections the cores of the process keep together.
+#[derive(Debug, Clone)]
+pub(crate) struct IdleCap {
+    /// The number, which the cores read.
+    pub(crate) cap: Arc<AtomicUsize>,
+    /// Whether it follows the endpoints: one that was set does not.
+    grows: bool,
+    threads: usize,
+    descriptors: usize,
+}
+
+impl IdleCap {
+    /// The number that was set, or one that follows the endpoints.
+    pub(crate) fn new(set: Option<usize>, threads: usize, descriptors: usize) -> Self {
+        let cap = set.unwrap_or_else(|| idle_cap(0, threads, descriptors));
+        Self { cap: Arc::new(AtomicUsize::new(cap)), grows: set.is_none(), threads, descriptors }
+    }
+
+    /// There are so many endpoints from now on.
+    pub(crate) fn follow(&self, endpoints: usize) {
+        if self.grows {
+            self.cap.store(idle_cap(endpoints, self.threads, self.descriptors), Ordering::Relaxed);
+        }
+    }
+}
+
 /// How many idle connections the process keeps: enough for each serving thread to have one to each endpoint, within a fifth of the
 /// descriptors and a part of the memory.
-pub(crate) fn idle_cap(endpoints: usize, threads: usize, descriptors: usize) -> usize {
+fn idle_cap(endpoints: usize, threads: usize, descriptors: usize) -> usize {
     let memory = usize::try_from(total_memory() / MEMORY_SHARE / BYTES_EACH).unwrap_or(usize::MAX);
     (2 * endpoints * threads).max(LEAST).min(descriptors / 5).min(memory).max(1)
 }

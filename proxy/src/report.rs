@@ -9,7 +9,6 @@ use waypost_wire::{DrainingEndpoint, Lane, Load, ObjectProblem, REPORT_SECONDS, 
 
 use crate::active::Active;
 use crate::apply::{Arrived, Progress};
-use crate::clients::Clients;
 use crate::config::Config;
 use crate::fresh::Fresh;
 use crate::link::Link;
@@ -27,7 +26,6 @@ pub(crate) struct Reporter {
     pub(crate) link: watch::Receiver<Option<Link>>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) listeners: Arc<Listeners>,
-    pub(crate) clients: Arc<Clients>,
     pub(crate) active: Arc<Active>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fresh: watch::Receiver<Fresh>,
@@ -100,7 +98,7 @@ impl Reporter {
 
     /// That there are too many client connections, if so: an event of the controller, once for each time.
     fn shortage(&self) -> Option<ObjectProblem> {
-        let message = self.clients.trouble()?;
+        let message = self.listeners.clients().trouble()?;
         Some(ObjectProblem { kind: "proxy".to_owned(), name: "connections".to_owned(), reason: "TooManyConnections".to_owned(), message })
     }
 

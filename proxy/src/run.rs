@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
 use crate::admin::Admin;
-use crate::apply::{Applier, Arrived, IdleCap, Progress};
+use crate::apply::{Applier, Arrived, Progress};
 use crate::clients::{Clients, default_cap, raise_descriptor_limit};
 use crate::config::Config;
 use crate::enrol::Enrolment;
@@ -20,7 +20,7 @@ use crate::fresh::Fresh;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::{self, Names};
-use crate::pool;
+use crate::pool::IdleCap;
 use crate::probe::Prober;
 use crate::report::Reporter;
 use crate::save::{Keep, Saver};
@@ -102,7 +102,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
         return Err(RunError::ClearText(url.clone()));
     }
     let parts = put_together(config)?;
-    let (stop, admin) = (CancellationToken::new(), parts.admin_address);
+    let (stop, admin) = (CancellationToken::new(), parts.admin.1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
     let asked = stop.clone();
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || runtime.block_on(parts.run(asked))).map_err(RunError::Thread)?;
@@ -124,11 +124,10 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     found.notes.iter().for_each(|note| tracing::warn!("{note}"));
     let metrics = Arc::new(Metrics::default());
     let tail = Arc::new(Tail::new(config.access_log.clone(), metrics.clone()).map_err(RunError::AccessLog)?);
-    let (admin, admin_address) = bind_admin(config.admin)?;
+    let admin = bind_admin(config.admin)?;
     let (active, progress, abort) = (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new());
     let (fresh, heard) = watch::channel(Fresh::default());
-    let descriptors = raise_descriptor_limit();
-    let idle_cap = Arc::new(AtomicUsize::new(config.max_idle_connections.unwrap_or_else(|| pool::idle_cap(0, config.threads, descriptors))));
+    let idle = IdleCap::new(config.max_idle_connections, config.threads, raise_descriptor_limit());
     let shared = Arc::new(Shared {
         active: active.clone(),
         metrics: metrics.clone(),
@@ -137,12 +136,9 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         age_header: config.age_header.then(|| heard.clone()),
         max_head_bytes: config.max_head_bytes,
         abort: abort.clone(),
-        idle_cap: idle_cap.clone(),
+        idle_cap: idle.cap.clone(),
     });
-    let workers = Workers::start(config.threads, &shared).map_err(RunError::Thread)?;
-    let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
-    let clients = Clients::new(config.max_connections.unwrap_or_else(|| default_cap(descriptors)), metrics.clone());
-    let listeners = Arc::new(Listeners::new(workers.clone(), clients.clone(), accept));
+    let (workers, listeners) = start_serving(&config, &shared)?;
     let builder = Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen);
     let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
     let (work, to_probe) = watch::channel(Arc::default());
@@ -152,8 +148,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         active: active.clone(),
         builder,
         listeners: listeners.clone(),
-        // A number that was set does not grow.
-        idle: config.max_idle_connections.is_none().then(|| IdleCap { cap: idle_cap, threads: config.threads, descriptors }),
+        idle,
         keep,
         served: None,
         names,
@@ -187,14 +182,20 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         fresh,
         surface,
         listeners,
-        clients,
         progress,
         metrics,
         active,
         abort,
         admin,
-        admin_address,
     })
+}
+
+/// The serving threads, and the listeners that hand connections to them.
+fn start_serving(config: &Config, shared: &Arc<Shared>) -> Result<(Workers, Arc<Listeners>), RunError> {
+    let workers = Workers::start(config.threads, shared).map_err(RunError::Thread)?;
+    let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
+    let clients = Clients::new(config.max_connections.unwrap_or_else(|| default_cap(raise_descriptor_limit())), shared.metrics.clone());
+    Ok((workers.clone(), Arc::new(Listeners::new(workers, clients, accept))))
 }
 
 /// A thread with a runtime that lives until `end`.
@@ -216,13 +217,12 @@ struct Parts {
     fresh: watch::Sender<Fresh>,
     surface: Arc<Admin>,
     listeners: Arc<Listeners>,
-    clients: Arc<Clients>,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     active: Arc<Active>,
     abort: CancellationToken,
-    admin: std::net::TcpListener,
-    admin_address: SocketAddr,
+    /// Where it listens, too.
+    admin: (std::net::TcpListener, SocketAddr),
 }
 
 impl Parts {
@@ -245,7 +245,7 @@ impl Parts {
         let told = arrivals.subscribe();
         let run_id = uuid::Uuid::new_v4().to_string();
         self.begin(&found);
-        match tokio::net::TcpListener::from_std(self.admin) {
+        match tokio::net::TcpListener::from_std(self.admin.0) {
             Ok(listener) => drop(tokio::spawn(self.surface.clone().run(listener))),
             Err(error) => tracing::error!(%error, "the admin surface could not start"),
         }
@@ -274,11 +274,10 @@ impl Parts {
         let reporter = Reporter {
             config: self.config.clone(),
             run_id,
-            admin: format!("http://{}", self.admin_address),
+            admin: format!("http://{}", self.admin.1),
             link: links,
             progress: self.progress.clone(),
             listeners: self.listeners.clone(),
-            clients: self.clients,
             active: self.active,
             metrics: self.metrics.clone(),
             fresh: heard,

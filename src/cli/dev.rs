@@ -16,12 +16,12 @@ pub(super) struct DevFlags {
     /// Watch this store instead of a directory
     #[arg(long, value_name = "URL", conflicts_with = "dir")]
     store: Option<String>,
-    /// Address of the API
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    api: String,
-    /// Address of the proxy's admin surface
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7410")]
-    admin: String,
+    /// Address of the API [default: 127.0.0.1:7400, or another port where that is taken]
+    #[arg(long, value_name = "ADDR")]
+    api: Option<String>,
+    /// Address of the proxy's admin surface [default: 127.0.0.1:7410, or another port where that is taken]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
     /// State directory [default: a new one in the temporary directory]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -40,6 +40,10 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
     init_log();
     let temporary = std::env::temp_dir().join(format!("waypost-dev-{}", std::process::id()));
     let state = flags.state.unwrap_or_else(|| temporary.join("state"));
+    let mut ports = Ports::default();
+    let web = ports.take(8_080, "the proxy");
+    let api = flags.api.unwrap_or_else(|| loopback(ports.take(7_400, "the API")));
+    let admin = flags.admin.unwrap_or_else(|| loopback(ports.take(7_410, "the admin surface")));
     let store = match flags.store {
         Some(url) => url,
         None => {
@@ -47,16 +51,17 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
             if std::fs::read_dir(&dir).is_ok_and(|mut items| items.next().is_some()) {
                 say!("The keys in {} are watched.", dir.display());
             } else {
-                init::write(&dir)?;
+                let (a, b) = (ports.take(9_001, "endpoint a"), ports.take(9_002, "endpoint b"));
+                init::write(&dir, &[(8_080, web), (9_001, a), (9_002, b)])?;
                 say!("An example is in {}: change a file there and ask again.", dir.display());
+                start_echoes([("a", a), ("b", b)]);
             }
-            start_echoes();
             let dir = std::path::absolute(&dir).map_err(Failure::failed)?;
             format!("file://{}", dir.display())
         }
     };
-    say!("The proxy is on http://127.0.0.1:8080/, the API on http://{}/. Ctrl-C ends it.", flags.api);
-    let state = state.display().to_string();
+    say!("The proxy is on http://127.0.0.1:{web}/, the API on http://{api}/. Ctrl-C ends it.");
+    let (state, listen) = (state.display().to_string(), loopback(web));
     let arguments = [
         "dev",
         "--store",
@@ -64,13 +69,13 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
         "--state",
         &state,
         "--api",
-        &flags.api,
+        &api,
         "--admin",
-        &flags.admin,
+        &admin,
         "--name",
         "dev",
         "--listen",
-        "127.0.0.1:8080",
+        &listen,
         "--version-header",
         "--drain-delay",
         "0s",
@@ -88,9 +93,33 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
     outcome
 }
 
-/// The endpoints of the example. An address that is taken is left to whoever has it.
-fn start_echoes() {
-    for (name, port) in [("a", 9_001), ("b", 9_002)] {
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Ports of this run.
+#[derive(Default)]
+struct Ports {
+    taken: Vec<u16>,
+}
+
+impl Ports {
+    /// The usual port, or a free one where somebody else has that.
+    fn take(&mut self, usual: u16, what: &str) -> u16 {
+        let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let any = || std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).map_or(usual, |address| address.port());
+        let port = if is_free(usual) { usual } else { (0..16).map(|_| any()).find(|port| !self.taken.contains(port)).unwrap_or(usual) };
+        if port != usual {
+            say!("Port {usual} of 127.0.0.1 is taken; {what} is on {port} instead.");
+        }
+        self.taken.push(port);
+        port
+    }
+}
+
+/// The endpoints of the example.
+fn start_echoes(endpoints: [(&'static str, u16); 2]) {
+    for (name, port) in endpoints {
         tokio::spawn(async move {
             match echo::bind(([127, 0, 0, 1], port).into()).await {
                 Ok(listener) => echo::serve(listener, name.to_owned()).await,

@@ -27,7 +27,7 @@ const FILES: [(&str, &str); 5] = [
 ];
 
 pub(super) fn run(flags: &InitFlags) -> Outcome {
-    write(&flags.dir)?;
+    write(&flags.dir, &[])?;
     let path = std::path::absolute(&flags.dir).unwrap_or_else(|_| flags.dir.clone());
     say!("{} is made. Now:", path.display());
     say!("  waypost echo --listen 127.0.0.1:9001 --name a &");
@@ -37,13 +37,14 @@ pub(super) fn run(flags: &InitFlags) -> Outcome {
     Ok(())
 }
 
-/// Writes the example; never over something.
-pub(super) fn write(dir: &Path) -> Outcome {
+/// Writes the example, with other ports where `ports` (the example's, and what to take instead) says so; never over something.
+pub(super) fn write(dir: &Path, ports: &[(u16, u16)]) -> Outcome {
     if dir.read_dir().is_ok_and(|mut items| items.next().is_some()) {
         return Err(Failure::failed(format!("{} is not empty; name another directory", dir.display())));
     }
     for (name, content) in FILES {
         let path = dir.join(name);
+        let content = ports.iter().fold(content.to_owned(), |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")));
         let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, content));
         made.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
     }

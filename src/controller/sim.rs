@@ -538,8 +538,7 @@ impl World {
 
 #[test]
 fn controllers_and_proxies_agree_whatever_is_lost_delayed_repeated_crashed_or_paused() {
-    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(or);
-    let (first, count) = (number("WAYPOST_FIRST_SEED", 0), number("WAYPOST_SEEDS", 100));
+    let (first, count) = tests::seeds(100);
     let mut total = Checks::default();
     for seed in first..first + count {
         total.add(&World::new(seed).run());

@@ -180,7 +180,11 @@ impl Pattern {
     pub fn compile(&self) -> Result<(), String> {
         let compiled = regex::RegexBuilder::new(&self.anchored()).size_limit(MOST_REGEX_BYTES).dfa_size_limit(LAZY_DFA_BYTES).build();
         match compiled {
-            Ok(regex) => Ok(drop(self.regex.set(regex))),
+            Ok(regex) => {
+                // Somebody else may have been faster.
+                drop(self.regex.set(regex));
+                Ok(())
+            }
             Err(regex::Error::CompiledTooBig(limit)) => Err(too_big(&self.text, limit)),
             Err(error) => Err(invalid(&self.text, &error)),
         }

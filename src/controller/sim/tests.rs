@@ -279,10 +279,15 @@ fn route_of(table: &Table, host: &str, path: &str) -> Option<String> {
     table.find(&request).map(|rule| rule.route.to_string())
 }
 
+/// The first seed, and how many there are: `count` unless the environment says otherwise.
+pub(super) fn seeds(count: u64) -> (u64, u64) {
+    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(or);
+    (number("WAYPOST_FIRST_SEED", 0), number("WAYPOST_SEEDS", count))
+}
+
 #[test]
 fn what_is_written_always_wins_over_what_is_held() {
-    let number = |name: &str, or: u64| std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(or);
-    let (first, count) = (number("WAYPOST_FIRST_SEED", 0), number("WAYPOST_SEEDS", 200));
+    let (first, count) = seeds(200);
     let held: usize = (first..first + count).map(|seed| World::new(seed).run()).sum();
     println!("{count} seeds: {held} looks at something that was held");
     assert!(held as u64 > count, "too little was held to tell anything: {held}");

@@ -1,0 +1,106 @@
+//! What a request finds, and what its rule does to it, in every spelling.
+
+use crate::harness::{Backend, Box1, get, page_at, raw, text};
+
+/// An endpoint that answers with the request's head, and a route of the host `shop` to it.
+fn mirror(rule: &str) -> (Box1, std::net::SocketAddr, Backend) {
+    let run = Box1::on_files();
+    let web = run.listener();
+    let origin = Backend::start(|head, _| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len()).into_bytes());
+    run.ok(&["put", "endpoints/shop/a", &origin.address.to_string(), "--wait"]);
+    run.ok(&["put", "routes/shop", &format!(r#"{{"hostnames":["shop"],"rules":[{rule}]}}"#), "--wait"]);
+    (run, web, origin)
+}
+
+#[test]
+fn no_spelling_of_a_path_passes_a_rule_by() {
+    const GUARD: &str = r#"{"backendRefs":[{"name":"shop"}]},
+        {"matches":[{"path":{"value":"/internal"}}],"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":403}}]}"#;
+    let (_run, web, _origin) = mirror(GUARD);
+    for (path, status) in [
+        ("/internal", 403),
+        ("/x/../internal/keys", 403),
+        ("/x/%2e%2E/internal", 403),
+        ("/%69nternal", 403),
+        ("//internal", 403),
+        ("/./internal", 403),
+        ("/x/..%2finternal", 400),
+        ("/x%5c..%5cinternal", 400),
+        ("/x/..;/internal", 400),
+        ("/../internal", 400),
+        ("/x%00", 400),
+        ("/internals", 200),
+        ("/a%2Fb", 200),
+        ("/%252e%252e/internal", 200),
+    ] {
+        assert_eq!(get(web, "shop", path).status, status, "{path}");
+    }
+    // Signatures cover the bytes of a path: only dot segments are resolved.
+    for (path, sent) in [("/a%2fb//c%7e", "/a%2fb//c%7e"), ("/a/./b/../c%2F", "/a/c%2F")] {
+        assert!(get(web, "shop", path).body.starts_with(&format!("GET {sent} HTTP/1.1")), "{path}");
+    }
+}
+
+#[test]
+fn only_allowed_upgrades_are_passed_on_and_decisive_fields_have_no_twins() {
+    let (run, web, _origin) = mirror(
+        r#"{"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"set":[{"name":"X-Auth-User","value":"nobody"}]}}],"backendRefs":[{"name":"shop"}]}"#,
+    );
+    let ask =
+        |fields: &str| raw(web, format!("GET / HTTP/1.1\r\nhost: shop\r\n{fields}connection: close\r\n\r\n").as_bytes()).unwrap().body.to_ascii_lowercase();
+    let upgrade = |protocols: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: shop\r\nconnection: Upgrade, close\r\nupgrade: {protocols}\r\n\r\n");
+        raw(web, request.as_bytes()).unwrap().body.to_ascii_lowercase()
+    };
+    assert!(!upgrade("h2c").contains("upgrade"), "and the request went on");
+    assert!(!upgrade("SPDY/3.1").contains("upgrade"));
+    assert!(upgrade("h2c, websocket").contains("\r\nupgrade: websocket\r\n"));
+    let metrics = get(run.admin, "admin", "/metrics").body;
+    assert!(metrics.contains("waypost_proxy_upgrades_dropped_total 2"), "{metrics}");
+    let seen = ask("Content_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Auth_User: root\r\nX_Real_IP: 1.1.1.1\r\nx_harmless: 1\r\n");
+    assert!(["content_length", "transfer_encoding", "x_auth_user", "x_real_ip"].iter().all(|twin| !seen.contains(twin)), "{seen}");
+    assert!(seen.contains("x_harmless: 1") && seen.contains("x-auth-user: nobody"));
+}
+
+#[test]
+fn trailers_that_decide_something_do_not_arrive() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    run.ok(&["put", "endpoints/shop/a", &listener.local_addr().unwrap().to_string(), "--wait"]);
+    run.ok(&["put", "routes/shop", r#"{"hostnames":["shop"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    let got = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+        while !all.windows(5).any(|end| end == b"0\r\n\r\n") && !text(&all).contains("x-sum: 9\r\n\r\n") {
+            match stream.read(&mut piece).unwrap() {
+                0 => break,
+                length => all.extend_from_slice(&piece[..length]),
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        text(&all).to_ascii_lowercase()
+    });
+    let request = "POST / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-forwarded-for, x-sum, authorization\r\n\r\n\
+                   1\r\na\r\n0\r\nx-forwarded-for: 1.1.1.1\r\nauthorization: x\r\nX_Real_IP: 1\r\nx-sum: 9\r\n\r\n";
+    assert_eq!(raw(web, request.as_bytes()).unwrap().status, 200);
+    let seen = got.join().unwrap();
+    let trailers = seen.split("\r\n0\r\n").nth(1).unwrap_or_default().to_owned();
+    assert!(trailers.contains("x-sum: 9") && !trailers.contains("x-forwarded-for") && !trailers.contains("authorization"), "{seen}");
+}
+
+#[test]
+fn a_route_that_expands_too_far_is_refused_with_the_product_the_limit_and_the_setting() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    let hosts: Vec<String> = (0..128).map(|n| format!("\"h{n}.example.com\"")).collect();
+    let matches: Vec<String> = (0..60).map(|n| format!(r#"{{"path":{{"value":"/p{n}"}}}}"#)).collect();
+    let rule = format!(r#"{{"matches":[{}],"backendRefs":[{{"name":"b"}}]}}"#, matches.join(","));
+    let rules = vec![rule; 10].join(",");
+    run.write("routes/huge", &format!(r#"{{"hostnames":[{}],"rules":[{rules}]}}"#, hosts.join(",")));
+    let told = run.fails(3, &["wait", "routes/huge"]);
+    assert!(told.contains("76800") && told.contains("10000") && told.contains("matchesPerRoute"), "{told}");
+    run.ok(&["put", "routes/small", &page_at("small", "one"), "--wait"]);
+    assert_eq!(get(web, "small", "/").body, "one", "it hurts nobody else");
+}
