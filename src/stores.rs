@@ -112,8 +112,9 @@ pub fn open(flags: &StoreFlags) -> Result<Store, String> {
 }
 
 fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
-    let parts = split(&flags.url)?;
-    refuse_unused(&parts, flags)?;
+    let (url, within) = within(flags)?;
+    let parts = split(&url)?;
+    refuse_unused(&parts, &within)?;
     if parts.scheme == "file" {
         return open_directory(parts);
     }
@@ -121,8 +122,8 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
         endpoints: parts.endpoints.iter().map(|endpoint| with_port(endpoint, default_port(&parts.scheme))).collect(),
         tls: parts.tls.then(|| tls(flags)).transpose()?,
         auth: auth(&parts.scheme, flags, sole)?,
-        datacenter: flags.datacenter.clone(),
-        namespace: flags.namespace.clone(),
+        datacenter: within.datacenter.clone(),
+        namespace: within.namespace.clone(),
         audit: audit(flags)?,
     };
     let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.scheme.as_str() {
@@ -134,7 +135,36 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
         "zookeeper" => (Arc::new(waypost_adapter_zookeeper::ZooKeeperAdapter::new(settings)), None),
         other => return Err(format!("this build has no {other} adapter")),
     };
-    Ok(Store { url: parts.shown, adapter, root: parts.root, other_spelling: other })
+    Ok(Store { url: named(parts.shown, &within), adapter, root: parts.root, other_spelling: other })
+}
+
+/// The URL without its query, and the settings with the datacenter and namespace that the query names: that is how a store's full name
+/// reads, and whoever copies it means the same store.
+///
+/// # Errors
+/// The query names something else, or something else than the settings.
+fn within(flags: &StoreFlags) -> Result<(String, StoreFlags), String> {
+    let mut within = flags.clone();
+    let Some((url, query)) = flags.url.split_once('?').filter(|_| !flags.url.starts_with("file:")) else { return Ok((flags.url.clone(), within)) };
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let setting = match &*name {
+            "datacenter" => &mut within.datacenter,
+            "namespace" => &mut within.namespace,
+            _ => return Err(format!("the store {:?} has the unknown parameter {name:?}; there are datacenter and namespace", flags.url)),
+        };
+        if setting.as_deref().is_some_and(|given| *given != *value) {
+            return Err(format!("the store {:?} names another {name} than its settings; take one of them away", flags.url));
+        }
+        *setting = Some(value.into_owned());
+    }
+    Ok((url.to_owned(), within))
+}
+
+/// A store's full name: two stores that differ only in datacenter or namespace are two.
+fn named(shown: String, within: &StoreFlags) -> String {
+    let pairs = [("datacenter", &within.datacenter), ("namespace", &within.namespace)];
+    let query: Vec<String> = pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_deref()?))).collect();
+    if query.is_empty() { shown } else { format!("{shown}?{}", query.join("&")) }
 }
 
 /// Settings that this store would not use: whoever gave them believes in something that is not so.
@@ -239,6 +269,20 @@ mod tests {
         assert_eq!(split("consul://127.0.0.1").unwrap().root, "waypost");
         assert_eq!(with_port("[::1]", 8500), "[::1]:8500");
         assert_eq!(with_port("h:1", 8500), "h:1");
+    }
+
+    #[test]
+    #[cfg(feature = "consul")]
+    fn stores_that_differ_in_datacenter_or_namespace_are_two_and_their_names_open_them_again() {
+        let of = |datacenter: &str| StoreFlags { datacenter: Some(datacenter.into()), ..StoreFlags::from("consul://h/x") };
+        let (one, two) = (open(&of("dc1")).unwrap(), open(&of("dc2")).unwrap());
+        assert_eq!(one.url, "consul://h/x?datacenter=dc1");
+        assert!(!crate::controller::disk::same_store(&one.url, &two.url));
+        let again = open(&StoreFlags::from(&*one.url)).unwrap();
+        assert_eq!((again.url, again.root), (one.url, "x".to_owned()));
+        assert!(open(&StoreFlags { url: "consul://h/x?datacenter=dc2".into(), ..of("dc1") }).unwrap_err().contains("names another"));
+        assert!(open(&StoreFlags::from("consul://h/x?dc=1")).unwrap_err().contains("unknown parameter"));
+        assert!(open(&StoreFlags::from("etcd://h/x?namespace=1")).unwrap_err().contains("only consul:// does"));
     }
 
     #[test]

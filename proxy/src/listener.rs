@@ -245,8 +245,8 @@ pub(crate) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
 
 fn explain(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
-        let owner = owner::of(address).unwrap_or_else(|| "another process has it".to_owned());
-        return format!("address {address} cannot be bound: {error}; {owner}; end that or write another port");
+        let owner = owner::of(address).unwrap_or_else(|| "another process has it; end that process or write another port".to_owned());
+        return format!("address {address} cannot be bound: {error}; {owner}");
     }
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",

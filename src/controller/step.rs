@@ -204,6 +204,10 @@ pub struct Follower {
     pub drifted: bool,
 }
 
+/// A program's claim of a still higher epoch is believed again after this long.
+const CLAIM_PAUSE: Duration = Duration::from_secs(5);
+/// Claims are forgotten after this long.
+const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
@@ -255,6 +259,8 @@ pub struct State {
     /// What an operator holds, and when that is over.
     hold: Option<(Hold, Option<Duration>)>,
     swept: Duration,
+    /// The highest epoch that each program claimed to have seen, and when that was believed.
+    claims: HashMap<String, (u64, Duration)>,
     /// Reasons for which something is held, as far as they were told.
     told_held: BTreeSet<String>,
     names: Vec<String>,
@@ -315,6 +321,7 @@ impl State {
             lanes: Default::default(),
             hold: None,
             swept: Duration::ZERO,
+            claims: HashMap::new(),
             told_held: BTreeSet::new(),
             names,
             no_listener_told: false,
@@ -445,6 +452,7 @@ impl State {
         }
         self.swept = now.since_start;
         self.proxies.sweep(now.since_start);
+        self.claims.retain(|_, (_, at)| now.since_start.saturating_sub(*at) < CLAIM_MEMORY);
         self.tracks.retain(|_, track| !track.gone || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
         self.arriving.retain(|id| self.tracks.contains_key(id));
         self.unpublished.retain(|id| self.tracks.contains_key(id));
@@ -532,11 +540,29 @@ impl State {
         if self.proxies.opened(name, highest, cluster, now.since_start) {
             self.events.add(now.date, "ProxyConnected", name, format!("the proxy follows us; it has seen version {highest}"));
         }
-        Output { changed: true, saw: self.claimed(highest, cluster), ..Output::default() }
+        Output { changed: true, saw: self.claimed(name, highest, cluster, now), ..Output::default() }
     }
 
-    /// The epoch above ours that a proxy claims to have seen.
-    fn claimed(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
+    /// The epoch above ours that a program claims to have seen: a new one has to be taken then, and every store to be listed. One that
+    /// claims higher and higher ones is not believed so often.
+    fn claimed(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Option<u64> {
+        let epoch = self.claim_of(highest, cluster)?;
+        match self.claims.get(name) {
+            Some((known, _)) if epoch <= *known => Some(epoch),
+            Some((known, at)) if now.since_start.saturating_sub(*at) < CLAIM_PAUSE => {
+                let message = format!("it claims to have seen epoch {epoch}, and epoch {known} a moment ago; that is looked at again after {CLAIM_PAUSE:?}");
+                self.events.add(now.date, "EpochClaims", name, message);
+                None
+            }
+            _ => {
+                self.claims.insert(name.to_owned(), (epoch, now.since_start));
+                Some(epoch)
+            }
+        }
+    }
+
+    /// The epoch above ours that is claimed, if it is to be believed.
+    fn claim_of(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
         // Only who names our cluster is believed, and no claim that leaves no room above it: what is made of it has to be believed too.
         let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < CLAIMED;
         // We lost our state, or another led in between: nobody may be asked to go back.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Settings, Source, settled};
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, Stat};
 
 use crate::client::{Session, bounded, create, entry_of, explain, path_of};
 use crate::source::ZooKeeperSource;
@@ -30,11 +30,11 @@ impl ZooKeeperAdapter {
         Self { session: Session::new(settings.clone()), settings }
     }
 
-    async fn read(&self, client: &Client, path: &str) -> Result<Option<(Entry, i32)>, AdapterError> {
+    async fn read(&self, client: &Client, path: &str) -> Result<Option<(Entry, Stat)>, AdapterError> {
         // A read goes to any server, which may lag: `sync` first makes it a consistent one.
         bounded(&self.settings, client.sync(path)).await?;
         match bounded_raw(&self.settings, client.get_data(path)).await? {
-            Ok((data, stat)) => Ok(Some((entry_of(path, data, &stat), stat.version))),
+            Ok((data, stat)) => Ok(Some((entry_of(path, data, &stat), stat))),
             Err(Error::NoNode) => Ok(None),
             Err(error) => Err(explain(&self.settings, &error)),
         }
@@ -55,15 +55,23 @@ impl ZooKeeperAdapter {
         let Expected::At(wanted) = expected else {
             return Ok(create(&self.settings, client, path, value).await?.map_or(PutIf::Conflict, PutIf::Written));
         };
-        let Some((entry, version)) = self.read(client, path).await? else { return Ok(PutIf::Conflict) };
+        let Some((entry, before)) = self.read(client, path).await? else { return Ok(PutIf::Conflict) };
         if entry.revision != wanted {
             return Ok(PutIf::Conflict);
         }
-        match bounded_raw(&self.settings, client.set_data(path, value, Some(version))).await? {
+        match bounded_raw(&self.settings, client.set_data(path, value, Some(before.version))).await? {
+            Ok(stat) if stat.czxid != before.czxid => Err(self.made_anew(path)),
             Ok(stat) => Ok(PutIf::Written(Revision(u64::try_from(stat.mzxid).unwrap_or_default()))),
             Err(Error::BadVersion | Error::NoNode) => Ok(PutIf::Conflict),
             Err(error) => Err(explain(&self.settings, &error)),
         }
+    }
+
+    /// A node that is deleted and made anew counts its versions from 0 again, so that a version alone does not tell it from the one
+    /// that was read. ZooKeeper cannot compare more; it is noticed afterwards, and whoever wrote has to look again.
+    fn made_anew(&self, path: &str) -> AdapterError {
+        let endpoint = self.settings.endpoints.join(",");
+        AdapterError::new(ErrorKind::UnknownOutcome, endpoint, format!("{path} was deleted and made anew while it was written"), "read it again")
     }
 
     fn check_size(&self, key: &Key, value: &Bytes) -> Result<(), AdapterError> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// The process that listens on a port so that `address` cannot be bound, in words; `None` if that cannot be found out, as of other
+/// The process that listens on a port so that `address` cannot be bound, and what to do, in words; `None` if that cannot be found out, as of other
 /// users' processes.
 pub(super) fn of(address: SocketAddr) -> Option<String> {
     let sockets = listening(address);
@@ -12,12 +12,13 @@ pub(super) fn of(address: SocketAddr) -> Option<String> {
         return None;
     }
     if has_any(Path::new("/proc/self"), &sockets) {
-        return Some("this process has it for something else, such as its API or its admin surface".to_owned());
+        return Some("this process has it for something else, such as its API or its admin surface; write another port".to_owned());
     }
     let processes = std::fs::read_dir("/proc").ok()?.flatten().map(|item| item.path());
     let owner = processes.filter(|path| path.file_name().is_some_and(is_number)).find(|path| has_any(path, &sockets))?;
     let name = std::fs::read_to_string(owner.join("comm")).unwrap_or_default();
-    Some(format!("the process {} ({}) has it", owner.file_name()?.to_string_lossy(), name.trim()))
+    let number = owner.file_name()?.to_string_lossy();
+    Some(format!("the process {number} ({}) has it; end that process or write another port", name.trim()))
 }
 
 fn is_number(name: &std::ffi::OsStr) -> bool {

@@ -244,9 +244,10 @@ impl State {
         let mut output = Output { changed: true, ..Output::default() };
         let mut reports = Vec::new();
         // It follows us and has more: our record of leading came back with a store that was restored.
-        output.saw = version.and_then(|version| self.claimed(version, self.cluster.as_deref()));
+        let ours = self.cluster.clone();
+        output.saw = version.and_then(|version| self.claimed(controller, version, ours.as_deref(), now));
         for proxy in &proxies {
-            output.saw = output.saw.max(self.claimed(proxy.highest, proxy.cluster.as_deref()));
+            output.saw = output.saw.max(self.claimed(&proxy.name, proxy.highest, proxy.cluster.as_deref(), now));
         }
         for (name, came) in self.proxies.relayed(controller, proxies, now.since_start, &mut reports) {
             let (reason, told) = if came {

@@ -164,11 +164,26 @@ fn the_epoch_that_a_proxy_saw_is_told_and_that_of_a_foreign_one_is_not() {
     assert_eq!(script.after(1, opened("c", 2)).saw, None, "older than ours");
     assert_eq!(script.after(1, opened("c", 5)).saw, Some(5));
     let most = crate::controller::election::CLAIMED;
-    assert_eq!(script.after(1, opened("c", most - 1)).saw, Some(most - 1));
-    assert_eq!(script.after(1, opened("c", most)).saw, None, "the epoch above it has to be believed by others");
+    assert_eq!(script.after(5_000, opened("c", most - 1)).saw, Some(most - 1));
+    assert_eq!(script.after(5_000, opened("c", most)).saw, None, "the epoch above it has to be believed by others");
     assert!(script.role(1, Role::Leading { epoch: 6, until: Duration::MAX }).publish.is_none(), "the store is read anew first");
     let output = script.reset(1, 0, 1, &[("routes/a", ROUTE)]);
     assert_eq!(output.publish.expect("published again").version, Version { epoch: 6, sequence: 1 });
+}
+
+#[test]
+fn a_proxy_that_claims_higher_and_higher_epochs_is_not_believed_each_time() {
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 1, &[("routes/a", ROUTE)]);
+    let claim = |name: &str, epoch| Input::ProxyOpened { name: name.to_owned(), highest: Version { epoch, sequence: 9 }, cluster: Some("c".to_owned()) };
+    assert_eq!(script.after(1, claim("p", 5)).saw, Some(5));
+    for epoch in 6..100 {
+        assert_eq!(script.after(10, claim("p", epoch)).saw, None);
+    }
+    assert_eq!(script.after(1, claim("p", 5)).saw, Some(5), "what it claimed before is no news");
+    assert_eq!(script.after(1, claim("q", 7)).saw, Some(7), "another one is believed");
+    assert_eq!(script.after(5_000, claim("p", 100)).saw, Some(100));
+    assert!(script.told.contains("EpochClaims p: it claims to have seen epoch 6"));
 }
 
 #[test]
