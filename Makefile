@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: chaos help lies night outage setup servers tools build check test demo bench-fleet bench-propagation bench-swap bench-proxy profile races simulate key-reference
+.PHONY: chaos cost help lies night outage setup servers tools build check test demo bench-fleet bench-propagation bench-swap bench-proxy profile races simulate key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -78,6 +78,10 @@ simulate: setup ## the simulations of the election and of the control plane: SEE
 
 profile: setup ## where the proxy's CPU time goes
 	@scripts/bench.sh profile
+
+cost: setup ## what one entry at the limits costs: time and memory of a controller, and of a proxy with its worst lookup
+	cargo test --profile fleet --locked -p waypost-model --test cost -- --nocapture
+	cargo test --profile fleet --locked -p waypost-proxy --lib -- cost --nocapture --test-threads 1
 
 key-reference: build ## write docs/keys.md from the schema
 	scripts/key-reference.sh > docs/keys.md

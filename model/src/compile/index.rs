@@ -328,7 +328,7 @@ impl Index {
                 true => Condition::yes(ResolvedRefs, "ResolvedRefs", "every reference is resolved"),
                 false => {
                     let backend = installed.refers.iter().any(|target| target.kind == Kind::Backend && !self.resolves(target));
-                    Condition::no(ResolvedRefs, if backend { "BackendNotFound" } else { "ListenerNotFound" }, missing.join("; "))
+                    Condition::no(ResolvedRefs, if backend { "BackendNotFound" } else { "ListenerNotFound" }, some_of(&missing))
                 }
             });
         }
@@ -347,6 +347,16 @@ impl Index {
             .filter_map(|claim| self.claims.get(claim)?.iter().next())
             .find(|(rank, name)| **rank < claimed.rank && ***name != *resource.name)
             .map(|(_, name)| &**name)
+    }
+}
+
+/// The first few of some findings: a route may refer to thousands of things.
+fn some_of(findings: &[String]) -> String {
+    const FEW: usize = 5;
+    let told = findings.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
+    match findings.len().saturating_sub(FEW) {
+        0 => told,
+        more => format!("{told}; and {more} more"),
     }
 }
 

@@ -258,3 +258,55 @@ fn a_change_of_one_of_ten_thousand_endpoints_is_built_within_milliseconds() {
     assert_eq!(table.backends["big"].endpoints.len(), 10_000);
     assert!(took < std::time::Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 10 }), "{took:?}");
 }
+
+/// As a release (`make cost`): at most 50 ms to build, and 50 µs for the worst lookup.
+#[test]
+fn the_cost_of_one_route_at_the_limits_is_bounded_also_in_a_lookup() {
+    let (build, lookup) = if cfg!(debug_assertions) { (3_000_000, 5_000) } else { (50_000, 50) };
+    let list = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(",");
+    let long = "a/".repeat(1_500);
+    type Match = Box<dyn Fn(usize) -> String>;
+    let cases: [(&str, usize, Match); 5] = [
+        ("prefixes", 39, Box::new(|n| format!(r#"{{"path":{{"value":"/p{n}"}}}}"#))),
+        ("long paths", 39, Box::new(move |n| format!(r#"{{"path":{{"value":"/{long}{n}"}}}}"#))),
+        ("nested prefixes", 39, Box::new(|n| format!(r#"{{"path":{{"value":"{}"}},"method":"POST"}}"#, "/a".repeat(n + 1)))),
+        ("headers of one path", 39, Box::new(|n| format!(r#"{{"headers":[{{"name":"x-{}","value":"{n}"}}]}}"#, n % 7))),
+        ("patterns", 2, Box::new(|n| format!(r#"{{"path":{{"type":"RegularExpression","value":"/[a-z]{{1,20}}x{n}"}}}}"#))),
+    ];
+    for (what, matches, found) in cases {
+        let rule = |rule: usize| format!(r#"{{"matches":[{}],"backendRefs":[{{"name":"b"}}]}}"#, list(matches, &|at| found(rule * matches + at)));
+        let hosts = if what == "patterns" { 1 } else { 2 };
+        let value = format!(r#"{{"hostnames":[{}],"rules":[{}]}}"#, list(hosts, &|n| format!(r#""h{n}""#)), list(100.min(250_000 / rule(99).len()), &rule));
+        let mut compiler = Compiler::new(1, Limits::default());
+        let written = Written { value: value.into_bytes().into(), revision: 1 };
+        compiler.reset(0, vec![EntryInput { key: "routes/r".to_owned(), written, unreadable: None }]);
+        compiler.commit();
+        assert!(compiler.views().all(|view| view.verdict.accepted()), "{what}: {:?}", compiler.views().next().unwrap().verdict);
+        let snapshot =
+            Snapshot { cluster: "c".to_owned(), version: Version::default(), config: compiler.config().clone(), membership: compiler.membership().clone() };
+        let mut builder = Builder::new("p".to_owned(), BTreeMap::new(), None, None);
+        let begun = std::time::Instant::now();
+        let table = builder.build(&snapshot);
+        let built = begun.elapsed();
+        let headers: HeaderMap = (0..20).map(|n| (format!("x-{n}").parse::<http::HeaderName>().unwrap(), "none".parse().unwrap())).collect();
+        let ask = |path: &str| {
+            let request = Request { listener: "web", explicit_only: false, host: "h1", path, query: Some("a=1&b=2"), method: &Method::GET, headers: &headers };
+            table.find(&request).is_some()
+        };
+        let paths = ["/p3899".to_owned(), format!("/{}x", "a/".repeat(1_999)), "/a".repeat(2_000), "/nothing/that/is/there".to_owned()];
+        let worst = paths.iter().map(|path| {
+            let times: Vec<_> = (0..50)
+                .map(|_| {
+                    let begun = std::time::Instant::now();
+                    std::hint::black_box(ask(path));
+                    begun.elapsed()
+                })
+                .collect();
+            times.into_iter().min().unwrap()
+        });
+        let worst = worst.max().unwrap();
+        println!("{what}: built in {built:?}, worst lookup {worst:?}");
+        assert!(built.as_micros() <= build, "{what}: built in {built:?}");
+        assert!(worst.as_micros() <= lookup, "{what}: {worst:?}");
+    }
+}
