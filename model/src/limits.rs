@@ -114,7 +114,7 @@ const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
 /// Characters of a regular expression as it is written. Not a setting: what it costs to find out how large it compiles depends on it.
 pub const REGEX_TEXT: usize = 4_096;
 
-/// Bytes of the path of a match. Not a setting: a lookup compares so many bytes.
+/// Bytes of the path of a match. Not a setting: the time of a lookup depends on it.
 pub const PATH_BYTES: usize = 4_096;
 
 /// What a proxy, which has no settings of the model, takes of a compiled regular expression.

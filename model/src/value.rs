@@ -145,6 +145,12 @@ impl BindAddress {
     }
 }
 
+/// Whether one process can bind only one of two addresses: they have the same port, and one of them covers the other.
+pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() == b.port() && covers
+}
+
 impl From<SocketAddr> for BindAddress {
     fn from(address: SocketAddr) -> Self {
         Self(address)

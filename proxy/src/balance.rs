@@ -39,9 +39,9 @@ const SAMPLE: usize = 8;
 const DRAWS: usize = 4;
 /// The longest schedule of a weighted round robin.
 const SCHEDULE: u64 = 4_096;
-/// A share stands out if it is so many points above that of most others, in percent.
+/// Percentage points by which a share has to exceed the median of the others to stand out.
 const STANDS_OUT: u32 = 50;
-/// Clients gave up on an endpoint if they waited so many times as long as others take, and at least this long.
+/// Clients gave up on an endpoint if they waited ten times as long as the others take, and at least a tenth of a second.
 const MUCH_LONGER: u32 = 10;
 const WORTH_WAITING: std::time::Duration = std::time::Duration::from_millis(100);
 

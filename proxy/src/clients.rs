@@ -14,9 +14,9 @@ use crate::table::ListenerConfig;
 
 /// Descriptors that are kept for everything but clients, whatever the limit.
 const RESERVE: usize = 64;
-/// At the limit, one in so many connections is closed at once, so that not every new one looks through all of them.
+/// At the limit, a hundredth of the connections is closed together: a search through all of them then serves many new ones.
 const SHED_SHARE: usize = 100;
-/// That connections are shed is told for this long after the last one.
+/// The proxy reports that it sheds connections until this long after the last one.
 const TELL: Duration = Duration::from_secs(60);
 
 /// How many descriptors this process may have open: the soft limit is raised to the hard one.
@@ -31,7 +31,7 @@ pub(crate) fn default_cap(descriptors: usize) -> usize {
     (descriptors / 5 * 4).min(descriptors.saturating_sub(open + RESERVE)).max(8)
 }
 
-/// What one connection is doing, shared with whoever may have to close it.
+/// The requests of one connection, shared with the registry, which may close it.
 #[derive(Debug)]
 pub(crate) struct Activity {
     /// Requests under way.
@@ -160,7 +160,7 @@ impl Clients {
 }
 
 impl Open {
-    /// Closes so many idle connections of the address that has the most of them. Returns how many there were.
+    /// Closes at most `count` idle connections of the address that has the most of them. Returns how many it closed.
     fn shed(&mut self, count: usize) -> usize {
         let mut by_network: HashMap<IpAddr, Vec<(u64, u64)>> = HashMap::new();
         for (number, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_trusted) {

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use waypost_model::value::overlap;
 use waypost_wire::ListenerState;
 
 use crate::clients::Clients;
@@ -131,7 +132,7 @@ impl Listeners {
         let socket = match bind_beside(address, &leaving) {
             Ok(socket) => socket,
             Err(error) => {
-                // Tried again and again: who has the address is not looked up each time.
+                // Binding is tried four times a second; the owner of the address is looked up less often.
                 let same = known.filter(|known| known.address == address && error.kind() == io::ErrorKind::AddrInUse && known.at.elapsed() < LOOK_UP);
                 return Err(same.cloned().unwrap_or_else(|| failed(explain(address, &error))));
             }
@@ -189,12 +190,6 @@ impl Inner {
         }
         self.expected.extend(self.bound.keys().cloned());
     }
-}
-
-/// Whether only one of two addresses can be bound.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let covers = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
-    a.port() == b.port() && covers
 }
 
 /// Binds an address whose port others of ours still have, which are about to close: nobody is turned away in between.

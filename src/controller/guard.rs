@@ -15,7 +15,7 @@ use waypost_model::key::Kind;
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::{Digest, Object};
 use waypost_model::resource::{Backend, BackendGuard, Listener};
-use waypost_model::value::Address;
+use waypost_model::value::{Address, overlap};
 
 /// When removals are held. All are settings of the `[guard]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -546,10 +546,8 @@ fn listener(object: &Object) -> Option<Listener> {
 
 /// Whether a proxy that has the labels of both listeners could bind only one of them.
 fn collides(one: &Listener, other: &Listener) -> bool {
-    let (a, b) = (one.address.get(), other.address.get());
-    let same_address = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
     let is_apart = one.proxies.iter().any(|(key, value)| other.proxies.get(key).is_some_and(|other| other != value));
-    a.port() == b.port() && same_address && !is_apart
+    overlap(one.address.get(), other.address.get()) && !is_apart
 }
 
 /// The address of an endpoint, out of its canonical bytes: there may be many of them.

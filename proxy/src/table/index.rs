@@ -2,7 +2,7 @@
 //! a lookup is to take microseconds at these limits as well.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use waypost_model::resource::{PathMatch, StringMatch};
@@ -42,7 +42,7 @@ struct Prefix {
 struct ByCondition {
     hasher: RandomState,
     /// Hashes of names, and of names with their values.
-    names: HashMap<u64, ()>,
+    names: HashSet<u64>,
     members: HashMap<u64, Vec<usize>>,
 }
 
@@ -120,12 +120,12 @@ impl Group {
         for (_, condition) in members.iter().flat_map(conditions) {
             *frequency.entry(condition).or_default() += 1;
         }
-        let (mut names, mut by_condition, mut listed) = (HashMap::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new());
+        let (mut names, mut by_condition, mut listed) = (HashSet::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new());
         for at in members {
             let rarest = conditions(&at).into_iter().min_by_key(|(_, condition)| frequency.get(condition).copied().unwrap_or_default());
             match rarest {
                 Some((name, condition)) => {
-                    names.insert(name, ());
+                    names.insert(name);
                     by_condition.entry(condition).or_default().push(at);
                 }
                 None => listed.push(at),
@@ -147,8 +147,8 @@ impl ByCondition {
     /// The matches of each condition that the request meets.
     fn met_by<'a>(&'a self, request: &'a Request<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
         let of = |kind: u8, name: &str, value: &dyn Fn() -> Option<std::borrow::Cow<'a, str>>| {
-            self.names.get(&self.hasher.hash_one((kind, name)))?;
-            self.members.get(&self.hasher.hash_one((kind, name, &*value()?)))
+            let is_used = self.names.contains(&self.hasher.hash_one((kind, name)));
+            if is_used { self.members.get(&self.hasher.hash_one((kind, name, &*value()?))) } else { None }
         };
         let headers = request.headers.keys().filter_map(move |name| of(HEADER, name.as_str(), &|| header_value(request.headers, name.as_str())));
         let pairs = url::form_urlencoded::parse(request.query.unwrap_or_default().as_bytes());
