@@ -133,7 +133,7 @@ impl Balancer {
     pub fn judge(&self, endpoint: &Endpoint) -> Option<(std::time::Duration, &'static str)> {
         let detector = endpoint.state.detector();
         let failures = detector.suspicious_failures().is_some_and(|own| {
-            let others: Vec<u32> = self.others(endpoint).map(|other| other.state.detector().failure_share()).collect();
+            let others: Vec<u32> = self.others(endpoint).filter_map(|other| other.state.detector().failure_share()).collect();
             stands_out(own, others)
         });
         let errors = detector.suspicious_errors().is_some_and(|own| {
@@ -381,6 +381,16 @@ mod tests {
                 assert!(all.iter().all(|endpoint| !endpoint.state.detector().is_ejected()), "{balancing:?} {bad:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_endpoint_is_not_compared_with_those_that_were_never_tried() {
+        let all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1)];
+        let balancer = Balancer::new(&all, Balancing::Random, None, Arc::default());
+        let fail_at = |endpoint: &Endpoint| endpoint.state.begin().end(Outcome::Failed).then(|| balancer.judge(endpoint)).flatten();
+        assert!((0..10).all(|_| fail_at(&all[0]).is_none()), "nothing says that the others are better");
+        all[1].state.begin().end(Outcome::Answered(200));
+        assert!(fail_at(&all[0]).is_some());
     }
 
     #[test]

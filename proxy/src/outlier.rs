@@ -161,9 +161,9 @@ impl Detector {
         Some(self.latency.load(Relaxed)).filter(|latency| *latency > 0).map(Duration::from_micros)
     }
 
-    /// The part of attempts without a response, in percent.
-    pub fn failure_share(&self) -> u32 {
-        self.failures.share()
+    /// The part of attempts without a response, in percent, if there were any attempts.
+    pub fn failure_share(&self) -> Option<u32> {
+        (self.failures.count() > 0).then(|| self.failures.share())
     }
 
     /// The part of responses that were errors, in percent, if there are any.
