@@ -29,8 +29,8 @@ use tokio::sync::{mpsc, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
 use waypost_wire::{JOIN_PATH, KeyRing, RENEW_PATH, SECRETS_PATH};
 
-use crate::controller::Handle;
-use crate::controller::handle::Gone;
+use crate::controller::handle::Handle;
+use crate::controller::message::Stopped;
 use crate::trust::Trust;
 
 pub use admit::{Caller, Refusals};
@@ -40,11 +40,13 @@ pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
 // The shapes of the answers, for whoever asks.
-pub use crate::controller::events::Event;
-pub use crate::controller::history::ConfigRecord;
-pub use crate::controller::hold::{Action, Mark, date};
-pub use crate::controller::operator::Audit;
-pub use crate::controller::view::{EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
+pub use crate::controller::answers::shapes::Event;
+pub use crate::controller::answers::shapes::{
+    EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend,
+};
+pub use crate::controller::rules::pins::{Action, Mark, date};
+pub use crate::controller::stored::config::ConfigRecord;
+pub use crate::controller::stored::operator::Audit;
 pub use crate::trust::{TokenAnswer, TokenRequest};
 pub use wait::{For, WaitAnswer, WaitOutcome};
 
@@ -130,7 +132,7 @@ fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
     (status, axum::Json(ErrorBody { error: error.into() })).into_response()
 }
 
-impl IntoResponse for Gone {
+impl IntoResponse for Stopped {
     fn into_response(self) -> Response {
         refuse(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
     }

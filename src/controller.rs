@@ -1,45 +1,31 @@
 //! The controller: from what the stores say to what the proxies get.
 //!
 //! ```text
-//! feed (one per store) ─▶ step (pure, one task owns the state) ─▶ publish: watch<Arc<Snapshot>>
-//!                              ▲                                └▶ disk, verdicts, log
-//!                     commands of the API
+//! stores/feed (one per store) ─▶ state (pure, one task owns it) ─▶ publish: watch<Arc<Snapshot>>
+//!                                  ▲        ▲                    └▶ disk, stores/verdicts, log
+//!                     handle (commands of the API)   peers (other controllers)
 //! ```
 
+pub mod answers;
+pub mod clock;
 pub mod disk;
-pub mod elect;
-pub mod election;
-pub mod events;
-pub mod feed;
-pub mod fresh;
+pub mod freshness;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 mod golden_tests;
-pub mod guard;
 pub mod handle;
-pub mod health;
-pub mod history;
-pub mod hold;
-pub mod identity;
+pub mod jitter;
+pub mod message;
 pub mod metrics;
 pub mod operator;
-pub mod proxies;
-pub mod recall;
-pub mod relay;
-pub mod replica;
-mod run;
-pub mod save;
-pub mod secrets;
+mod owner;
+pub mod peers;
+pub mod rules;
 pub mod settings;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 mod sim;
 pub mod start;
-pub mod step;
-pub mod verdicts;
-pub mod view;
-pub mod window;
-
-pub use handle::Handle;
-pub use settings::{Settings, Store};
-pub use start::{StartError, start};
+pub mod state;
+pub mod stored;
+pub mod stores;

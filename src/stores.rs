@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use waypost_adapter::{Adapter, Auth, Settings, Tls};
 
-pub use crate::controller::Store;
+pub use crate::controller::settings::Store;
 
 /// A store as it is written on the command line or in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -281,7 +281,7 @@ mod tests {
         let of = |datacenter: &str| StoreFlags { datacenter: Some(datacenter.into()), ..StoreFlags::from("consul://h/x") };
         let (one, two) = (open(&of("dc1")).unwrap(), open(&of("dc2")).unwrap());
         assert_eq!(one.url, "consul://h/x?datacenter=dc1");
-        assert!(!crate::controller::disk::same_store(&one.url, &two.url));
+        assert!(!crate::controller::stored::entries::same_store(&one.url, &two.url));
         let again = open(&StoreFlags::from(&*one.url)).unwrap();
         assert_eq!((again.url, again.root), (one.url, "x".to_owned()));
         assert!(open(&StoreFlags { url: "consul://h/x?datacenter=dc2".into(), ..of("dc1") }).unwrap_err().contains("names another"));

@@ -15,8 +15,8 @@ use waypost_wire::{JOIN_PATH, RENEW_PATH, SECRETS_PATH, WATCH_PATH};
 
 use super::forward::FORWARDED;
 use super::{Api, refuse};
-use crate::controller::Handle;
-use crate::controller::step::Input;
+use crate::controller::handle::Handle;
+use crate::controller::message::Input;
 use crate::trust::{Signer, now};
 
 /// A controller that passes a question on says who asked it.

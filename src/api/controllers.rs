@@ -17,10 +17,10 @@ use super::admit::{Asker, Caller};
 use super::asked::Asked;
 use super::operate::check_by;
 use super::{Api, lines, refuse};
-use crate::controller::Handle;
-use crate::controller::handle::{Gone, Query};
-use crate::controller::replica::{Document, ReplicaRequest};
-use crate::controller::step::Input;
+use crate::controller::handle::Handle;
+use crate::controller::message::Input;
+use crate::controller::message::{Query, Stopped};
+use crate::controller::stored::replica::{Document, ReplicaRequest};
 
 /// Bytes of what one controller says of all its proxies: some thousands with long reports.
 pub(super) const LARGEST_RELAY: usize = 64 * 1024 * 1024;
@@ -46,7 +46,7 @@ pub struct StepDownRequest {
     pub by: String,
 }
 
-pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<StepDownRequest>) -> Result<Response, Gone> {
+pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<StepDownRequest>) -> Result<Response, Stopped> {
     let name = api.handle.me().0.clone();
     // Afterwards another one keeps the audit.
     let by = asker.0.unwrap_or(request.by);

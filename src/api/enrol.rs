@@ -12,7 +12,7 @@ use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest
 use super::admit::{Asker, Caller};
 use super::asked::Asked;
 use super::{Api, refuse};
-use crate::controller::handle::Query;
+use crate::controller::message::Query;
 use crate::trust::{TokenRequest, Trust, now};
 
 const NO_TLS: &str = "this controller talks in clear text and needs neither certificates nor tokens; start it with --tls, or on an address beyond loopback";
@@ -56,7 +56,7 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
         _ => {}
     }
     let response = issue(trust, joining, request)?;
-    let joins = crate::controller::operator::Joining { program, key, bound: bound.is_some() };
+    let joins = crate::controller::stored::operator::Joining { program, key, bound: bound.is_some() };
     // Of two who ask at once, one was first.
     if !api.handle.joined(joins).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))? {
         return Err(taken());

@@ -13,7 +13,7 @@ use waypost_wire::JOIN_PATH;
 
 use super::admit::{Asker, BY};
 use super::{Api, refuse};
-use crate::controller::election::Role;
+use crate::controller::rules::election::Role;
 
 /// Marks what was passed on already: nobody passes it on again.
 pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");

@@ -11,8 +11,8 @@ use super::asked::Asked;
 use super::{Api, refuse};
 use waypost_model::key::{Place, place};
 
-use crate::controller::hold::Action;
-use crate::controller::operator::Audit;
+use crate::controller::rules::pins::Action;
+use crate::controller::stored::operator::Audit;
 
 /// An operator's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,14 +5,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
-use crate::controller::handle::{Gone, Query};
+use crate::controller::message::{Query, Stopped};
 
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
 /// Ready: a first complete snapshot is published. Staleness is told, and no reason to be unready.
-pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Gone> {
+pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Stopped> {
     let status = api.handle.ask(Query::Ready).await?;
     let mut text = String::new();
     if query.is_some_and(|query| query.contains("verbose")) {
@@ -36,7 +36,7 @@ pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> 
     .into_response())
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Result<String, Gone> {
+pub(super) async fn metrics(State(api): State<Api>) -> Result<String, Stopped> {
     api.handle.ask(Query::Metrics).await
 }
 

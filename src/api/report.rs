@@ -15,9 +15,9 @@ use super::asked::Asked;
 use super::controllers::LARGEST_RELAY;
 use super::forward::pass_on;
 use super::{Api, refuse};
-use crate::controller::election::Role;
-use crate::controller::handle::Query;
-use crate::controller::step::Input;
+use crate::controller::message::Input;
+use crate::controller::message::Query;
+use crate::controller::rules::election::Role;
 
 /// All that a proxy holds arrives in this time.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::forward::Unheard;
 use super::{Api, refuse};
-use crate::controller::disk::{Exported, same_store};
-use crate::controller::events::Event;
-use crate::controller::handle::{Gone, Query};
-use crate::controller::history::ConfigRecord;
-use crate::controller::view::{EntryInfo, ProxyInfo, StatusInfo};
+use crate::controller::answers::shapes::Event;
+use crate::controller::answers::shapes::{EntryInfo, ProxyInfo, StatusInfo};
+use crate::controller::message::{Query, Stopped};
+use crate::controller::stored::config::ConfigRecord;
+use crate::controller::stored::entries::{Exported, same_store};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Which {
@@ -24,16 +24,16 @@ pub(super) struct Which {
     prefix: String,
 }
 
-pub(super) async fn entries(State(api): State<Api>, Params(which): Params<Which>) -> Result<Json<Vec<EntryInfo>>, Gone> {
+pub(super) async fn entries(State(api): State<Api>, Params(which): Params<Which>) -> Result<Json<Vec<EntryInfo>>, Stopped> {
     api.handle.ask(|to| Query::Entries(which.prefix, to)).await.map(Json)
 }
 
-pub(super) async fn status(State(api): State<Api>, unheard: Option<Extension<Unheard>>) -> Result<Json<StatusInfo>, Gone> {
+pub(super) async fn status(State(api): State<Api>, unheard: Option<Extension<Unheard>>) -> Result<Json<StatusInfo>, Stopped> {
     let status = api.handle.ask(Query::Status).await?;
     Ok(Json(StatusInfo { unheard: unheard.map(|Extension(Unheard(why))| why), ..status }))
 }
 
-pub(super) async fn proxies(State(api): State<Api>) -> Result<Json<Vec<ProxyInfo>>, Gone> {
+pub(super) async fn proxies(State(api): State<Api>) -> Result<Json<Vec<ProxyInfo>>, Stopped> {
     api.handle.ask(Query::Proxies).await.map(Json)
 }
 
@@ -57,7 +57,7 @@ pub struct EventsAnswer {
     pub events: Vec<Event>,
 }
 
-pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -> Result<Json<EventsAnswer>, Gone> {
+pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -> Result<Json<EventsAnswer>, Stopped> {
     let events = api.handle.ask(|to| Query::Events(from.from, to)).await?;
     Ok(Json(EventsAnswer { run: api.run.to_string(), events }))
 }
@@ -97,7 +97,7 @@ pub struct ExportedEntry {
 }
 
 /// The answer holds every store, the first in rank first.
-pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Gone> {
+pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Stopped> {
     let exported = match (at.at, at.held) {
         (None, true) => Ok(api.handle.ask(|to| Query::Export(true, to)).await?),
         (None, false) => api.handle.export().await,

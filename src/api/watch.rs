@@ -20,9 +20,9 @@ use waypost_wire::{Frame, HEARTBEAT_SECONDS, WATCH_PATH, WatchRequest, encode, p
 use super::admit::Caller;
 use super::asked::Asked;
 use super::{Api, lines, refuse};
-use crate::controller::Handle;
-use crate::controller::relay::Fed;
-use crate::controller::step::Input;
+use crate::controller::handle::Handle;
+use crate::controller::message::Fed;
+use crate::controller::message::Input;
 
 /// Pieces of a stream that wait for a slow reader; meanwhile publications are merged.
 const QUEUE: usize = 8;

@@ -21,9 +21,10 @@ use super::client::{CredentialFlags, web_url};
 use super::tls::{ApiTlsFlags, Place, advertised};
 use super::{Failure, Outcome, init_log};
 use crate::api::{Refusals, Secured, serve};
-use crate::controller::secrets::Keeper;
+use crate::controller::peers::keys::Keeper;
 use crate::controller::settings::StatusWrites;
-use crate::controller::{Settings, Store, start};
+use crate::controller::settings::{Settings, Store};
+use crate::controller::start::start;
 use crate::stores::{self, StoreFlags};
 use crate::trust::{TokenRequest, Trust, now};
 

@@ -10,13 +10,17 @@ use waypost_model::lane::{Change, Lane};
 use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::disk::{self, ANNOUNCED, ENTRIES, GUARD, PUBLISHED, REVISIONS, SavedStore};
-use super::guard::{Fate, Gone};
-use super::history::History;
-use super::hold::{Mark, Reason};
-use super::identity::{self, Identity};
-use super::operator::{self, Audit};
-use super::replica::{Document, Replica, ReplicaRequest};
+use crate::controller::disk::files::{
+    ANNOUNCED, ENTRIES, GUARD, IDENTITY, OPERATOR, PUBLISHED, REVISIONS, load_entries, load_guard, load_identity, load_numbers, load_operator, load_published,
+    pack, save_entries, save_guard, save_identity, save_numbers, save_operator, save_published,
+};
+use crate::controller::disk::history::History;
+use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::pins::{Mark, Reason};
+use crate::controller::stored::entries::SavedStore;
+use crate::controller::stored::identity::Identity;
+use crate::controller::stored::operator::{Audit, OperatorState};
+use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
 
 const STORE: &str = "file:///srv/waypost";
 const CONFIG: &str = "history/C0000000001.json.gz";
@@ -60,7 +64,7 @@ fn snapshot() -> Snapshot {
     Snapshot { cluster: "c1".to_owned(), version: Version { epoch: 2, sequence: 7 }, config, membership }
 }
 
-fn operated() -> operator::Saved {
+fn operated() -> OperatorState {
     let mark = Mark {
         reason: Reason::Pinned,
         config: 1,
@@ -73,7 +77,7 @@ fn operated() -> operator::Saved {
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let joined = BTreeSet::from_iter(names(&["proxy edge-1", "controller c1"]));
     let keys = BTreeMap::from([("proxy edge-1".to_owned(), Digest::of(b"key"))]);
-    operator::Saved { mark: Some(mark), audit: vec![audit], adopted: names(&["c0"]), joined, keys, count: 3, epoch: 2 }
+    OperatorState { mark: Some(mark), audit: vec![audit], adopted: names(&["c0"]), joined, keys, count: 3, epoch: 2 }
 }
 
 fn us() -> Identity {
@@ -115,16 +119,16 @@ fn update(file: &Path, now: &str) {
 fn the_files_of_a_controller_have_their_golden_forms() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, stores) = (folder.path(), [STORE.to_owned()]);
-    disk::save_entries(folder, &entries()).unwrap();
-    disk::save_guard(folder, &kept(), &stores).unwrap();
-    disk::save_published(folder, &snapshot()).unwrap();
-    disk::save_numbers(folder, REVISIONS, &numbers(STORE)).unwrap();
-    disk::save_numbers(folder, ANNOUNCED, &numbers("route/a")).unwrap();
-    operated().save(folder).unwrap();
-    us().save(folder).unwrap();
+    save_entries(folder, &entries()).unwrap();
+    save_guard(folder, &kept(), &stores).unwrap();
+    save_published(folder, &snapshot()).unwrap();
+    save_numbers(folder, REVISIONS, &numbers(STORE)).unwrap();
+    save_numbers(folder, ANNOUNCED, &numbers("route/a")).unwrap();
+    save_operator(folder, &operated()).unwrap();
+    save_identity(folder, &us()).unwrap();
     let number = History::open(folder, 3).add(snapshot().version, &snapshot().config, 1_700_000_000_000, &entries()).unwrap();
     assert_eq!(number, 1);
-    let all = [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, operator::FILE, identity::FILE, CONFIG];
+    let all = [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, OPERATOR, IDENTITY, CONFIG];
     for name in all {
         compare(name, &text(&folder.join(name)));
     }
@@ -134,21 +138,21 @@ fn the_files_of_a_controller_have_their_golden_forms() {
 fn golden_files_of_a_controller_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, stores) = (folder.path(), [STORE.to_owned()]);
-    for name in [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, operator::FILE, identity::FILE, CONFIG] {
+    for name in [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, OPERATOR, IDENTITY, CONFIG] {
         let text = std::fs::read_to_string(golden().join(name.trim_end_matches(".gz"))).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let bytes = if name.ends_with(".gz") { disk::pack(&json).unwrap() } else { text.into_bytes() };
+        let bytes = if name.ends_with(".gz") { pack(&json).unwrap() } else { text.into_bytes() };
         waypost_disk::write(&folder.join(name), &bytes).unwrap();
     }
-    assert_eq!(disk::load_entries(folder).unwrap().value, entries());
+    assert_eq!(load_entries(folder).unwrap().value, entries());
     let told = |all: Vec<Gone>| format!("{all:?}");
-    assert_eq!(told(disk::load_guard(folder, &stores).unwrap().value), told(kept()));
-    let published = disk::load_published(folder).unwrap().value.unwrap();
+    assert_eq!(told(load_guard(folder, &stores).unwrap().value), told(kept()));
+    let published = load_published(folder).unwrap().value.unwrap();
     assert!(published.version == snapshot().version && published.same_content(&snapshot()) && published.cluster == "c1");
-    assert_eq!(disk::load_numbers(folder, REVISIONS).unwrap().value, numbers(STORE));
-    assert_eq!(disk::load_numbers(folder, ANNOUNCED).unwrap().value, numbers("route/a"));
-    assert_eq!(operator::Saved::load(folder), (operated(), None));
-    assert_eq!(Identity::load(folder).unwrap().value, us());
+    assert_eq!(load_numbers(folder, REVISIONS).unwrap().value, numbers(STORE));
+    assert_eq!(load_numbers(folder, ANNOUNCED).unwrap().value, numbers("route/a"));
+    assert_eq!(load_operator(folder), (operated(), None));
+    assert_eq!(load_identity(folder).unwrap().value, us());
     let history = History::open(folder, 3);
     assert_eq!((history.lane(1).unwrap(), history.entries(1).unwrap()), (snapshot().config, entries()));
 }

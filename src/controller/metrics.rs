@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::view::StatusInfo;
+use crate::controller::answers::shapes::StatusInfo;
 
 /// A label of one store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,26 +1,23 @@
 //! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
 //! that owns the state, which is told the result.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
-
-use super::disk::{Loaded, SavedStore, load};
-use super::election::Role;
-use super::handle::{Command, Query};
-use super::history::History;
-use super::hold::{Action, Hold, Mark, Reason, check};
-use super::step::Input;
 use waypost_model::lane::Lane;
-use waypost_model::object::Digest;
-use waypost_model::snapshot::Version;
+
+use crate::controller::clock::now_millis;
+use crate::controller::disk::files::save_operator;
+use crate::controller::disk::history::History;
+use crate::controller::message::{Command, Current, Input, Query};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::pins::{Action, Hold, Mark, Reason, check};
+use crate::controller::stored::operator::{AUDITED, Audit, Joining, OperatorState};
 
 /// The published config may change while it is written to the history; so often that is begun anew.
 const TRIES: usize = 10;
@@ -32,102 +29,6 @@ pub(super) const ASKING: &str =
 const STOPPING: &str = "the controller is stopping";
 /// What the disk refused when we began to lead is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
-/// Who did what is kept for so many actions.
-const AUDITED: usize = 500;
-
-/// Who did what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    /// When, in milliseconds since 1970.
-    pub at: u64,
-    /// Who.
-    pub by: String,
-    /// What, in one sentence.
-    pub what: String,
-}
-
-/// The file in the state directory.
-pub(super) const FILE: &str = "operator.json";
-
-/// What is kept over a restart.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
-    /// What is held.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<Mark>,
-    /// Who did what, oldest first.
-    #[serde(default)]
-    pub audit: Vec<Audit>,
-    /// Clusters whose proxies may follow us.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub adopted: Vec<String>,
-    /// Programs that have joined, such as `proxy edge-1`: nobody else joins under their names with a token for any name.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub joined: BTreeSet<String>,
-    /// The digests of the public keys with which they did: asked again with the same one, the answer was lost.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub keys: BTreeMap<String, Digest>,
-    /// Grows with every change: of two controllers' the newer one counts.
-    #[serde(default)]
-    pub count: u64,
-    /// The epoch of the last change; what a later leader kept is newer, whatever it counts.
-    #[serde(default)]
-    pub epoch: u64,
-}
-
-/// A program that joins.
-#[derive(Debug, Clone)]
-pub struct Joining {
-    /// Such as `proxy edge-1`.
-    pub program: String,
-    /// The digest of its public key, if it has one.
-    pub key: Option<Digest>,
-    /// Its token is for this name alone, also if the name is taken.
-    pub bound: bool,
-}
-
-impl Saved {
-    /// Whether nobody joined under that name, or somebody did with the same key.
-    pub fn has_room(&self, program: &str, key: Option<Digest>) -> bool {
-        !self.joined.contains(program) || key.is_some() && self.keys.get(program).copied() == key
-    }
-
-    /// Reads it, or what is usable of it; and why that is not the newest, if so.
-    pub fn load(folder: &Path) -> (Self, Option<String>) {
-        match load(folder, FILE, |bytes| Ok(serde_json::from_slice(bytes)?)) {
-            Ok(Loaded { value, note }) => (value, note),
-            Err(error) => (Self::default(), Some(error)),
-        }
-    }
-
-    /// Of two, the higher one is newer.
-    pub const fn rank(&self) -> (u64, u64) {
-        (self.epoch, self.count)
-    }
-
-    /// What we hold and whoever wrote `next` never knew of, as far as its audit goes back.
-    fn unknown_to(&self, next: &Self) -> Option<&Mark> {
-        let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
-        let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
-        let forgotten = next.audit.len() >= AUDITED && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
-        (!known && !forgotten).then_some(mark)
-    }
-
-    pub(super) fn save(&self, folder: &Path) -> std::io::Result<()> {
-        waypost_disk::write(&folder.join(FILE), &serde_json::to_vec(self)?)
-    }
-}
-
-/// What is published, for the history.
-#[derive(Debug)]
-pub struct Current {
-    /// Its version.
-    pub version: Version,
-    /// The config.
-    pub config: Lane,
-    /// The entries it was compiled from.
-    pub stores: Vec<SavedStore>,
-}
 
 /// What is to be done.
 #[derive(Debug)]
@@ -148,7 +49,7 @@ pub enum Request {
     /// The leader keeps this.
     Adopt {
         /// What it keeps.
-        saved: Saved,
+        saved: OperatorState,
         /// How much time is left of what it holds, if that has one.
         left: Option<Duration>,
         /// Gets why we cannot keep that.
@@ -172,7 +73,7 @@ pub struct Operator {
     /// The task that owns the state.
     pub owner: mpsc::Sender<Command>,
     /// What is kept.
-    pub saved: Arc<Mutex<Saved>>,
+    pub saved: Arc<Mutex<OperatorState>>,
     /// What we are: only who leads does anything.
     pub roles: watch::Receiver<Role>,
     /// When the clock of leading began.
@@ -226,8 +127,8 @@ impl Operator {
         if !bound && !fits {
             return Ok(false);
         }
-        let audit = Audit { at: date(), by: program.clone(), what: "joined".to_owned() };
-        let keep = move |next: &mut Saved| {
+        let audit = Audit { at: now_millis(), by: program.clone(), what: "joined".to_owned() };
+        let keep = move |next: &mut OperatorState| {
             next.keys.extend(key.map(|key| (program.clone(), key)));
             next.joined.insert(program);
         };
@@ -256,7 +157,7 @@ impl Operator {
     /// whatever the clock says by now.
     async fn end_what_is_over(&self) {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
-        let Some(mark) = mark.filter(|mark| mark.is_over(date())) else { return };
+        let Some(mark) = mark.filter(|mark| mark.is_over(now_millis())) else { return };
         let (to, answer) = oneshot::channel();
         if self.owner.send(Command::Ask(Query::Held(to))).await.is_ok() && answer.await == Ok(false) {
             self.over(&mark).await;
@@ -269,7 +170,7 @@ impl Operator {
             return;
         }
         let what = format!("the config goes on from C{}, its time being over", mark.config);
-        let kept = self.keep(None, Audit { at: date(), by: "waypost".to_owned(), what }).await;
+        let kept = self.keep(None, Audit { at: now_millis(), by: "waypost".to_owned(), what }).await;
         if let Err(error) = kept.and(self.touch().await) {
             tracing::debug!("the end of a pin is not kept here: {error}");
         }
@@ -286,7 +187,7 @@ impl Operator {
     }
 
     /// Keeps what the leader keeps.
-    async fn adopt(&self, mut next: Saved, left: Option<Duration>) -> Result<(), String> {
+    async fn adopt(&self, mut next: OperatorState, left: Option<Duration>) -> Result<(), String> {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if own.rank() > next.rank() {
             return Ok(());
@@ -311,7 +212,7 @@ impl Operator {
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
-            next.save(&folder).map_err(|error| unwritten(&error))?;
+            save_operator(&folder, &next).map_err(|error| unwritten(&error))?;
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
             Ok::<_, String>(())
         };
@@ -346,7 +247,7 @@ impl Operator {
 
     async fn carry_out(&self, action: &Action, by: &str) -> Result<String, String> {
         self.epoch()?;
-        let date = date();
+        let date = now_millis();
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         check(action, mark.as_ref())?;
         let hold = match action {
@@ -382,7 +283,7 @@ impl Operator {
         let mark = mark?;
         let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).held(&mark);
         let lane = lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told()));
-        lane.ok().map(|lane| Hold::new(mark, lane, date()))
+        lane.ok().map(|lane| Hold::new(mark, lane, now_millis()))
     }
 
     async fn tell(&self, hold: Option<Hold>, by: &str) -> Result<(), String> {
@@ -445,7 +346,7 @@ impl Operator {
         self.save(move |next| next.mark = mark, Some(audit)).await
     }
 
-    async fn save(&self, change: impl FnOnce(&mut Saved) + Send + 'static, audit: Option<Audit>) -> Result<(), String> {
+    async fn save(&self, change: impl FnOnce(&mut OperatorState) + Send + 'static, audit: Option<Audit>) -> Result<(), String> {
         let epoch = self.epoch()?;
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
@@ -455,7 +356,7 @@ impl Operator {
             next.audit.drain(..surplus);
             (next.epoch, next.count) = (epoch, next.count + 1);
             change(&mut next);
-            next.save(&folder)?;
+            save_operator(&folder, &next)?;
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
             Ok::<_, std::io::Error>(())
@@ -471,28 +372,4 @@ fn unwritten(error: &std::io::Error) -> String {
 
 fn until(date: u64, seconds: Option<u64>) -> Option<u64> {
     seconds.map(|seconds| date.saturating_add(seconds.saturating_mul(1_000)))
-}
-
-/// Milliseconds since 1970.
-pub(super) fn date() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
-        let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
-        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
-        let own = Saved { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..Saved::default() };
-        let leaders = |mark: Option<&Mark>, audit: &[Audit]| Saved { mark: mark.cloned(), audit: audit.to_vec(), ..Saved::default() };
-        assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
-        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
-        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_200, "alice")])), Some(&mark), "alice did something else");
-        assert_eq!(own.unknown_to(&leaders(None, &vec![audit(1_200, "bob"); AUDITED])), None, "nobody remembers");
-        assert_eq!(own.unknown_to(&leaders(Some(&mark), &[])), None);
-        assert_eq!(Saved::default().unknown_to(&own), None);
-    }
 }

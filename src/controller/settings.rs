@@ -7,7 +7,7 @@ use std::time::Duration;
 use waypost_adapter::Adapter;
 use waypost_model::limits::Limits;
 
-use super::guard::Thresholds;
+use crate::controller::rules::guard::Thresholds;
 
 /// One store to watch.
 #[derive(Debug, Clone)]

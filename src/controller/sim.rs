@@ -23,9 +23,9 @@ use waypost_wire::Frame;
 use self::checks::Checks;
 use self::node::{Node, Operated, Proxy};
 use self::store::Store;
-use super::election::{Ask, Heard, Role};
-use super::replica::Replica;
-use super::step::Input;
+use crate::controller::message::Input;
+use crate::controller::rules::election::{Ask, Heard, Role};
+use crate::controller::stored::replica::Replica;
 
 /// Milliseconds of virtual time.
 type Time = u64;

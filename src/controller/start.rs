@@ -11,22 +11,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_model::snapshot::Snapshot;
 
-use super::disk::{PUBLISHED, load_published, usable};
-use super::elect::{Elector, Signal, StoreDown};
-use super::election::{Election, Holder, Me, Role};
-use super::fresh::Fresh;
-use super::handle::{Command, Handle};
-use super::history::History;
-use super::hold::{Hold, Mark, Reason};
-use super::identity::{self, Identity};
-use super::metrics::Metrics;
-use super::operator;
-use super::relay::{Fed, Relay};
-use super::run::{Owner, QUEUE, Restored, Unsaved};
-use super::save::{Files, ToSave};
-use super::settings::{Settings, Store};
-use super::step::{Input, State};
-use super::{feed, verdicts};
+use crate::controller::clock::now_millis;
+use crate::controller::disk::files::{IDENTITY, OPERATOR, PUBLISHED, load_identity, load_operator, load_published, save_identity, usable};
+use crate::controller::disk::history::History;
+use crate::controller::disk::saver::{Files, ToSave};
+use crate::controller::freshness::Fresh;
+use crate::controller::handle::Handle;
+use crate::controller::jitter::jitter;
+use crate::controller::message::{Command, Fed, Input, Signal};
+use crate::controller::metrics::Metrics;
+use crate::controller::operator::{Operator, Request};
+use crate::controller::owner::{Owner, QUEUE, Restored, Unsaved};
+use crate::controller::peers::follow::Relay;
+use crate::controller::rules::election::{Election, Holder, Me, Role};
+use crate::controller::rules::pins::{Hold, Mark, Reason};
+use crate::controller::settings::{Settings, Store};
+use crate::controller::state::State;
+use crate::controller::stored::identity::{Identity, new_id};
+use crate::controller::stored::operator::{Audit, OperatorState};
+use crate::controller::stores::elector::{Elector, StoreDown};
+use crate::controller::stores::verdicts::Outbox;
+use crate::controller::stores::{feed, identity, verdicts};
 
 /// Why a controller could not start.
 #[derive(Debug, Error)]
@@ -60,7 +65,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (generation, generations) = watch::channel(0);
     let (fed_sender, fed) = watch::channel(Fed::ByNobody);
     let (signals, from_outside) = mpsc::channel(QUEUE);
-    let (outbox, metrics, started, fresh) = (Arc::new(verdicts::Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Fresh::default());
+    let (outbox, metrics, started, fresh) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Fresh::default());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
     spawn.stores(&generations, &outbox, &roles);
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
@@ -164,7 +169,7 @@ struct Spawn<'a> {
 
 impl Spawn<'_> {
     /// What reads the stores, and writes below the status root of the first.
-    fn stores(&self, generations: &watch::Receiver<u64>, outbox: &Arc<verdicts::Outbox>, roles: &watch::Receiver<Role>) {
+    fn stores(&self, generations: &watch::Receiver<u64>, outbox: &Arc<Outbox>, roles: &watch::Receiver<Role>) {
         for (number, store) in self.stores.iter().enumerate() {
             self.tasks.spawn(feed::run(number, store.clone(), self.inputs.clone(), generations.clone(), self.stop.clone()));
         }
@@ -215,20 +220,13 @@ impl Spawn<'_> {
         (published, damaged): (Option<&Snapshot>, &mut Vec<Input>),
         owner: mpsc::Sender<Command>,
         (roles, started): (watch::Receiver<Role>, Instant),
-    ) -> (Option<Hold>, mpsc::Sender<operator::Request>, Arc<std::sync::Mutex<operator::Saved>>) {
-        let saved = operator::Saved::load(&self.settings.state);
+    ) -> (Option<Hold>, mpsc::Sender<Request>, Arc<std::sync::Mutex<OperatorState>>) {
+        let saved = load_operator(&self.settings.state);
         let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let saved = Arc::new(std::sync::Mutex::new(saved));
-        let operator = operator::Operator {
-            folder: self.settings.state.clone(),
-            history: history.clone(),
-            owner,
-            saved: saved.clone(),
-            roles,
-            started,
-            begun: AtomicU64::new(0),
-        };
+        let operator =
+            Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone(), roles, started, begun: AtomicU64::new(0) };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
         (hold, requests, saved)
     }
@@ -263,11 +261,11 @@ fn lock(folder: &Path) -> Result<std::fs::File, String> {
 
 /// Who we are, in a run of its own; and which run was before it.
 fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Input>) -> std::io::Result<(Identity, Option<String>)> {
-    let (mut identity, told): (Identity, _) = usable(identity::FILE, Identity::load(folder), "the cluster's id and epoch are found out anew");
+    let (mut identity, told): (Identity, _) = usable(IDENTITY, load_identity(folder), "the cluster's id and epoch are found out anew");
     damaged.extend(told);
-    let previous = Some(std::mem::replace(&mut identity.run, identity::new_id())).filter(|run| !run.is_empty());
+    let previous = Some(std::mem::replace(&mut identity.run, new_id())).filter(|run| !run.is_empty());
     identity.epoch = identity.epoch.max(published.map_or(0, |snapshot| snapshot.version.epoch));
-    match identity.save(folder) {
+    match save_identity(folder, &identity) {
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
             identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
@@ -294,7 +292,7 @@ async fn elect(
             Err(_) => return,
         },
     };
-    let jitter = feed::jitter(elector.ttl / 40);
+    let jitter = jitter(elector.ttl / 40);
     let election = Election::new(Me { cluster, ..me }, elector.ttl, jitter, highest);
     elector.run(election, signals, stop).await;
 }
@@ -302,16 +300,16 @@ async fn elect(
 /// What was held when the controller stopped, with its config. Where a file cannot be used, what was published stays: it is that
 /// config, or nobody knows that it is not.
 fn restore_hold(
-    (mut saved, lost): (operator::Saved, Option<String>),
+    (mut saved, lost): (OperatorState, Option<String>),
     history: &mut History,
     published: Option<&Snapshot>,
     damaged: &mut Vec<Input>,
-) -> (Option<Hold>, operator::Saved) {
-    let date = operator::date();
+) -> (Option<Hold>, OperatorState) {
+    let date = now_millis();
     // It is in the events and the audit.
-    let mut tell = |saved: &mut operator::Saved, what: String| {
-        saved.audit.push(operator::Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
-        damaged.push(Input::damaged(operator::FILE, what));
+    let mut tell = |saved: &mut OperatorState, what: String| {
+        saved.audit.push(Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
+        damaged.push(Input::damaged(OPERATOR, what));
     };
     match (lost, published) {
         (None, _) => {}
@@ -360,7 +358,7 @@ mod tests {
         let (mut history, mut damaged) = (History::open(folder.path(), 3), Vec::new());
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
         let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
-        let saved = operator::Saved { mark: Some(mark.clone()), ..operator::Saved::default() };
+        let saved = OperatorState { mark: Some(mark.clone()), ..OperatorState::default() };
         let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));
         assert!(damaged.is_empty());
@@ -372,7 +370,7 @@ mod tests {
         assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
         assert!(restore_hold((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
         // What operators did.
-        let (hold, kept) = restore_hold((operator::Saved::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
+        let (hold, kept) = restore_hold((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
         let hold = hold.unwrap();
         assert_eq!((hold.mark.reason, hold.mark.config, &hold.lane), (Reason::Frozen, number, &lane));
         assert_eq!(kept.mark, Some(hold.mark));

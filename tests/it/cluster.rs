@@ -391,7 +391,7 @@ fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
     cluster.ok(leader, &["put", "routes/page", &page("bad"), "--wait"]);
     let follower = cluster.others(leader)[0];
     let on_disk = || {
-        waypost::controller::disk::load_published(&cluster.folder.path().join(format!("c{follower}")))
+        waypost::controller::disk::files::load_published(&cluster.folder.path().join(format!("c{follower}")))
             .unwrap()
             .value
             .is_some_and(|found| found.config.get("route/page").is_some_and(|page| page.bytes().contains("bad")))
@@ -495,7 +495,7 @@ fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
     let answer = cluster.ok(first, &["get", "routes/next"]);
     assert!(!held(&cluster, first), "{answer}");
     // The one that had approved and was killed within the second has it on disk.
-    let kept = waypost::controller::disk::load_guard(&cluster.folder.path().join(format!("c{other}")), std::slice::from_ref(&cluster.store)).unwrap();
+    let kept = waypost::controller::disk::files::load_guard(&cluster.folder.path().join(format!("c{other}")), std::slice::from_ref(&cluster.store)).unwrap();
     assert!(kept.value.is_empty(), "{kept:?}");
     assert!(std::fs::read_to_string(cluster.folder.path().join(format!("c{other}/operator.json"))).unwrap().contains("carol"));
 }

@@ -134,7 +134,7 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     // than the rest, the endpoint that took no requests would be held as well.
     let on_disk = || {
         let entries =
-            waypost::controller::disk::load_entries(Path::new(&site.path("c"))).is_ok_and(|all| all.value.iter().all(|(_, entries)| entries.is_empty()));
+            waypost::controller::disk::files::load_entries(Path::new(&site.path("c"))).is_ok_and(|all| all.value.iter().all(|(_, entries)| entries.is_empty()));
         entries && kept_on_disk(&site) == Some(all)
     };
     until("what is held on disk", on_disk);
@@ -225,7 +225,7 @@ const KEY_BY_KEY: Disaster<'static> = Disaster::of(&Site::delete_everything);
 
 /// How many things the controller's file says are kept.
 fn kept_on_disk(site: &Site) -> Option<usize> {
-    let kept = waypost::controller::disk::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store));
+    let kept = waypost::controller::disk::files::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store));
     kept.ok().map(|kept| kept.value.len())
 }
 
@@ -362,7 +362,7 @@ fn restored_etcd(dead: bool) {
     let load = Load::start(on_second, "any", 4);
     if dead {
         let written = site.runtime.block_on(site.adapter.get(&waypost_adapter::Key::from("waypost/backends/shop"))).unwrap().unwrap().revision;
-        let read = || waypost::controller::disk::load_numbers(Path::new(&site.path("c")), "revisions.json").unwrap_or_default();
+        let read = || waypost::controller::disk::files::load_numbers(Path::new(&site.path("c")), "revisions.json").unwrap_or_default();
         until("how far the store was read on disk", || read().value.values().any(|at| *at >= written.0));
         controller.kill();
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use super::super::guard::Gone;
+use crate::controller::rules::guard::Gone;
 
 /// What a proxy serves.
 #[derive(Debug, Default)]

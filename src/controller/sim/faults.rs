@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::step::Input;
 use super::node::Node;
 use super::{CONTROLLERS, Happening, STORE, STORM, World};
+use crate::controller::message::Input;
 
 impl World {
     pub(super) fn write(&mut self) {

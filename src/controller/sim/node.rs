@@ -10,11 +10,12 @@ use waypost_model::limits::Limits;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ApplyError, Frame, Held, Incoming, publication};
 
-use super::super::election::{Ask, Election, Heard, Holder, Me, Role};
-use super::super::guard::{Gone, Thresholds};
-use super::super::hold::{Hold, Mark, Reason};
-use super::super::replica::Replica;
-use super::super::step::{Input, Now, Output, State};
+use crate::controller::message::{Input, Now, Output};
+use crate::controller::rules::election::{Ask, Election, Heard, Holder, Me, Role, Trouble};
+use crate::controller::rules::guard::{Gone, Thresholds};
+use crate::controller::rules::pins::{Hold, Mark, Reason};
+use crate::controller::state::State;
+use crate::controller::stored::replica::Replica;
 
 /// What is published, what the guard keeps and kept before, the entries, and how far the store was read with what the guard
 /// keeps alone.
@@ -225,7 +226,6 @@ fn hold(frozen: Option<&Lane>) -> Input {
 
 /// The answer that an ask gets that nobody answers.
 pub(super) fn unanswered(ask: &Ask) -> Heard {
-    use super::super::election::Trouble;
     match ask {
         Ask::Read => Heard::Read(Err(Trouble::Unreachable)),
         Ask::Write { .. } => Heard::Wrote(Err(Trouble::Unreachable)),

@@ -6,8 +6,8 @@ use waypost_adapter::{Change, Entry, Event, Expected, Key, PutIf, Revision};
 use waypost_model::lane::{Change as LaneChange, Lane};
 use waypost_model::limits::Limits;
 
-use super::super::election::{Ask, Heard, Record, Standing};
-use super::super::guard::Gone;
+use crate::controller::rules::election::{Ask, Heard, Record, Standing};
+use crate::controller::rules::guard::Gone;
 
 /// How many routes there may be.
 const ROUTES: u64 = 12;

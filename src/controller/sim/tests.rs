@@ -12,10 +12,11 @@ use waypost_model::snapshot::Snapshot;
 use waypost_model::verdict::{ConditionType, Status};
 use waypost_proxy::table::{Builder, Request, Table};
 
-use super::super::election::Role;
-use super::super::guard::Thresholds;
-use super::super::replica::Replica;
-use super::super::step::{Input, Now, State};
+use crate::controller::message::{Input, Now};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::guard::Thresholds;
+use crate::controller::state::State;
+use crate::controller::stored::replica::Replica;
 
 const STORES: usize = 2;
 const ROUTES: u64 = 5;
@@ -247,7 +248,7 @@ impl World {
             for (key, value) in store {
                 let id = EntryId { source, key: key.clone() };
                 let Some(view) = self.leader.compiler.view(&id) else { panic!("{key} has no verdict") };
-                let refused = super::super::view::conditions(&self.leader, &view)
+                let refused = crate::controller::answers::entries::conditions(&self.leader, &view)
                     .iter()
                     .any(|condition| condition.status == Status::False && matches!(condition.r#type, ConditionType::Accepted | ConditionType::Programmed));
                 let published = self.leader.tracks.get(&id).is_some_and(|track| track.version.is_some()) && view.in_snapshot;

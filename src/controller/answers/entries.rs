@@ -1,0 +1,154 @@
+//! What the API shows of the state. These shapes are what `-o json` prints.
+
+use waypost_model::compile::{EntryId, EntryView};
+use waypost_model::key::Kind;
+use waypost_model::verdict::{Condition, ConditionType};
+use waypost_wire::ObjectProblem;
+
+use crate::controller::answers::shapes::{EndpointHealth, EntryAnswer, EntryInfo, Live};
+use crate::controller::answers::status::held;
+use crate::controller::message::Now;
+use crate::controller::rules::objects::object_path;
+use crate::controller::settings::Store;
+use crate::controller::state::State;
+
+/// What is to be said of a key below the root.
+pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
+    let found = state.compiler.entry_at(key).and_then(|id| state.compiler.view(&id));
+    let gone = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.gone);
+    let serving = match (&found, (0..stores.len()).find_map(gone)) {
+        (None, Some(track)) => {
+            let proxies = state.proxies.connected(now.since_start);
+            proxies.filter(|(_, proxy)| !track.version.is_some_and(|version| proxy.serves(version))).map(|(name, _)| name.clone()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let kept = state.guard.kept().find(|gone| found.is_none() && gone.origin.id.key == key);
+    let by_guard = kept.and_then(|gone| held(gone, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
+    let resource = match waypost_model::key::place(key, false) {
+        waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
+        _ => None,
+    };
+    let by_hold = state.hold().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
+    let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.told()));
+    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
+}
+
+/// The shape of one entry.
+pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, now: Now) -> EntryInfo {
+    let store = stores.get(view.id.source);
+    let live = live(state, view, now);
+    let mut conditions = conditions(state, view);
+    let open = !conditions.iter().any(|condition| condition.r#type == ConditionType::Programmed);
+    if open && view.verdict.accepted() {
+        conditions.push(programmed(&live, trouble(state, view, now)));
+    }
+    EntryInfo {
+        key: store.map_or_else(|| view.id.key.clone(), |store| store.full_key(&view.id.key)),
+        path: view.id.key.clone(),
+        store: store.map(|store| store.url.clone()).unwrap_or_default(),
+        kind: view.resource.as_ref().map(|resource| resource.kind.singular().to_owned()),
+        name: view.resource.as_ref().map(|resource| resource.name.clone()),
+        revision: view.written.revision,
+        value: String::from_utf8_lossy(&view.written.value).into_owned(),
+        conditions,
+        problem: view.problem.clone(),
+        last_good_revision: view.last_good,
+        live,
+        health: health(state, view),
+    }
+}
+
+/// The verdict of an entry, with what an operator holds.
+pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
+    let mut conditions = view.verdict.conditions.clone();
+    let Some(hold) = state.hold().filter(|_| view.in_snapshot) else { return conditions };
+    // What is no resource is `current`: it chooses all of them.
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
+        conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
+        conditions.push(hold.condition());
+    }
+    conditions
+}
+
+/// What keeps a proxy that follows us from serving an entry, if anything does.
+fn trouble<'a>(state: &'a State, view: &EntryView, now: Now) -> Option<&'a ObjectProblem> {
+    let resource = view.resource.as_ref()?;
+    let problems = state.proxies.connected(now.since_start).flat_map(|(_, proxy)| &proxy.report.problems);
+    problems.into_iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name)
+}
+
+fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
+    let told = format!("live on {}/{} proxies", live.on, live.of);
+    match (&live.version, live.on, live.of) {
+        (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{told} at version {version}")),
+        (_, _, 0) => Condition {
+            r#type: ConditionType::Programmed,
+            status: waypost_model::verdict::Status::Unknown,
+            reason: "NoProxies".to_owned(),
+            message: live.lagging.first().cloned().unwrap_or_else(|| "no proxy is connected".to_owned()),
+        },
+        _ if trouble.is_some() => {
+            let reason = trouble.map_or("Invalid", |problem| problem.reason.as_str());
+            Condition::no(ConditionType::Programmed, reason, format!("{told}; {}", live.lagging.join("; ")))
+        }
+        _ => Condition {
+            r#type: ConditionType::Programmed,
+            status: waypost_model::verdict::Status::Unknown,
+            reason: "Pending".to_owned(),
+            message: format!("{told}; {}", live.lagging.join("; ")),
+        },
+    }
+}
+
+fn live(state: &State, view: &EntryView, now: Now) -> Live {
+    let track = state.tracks.get(&view.id).copied();
+    let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
+        live.version = None;
+    }
+    let (labels, mut others) = (labels_wanted(state, view), 0);
+    for (name, proxy) in state.proxies.connected(now.since_start) {
+        if !labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value)) {
+            others += 1;
+            continue;
+        }
+        live.of += 1;
+        let troubled = view
+            .resource
+            .as_ref()
+            .and_then(|resource| proxy.report.problems.iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name));
+        let serves = live.version.is_some_and(|version| proxy.serves(version));
+        match (serves, troubled) {
+            (true, None) => live.on += 1,
+            (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
+            (false, _) => {
+                let told = proxy.report.refused.as_ref().map(|refused| format!("{name}: {refused}"));
+                let applied = || format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}")));
+                live.lagging.push(told.unwrap_or_else(applied));
+            }
+        }
+    }
+    if live.of == 0 && others > 0 {
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        live.lagging.push(format!("none of {others} connected proxies has the labels {}", labels.join(", ")));
+    }
+    live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));
+    live
+}
+
+/// The labels that a proxy must have to serve this: those of a listener.
+fn labels_wanted(state: &State, view: &EntryView) -> std::collections::BTreeMap<String, String> {
+    let listener = view.resource.as_ref().filter(|resource| resource.kind == waypost_model::key::Kind::Listener);
+    let object = listener.and_then(|resource| state.snapshot.config.get(&object_path(resource)));
+    let parsed = object.and_then(|object| object.decode::<waypost_model::resource::Listener>().ok());
+    parsed.map(|listener| listener.spec.proxies).unwrap_or_default()
+}
+
+fn health(state: &State, view: &EntryView) -> Option<EndpointHealth> {
+    let resource = view.resource.as_ref().filter(|resource| resource.kind == Kind::Endpoint)?;
+    let probers: Vec<String> = state.health.probers(&resource.name)?.map(str::to_owned).collect();
+    let out = state.health.out(&resource.name);
+    let since = out.map(|out| out.since).filter(|since| *since > 0);
+    Some(EndpointHealth { healthy: out.is_none(), why: out.map(|out| out.why.clone()), since, probers })
+}

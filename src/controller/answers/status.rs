@@ -1,0 +1,120 @@
+//! The status: what is published, how the stores, the controllers and the proxies fare, and what is held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_model::compile::EntryId;
+
+use crate::controller::answers::proxies;
+use crate::controller::answers::shapes::{HeldInfo, LeaderInfo, LimitInfo, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
+use crate::controller::message::Now;
+use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::health::BackendHealth;
+use crate::controller::settings::Store;
+use crate::controller::state::State;
+use crate::controller::state::source::SourceState;
+
+/// A store is current if it was confirmed within this time.
+const CURRENT: Duration = Duration::from_secs(15);
+
+/// Whether there is something to follow, and how fresh it is.
+pub fn ready(state: &State, stores: &[Arc<Store>], now: Now) -> ReadyInfo {
+    ReadyInfo { version: Some(state.snapshot.version).filter(|_| state.is_ready()), sources: sources(state, stores, now) }
+}
+
+/// All stores.
+pub fn sources(state: &State, stores: &[Arc<Store>], now: Now) -> Vec<SourceInfo> {
+    let one = |(number, (store, source)): (usize, (&Arc<Store>, &SourceState))| {
+        let age = source.confirmed.map(|at| now.since_start.saturating_sub(at));
+        SourceInfo {
+            url: store.url.clone(),
+            root: store.root.clone(),
+            current: source.error.is_none() && age.is_some_and(|age| age < CURRENT),
+            age_seconds: age.map(|age| age.as_secs_f64()),
+            at: source.at.0,
+            entries: state.compiler.entries_of(number),
+            drift: source.drift,
+            error: source.error.as_ref().map(ToString::to_string),
+            other_spelling: source.other_spelling.as_ref().map(|(count, key)| {
+                let other = store.other_spelling.clone().unwrap_or_default();
+                format!("{count} keys such as {key:?} are written under {other:?}, which nobody reads; write them under {:?}", store.root)
+            }),
+        }
+    };
+    stores.iter().zip(&state.sources).enumerate().map(one).collect()
+}
+
+fn controllers(state: &State, now: Now) -> Vec<OtherController> {
+    let one = |(name, url): (&String, &String)| OtherController {
+        name: name.clone(),
+        url: url.clone(),
+        follows: state.follows(name, now),
+        version: state.followers.get(name).and_then(|follower| follower.version),
+        behind: state.is_behind(name, now),
+        drifted: state.follows(name, now) && state.followers.get(name).is_some_and(|follower| follower.drifted),
+    };
+    state.peers.iter().map(one).collect()
+}
+
+/// The status, but for who leads.
+pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
+    let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
+    let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
+    StatusInfo {
+        leader,
+        unheard: None,
+        controllers: controllers(state, now),
+        cluster: state.snapshot.cluster.clone(),
+        version: Some(state.snapshot.version).filter(|_| state.is_ready()),
+        config: state.snapshot.config.digest().short(),
+        membership: state.snapshot.membership.digest().short(),
+        sources: sources(state, stores, now),
+        held: state.guard.kept().map(|gone| held(gone, stores)).collect(),
+        hold: state.hold().map(|hold| hold.mark.clone()),
+        waiting: state.waits(),
+        proxies: proxies::proxies(state, now),
+        unhealthy: unhealthy(state),
+        rejected: rejected.map(|view| full(&view.id)).collect(),
+        active_tree: state.compiler.active_tree().map(str::to_owned),
+        limits: used(state, stores.len()),
+    }
+}
+
+/// How far every limit that counts something across entries is used.
+fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
+    let limits = state.compiler.limits();
+    let most = state.compiler.most_used();
+    let entries = (0..stores).map(|number| state.compiler.entries_of(number)).max().unwrap_or_default();
+    let info = |name: &str, used, limit| LimitInfo { name: name.to_owned(), used, limit };
+    vec![
+        info("entries", entries, limits.entries),
+        info("routesPerHost", most.routes_per_host, limits.routes_per_host),
+        info("endpointsPerBackend", most.endpoints_per_backend, limits.endpoints_per_backend),
+        info("valueBytes", most.value_bytes, limits.value_bytes),
+        info("objectBytes", most.object_bytes, limits.object_bytes),
+        info("rulesPerRoute", most.rules_per_route, limits.rules_per_route),
+        info("matchesPerRule", most.matches_per_rule, limits.matches_per_rule),
+        info("hostnamesPerRoute", most.hostnames_per_route, limits.hostnames_per_route),
+    ]
+}
+
+/// A removal that serves on.
+pub fn held(gone: &Gone, stores: &[Arc<Store>]) -> HeldInfo {
+    let why = match &gone.fate {
+        Fate::Held { why } => Some(why.clone()),
+        Fate::Waiting | Fate::Confirming | Fate::Released => None,
+    };
+    let store = stores.get(gone.origin.id.source).map(|store| store.url.clone()).unwrap_or_default();
+    HeldInfo { key: gone.origin.id.key.clone(), store, since: gone.date, why }
+}
+
+fn unhealthy(state: &State) -> Vec<UnhealthyBackend> {
+    let id = |path: &String| path.split_once('/').map_or_else(|| path.clone(), |(_, id)| id.to_owned());
+    let one = |(backend, health): (String, BackendHealth)| UnhealthyBackend {
+        backend,
+        endpoints: health.endpoints,
+        unhealthy: health.out.iter().map(|(path, out)| (id(path), out.why.clone())).collect(),
+        panics: health.panics,
+    };
+    state.health.troubled().into_iter().map(one).collect()
+}

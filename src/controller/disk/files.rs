@@ -1,0 +1,299 @@
+//! What a controller keeps on disk: every entry with its last good value, what the guard keeps, and what is published.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+use waypost_model::snapshot::Snapshot;
+
+use crate::controller::message::Input;
+use crate::controller::rules::guard::Gone;
+use crate::controller::stored::entries::{SavedStore, StoredEntries};
+use crate::controller::stored::identity::Identity;
+use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::published::{Published, lane_of, objects_of};
+use crate::controller::stored::removals::KeptLine;
+
+/// The entries of all stores.
+pub const ENTRIES: &str = "entries.json.gz";
+/// What the guard keeps.
+pub const GUARD: &str = "guard.json.gz";
+/// What is published.
+pub const PUBLISHED: &str = "published.json.gz";
+/// How far stores have been read, by their URLs.
+pub const REVISIONS: &str = "revisions.json";
+/// Until which dates what operators announced may go, by path.
+pub const ANNOUNCED: &str = "announced.json";
+
+/// What was read of a file of the state directory.
+#[derive(Debug, Default)]
+pub struct Loaded<T> {
+    /// What it says.
+    pub value: T,
+    /// What is not used of it, and why: people should know.
+    pub note: Option<String>,
+}
+
+impl<T> Loaded<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> Result<U, String>) -> Result<Loaded<U>, String> {
+        Ok(Loaded { value: change(self.value)?, note: self.note })
+    }
+}
+
+/// What a file has, nothing if it cannot be used; and what is told if it is not all there, with what that costs.
+pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &str) -> (T, Option<Input>) {
+    match read {
+        Ok(Loaded { value, note }) => (value, note.map(|note| Input::damaged(file, note))),
+        Err(error) => (T::default(), Some(Input::damaged(file, format!("{error}; {cost}")))),
+    }
+}
+
+/// Reads a file of the state directory, or its generation before; the default if there is none. A file that was being replaced when
+/// the process was killed is no loss: nobody was told that it is done.
+pub(crate) fn load<T: Default>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Loaded<T>, String> {
+    let file = folder.join(name);
+    let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(Loaded::default()) };
+    let value = parse(&content.bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(Loaded { value, note: content.fallback.filter(|_| file.exists()) })
+}
+
+/// Writes the entries of all stores, named by their URLs.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
+    let saved: Vec<StoredEntries> = stores.iter().map(StoredEntries::of).collect();
+    waypost_disk::write(&folder.join(ENTRIES), &pack(&saved)?)
+}
+
+/// Reads the entries of all stores.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_entries(folder: &Path) -> Result<Loaded<Vec<SavedStore>>, String> {
+    load(folder, ENTRIES, unpack)?.map(|saved: Vec<StoredEntries>| Ok(saved.into_iter().map(StoredEntries::into_store).collect()))
+}
+
+/// Writes numbers by name to a file of that name.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_numbers(folder: &Path, name: &str, numbers: &BTreeMap<String, u64>) -> io::Result<()> {
+    let file = folder.join(name);
+    if numbers.is_empty() && !file.exists() {
+        return Ok(());
+    }
+    waypost_disk::write(&file, &serde_json::to_vec(numbers)?)
+}
+
+/// Reads them; none if there is no such file.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_numbers(folder: &Path, name: &str) -> Result<Loaded<BTreeMap<String, u64>>, String> {
+    load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?))
+}
+
+/// Writes what the guard keeps of stores with these URLs.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_guard(folder: &Path, kept: &[Gone], stores: &[String]) -> io::Result<()> {
+    let file = folder.join(GUARD);
+    if kept.is_empty() && !file.exists() {
+        return Ok(());
+    }
+    waypost_disk::write(&file, &pack(&kept.iter().map(|gone| KeptLine::of(gone, stores)).collect::<Vec<_>>())?)
+}
+
+/// Reads what the guard kept of these stores.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Gone>>, String> {
+    let loaded: Loaded<Vec<KeptLine>> = load(folder, GUARD, unpack)?;
+    let count = loaded.value.len();
+    let mut kept = loaded.map(|lines| lines.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
+    let lost = count - kept.value.len();
+    if lost > 0 && kept.note.is_none() {
+        kept.note = Some(format!("{lost} of {count} things that were held are of a store that is not given any more, and are judged anew"));
+    }
+    Ok(kept)
+}
+
+/// Writes what is published.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let (config, membership) = (objects_of(&snapshot.config), objects_of(&snapshot.membership));
+    waypost_disk::write(&folder.join(PUBLISHED), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
+}
+
+/// Reads what was published last; nothing if there is none.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_published(folder: &Path) -> Result<Loaded<Option<Snapshot>>, String> {
+    load(folder, PUBLISHED, |bytes| unpack(bytes).map(Some))?.map(|published: Option<Published>| {
+        let Some(published) = published else { return Ok(None) };
+        let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
+        Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
+    })
+}
+
+/// Who we are.
+pub const IDENTITY: &str = "identity.json";
+/// What operators did and pinned.
+pub const OPERATOR: &str = "operator.json";
+
+/// Reads who we are; nobody if there is no such file.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_identity(folder: &Path) -> Result<Loaded<Identity>, String> {
+    load(folder, IDENTITY, |bytes| Ok(serde_json::from_slice(bytes)?))
+}
+
+/// Writes who we are.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
+    waypost_disk::write(&folder.join(IDENTITY), &serde_json::to_vec(identity)?)
+}
+
+/// Reads what operators did, or what is usable of it; and why that is not the newest, if so.
+pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
+    match load(folder, OPERATOR, |bytes| Ok(serde_json::from_slice(bytes)?)) {
+        Ok(Loaded { value, note }) => (value, note),
+        Err(error) => (OperatorState::default(), Some(error)),
+    }
+}
+
+/// Writes what operators did.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_operator(folder: &Path, state: &OperatorState) -> io::Result<()> {
+    waypost_disk::write(&folder.join(OPERATOR), &serde_json::to_vec(state)?)
+}
+
+pub(crate) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&serde_json::to_vec(value)?)?;
+    encoder.finish()
+}
+
+pub(crate) fn unpack<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> io::Result<T> {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use waypost_model::compile::{EntryId, EntryInput, Origin, SavedEntry, Written};
+    use waypost_model::object::{Digest, Object};
+
+    use super::*;
+    use crate::controller::rules::guard::{Fate, Guard, Thresholds};
+    use crate::controller::stored::entries::{Exported, same_store};
+
+    #[test]
+    fn what_the_guard_keeps_comes_back_with_its_authors_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stores, swapped) = (["file:///a", "file:///b"].map(str::to_owned), ["file:///b", "file:///a"].map(str::to_owned));
+        assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
+        let gone = Gone {
+            object: Object::read(r#"{"kind":"route","name":"r"}"#).unwrap(),
+            origin: Origin { id: EntryId { source: 1, key: "routes/r".to_owned() }, written: Written { value: b"\xff".as_slice().into(), revision: 7 } },
+            at: Duration::from_secs(5),
+            date: 9,
+            fate: Fate::Held { why: "a listener went".to_owned() },
+            seen: 0,
+            instead: Some(Digest::of(b"what is written now")),
+        };
+        save_guard(folder.path(), std::slice::from_ref(&gone), &stores).unwrap();
+        assert_eq!(load_guard(folder.path(), &swapped).unwrap().value[0].origin.id.source, 0, "stores are given in another order");
+        let one = load_guard(folder.path(), &stores[..1]).unwrap();
+        assert!(one.value.is_empty() && one.note.unwrap().contains("1 of 1 things that were held"), "its store is not given any more");
+        let found = load_guard(folder.path(), &stores).unwrap().value.remove(0);
+        assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
+        save_guard(folder.path(), &[], &stores).unwrap();
+        assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
+        std::fs::write(folder.path().join(GUARD), b"torn").unwrap();
+        let (before, told) = usable(GUARD, load_guard(folder.path(), &stores), "lost");
+        let Some(Input::Event { reason: "StateDamaged", message, .. }) = told else { panic!("{told:?}") };
+        assert!(before.len() == 1 && message.ends_with("the generation before it is used"), "{message}");
+    }
+
+    #[test]
+    fn what_is_announced_is_known_after_a_restart_until_its_date() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
+        let guard = |announced, now| {
+            let mut guard = Guard::new(Thresholds::default());
+            guard.restore_expected(announced, now);
+            guard
+        };
+        let mut before = guard(BTreeMap::new(), (Duration::ZERO, 0));
+        before.expect(vec!["route/r".to_owned()], Duration::from_secs(10));
+        save_numbers(folder.path(), ANNOUNCED, &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
+        let known =
+            |date| guard(load_numbers(folder.path(), ANNOUNCED).unwrap().value, (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
+        assert_eq!(known(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
+        assert!(known(1_290_000).is_empty(), "that was too late");
+        assert_eq!(known(0)["route/r"], 300_000, "a clock that went back makes it no longer");
+        save_numbers(folder.path(), ANNOUNCED, &BTreeMap::new()).unwrap();
+        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
+    }
+
+    fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
+        let written = |value: &[u8], revision| Written { value: value.into(), revision };
+        SavedEntry { input: EntryInput { key: key.to_owned(), written: written(value, 2), unreadable: None }, last_good: good.map(|value| written(value, 1)) }
+    }
+
+    #[test]
+    fn entries_come_back_byte_by_byte_with_their_last_good_values() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_entries(folder.path()).unwrap().value.is_empty());
+        let all = vec![("file:///a".to_owned(), vec![saved("routes/a", b"{\"x\":\xff}", Some(b"{}")), saved("endpoints/a/b", b"", None)])];
+        save_entries(folder.path(), &all).unwrap();
+        assert_eq!(load_entries(folder.path()).unwrap().value, all);
+    }
+
+    #[test]
+    fn a_store_is_known_again_by_any_of_its_endpoints() {
+        assert!(same_store("etcd://h1:1,h2:1/waypost", "etcd://h2:1,h3:1/waypost"));
+        assert!(same_store("etcd://h1:1/waypost", "etcds://h1:1/waypost"));
+        for other in ["etcd://h3:1/waypost", "etcd://h1:1/other", "consul://h1:1/waypost"] {
+            assert!(!same_store("etcd://h1:1/waypost", other), "{other}");
+        }
+        assert!(same_store("file:///a/b", "file:///a/b") && !same_store("file:///a/b", "file:///a/c"));
+    }
+
+    #[test]
+    fn what_is_exported_is_what_serves() {
+        let unreadable = SavedEntry { input: EntryInput { unreadable: Some("no right".to_owned()), ..saved("routes/c", b"", None).input }, last_good: None };
+        let route = br#"{"rules":[]}"#;
+        let entries = vec![
+            saved("routes/a", route, None),
+            saved("routes/b", b"bad", Some(b"good")),
+            unreadable,
+            saved("routes/never", b"bad", None),
+            saved("routes/a/b", route, None),
+            saved("current", b"v2", None),
+        ];
+        let exported = Exported::of(("s".to_owned(), entries));
+        let told: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
+        assert_eq!(told, [("routes/a", route.as_slice()), ("routes/b", b"good"), ("current", b"v2")]);
+    }
+}

@@ -1,0 +1,176 @@
+//! Writing what is known to the state directory, off the task that owns it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use waypost_model::lane::Lane;
+use waypost_model::snapshot::{Snapshot, Version};
+
+use crate::controller::disk::files::{ANNOUNCED, REVISIONS, load_guard, save_entries, save_guard, save_numbers, save_published};
+use crate::controller::disk::history::History;
+use crate::controller::metrics::Metrics;
+use crate::controller::rules::guard::Gone;
+use crate::controller::stored::entries::{Exported, SavedStore, with_held};
+
+/// What could not be written is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What goes to disk.
+#[derive(Debug, Clone)]
+pub struct ToSave {
+    /// Counts what is handed over.
+    pub number: u64,
+    /// The entries of the stores.
+    pub stores: Vec<SavedStore>,
+    /// How far stores have been read whose revisions never go back, by their URLs.
+    pub revisions: BTreeMap<String, u64>,
+    /// The config that was published last, and when.
+    pub config: Option<(Version, Lane, u64)>,
+    /// What the guard keeps.
+    pub kept: Vec<Gone>,
+    /// The authors' bytes of that, by store.
+    pub held: Vec<Exported>,
+    /// What operators announced to let go, and until which date, in milliseconds since 1970.
+    pub announced: BTreeMap<String, u64>,
+    /// What is published; nothing before the first publication.
+    pub published: Option<Arc<Snapshot>>,
+}
+
+/// Where it goes.
+#[derive(Debug)]
+pub struct Files {
+    /// The state directory.
+    pub folder: PathBuf,
+    /// The stores' URLs.
+    pub stores: Vec<String>,
+    /// The configs there were.
+    pub history: Arc<Mutex<History>>,
+    /// Counts what could not be written.
+    pub metrics: Arc<Metrics>,
+    /// Gets the number of what was written last.
+    pub written: watch::Sender<u64>,
+}
+
+impl Files {
+    /// Writes what the owner hands over. Always ends with the last.
+    pub async fn save(self, mut to_save: watch::Receiver<Option<ToSave>>, stop: CancellationToken) {
+        let mut failed = false;
+        // What cannot be read was told of at the start.
+        let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
+        loop {
+            // The owner drops its sender after it handed over the last.
+            let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
+                Ok(changed) => changed.is_ok(),
+                Err(_) => true,
+            };
+            let work = to_save.borrow_and_update().clone();
+            if let Some(work) = work {
+                let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), kept.clone(), self.stores.clone());
+                let (number, now) = (work.number, work.kept.clone());
+                let written = tokio::task::spawn_blocking(move || write(&target, &history, work, (before, &stores))).await;
+                let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+                failed = result.is_err();
+                match result {
+                    Ok(()) => {
+                        kept = now;
+                        self.written.send_replace(number);
+                    }
+                    Err(error) => self.tell(&error),
+                }
+            }
+            if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, error: &io::Error) {
+        self.metrics.disk_errors.inc();
+        let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "let this user write it" } else { "free some space" };
+        tracing::error!(%error, "the state directory {} could not be written; {remedy}: last good values would be lost in a restart", self.folder.display());
+    }
+}
+
+/// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
+/// published counts as let go; what the guard keeps and kept `before`; the entries; and what the guard keeps alone. What is
+/// in both came back.
+fn write(folder: &Path, history: &Mutex<History>, work: ToSave, (before, stores): (Vec<Gone>, &[String])) -> io::Result<()> {
+    if let Some(snapshot) = &work.published {
+        save_published(folder, snapshot)?;
+    }
+    let kept: HashSet<&str> = work.kept.iter().map(|gone| gone.object.path()).collect();
+    let mut both: Vec<Gone> = before.into_iter().filter(|gone| !kept.contains(gone.object.path())).collect();
+    let more = !both.is_empty();
+    both.extend(work.kept.iter().cloned());
+    save_guard(folder, &both, stores)?;
+    save_numbers(folder, ANNOUNCED, &work.announced)?;
+    save_entries(folder, &work.stores)?;
+    save_numbers(folder, REVISIONS, &work.revisions)?;
+    if more {
+        save_guard(folder, &work.kept, stores)?;
+    }
+    if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
+        history.add(*version, config, *at, &with_held(work.stores, &work.held)).map(drop)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::compile::{EntryId, Origin, Written};
+    use waypost_model::object::Object;
+
+    use super::*;
+    use crate::controller::disk::files::load_published;
+    use crate::controller::rules::guard::Fate;
+
+    fn gone(path: &str) -> Gone {
+        let name = path.split('/').nth(1).unwrap();
+        let object = Object::suspect(name);
+        let written = Written { value: b"x".to_vec().into(), revision: 1 };
+        Gone {
+            object,
+            origin: Origin { id: EntryId { source: 0, key: path.to_owned() }, written },
+            at: Duration::ZERO,
+            date: 0,
+            fate: Fate::Waiting,
+            seen: 0,
+            instead: None,
+        }
+    }
+
+    #[test]
+    fn what_serves_is_on_disk_wherever_writing_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = Mutex::new(History::open(folder.path(), 1));
+        let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
+        let work = ToSave {
+            number: 1,
+            stores: Vec::new(),
+            revisions: BTreeMap::new(),
+            config: None,
+            kept: vec![gone("endpoints/b")],
+            held: Vec::new(),
+            announced: BTreeMap::new(),
+            published: Some(Arc::new(published.clone())),
+        };
+        // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
+        std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
+        std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
+        std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
+        assert!(write(folder.path(), &history, work.clone(), (vec![gone("endpoints/a")], &[])).is_err());
+        let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/a", "endpoints/b"]);
+        // What is kept is published as well: else it would count as let go by whoever led.
+        assert_eq!(load_published(folder.path()).unwrap().value.unwrap().version, published.version);
+        std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
+        write(folder.path(), &history, work, (vec![gone("endpoints/a")], &[])).unwrap();
+        assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/b"]);
+    }
+}

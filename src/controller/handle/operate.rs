@@ -1,0 +1,134 @@
+//! What operators ask for, and what is kept of it.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use waypost_model::object::Digest;
+
+use crate::controller::clock::now_millis;
+use crate::controller::handle::Handle;
+use crate::controller::message::{Command, Input, Query, Signal, Stopped};
+use crate::controller::operator::{ASKING, DEPOSED, Request};
+use crate::controller::rules::pins::Action;
+use crate::controller::stored::operator::{Audit, Joining, OperatorState};
+
+/// What an operator did is on disk within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// And at another controller.
+const CONFIRMED: Duration = Duration::from_secs(1);
+
+/// A controller that was elected has asked the others within this time.
+const ELECTED: Duration = Duration::from_secs(3);
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Handle {
+    /// Lets go of leading; returns whether we led.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn step_down(&self) -> Result<bool, Stopped> {
+        let (to, answer) = oneshot::channel();
+        self.signals.send(Signal::StepDown(to)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Clusters whose proxies may follow us.
+    pub fn adopted(&self) -> Vec<String> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone()
+    }
+
+    /// Does what an operator asks for; returns one sentence about it.
+    ///
+    /// # Errors
+    /// Why nothing was done.
+    pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
+        self.patiently(|to| Request::Do { action: action.clone(), by: by.clone(), to }).await
+    }
+
+    /// Keeps that somebody did something.
+    ///
+    /// # Errors
+    /// The disk refused, or the controller has stopped.
+    pub async fn record(&self, by: String, what: String) -> Result<(), String> {
+        let audit = Audit { at: now_millis(), by, what };
+        self.patiently(|to| Request::Record(audit.clone(), to)).await
+    }
+
+    /// Whether a program, such as `proxy edge-1`, has joined; and if so, whether that was with this key.
+    pub fn has_joined(&self, program: &str, key: Option<Digest>) -> Option<bool> {
+        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.joined.contains(program).then(|| saved.has_room(program, key))
+    }
+
+    /// Keeps that a program joins; returns whether it may: its name is new, or its token is bound to that, or it asked before with
+    /// the same key.
+    ///
+    /// # Errors
+    /// The disk refused, or the controller has stopped.
+    pub async fn joined(&self, joining: Joining) -> Result<bool, String> {
+        self.request(|to| Request::Joined(joining, to)).await.map_err(|gone| gone.to_string())?
+    }
+
+    /// What needs the disk, in its turn.
+    pub(super) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {
+        let (to, answer) = oneshot::channel();
+        self.operator.send(request(to)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// The same of what waits for a moment if we were elected just now and ask the others first.
+    async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.request(&request).await.map_err(|gone| gone.to_string())?;
+            if begun.elapsed() >= ELECTED || !answer.as_ref().is_err_and(|why| why == ASKING) {
+                return answer;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
+    /// That is in the audit before it is done. Returns the paths of what went now, and what whoever asked should know if it is not on disk.
+    ///
+    /// # Errors
+    /// Why nothing was done; or the controller has stopped.
+    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<(Vec<String>, Option<&'static str>), String> {
+        let would = self.ask(|to| Query::Approvable(keys.clone(), later, to)).await.map_err(|gone| gone.to_string())?;
+        let (would, exactly): (Vec<String>, Vec<String>) = would.into_iter().unzip();
+        if would.is_empty() && !later {
+            return Ok((would, None));
+        }
+        let what = if later { format!("let go now or later: {}", keys.join(", ")) } else { format!("let go: {}", would.join(", ")) };
+        self.record(by.clone(), what).await?;
+        // What went meanwhile is in no audit.
+        let keys = if later { keys } else { exactly };
+        let (to, answer) = oneshot::channel();
+        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Stopped.to_string())?;
+        let (went, number) = answer.await.map_err(|_| Stopped.to_string())?.ok_or_else(|| DEPOSED.to_owned())?;
+        let mut written = self.written.clone();
+        match timeout(PATIENCE, written.wait_for(|written| *written >= number)).await {
+            Ok(Ok(_)) => Ok((went, None)),
+            Ok(Err(_)) => Err(Stopped.to_string()),
+            Err(_) => Ok((went, Some("that could not be written to the state directory: free some space, or it may come back with a restart"))),
+        }
+    }
+
+    /// Waits until another controller has what operators did here, if one follows; returns whether it has.
+    pub async fn is_confirmed(&self) -> bool {
+        if !self.ask(Query::Followed).await.unwrap_or_default() {
+            return true;
+        }
+        let (wanted, mut confirmed) = (self.operated().rank(), self.confirmed.subscribe());
+        timeout(CONFIRMED, confirmed.wait_for(|rank| *rank >= wanted)).await.is_ok_and(|waited| waited.is_ok())
+    }
+
+    /// What operators did, and hold.
+    pub fn operated(&self) -> OperatorState {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

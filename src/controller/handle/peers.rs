@@ -1,0 +1,140 @@
+//! What other controllers and their streams need.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use base64::Engine as _;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use waypost_model::snapshot::Version;
+use waypost_wire::ControllerInfo;
+
+use crate::controller::handle::Handle;
+use crate::controller::message::{Fed, Query, Stopped};
+use crate::controller::operator::Request;
+use crate::controller::peers::offers::Recall;
+use crate::controller::rules::election::Role;
+use crate::controller::stored::config::ConfigRecord;
+use crate::controller::stored::operator::OperatorState;
+
+impl Handle {
+    /// What we are in the election, and every change of it.
+    pub fn roles(&self) -> watch::Receiver<Role> {
+        self.roles.clone()
+    }
+
+    /// What proxies hold, while that is asked for.
+    pub fn recall(&self) -> &Recall {
+        &self.recall
+    }
+
+    /// Proxies that have seen more than this are asked for what they hold, by us or whoever leads; nothing while nobody is.
+    pub fn recalls_above(&self) -> Option<Version> {
+        match *self.roles.borrow() {
+            Role::Leading { .. } => self.recall.above(true),
+            Role::Following { .. } => self.recall.above(false),
+            Role::Caretaking { .. } => None,
+        }
+    }
+
+    /// Whom we follow, and every change of it.
+    pub fn fed(&self) -> watch::Receiver<Fed> {
+        self.fed.clone()
+    }
+
+    /// Our name, and where our API is.
+    pub const fn me(&self) -> &(String, String) {
+        &self.me
+    }
+
+    /// What we are, for other controllers.
+    pub fn info(&self) -> ControllerInfo {
+        let snapshot = self.snapshots.borrow().clone();
+        let upstream = match &*self.fed.borrow() {
+            Fed::By(chain) => chain.clone(),
+            Fed::ByNobody | Fed::CutOff => Vec::new(),
+        };
+        let role = self.roles.borrow().clone();
+        ControllerInfo {
+            name: self.me.0.clone(),
+            url: self.me.1.clone(),
+            cluster: snapshot.cluster.clone(),
+            epoch: role.epoch(),
+            leads: matches!(role, Role::Leading { until, .. } if until < Duration::MAX),
+            version: Some(snapshot.version).filter(|version| version.sequence > 0),
+            upstream,
+        }
+    }
+
+    /// We lead, and know what could be known of what operators did: that counts from now on.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn begin_operated(&self, epoch: u64) -> Result<(), Stopped> {
+        self.operator.send(Request::Begin(epoch)).await.map_err(|_| Stopped)
+    }
+
+    /// We lead and wait for what was published before: operators are heard meanwhile. What others know of what operators did still counts.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn open_operated(&self, epoch: u64) -> Result<(), Stopped> {
+        self.operator.send(Request::Open(epoch)).await.map_err(|_| Stopped)
+    }
+
+    /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn adopt_operated(&self, saved: OperatorState, left: Option<Duration>) -> Result<Result<(), String>, Stopped> {
+        self.request(|to| Request::Adopt { saved, left, to }).await
+    }
+
+    /// Keeps a config of another controller's history, whose file is in base64: whatever we have if it is the `leader`'s.
+    ///
+    /// # Errors
+    /// It is not what it says it is, or the disk refused.
+    pub async fn adopt_config(&self, number: u64, digest: String, file: &str, leader: bool) -> Result<(), String> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(file).map_err(|error| error.to_string())?;
+        let history = self.history.clone();
+        let write = move || {
+            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            if leader { history.adopt(number, &digest, &bytes) } else { history.learn(number, &digest, &bytes) }
+        };
+        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?
+    }
+
+    /// Waits, not too long, until the store has said which other controllers there are; returns whether it has.
+    pub async fn met(&self, patience: Duration) -> bool {
+        let mut changes = self.changes();
+        let met = async {
+            while !self.ask(Query::Met).await.unwrap_or(true) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout(patience, met).await.is_ok()
+    }
+
+    /// The configs that `known` has not, with their files; oldest first. Forgets in `known` what we have no more.
+    pub async fn missing_configs(&self, known: &mut BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
+        let (history, mut has) = (self.history.clone(), std::mem::take(known));
+        let read = move || {
+            let history = history.lock().unwrap_or_else(PoisonError::into_inner);
+            has.retain(|number, _| history.records().iter().any(|record| record.number == *number));
+            let missing = history.missing(&has).into_iter();
+            let files = missing.filter_map(|record| Some((record.clone(), history.content(record.number).ok()?))).collect();
+            (has, files)
+        };
+        let (has, files) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        *known = has;
+        files
+    }
+
+    /// Another controller has what operators did up to here.
+    pub fn confirm(&self, rank: (u64, u64)) {
+        self.confirmed.send_if_modified(|known| rank > std::mem::replace(known, rank.max(*known)));
+    }
+}

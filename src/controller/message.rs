@@ -1,0 +1,279 @@
+//! What the parts of the controller say to each other: inputs of the state, what is to be done, questions and commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use waypost_adapter::{AdapterError, Event as StoreEvent};
+use waypost_model::compile::EntryId;
+use waypost_model::lane::Lane;
+use waypost_model::object::Digest;
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::{Content, Downstream, Report, Told};
+
+use crate::controller::answers::shapes::{EntryAnswer, EntryInfo, Event, ProxyInfo, ReadyInfo, StatusInfo};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::pins::{Hold, Mark};
+use crate::controller::rules::recovery::Seen;
+use crate::controller::stored::entries::{Exported, SavedStore};
+use crate::controller::stored::replica::Replica;
+
+/// When something happened: since the start, for measuring, and as a date, for people.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// Since the start of the process.
+    pub since_start: Duration,
+    /// Milliseconds since 1970.
+    pub date: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A store said something.
+    Store {
+        /// Its number.
+        source: usize,
+        /// What it said.
+        event: StoreEvent,
+        /// How often the stores had to be read anew when this reading began.
+        generation: u64,
+    },
+    /// A store cannot be read.
+    StoreFailed {
+        /// Its number.
+        source: usize,
+        /// Why.
+        error: AdapterError,
+    },
+    /// Keys under the other spelling of a store's root.
+    OtherSpelling {
+        /// The store's number.
+        source: usize,
+        /// How many, and one of them.
+        found: Option<(usize, String)>,
+    },
+    /// The cluster's id is known.
+    Cluster(String),
+    /// The other controllers: where they are, by name.
+    Peers(BTreeMap<String, String>),
+    /// What we are in the election.
+    Role(Role),
+    /// The leader published this; we relay it.
+    Relayed(Arc<Snapshot>),
+    /// A proxy told what was published before we lead, which was lost here: of what went since, nobody knows how.
+    Recalled(Arc<Snapshot>),
+    /// All that other controllers have of what was published before we lead under this epoch is known.
+    Recovered(u64),
+    /// What the leader keeps, for the day on which we lead.
+    Replica(Box<Replica>),
+    /// Proxies that follow another controller, which passes on what they say.
+    Downstream {
+        /// The controller's name.
+        controller: String,
+        /// What it knows of them.
+        proxies: Vec<Downstream>,
+        /// The version of what it relays.
+        version: Option<Version>,
+        /// The digests of that.
+        content: Option<Content>,
+        /// What happened on it that only it can know.
+        told: Vec<Told>,
+    },
+    /// A proxy began to watch; the highest version it has seen.
+    ProxyOpened {
+        /// Its name.
+        name: String,
+        /// The highest version it has seen.
+        highest: Version,
+        /// The cluster it believes to belong to.
+        cluster: Option<String>,
+    },
+    /// Something happened beside the state that people should know.
+    Event {
+        /// One word.
+        reason: &'static str,
+        /// What it is about.
+        about: String,
+        /// One sentence.
+        message: String,
+    },
+    /// A proxy's stream ended.
+    ProxyClosed(String),
+    /// A proxy reported.
+    Reported {
+        /// Its name.
+        name: String,
+        /// What it said.
+        report: Box<Report>,
+    },
+    /// An operator holds the config, or lets it go; and who that is.
+    Hold {
+        /// What is held from now on.
+        hold: Option<Box<Hold>>,
+        /// Who asked for it.
+        by: String,
+    },
+    /// An operator lets go what is held, and what he is about to delete.
+    Approve {
+        /// Keys of resources below the root, such as `routes/shop`; all that is held if there are none.
+        keys: Vec<String>,
+        /// Also when they go later.
+        later: bool,
+        /// By whom.
+        by: String,
+    },
+    /// Time passed.
+    Tick,
+}
+
+impl Input {
+    /// A file of the state directory cannot be used; what is said tells what that costs.
+    pub fn damaged(file: &str, message: String) -> Self {
+        Self::Event { reason: "StateDamaged", about: file.to_owned(), message }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Publish this.
+    pub publish: Option<Arc<Snapshot>>,
+    /// The config changed: write it to the history.
+    pub config_published: bool,
+    /// Entries or their last good values changed: write them to disk.
+    pub entries_changed: bool,
+    /// A store was not believed: what was judged goes to disk soon, so that a restart does not judge it again.
+    pub doubted: bool,
+    /// Somebody saw this epoch, which is above ours.
+    pub saw: Option<u64>,
+    /// Every store is to be read anew: what it said so far may be older than what is published.
+    pub relist: bool,
+    /// Entries whose verdict may have changed.
+    pub verdicts: BTreeSet<EntryId>,
+    /// Something that somebody may wait for changed.
+    pub changed: bool,
+    /// Paths of what an operator let go.
+    pub approved: Vec<String>,
+    /// The time of this is over, which an operator held.
+    pub over: Option<Mark>,
+}
+
+impl Output {
+    /// Adds what a further part of the same step wants done.
+    pub(super) fn absorb(&mut self, more: Self) {
+        self.publish = more.publish.or(self.publish.take());
+        self.config_published |= more.config_published;
+        self.entries_changed |= more.entries_changed;
+        self.doubted |= more.doubted;
+        self.saw = more.saw.or(self.saw);
+        self.relist |= more.relist;
+        self.verdicts.extend(more.verdicts);
+        self.changed |= more.changed;
+    }
+}
+
+/// A question to the one task that owns the state.
+#[derive(Debug)]
+pub enum Query {
+    /// The status.
+    Status(oneshot::Sender<StatusInfo>),
+    /// Whether something is published, and how fresh the stores are.
+    Ready(oneshot::Sender<ReadyInfo>),
+    /// All entries of these keys' beginnings; relative to the root, empty for all.
+    Entries(String, oneshot::Sender<Vec<EntryInfo>>),
+    /// The entry under a key, relative to the root.
+    Entry(String, oneshot::Sender<EntryAnswer>),
+    /// The proxies.
+    Proxies(oneshot::Sender<Vec<ProxyInfo>>),
+    /// Events from this number on.
+    Events(u64, oneshot::Sender<Vec<Event>>),
+    /// The authors' bytes of what serves now; of what the guard holds alone, if that is asked for.
+    Export(bool, oneshot::Sender<Vec<Exported>>),
+    /// What would go if an operator let these keys go, or everything if there are none; now, or later too. With the keys of just that.
+    Approvable(Vec<String>, bool, oneshot::Sender<Vec<(String, String)>>),
+    /// What is published and what it came from; nothing before the first publication.
+    Current(oneshot::Sender<Option<Current>>),
+    /// Whether an operator holds the config.
+    Held(oneshot::Sender<bool>),
+    /// How much time is left of what an operator holds.
+    Left(oneshot::Sender<Option<Duration>>),
+    /// The other controllers: where they are, by name.
+    Peers(oneshot::Sender<BTreeMap<String, String>>),
+    /// Whether the store has said which other controllers there are.
+    Met(oneshot::Sender<bool>),
+    /// What there is to be recalled from proxies.
+    Seen(oneshot::Sender<Seen>),
+    /// Whether another controller follows us.
+    Followed(oneshot::Sender<bool>),
+    /// Whether nothing is known of some store.
+    Empty(oneshot::Sender<bool>),
+    /// The proxies that follow us, directly or not, with their last reports.
+    Downstream(oneshot::Sender<Vec<Downstream>>),
+    /// What followers keep; with all entries, if that is asked for.
+    Replica(bool, oneshot::Sender<Replica>),
+    /// The metrics.
+    Metrics(oneshot::Sender<String>),
+}
+
+/// What reaches the controller's task.
+#[derive(Debug)]
+pub enum Command {
+    /// Something happened.
+    Input(Input),
+    /// Somebody asks.
+    Ask(Query),
+    /// An operator holds the config, but only if what is published has this digest; gets whether it had.
+    HoldIf(Input, Digest, oneshot::Sender<bool>),
+    /// Something that followers keep has changed.
+    Touch,
+    /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk; nothing
+    /// if we do not lead.
+    Approve(Input, oneshot::Sender<Option<(Vec<String>, u64)>>),
+}
+
+/// The controller has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the controller is stopping")]
+pub struct Stopped;
+
+/// What the election is told from outside.
+#[derive(Debug)]
+pub enum Signal {
+    /// Somebody has seen this epoch.
+    Saw {
+        /// The epoch.
+        epoch: u64,
+        /// Whether it comes from who leads.
+        living: bool,
+    },
+    /// Let go; gets whether there was something to let go.
+    StepDown(oneshot::Sender<bool>),
+    /// The leader may have gone: ask the store now.
+    Look,
+    /// Whether there are other controllers.
+    Others(bool),
+}
+
+/// What is published, for the history.
+#[derive(Debug)]
+pub struct Current {
+    /// Its version.
+    pub version: Version,
+    /// The config.
+    pub config: Lane,
+    /// The entries it was compiled from.
+    pub stores: Vec<SavedStore>,
+}
+
+/// Whom we follow: the chain of controllers up to the leader, or nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fed {
+    /// These, the nearest first; none if we lead.
+    By(Vec<String>),
+    /// Nobody: none leads, as far as we know.
+    ByNobody,
+    /// Nobody, although somebody leads: we are cut off, and others may know more.
+    CutOff,
+}

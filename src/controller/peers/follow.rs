@@ -1,0 +1,321 @@
+//! Following the leader: what it publishes is relayed to whoever follows us, what it keeps is kept here too, and what our
+//! proxies report is passed on to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use url::Url;
+use waypost_wire::{ControllerInfo, Frame, Held, Incoming, Lane, MAX_LINE_BYTES, SILENCE_SECONDS, WATCH_PATH, WatchRequest, decode};
+
+use crate::controller::handle::Handle;
+use crate::controller::jitter::jitter;
+use crate::controller::message::{Fed, Input, Query, Signal};
+use crate::controller::peers::streams::{SILENCE, join, next_line, turned};
+use crate::controller::rules::election::{Holder, Record, Role};
+
+/// Without a line for this long a leader may have gone: what its record says now is what counts.
+const QUIET: Duration = Duration::from_millis(1_000 * SILENCE_SECONDS / 3);
+/// A record that was on its way when a leader was heard last has arrived after this time.
+const SETTLED: Duration = Duration::from_secs(1);
+/// A record that was not renewed for this long may be one of a leader that has gone.
+const STALE: Duration = Duration::from_secs(3);
+/// One question to another controller may take so long.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// A pause between two tries; the real one is random below it.
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
+/// Who leads without the store looks this often for somebody who has it.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Follows whoever leads.
+#[derive(Debug)]
+pub struct Relay {
+    /// The controller.
+    pub handle: Handle,
+    /// Controllers that are known without the store: from flags, and from the last time.
+    pub peers: BTreeMap<String, String>,
+    /// Asks other controllers.
+    pub client: reqwest::Client,
+    /// What we are.
+    pub roles: watch::Receiver<Role>,
+    /// Gets whom we follow.
+    pub fed: watch::Sender<Fed>,
+    /// What the leader's record said a moment after the leader was heard last: a later renewal is one of a leader that lives
+    /// and that we cannot hear.
+    pub heard: AtomicU64,
+    /// When somebody was followed last.
+    pub lost: Instant,
+    /// The number of the event that whoever leads is told next.
+    pub telling: AtomicU64,
+    /// What came last did not add up: what is asked for next is compared from the ground up.
+    pub whole: AtomicBool,
+    /// What the leader's record said last, and since when.
+    pub renewed: (u64, Instant),
+}
+
+impl Relay {
+    /// Follows until dropped.
+    pub async fn run(mut self) {
+        let (mut failed, mut recovered) = (None, None);
+        loop {
+            let role = self.roles.borrow_and_update().clone();
+            match role {
+                Role::Leading { epoch, .. } => {
+                    self.fed.send_replace(Fed::By(Vec::new()));
+                    if recovered != Some(epoch) {
+                        self.recover().await;
+                        if self.recall().await.is_err() {
+                            return;
+                        }
+                        recovered = Some(epoch);
+                        if self.handle.begin_operated(epoch).await.is_err() || self.handle.tell(Input::Recovered(epoch)).await.is_err() {
+                            return;
+                        }
+                    }
+                    if self.roles.changed().await.is_err() {
+                        return;
+                    }
+                    // Who led has told everybody.
+                    let (_, next) = self.own_events().await;
+                    self.telling.store(next, Ordering::Relaxed);
+                }
+                Role::Caretaking { epoch, .. } => {
+                    self.fed.send_replace(Fed::By(Vec::new()));
+                    self.look_for_successor(epoch).await;
+                }
+                Role::Following { leader } => self.follow_somebody(leader, &mut failed).await,
+            }
+        }
+    }
+
+    /// Follows the leader, or somebody who does, until that ends.
+    async fn follow_somebody(&mut self, leader: Option<Record>, failed: &mut Option<Holder>) {
+        let holder = leader.as_ref().map(|record| record.holder.clone());
+        let led_by = leader.map(|record| (record.url, vec![record.holder.name]));
+        // A leader that could not be reached from here just now may be reached through another controller.
+        let upstream = if led_by.is_some() && *failed != holder {
+            failed.clone_from(&holder);
+            led_by
+        } else {
+            *failed = None;
+            tokio::select! {
+                chosen = self.choose() => chosen,
+                () = turned(self.roles.clone(), holder.as_ref().map(|holder| holder.name.clone())) => return,
+            }
+        };
+        let followed = match upstream {
+            Some((url, chain)) => self.follow(&url, chain).await,
+            None => false,
+        };
+        if followed {
+            self.fed.send_replace(Fed::ByNobody);
+            self.lost = Instant::now();
+            self.signal(Signal::Look).await;
+        } else if self.holder() == holder {
+            self.judge_silence();
+        }
+        tokio::select! {
+            _ = self.roles.changed() => {}
+            () = sleep(jitter(PAUSE)) => {}
+        }
+    }
+
+    /// Nobody could be followed. If the leader's record is renewed all the same, we are cut off; if it is not any more, the
+    /// leader has gone, and we are no worse than others.
+    fn judge_silence(&mut self) {
+        let renewal = self.renewal();
+        if renewal != self.renewed.0 {
+            self.renewed = (renewal, Instant::now());
+        }
+        let fed = self.fed.borrow().clone();
+        match (fed, self.heard.load(Ordering::Relaxed)) {
+            (Fed::ByNobody, u64::MAX) if self.lost.elapsed() > SETTLED => self.heard.store(renewal, Ordering::Relaxed),
+            (Fed::ByNobody, heard) if renewal > heard => {
+                tracing::warn!("the leader renews its record and cannot be reached from here; proxies are sent to other controllers");
+                self.fed.send_replace(Fed::CutOff);
+            }
+            (Fed::CutOff, _) if self.renewed.1.elapsed() > STALE => {
+                self.heard.store(u64::MAX, Ordering::Relaxed);
+                self.lost = Instant::now();
+                self.fed.send_replace(Fed::ByNobody);
+            }
+            _ => {}
+        }
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        self.roles.borrow().leader().map(|record| record.holder.clone())
+    }
+
+    /// How often the record of leading was renewed, as far as is known.
+    fn renewal(&self) -> u64 {
+        self.roles.borrow().leader().map_or(0, |record| record.renewal)
+    }
+
+    /// Whoever leads under a higher epoch than ours is the leader.
+    pub(super) async fn look_for_successor(&self, epoch: u64) {
+        let mut answers = self.ask_peers().await;
+        while let Some(info) = answers.next().await {
+            // Of two under one epoch, the one whose name comes first goes on.
+            let goes_before = |theirs: &u64| *theirs > epoch || *theirs == epoch && info.name < self.handle.me.0;
+            if let Some(theirs) = info.epoch.filter(goes_before) {
+                self.signal(Signal::Saw { epoch: theirs, living: true }).await;
+                break;
+            }
+        }
+        drop(answers);
+        let mut roles = self.roles.clone();
+        tokio::select! {
+            _ = roles.changed() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
+
+    pub(super) async fn signal(&self, signal: Signal) {
+        if self.handle.signals.send(signal).await.is_err() {
+            tracing::debug!("the election has ended");
+        }
+    }
+
+    /// What every controller says that is known and answers, of our cluster; as the answers come.
+    pub(super) async fn ask_peers(&self) -> impl Stream<Item = ControllerInfo> + Unpin + '_ {
+        let known = self.handle.ask(Query::Peers).await.unwrap_or_default();
+        let urls: BTreeSet<String> = known.into_values().chain(self.peers.values().cloned()).filter(|url| *url != self.handle.me.1).collect();
+        let own = self.handle.snapshots.borrow().cluster.clone();
+        let ours = move |info: &ControllerInfo| info.name != self.handle.me.0 && (own.is_empty() || info.cluster == own);
+        let asked: FuturesUnordered<_> = urls.into_iter().map(|url| async move { self.ask(&url).await }).collect();
+        asked.filter_map(move |info| std::future::ready(info.filter(&ours)))
+    }
+
+    async fn ask(&self, url: &str) -> Option<ControllerInfo> {
+        let answer = timeout(PATIENCE, self.client.get(join(url, "/v1/controller")?).send()).await.ok()?.ok()?;
+        timeout(PATIENCE, answer.json()).await.ok()?.ok()
+    }
+
+    /// The best controller to follow when the leader is not known, or cannot be reached: whoever leads, else whoever
+    /// follows somebody, but not through us.
+    async fn choose(&self) -> Option<(String, Vec<String>)> {
+        let own = self.handle.snapshots.borrow().version;
+        let useful = |info: &ControllerInfo| {
+            let through_us = info.upstream.contains(&self.handle.me.0);
+            !through_us && (info.epoch.is_some() || !info.upstream.is_empty() || info.version.is_some_and(|version| version > own))
+        };
+        let all: Vec<ControllerInfo> = self.ask_peers().await.collect().await;
+        let best = all.into_iter().filter(useful).max_by_key(|info| (info.epoch, std::cmp::Reverse(info.upstream.len()), info.version))?;
+        Some((best.url, [vec![best.name], best.upstream].concat()))
+    }
+
+    /// Follows one controller until that ends, or somebody else is to be followed. Returns whether it began.
+    async fn follow(&mut self, url: &str, chain: Vec<String>) -> bool {
+        let (Some(watch), Some(replica), Some(report)) = (join(url, WATCH_PATH), join(url, "/v1/replica"), join(url, "/v1/relay")) else {
+            tracing::warn!(url, "another controller has a URL that cannot be used");
+            return false;
+        };
+        let turned = turned(self.roles.clone(), chain.last().cloned());
+        tokio::pin!(turned);
+        let opened = tokio::select! {
+            opened = self.open(watch) => opened,
+            () = &mut turned => Err("another one leads".to_owned()),
+        };
+        let mut response = match opened {
+            Ok(response) => response,
+            Err(reason) => {
+                tracing::debug!(url, reason, "another controller cannot be followed");
+                return false;
+            }
+        };
+        tracing::info!(url, "following {}", chain.join(", which follows "));
+        self.fed.send_replace(Fed::By(chain));
+        let why = tokio::select! {
+            why = self.relay(&mut response, false) => why,
+            () = self.keep(replica) => String::new(),
+            () = self.pass_on(report) => String::new(),
+            () = &mut turned => "another one leads".to_owned(),
+        };
+        self.handle.recall.wanted_upstream(None);
+        tracing::info!(url, why, "not followed any more");
+        true
+    }
+
+    fn held(&self) -> Held {
+        let snapshot = self.handle.snapshots.borrow().clone();
+        if snapshot.version.sequence == 0 {
+            return Held { cluster: snapshot.cluster.clone(), ..Held::default() };
+        }
+        let lanes = BTreeMap::from([(Lane::Stable, snapshot.config.clone()), (Lane::Membership, snapshot.membership.clone())]);
+        let seen = lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
+        let (cluster, version) = (snapshot.cluster.clone(), snapshot.version);
+        Held { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, seen }
+    }
+
+    pub(super) async fn open(&self, url: Url) -> Result<reqwest::Response, String> {
+        let held = self.held();
+        let request = WatchRequest {
+            controller: Some(self.handle.me.0.clone()),
+            cluster: Some(held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
+            highest: Some(held.highest),
+            from: Some(held.version).filter(|_| !held.lanes.is_empty() && !self.whole.swap(false, Ordering::Relaxed)),
+            held: held.bucket_digests(),
+            level: u32::MAX,
+            ..WatchRequest::default()
+        };
+        let response = timeout(PATIENCE * 2, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
+        let response = response.map_err(|error| error.to_string())?;
+        if response.status().is_success() { Ok(response) } else { Err(response.text().await.unwrap_or_default()) }
+    }
+
+    /// Relays what the other controller publishes, or only its first publication; returns why that ended.
+    pub(super) async fn relay(&self, response: &mut reqwest::Response, once: bool) -> String {
+        let (mut held, mut incoming) = (self.held(), Incoming::default());
+        let mut buffer = BytesMut::new();
+        self.heard.store(self.renewal(), Ordering::Relaxed);
+        let mut last = Instant::now();
+        loop {
+            let line = match timeout(QUIET, next_line(response, &mut buffer, MAX_LINE_BYTES)).await {
+                Ok(Ok(line)) => line,
+                Ok(Err(why)) => {
+                    if last.elapsed() < QUIET {
+                        // It ended while it was heard: only what its record says later tells whether the leader lives.
+                        self.heard.store(u64::MAX, Ordering::Relaxed);
+                    }
+                    return why;
+                }
+                Err(_) if last.elapsed() >= SILENCE => return "it went silent".to_owned(),
+                Err(_) => {
+                    if last.elapsed() < QUIET * 2 {
+                        self.heard.store(self.renewal(), Ordering::Relaxed);
+                    }
+                    continue;
+                }
+            };
+            last = Instant::now();
+            let frame = decode(&line).map_err(|error| error.to_string());
+            if let Ok(Frame::Heartbeat(heartbeat)) = &frame {
+                self.handle.fresh.heard(heartbeat.clone());
+            }
+            let taken = frame.and_then(|frame| incoming.take(&held, frame).map_err(|error| error.to_string()));
+            match taken {
+                Ok(None) => {}
+                Ok(Some(next)) => {
+                    held = next;
+                    if self.handle.tell(Input::Relayed(Arc::new(held.snapshot()))).await.is_err() {
+                        return "we are stopping".to_owned();
+                    }
+                    if once {
+                        return String::new();
+                    }
+                }
+                Err(error) => {
+                    self.whole.store(true, Ordering::Relaxed);
+                    tracing::warn!("a publication was not relayed: {error}");
+                    return error;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The keys that proxies share: the leader makes and changes them, everybody else follows it. They are in files and on a
+//! stream of their own, and in nothing that people see.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use waypost_model::snapshot::Version;
+use waypost_wire::{KeyRing, Phase, SECRETS_PATH, SecretsFrame, SecretsRequest};
+
+use crate::controller::clock::now_millis;
+use crate::controller::handle::Handle;
+use crate::controller::message::{Input, Query};
+use crate::controller::peers::streams::{join, next_line, turned};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::ring::{Moment, next};
+use crate::controller::stored::identity::new_id;
+
+/// The keys are looked at this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Proxies that followed whoever led before find a new leader within this time.
+const RETURN: Duration = Duration::from_secs(10);
+/// A leader takes a question in this time.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of one line: some keys.
+const LONGEST: usize = 1024 * 1024;
+
+/// Keeps the keys.
+#[derive(Debug)]
+pub struct Keeper {
+    /// The controller.
+    pub handle: Handle,
+    /// Asks other controllers.
+    pub client: reqwest::Client,
+    /// The file.
+    pub file: PathBuf,
+    /// How long a key seals.
+    pub rotation: Duration,
+    /// Gets the keys whenever they change.
+    pub ring: watch::Sender<KeyRing>,
+}
+
+impl Keeper {
+    /// Keeps them until dropped.
+    pub async fn run(self) {
+        match waypost_trust::load_secret(&self.file) {
+            Ok(ring) => drop(self.ring.send_replace(ring.unwrap_or_default())),
+            Err(error) => {
+                let message = format!("{error}; the keys that proxies share are fetched from another controller, or made anew");
+                if self.handle.tell(Input::damaged("trust/ring.json", message)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let mut roles = self.handle.roles();
+        let mut led: Option<(u64, Instant)> = None;
+        loop {
+            let role = roles.borrow_and_update().clone();
+            match role {
+                Role::Leading { epoch, .. } | Role::Caretaking { epoch, .. } => {
+                    let since = led.filter(|(known, _)| *known == epoch).map_or_else(Instant::now, |(_, since)| since);
+                    led = Some((epoch, since));
+                    self.lead(epoch, since.elapsed() >= RETURN).await;
+                }
+                Role::Following { leader: Some(leader) } => {
+                    tokio::select! {
+                        ended = self.listen(&leader.url, false) => if let Err(why) = ended {
+                            tracing::debug!(why, "the keys that proxies share are not followed for a moment");
+                        },
+                        () = turned(roles.clone(), Some(leader.holder.name.clone())) => continue,
+                    }
+                }
+                Role::Following { leader: None } => {}
+            }
+            tokio::select! {
+                changed = roles.changed() => if changed.is_err() { return },
+                () = sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// What cannot be kept is not told: a key that a restart forgets would seal what nobody can open.
+    fn keep(&self, ring: KeyRing) {
+        let bytes = serde_json::to_vec(&ring).unwrap_or_default();
+        match waypost_trust::write_secret(&self.file, &bytes) {
+            Ok(()) => drop(self.ring.send_replace(ring)),
+            Err(error) => tracing::error!("{error}; the keys that proxies share stay as they are"),
+        }
+    }
+
+    /// Who leads and has no keys takes over those that another controller has.
+    async fn learn(&self) {
+        self.handle.met(PATIENCE).await;
+        let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
+        for (name, url) in peers {
+            match timeout(PATIENCE, self.listen(&url, true)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => tracing::debug!(why, "{name} does not say which keys the proxies share"),
+                Err(_) => tracing::debug!("{name} does not say in time which keys the proxies share"),
+            }
+        }
+    }
+
+    /// One look at the keys by who leads; `met` once every proxy had time to find us.
+    async fn lead(&self, epoch: u64, met: bool) {
+        if self.ring.borrow().keys.is_empty() {
+            self.learn().await;
+        }
+        let held = self.ring.borrow().clone();
+        // The proxies are asked about only while a key waits for them.
+        // Before the first key seals, nobody misses one.
+        let everybody_has_it =
+            (met || held.active().is_none()) && held.keys.iter().any(|key| key.phase == Phase::DecryptOnly) && self.everybody_has(held.version).await;
+        let at = Moment { now: now_millis() / 1_000, rotation: self.rotation.as_secs(), epoch, everybody_has_it };
+        let Some(mut ring) = next(&held, at, || waypost_trust::new_secret().inspect_err(|error| tracing::error!("{error}")).ok()) else { return };
+        if ring.id.is_empty() {
+            ring.id = new_id();
+        }
+        let active = |ring: &KeyRing| ring.active().map(|key| key.id);
+        let turned = active(&ring).filter(|id| active(&held) != Some(*id));
+        self.keep(ring);
+        if let Some(id) = turned {
+            let opening = held.keys.iter().filter(|key| key.phase == Phase::Retired).count();
+            let message = format!("key {id} seals from now on, and all live proxies have it; {opening} older ones open");
+            let told = Input::Event { reason: "KeyActive", about: "keys".to_owned(), message };
+            if self.handle.tell(told).await.is_err() {
+                tracing::debug!("the controller stopped");
+            }
+        }
+    }
+
+    /// Whether every live proxy that follows the keys holds this version of them.
+    async fn everybody_has(&self, version: Version) -> bool {
+        let proxies = self.handle.ask(Query::Proxies).await;
+        proxies.is_ok_and(|all| all.iter().filter(|proxy| proxy.connected).filter_map(|proxy| proxy.secrets).all(|has| has == version))
+    }
+
+    /// Takes over the keys of another controller: `once` as it has them, or all that it does with them until it ends.
+    async fn listen(&self, other: &str, once: bool) -> Result<(), String> {
+        let url = join(other, SECRETS_PATH).ok_or("its URL cannot be used")?;
+        let request = SecretsRequest { name: String::new(), controller: Some(self.handle.me().0.clone()) };
+        let sent = timeout(PATIENCE, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
+        let mut response = sent.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+        let mut buffer = BytesMut::new();
+        loop {
+            let line = next_line(&mut response, &mut buffer, LONGEST).await?;
+            match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
+                SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.keep(ring),
+                SecretsFrame::Ring(_) | SecretsFrame::Heartbeat | SecretsFrame::Unknown => {}
+            }
+            if once {
+                return Ok(());
+            }
+        }
+    }
+}

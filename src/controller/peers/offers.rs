@@ -1,0 +1,69 @@
+//! Snapshots that proxies offer, while a controller that lost what was published asks for them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use waypost_model::snapshot::{Snapshot, Version};
+
+/// Which proxies are asked, and what came.
+#[derive(Debug, Default)]
+pub struct Recall {
+    leads: AtomicBool,
+    best: Mutex<Option<Arc<Snapshot>>>,
+    /// Whoever leads asks for what is above this.
+    upstream: Mutex<Option<Version>>,
+    /// One proxy at a time: all of a fleet would be much at once, and the first is likely to be enough.
+    telling: tokio::sync::Mutex<()>,
+}
+
+/// While it lives, whoever leads asks.
+#[derive(Debug)]
+pub struct Asking<'a>(&'a Recall);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.leads.store(false, Ordering::Relaxed);
+        *lock(&self.0.best) = None;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recall {
+    /// From now on proxies are asked: we are to lead.
+    pub fn want(&self) -> Asking<'_> {
+        self.leads.store(true, Ordering::Relaxed);
+        Asking(self)
+    }
+
+    /// Whoever leads asks for what is above this version, or for nothing.
+    pub fn wanted_upstream(&self, above: Option<Version>) {
+        *lock(&self.upstream) = above;
+    }
+
+    /// Proxies that have seen more than this are asked, by who `leads` or for whom we follow; nothing while nobody is.
+    pub fn above(&self, leads: bool) -> Option<Version> {
+        let own = || lock(&self.best).as_ref().map(|best| best.version).unwrap_or_default();
+        if leads { self.leads.load(Ordering::Relaxed).then(own) } else { *lock(&self.upstream) }
+    }
+
+    /// The turn to tell; nothing while somebody else does.
+    pub fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.telling.try_lock().ok()
+    }
+
+    /// A proxy told what it holds.
+    pub fn take(&self, snapshot: Snapshot) {
+        let mut best = lock(&self.best);
+        if self.leads.load(Ordering::Relaxed) && best.as_ref().is_none_or(|best| best.version < snapshot.version) {
+            *best = Some(Arc::new(snapshot));
+        }
+    }
+
+    /// The newest that came.
+    pub fn best(&self) -> Option<Arc<Snapshot>> {
+        lock(&self.best).clone()
+    }
+}

@@ -1,0 +1,127 @@
+//! Before a controller leads: what the others know of what was published is fetched.
+
+use std::time::Duration;
+
+use futures_util::stream::StreamExt as _;
+use tokio::time::{sleep, timeout};
+use waypost_wire::{ControllerInfo, WATCH_PATH};
+
+use crate::controller::jitter::jitter;
+use crate::controller::message::Signal;
+use crate::controller::peers::follow::{PATIENCE, PAUSE, Relay};
+use crate::controller::peers::replicate::Fetch;
+use crate::controller::peers::streams::join;
+use crate::controller::rules::election::Role;
+
+/// Other controllers have this long to say what they have, before a new leader goes on without them.
+const RECOVER: Duration = Duration::from_millis(300);
+/// So often somebody who has more is asked for it by whoever knows something already.
+const TRIES: u32 = 3;
+
+/// What came of asking the others before we lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recovery {
+    /// Nobody who answers has more than we.
+    Done,
+    /// Somebody has, and it did not come.
+    More,
+    /// Somebody who answers did not tell what operators did.
+    Untold,
+    /// Somebody leads under our epoch, or this higher one.
+    Contested(u64),
+    /// Somebody leads under a lower epoch and does not know of us yet: what it publishes until then is not to go back.
+    Unaware,
+}
+
+impl Relay {
+    /// Before we publish, we know what other controllers know of what was published before us. Those that do not answer at
+    /// once have gone; one that answers and has more is asked again, for ever by whoever has nothing.
+    pub(super) async fn recover(&self) {
+        let epoch = self.roles.borrow().epoch();
+        // Without the right to write there are no others.
+        let alone = matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. });
+        if !alone && !self.handle.met(PATIENCE).await {
+            tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
+        }
+        let mut tries = TRIES;
+        while self.roles.borrow().epoch() == epoch {
+            let knows_something = self.handle.snapshots.borrow().version.sequence > 0;
+            match self.recover_once(epoch).await {
+                Recovery::Done => return,
+                Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
+                Recovery::Untold => tries = tries.saturating_sub(1),
+                // Its lease ends soon, and with our record in the store it gets no other.
+                Recovery::Unaware => {}
+                // Two with one epoch: ours has to be above it first.
+                Recovery::Contested(epoch) => self.signal(Signal::Saw { epoch, living: false }).await,
+            }
+            if tries == 0 {
+                return;
+            }
+            sleep(jitter(PAUSE)).await;
+        }
+    }
+
+    /// Asks everybody once, and fetches what the one has who has most.
+    pub(super) async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
+        let own = self.handle.snapshots.borrow().version;
+        let mut answers = self.ask_peers().await;
+        let (mut best, mut met): (Option<ControllerInfo>, Vec<String>) = (None, Vec::new());
+        let (mut contested, mut unaware) = (None, false);
+        let asked = async {
+            while let Some(info) = answers.next().await {
+                met.push(info.url.clone());
+                // The store was restored from a backup, with an older record of leading.
+                contested = contested.max(info.epoch.filter(|_| info.epoch >= epoch));
+                unaware |= info.leads;
+                if info.version.is_some_and(|version| version > own) && best.as_ref().is_none_or(|best| info.version > best.version) {
+                    best = Some(info);
+                }
+            }
+        };
+        let all_answered = timeout(RECOVER, asked).await.is_ok();
+        drop(answers);
+        if let Some(epoch) = contested {
+            return Recovery::Contested(epoch);
+        }
+        if unaware {
+            return Recovery::Unaware;
+        }
+        // What operators did is newer or older by a count of its own, whoever has it.
+        let mut told = true;
+        for url in &met {
+            if best.as_ref().is_none_or(|best| best.url != *url) {
+                told &= self.fetch(url, Fetch::Operator, RECOVER).await;
+            }
+        }
+        let Some(best) = best else { return if told { Recovery::Done } else { Recovery::Untold } };
+        tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
+        let came = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
+        match (came, told) {
+            (true, true) => Recovery::Done,
+            (true, false) => Recovery::Untold,
+            (false, _) => Recovery::More,
+        }
+    }
+
+    /// Fetches what another controller has, once; returns whether it came.
+    async fn fetch(&self, url: &str, what: Fetch, patience: Duration) -> bool {
+        let (Some(watch), Some(replica)) = (join(url, WATCH_PATH), join(url, "/v1/replica")) else { return true };
+        let fetched = timeout(patience, async {
+            self.keep_once(replica, what).await?;
+            if what == Fetch::All {
+                let mut response = self.open(watch).await?;
+                let why = self.relay(&mut response, true).await;
+                if !why.is_empty() {
+                    return Err(why);
+                }
+            }
+            Ok::<_, String>(())
+        });
+        let came = matches!(fetched.await, Ok(Ok(())));
+        if !came {
+            tracing::warn!(url, "what another controller has of what was published before could not be fetched");
+        }
+        came
+    }
+}

@@ -1,0 +1,135 @@
+//! What the leader keeps is kept here too, and what our proxies report is passed on to it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::{sleep, timeout};
+use url::Url;
+use waypost_wire::{Content, HEARTBEAT_SECONDS, RelayAnswer, RelayReport, Report, Told};
+
+use crate::controller::answers::shapes::Event;
+use crate::controller::jitter::jitter;
+use crate::controller::message::{Input, Query};
+use crate::controller::peers::follow::{PAUSE, Relay};
+use crate::controller::peers::streams::{SILENCE, next_line};
+use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
+
+/// Reports are gathered for this long before they are passed on.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Documents of a leader can be as long as its whole history.
+const MAX_DOCUMENT: usize = 256 * 1024 * 1024;
+
+/// How much of what another controller keeps is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fetch {
+    /// Everything, and every change.
+    Endlessly,
+    /// Everything, once.
+    All,
+    /// What operators did, once.
+    Operator,
+}
+
+impl Relay {
+    /// Keeps what the leader keeps. Ends only with us: without it, relaying goes on.
+    pub(super) async fn keep(&self, url: Url) {
+        loop {
+            if let Err(why) = self.keep_once(url.clone(), Fetch::Endlessly).await {
+                tracing::debug!(why, "what the leader keeps is not followed for a moment");
+            }
+            sleep(PAUSE / 2 + jitter(PAUSE)).await;
+        }
+    }
+
+    /// Keeps what another controller keeps until it ends the stream, or until it has told all, if that is enough.
+    pub(super) async fn keep_once(&self, url: Url, what: Fetch) -> Result<(), String> {
+        let empty = self.handle.ask(Query::Empty).await.map_err(|gone| gone.to_string())?;
+        let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
+        let request = ReplicaRequest { empty, configs };
+        let sent = timeout(SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
+        let mut response = sent.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+        let mut buffer = BytesMut::new();
+        loop {
+            let line = next_line(&mut response, &mut buffer, MAX_DOCUMENT).await?;
+            match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
+                Document::State { .. } if what == Fetch::Operator => {}
+                Document::State { at, kept, expected, entries } => {
+                    let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls())?;
+                    self.handle.tell(Input::Replica(Box::new(replica))).await.map_err(|gone| gone.to_string())?;
+                }
+                Document::Config { number, digest, file } => {
+                    // What cannot be kept here is kept elsewhere; what comes next may be more important.
+                    if let Err(error) = self.handle.adopt_config(number, digest, &file, what == Fetch::Endlessly).await {
+                        tracing::warn!("C{number} of the leader's history was not kept: {error}");
+                    }
+                }
+                Document::Operator { saved, left } => {
+                    let left = left.map(Duration::from_millis);
+                    if let Err(error) = self.handle.adopt_operated(saved, left).await.map_err(|gone| gone.to_string())? {
+                        tracing::warn!("what operators hold was not kept: {error}");
+                    }
+                }
+                Document::Heartbeat if what != Fetch::Endlessly => return Ok(()),
+                Document::Heartbeat | Document::Unknown => {}
+            }
+        }
+    }
+
+    /// What whoever leads was not told yet, and the number of the event after that.
+    pub(super) async fn own_events(&self) -> (Vec<Told>, u64) {
+        let from = self.telling.load(Ordering::Relaxed);
+        let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
+        let next = events.last().map_or(from, |last| last.number + 1);
+        let told = |event: Event| Told { reason: event.reason, about: event.about, message: event.message };
+        (events.into_iter().filter(Event::is_own).map(told).collect(), next)
+    }
+
+    /// Passes on which proxies follow us and what they report. Ends only with us.
+    pub(super) async fn pass_on(&self, url: Url) {
+        let mut changes = self.handle.changes();
+        let mut told: HashMap<String, Report> = HashMap::new();
+        loop {
+            let Ok(mut proxies) = self.handle.ask(Query::Downstream).await else { return std::future::pending().await };
+            let mut fresh = HashMap::new();
+            for proxy in &mut proxies {
+                // One that came back and has not reported yet is as it was.
+                let Some(report) = proxy.report.take().or_else(|| told.get(&proxy.name).cloned()) else { continue };
+                if told.get(&proxy.name) != Some(&report) {
+                    proxy.report = Some(report.clone());
+                }
+                fresh.insert(proxy.name.clone(), report);
+            }
+            let operated = Some(self.handle.operated().rank());
+            let snapshot = Some(self.handle.snapshots.borrow().clone()).filter(|snapshot| snapshot.version.sequence > 0);
+            let (version, content) = snapshot.map(|snapshot| (snapshot.version, Content::of(&snapshot))).unzip();
+            let (events, next) = self.own_events().await;
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
+            let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
+            let mut arrived = false;
+            told = match sent {
+                Ok(Ok(response)) if response.status().is_success() => {
+                    arrived = true;
+                    self.telling.store(next, Ordering::Relaxed);
+                    // One that knows nothing of it answers nothing.
+                    let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
+                    self.handle.recall.wanted_upstream(answer.ok().and_then(Result::ok).and_then(|answer| answer.recall));
+                    fresh
+                }
+                _ => HashMap::new(),
+            };
+            let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
+            if !arrived && !message.proxies.is_empty() {
+                sleep(jitter(PAUSE)).await;
+            } else {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = heartbeat => {}
+                }
+            }
+            sleep(GATHER).await;
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The guard: removals that could hurt the traffic wait until they are known to be meant. Pure: time is an input.
+//!
+//! What goes away without having been drained or approved is collected until none came for a moment, because some
+//! writers delete key by key, and then judged together with everything that went within the last minute. Meanwhile,
+//! and while it is held, it stays in the snapshot; endpoints are marked as suspect, so that proxies use them only when
+//! no other can take a request. See `docs/decisions/09-guard.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use waypost_model::compile::{Departed, EntryId, Origin, Written};
+use waypost_model::key::Kind;
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::{Digest, Object};
+use waypost_model::resource::{Backend, BackendGuard, Listener};
+use waypost_model::value::{Address, overlap};
+
+use crate::controller::rules::objects::{backend, source_of, takes_requests};
+
+/// When removals are held. All are settings of the `[guard]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Thresholds {
+    /// Whether there is a guard at all.
+    pub enabled: bool,
+    /// More than this part of the routes, in percent, is held.
+    pub routes_percent: usize,
+    /// Fewer routes than this never are.
+    pub routes_least: usize,
+    /// More than this part of all endpoints, in percent, is held if they are of several backends.
+    pub endpoints_percent: usize,
+    /// Fewer endpoints than this never are, unless they are a backend's last.
+    pub endpoints_least: usize,
+    /// More than this part of a backend's endpoints, in percent, is held.
+    pub backend_percent: usize,
+    /// Fewer endpoints of a backend than this never are, unless they are its last.
+    pub backend_least: usize,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { enabled: true, routes_percent: 20, routes_least: 5, endpoints_percent: 10, endpoints_least: 5, backend_percent: 50, backend_least: 3 }
+    }
+}
+
+/// Removals are judged when none came for this long.
+const SETTLE: Duration = Duration::from_millis(500);
+/// And after this long in any case.
+const SETTLE_MOST: Duration = Duration::from_secs(5);
+/// A small removal of a backend's last endpoints goes when its store has confirmed it for this long.
+const CONFIRM: Duration = Duration::from_secs(10);
+/// What went within this time is judged together.
+const MEMORY: Duration = Duration::from_secs(60);
+/// An approval that was given before its removal is good for this long.
+pub(crate) const EXPECTED: Duration = Duration::from_secs(300);
+
+/// What is to become of something that went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "fate")]
+pub enum Fate {
+    /// It is not judged yet.
+    Waiting,
+    /// It goes when the store has confirmed it for a while.
+    Confirming,
+    /// It stays until an operator approves.
+    Held {
+        /// Why.
+        why: String,
+    },
+    /// It is gone, and remembered for a while.
+    Released,
+}
+
+impl Fate {
+    /// Of what went just now of a store, if that is believed or not.
+    fn of_new(doubted: Option<Doubted<'_>>, source: usize) -> Self {
+        doubted.filter(|doubted| doubted.source == source).map_or(Self::Waiting, |doubted| Self::Held { why: doubted.why.to_owned() })
+    }
+}
+
+/// A store that is not believed.
+#[derive(Debug, Clone, Copy)]
+pub struct Doubted<'a> {
+    /// Its number.
+    pub source: usize,
+    /// Why.
+    pub why: &'a str,
+}
+
+/// Whether a store is the one that is not believed.
+pub(crate) fn is_doubted(doubted: Option<Doubted<'_>>, source: usize) -> bool {
+    doubted.is_some_and(|doubted| doubted.source == source)
+}
+
+/// Something that went away from the store.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// What it was.
+    pub object: Arc<Object>,
+    /// The entry it came from.
+    pub origin: Origin,
+    /// When it went.
+    pub at: Duration,
+    /// The same as a date, in milliseconds since 1970.
+    pub date: u64,
+    /// What is to become of it.
+    pub fate: Fate,
+    /// The revision of its store when it was seen to have gone; zero if others saw that.
+    pub seen: u64,
+    /// What its store has in its place; nothing if it is gone from there. Once the store says something else, it was written
+    /// anew, and is not kept any more.
+    pub instead: Option<Digest>,
+}
+
+/// What the stores say: the config and the membership lane.
+pub type Lanes<'a> = (&'a Lane, &'a Lane);
+
+/// The digest of what the stores have at a path.
+fn found(lanes: Lanes<'_>, path: &str) -> Option<Digest> {
+    object_at(lanes, path).map(|object| object.digest())
+}
+
+/// What the stores have at a path.
+fn object_at<'a>((config, membership): Lanes<'a>, path: &str) -> Option<&'a Arc<Object>> {
+    config.get(path).or_else(|| membership.get(path))
+}
+
+/// The guard.
+#[derive(Debug)]
+pub struct Guard {
+    thresholds: Thresholds,
+    gone: BTreeMap<String, Gone>,
+    /// The first and last removal that is not judged yet.
+    batch: Option<(Duration, Duration)>,
+    /// Approvals of removals that are still to come, by path, and until when they are good.
+    expected: BTreeMap<String, Duration>,
+}
+
+/// How many there are in the store that take requests.
+#[derive(Debug, Default)]
+struct Counts {
+    routes: usize,
+    endpoints: usize,
+    by_backend: BTreeMap<String, usize>,
+}
+
+impl Counts {
+    fn of(config: &Lane, membership: &Lane) -> Self {
+        let mut counts = Self { routes: config.of_kind("route").count(), ..Self::default() };
+        for endpoint in membership.of_kind("endpoint").filter(|endpoint| takes_requests(endpoint)) {
+            counts.endpoints += 1;
+            *counts.by_backend.entry(backend(endpoint).to_owned()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What a backend says of its own endpoints.
+fn settings_of(backend: &str, config: &Lane) -> BackendGuard {
+    let written = config.get(&format!("backend/{backend}")).and_then(|object| object.decode::<Backend>().ok());
+    written.and_then(|body| body.spec.guard).unwrap_or_default()
+}
+
+/// The same of the backend of an object, if that is an endpoint.
+pub(crate) fn own_settings(object: &Object, config: &Lane) -> BackendGuard {
+    if object.kind() == "endpoint" { settings_of(backend(object), config) } else { BackendGuard::default() }
+}
+
+impl Guard {
+    /// A guard that holds nothing.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, gone: BTreeMap::new(), batch: None, expected: BTreeMap::new() }
+    }
+
+    /// What was held before a restart is held again.
+    pub fn restore(&mut self, gone: Vec<Gone>, now: Duration) {
+        for one in gone {
+            if one.fate == Fate::Waiting {
+                // Its store is read first: what else went meanwhile is judged with it.
+                self.collect(now + SETTLE_MOST);
+            }
+            self.gone.insert(one.object.path().to_owned(), Gone { at: now, ..one });
+        }
+    }
+
+    /// A store was read for the first time since the start: what it says decides whether what was kept of it still is.
+    pub fn reconcile(&mut self, source: usize, lanes: Lanes<'_>) {
+        self.gone.retain(|path, gone| gone.origin.id.source != source || found(lanes, path) == gone.instead);
+    }
+
+    /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
+    /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if its store is
+    /// `doubted`. Config comes from the active `tree`, if there is one.
+    pub fn inherit(
+        &mut self,
+        missing: Vec<Arc<Object>>,
+        known: Vec<Gone>,
+        (lanes, tree): (Lanes<'_>, Option<&str>),
+        doubted: Option<Doubted<'_>>,
+        now: (Duration, u64),
+    ) {
+        let expected = std::mem::take(&mut self.expected);
+        let meant = |path: &str| expected.get(path).is_some_and(|until| *until >= now.0);
+        self.gone.retain(|path, _| !meant(path));
+        let stays = |path: &str, gone: &Gone| match found(lanes, path) {
+            same if same == Some(gone.object.digest()) => false,
+            now => is_doubted(doubted, gone.origin.id.source) || now == gone.instead,
+        };
+        for gone in known {
+            let path = gone.object.path();
+            if stays(path, &gone) && !meant(path) {
+                let instead = found(lanes, path);
+                self.keep(Gone { at: now.0, seen: 0, instead, ..gone });
+            }
+        }
+        for object in missing {
+            let path = object.path();
+            if !self.is_guarded(&object) || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
+                continue;
+            }
+            let instead = found(lanes, path);
+            // What was seen in the store last, else what was published.
+            let before = self.gone.remove(path);
+            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
+            let fate = Fate::of_new(doubted, origin.id.source);
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen: 0, instead });
+        }
+        // What has gone as it was meant to is no reason to let it go again.
+        self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
+    }
+
+    /// Whether there is a guard for such objects.
+    fn is_guarded(&self, object: &Object) -> bool {
+        self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "backend" | "endpoint")
+    }
+
+    /// It stays until it is judged, or longer.
+    fn keep(&mut self, gone: Gone) {
+        if gone.fate == Fate::Waiting {
+            self.collect(gone.at);
+        }
+        self.gone.insert(gone.object.path().to_owned(), gone);
+    }
+
+    /// Forgets what is kept and not `published` any more as it was.
+    pub fn forget_unless(&mut self, published: &dyn Fn(&Gone) -> bool) {
+        self.gone.retain(|_, gone| gone.fate == Fate::Released || published(gone));
+    }
+
+    /// What changed in its store and is kept, and of which that is `known`, is kept as it is published: what the store had since then
+    /// was never served.
+    pub fn keep_as_published(&mut self, known: &dyn Fn(&Gone) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
+        for gone in self.gone.values_mut().filter(|gone| gone.fate != Fate::Released && gone.instead.is_some() && known(gone)) {
+            let path = gone.object.path();
+            let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != gone.object.digest());
+            if let Some(published) = published.cloned() {
+                (gone.origin, gone.object) = (origin_of(&published, tree), published);
+            }
+        }
+    }
+
+    /// Paths of what may go when it goes.
+    pub fn expected(&self) -> impl Iterator<Item = &String> {
+        self.expected.keys()
+    }
+
+    /// The same with the dates until which that is good, in milliseconds since 1970.
+    pub fn expected_until(&self, (now, date): (Duration, u64)) -> BTreeMap<String, u64> {
+        let left = |until: &Duration| u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
+        self.expected.iter().map(|(path, until)| (path.clone(), date.saturating_add(left(until)))).collect()
+    }
+
+    /// What was expected before a restart still is, until its date.
+    pub fn restore_expected(&mut self, saved: BTreeMap<String, u64>, (now, date): (Duration, u64)) {
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(date)).min(EXPECTED);
+        self.expected.extend(saved.into_iter().filter(|(_, until)| *until > date).map(|(path, until)| (path, now + left(until))));
+    }
+
+    /// These may go when they go.
+    pub fn expect(&mut self, paths: Vec<String>, now: Duration) {
+        self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
+    }
+
+    /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. Of one that is
+    /// `doubted` also what changed is held as it was.
+    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, (lanes, at): (Lanes<'_>, &[u64]), doubted: Option<Doubted<'_>>, now: (Duration, u64)) {
+        came.iter().for_each(|path| self.came(path, found(lanes, path), doubted));
+        for Departed { object, origin, replaced } in departed {
+            let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
+            if meant {
+                self.gone.remove(object.path());
+            }
+            let by_another = replaced && object_at(lanes, object.path()).is_some_and(|now| source_of(now) != origin.id.source);
+            let believed = by_another || !is_doubted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
+            if !self.is_guarded(&object) || meant || believed {
+                continue;
+            }
+            let (instead, seen) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
+            // What was held before stays, and not what stood in its place since.
+            if let Some(kept) = self.gone.get_mut(object.path()).filter(|gone| matches!(gone.fate, Fate::Held { .. })) {
+                (kept.instead, kept.seen) = (instead, seen);
+                continue;
+            }
+            let fate = Fate::of_new(doubted, origin.id.source);
+            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen, instead });
+        }
+        // A store that is not believed now may have lied a moment ago.
+        doubted.into_iter().for_each(|doubted| self.doubt(doubted));
+    }
+
+    /// Gives up what is held where something that is written now takes its place, for what is written always wins: another store's
+    /// entry of the same name, a listener on the same port, an endpoint at the same address (`is_registered`). Returns the paths of
+    /// these, with the reason.
+    pub fn give_way(&mut self, lanes: Lanes<'_>, is_registered: &dyn Fn(&Address) -> bool) -> Vec<(String, &'static str)> {
+        if self.gone.is_empty() {
+            return Vec::new();
+        }
+        let has_listeners = self.gone.values().any(|gone| gone.object.kind() == "listener");
+        let bound: Vec<_> =
+            if has_listeners { lanes.0.of_kind("listener").filter_map(|object| Some((object.path(), listener(object)?))).collect() } else { Vec::new() };
+        let reason = |path: &str, gone: &Gone| match gone.object.kind() {
+            _ if object_at(lanes, path).is_some_and(|now| source_of(now) != gone.origin.id.source) => Some("another store has an entry of this name"),
+            "listener" if listener(&gone.object).is_some_and(|own| bound.iter().any(|(at, other)| *at != path && collides(&own, other))) => {
+                Some("a listener that is written now has its port")
+            }
+            "endpoint" if address_of(&gone.object).is_some_and(|address| is_registered(&address)) => Some("its address is registered for another endpoint"),
+            _ => None,
+        };
+        let mut given_up = Vec::new();
+        self.gone.retain(|path, gone| match reason(path, gone) {
+            Some(reason) => {
+                if gone.fate != Fate::Released {
+                    given_up.push((path.clone(), reason));
+                }
+                false
+            }
+            None => true,
+        });
+        given_up
+    }
+
+    /// A store is not believed: everything that went of it stays.
+    pub fn doubt(&mut self, Doubted { source, why }: Doubted<'_>) {
+        let own: Vec<String> = self.gone.iter().filter(|(_, gone)| gone.origin.id.source == source).map(|(path, _)| path.clone()).collect();
+        self.hold(&own, why);
+    }
+
+    /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.
+    fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<Doubted<'_>>) {
+        let kept = self
+            .gone
+            .get_mut(path)
+            .filter(|gone| is_doubted(doubted, gone.origin.id.source) && gone.fate != Fate::Released && Some(gone.object.digest()) != digest);
+        match kept {
+            Some(gone) => gone.instead = digest,
+            None => drop(self.gone.remove(path)),
+        }
+    }
+
+    fn collect(&mut self, now: Duration) {
+        self.batch = Some((self.batch.map_or(now, |(first, _)| first), now));
+    }
+
+    /// When time matters next.
+    pub fn due(&self) -> Option<Duration> {
+        self.batch.map(|(first, last)| (last + SETTLE).min(first + SETTLE_MOST))
+    }
+
+    /// Time has passed: judges what is due. `config` and `membership` are what the stores say. Returns whether
+    /// anything was decided.
+    pub fn tick(&mut self, config: &Lane, membership: &Lane, now: Duration) -> bool {
+        self.expected.retain(|_, until| *until >= now);
+        self.gone.retain(|_, gone| gone.fate != Fate::Released || now.saturating_sub(gone.at) < MEMORY);
+        if self.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        self.batch = None;
+        self.judge(&Counts::of(config, membership), config);
+        true
+    }
+
+    /// Every store was confirmed at `confirmed` at the earliest: what waited for that may go. Returns whether something
+    /// went.
+    pub fn confirmed(&mut self, confirmed: Duration) -> bool {
+        let sure = self.gone.values_mut().filter(|gone| gone.fate == Fate::Confirming && gone.at + CONFIRM <= confirmed);
+        sure.map(|gone| gone.fate = Fate::Released).count() > 0
+    }
+
+    fn judge(&mut self, counts: &Counts, config: &Lane) {
+        let routes = self.paths("route");
+        let endpoints = self.paths("endpoint");
+        let part = |went: usize, left: usize, percent: usize, least: usize| went >= least && went * 100 > percent * (went + left);
+        let t = self.thresholds.clone();
+        self.hold(&self.paths("listener"), "a listener went");
+        let many_routes = part(routes.len(), counts.routes, t.routes_percent, t.routes_least);
+        if many_routes {
+            self.hold(&routes, &self.told_of("routes", &routes, counts.routes));
+        }
+        let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
+        let backends: BTreeSet<String> = endpoints.iter().filter_map(|path| self.gone.get(path)).map(|gone| backend(&gone.object).to_owned()).collect();
+        if many && endpoints.len() >= t.endpoints_least && backends.len() > 1 {
+            let told = self.told_of(&format!("endpoints of {} backends", backends.len()), &endpoints, counts.endpoints);
+            self.hold(&endpoints, &told);
+        }
+        for name in &backends {
+            let prefix = format!("endpoint/{name}/");
+            let own: Vec<String> = endpoints.iter().filter(|path| path.starts_with(&prefix)).cloned().collect();
+            let left = counts.by_backend.get(name).copied().unwrap_or_default();
+            let settings = settings_of(name, config);
+            let (percent, least) = (settings.percent.unwrap_or(t.backend_percent), settings.least.unwrap_or(t.backend_least));
+            if left > 0 && !part(own.len(), left, percent, least) {
+                continue;
+            }
+            let told =
+                if left == 0 { format!("backend {name} lost its last endpoint") } else { self.told_of(&format!("endpoints of backend {name}"), &own, left) };
+            if many {
+                self.hold(&own, &told);
+            } else {
+                self.confirm(&own);
+            }
+        }
+        self.judge_policies(many_routes);
+        for gone in self.gone.values_mut().filter(|gone| gone.fate == Fate::Waiting) {
+            gone.fate = Fate::Released;
+        }
+    }
+
+    /// How much of something went: what is held since an earlier judgement did not go within the last minute.
+    fn told_of(&self, what: &str, went: &[String], left: usize) -> String {
+        let is_held = |path: &&String| self.gone.get(*path).is_some_and(|gone| matches!(gone.fate, Fate::Held { .. }));
+        let earlier = went.iter().filter(is_held).count();
+        let total = went.len() + left;
+        match earlier {
+            0 => format!("{} of {total} {what} went within a minute", went.len()),
+            _ => format!("{} of {total} {what} went: {} within a minute, {earlier} before that are held", went.len(), went.len() - earlier),
+        }
+    }
+
+    /// A policy goes as it is meant to, unless what it is about stays: its endpoints, or routes, of which many went with it.
+    fn judge_policies(&mut self, many_routes: bool) {
+        for path in self.paths("backend") {
+            let name = path.strip_prefix("backend/").unwrap_or_default();
+            let prefix = format!("endpoint/{name}/");
+            let fates: Vec<&Fate> = self.gone.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, gone)| &gone.fate).collect();
+            if many_routes || fates.iter().any(|fate| matches!(fate, Fate::Held { .. })) {
+                let told = format!("the policy of backend {name} went with what it is about");
+                self.hold(&[path], &told);
+            } else if fates.contains(&&Fate::Confirming) {
+                self.confirm(&[path]);
+            }
+        }
+    }
+
+    /// Everything of a kind that went within the last minute or is held.
+    fn paths(&self, kind: &str) -> Vec<String> {
+        self.gone.iter().filter(|(_, gone)| gone.object.kind() == kind).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Holds these, also those that had gone already; what is held keeps its reason.
+    fn hold(&mut self, paths: &[String], why: &str) {
+        for path in paths {
+            if let Some(gone) = self.gone.get_mut(path).filter(|gone| !matches!(gone.fate, Fate::Held { .. })) {
+                gone.fate = Fate::Held { why: why.to_owned() };
+            }
+        }
+    }
+
+    fn confirm(&mut self, paths: &[String]) {
+        for path in paths {
+            if let Some(gone) = self.gone.get_mut(path).filter(|gone| gone.fate == Fate::Waiting) {
+                gone.fate = Fate::Confirming;
+            }
+        }
+    }
+
+    /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now. Who has still to
+    /// `inherit` what was published finds it missing once more.
+    pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], inherits: bool, now: Duration) -> Vec<String> {
+        let chosen: Vec<String> = self.gone.iter().filter(|(path, gone)| gone.fate != Fate::Released && which(path)).map(|(path, _)| path.clone()).collect();
+        for path in &chosen {
+            self.gone.remove(path);
+        }
+        let later = later.iter().filter(|path| !chosen.contains(path)).chain(chosen.iter().filter(|_| inherits));
+        self.expected.extend(later.map(|path| (path.clone(), now + EXPECTED)));
+        chosen
+    }
+
+    /// Everything that stays although it went, with its fate.
+    pub fn kept(&self) -> impl Iterator<Item = &Gone> {
+        self.gone.values().filter(|gone| gone.fate != Fate::Released)
+    }
+
+    /// The store whose word decides about what is kept of a path.
+    pub fn source_of(&self, path: &str) -> Option<usize> {
+        self.gone.get(path).map(|gone| gone.origin.id.source)
+    }
+
+    /// What stays of the path.
+    pub fn kept_at(&self, path: &str) -> Option<&Gone> {
+        self.gone.get(path).filter(|gone| gone.fate != Fate::Released)
+    }
+
+    /// The marks of routes that are held. They are part of membership: the config stays what people wrote last.
+    pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
+        self.kept().filter(|gone| gone.object.kind() == "route").map(|gone| Object::held(gone.object.path()))
+    }
+
+    /// Both lanes with what stays.
+    pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
+        let of = |member: bool| self.kept().filter(move |gone| (gone.object.kind() == "endpoint") == member);
+        let config_changes: Vec<Change> = of(false).map(|gone| Change::Put(gone.object.clone())).collect();
+        let suspect = |gone: &Gone| Change::Put(Object::suspect(gone.object.name()));
+        let endpoints = of(true).flat_map(|gone| [Change::Put(gone.object.clone()), suspect(gone)]);
+        let member_changes: Vec<Change> = endpoints.chain(self.held_marks().map(Change::Put)).collect();
+        let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
+        (with(config, config_changes), with(membership, member_changes))
+    }
+}
+
+/// An entry that compiles to this object, where nobody knows its author's bytes; `tree` is the active one.
+fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
+    let plural = Kind::from_any(object.kind()).map_or("", Kind::plural);
+    let (source, spec) = object.decode::<serde_json::Value>().map(|body| (body.order, body.spec.to_string())).unwrap_or_default();
+    let value: Arc<[u8]> = spec.as_bytes().into();
+    let key = match tree {
+        Some(tree) if object.kind() != "endpoint" => format!("trees/{tree}/{plural}/{}", object.name()),
+        _ => format!("{plural}/{}", object.name()),
+    };
+    Origin { id: EntryId { source, key }, written: Written { value, revision: 0 } }
+}
+
+/// The listener that an object is.
+fn listener(object: &Object) -> Option<Listener> {
+    object.decode::<Listener>().ok().map(|body| body.spec)
+}
+
+/// Whether a proxy that has the labels of both listeners could bind only one of them.
+fn collides(one: &Listener, other: &Listener) -> bool {
+    let is_apart = one.proxies.iter().any(|(key, value)| other.proxies.get(key).is_some_and(|other| other != value));
+    overlap(one.address.get(), other.address.get()) && !is_apart
+}
+
+/// The address of an endpoint, out of its canonical bytes: there may be many of them.
+fn address_of(endpoint: &Object) -> Option<Address> {
+    let (_, rest) = endpoint.bytes().split_once(r#""spec":{"address":""#)?;
+    Address::try_from(rest.split('"').next()?.to_owned()).ok()
+}
+
+/// Whether an endpoint was drained before it went, or had no weight.
+fn is_drained(object: &Object) -> bool {
+    object.kind() == "endpoint" && !takes_requests(object)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! Which endpoints can take requests: who probes them, and what the probers agree on. Pure.
+//!
+//! Membership goes out with two more kinds of objects while a backend has a health check: a `prober` for every proxy that
+//! probes, from which each proxy works out what is its own to probe, and a `health` for every endpoint that is out. An
+//! endpoint turns only when more than half of its probers say so; without a majority it stays what it was. See
+//! `docs/decisions/11-health.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::Object;
+use waypost_model::probing::Fleet;
+use waypost_model::resource::{Backend, Endpoint, Fitness, HealthCheck};
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::Probed;
+
+use crate::controller::rules::objects::{backend, takes_requests};
+
+/// An endpoint that is out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Out {
+    /// Why, in a few words.
+    pub why: String,
+    /// Since when, in milliseconds since 1970; 0 if it was out before we led.
+    pub since: u64,
+}
+
+/// An endpoint turned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// `BACKEND/ID`.
+    pub endpoint: String,
+    /// What it is from now on.
+    pub healthy: bool,
+    /// What its probers say.
+    pub told: String,
+}
+
+/// How a backend that has a health check fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackendHealth {
+    /// Its endpoints that are probed.
+    pub endpoints: usize,
+    /// Those that are out.
+    pub out: BTreeMap<String, Out>,
+    /// So few are healthy that all are used as if they were.
+    pub panics: bool,
+}
+
+/// An endpoint that is probed: by whom, and the version with which each of them learned of it.
+type Probers = Vec<(String, Version)>;
+
+/// Who probes what, and what came of it.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Membership without what is added here, as it is published.
+    base: Lane,
+    /// Membership as it is published.
+    shown: Lane,
+    /// What is added here, as it is published.
+    marks: BTreeMap<String, Arc<Object>>,
+    /// What is added here is to be worked out anew.
+    stale: bool,
+    /// The config from which the checks come.
+    config: Lane,
+    checks: BTreeMap<String, HealthCheck>,
+    members: BTreeMap<String, Option<String>>,
+    /// Who probes which endpoint is to be worked out anew.
+    moved: bool,
+    probed: BTreeMap<String, Probers>,
+    /// Endpoints of which a prober has said nothing since they became its own, by prober.
+    awaited: BTreeMap<String, BTreeSet<String>>,
+    out: BTreeMap<String, Out>,
+}
+
+/// The endpoints that take no requests of what is published: they are out, and their backends have enough others.
+pub fn ejected(snapshot: &Snapshot) -> BTreeSet<String> {
+    let mut out: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for object in snapshot.membership.of_kind("health") {
+        out.entry(backend(object)).or_default().insert(object.name());
+    }
+    if out.is_empty() {
+        return BTreeSet::new();
+    }
+    let mut all: BTreeMap<&str, Vec<Fitness>> = BTreeMap::new();
+    for endpoint in snapshot.membership.of_kind("endpoint") {
+        if let Some(out) = out.get(backend(endpoint)) {
+            all.entry(backend(endpoint)).or_default().extend(fitness(&snapshot.membership, endpoint, out.contains(endpoint.name())));
+        }
+    }
+    let enough = |backend: &str| {
+        let written = snapshot.config.get(&format!("backend/{backend}")).and_then(|object| object.decode::<Backend>().ok());
+        let check = written.and_then(|body| body.spec.health_check);
+        let all = all.get(backend).into_iter().flatten();
+        check.is_some_and(|check| !check.panics(all.clone().copied()) && all.clone().any(|one| !one.unhealthy))
+    };
+    out.into_iter().filter(|(backend, _)| enough(backend)).flat_map(|(_, names)| names).map(str::to_owned).collect()
+}
+
+/// What proxies know of an endpoint, if it takes requests.
+fn fitness(membership: &Lane, endpoint: &Object, unhealthy: bool) -> Option<Fitness> {
+    let suspect = || membership.get(&format!("suspect/{}", endpoint.name())).is_some();
+    takes_requests(endpoint).then(|| Fitness { unhealthy, suspect: suspect() })
+}
+
+impl Health {
+    /// Begins with what another controller, or we before, published.
+    pub fn inherit(&mut self, snapshot: &Snapshot) {
+        let added = |object: &&Arc<Object>| matches!(object.kind(), "health" | "prober");
+        let marks: BTreeMap<String, Arc<Object>> =
+            snapshot.membership.objects().filter(added).map(|object| (object.path().to_owned(), object.clone())).collect();
+        let without: Vec<Change> = marks.keys().map(|path| Change::Delete(path.clone())).collect();
+        let names = |kind: &'static str| marks.values().filter(move |object| object.kind() == kind);
+        let zone = |object: &Object| object.decode::<serde_json::Value>().ok().and_then(|body| Some(body.spec.get("zone")?.as_str()?.to_owned()));
+        *self = Self {
+            base: if without.is_empty() { snapshot.membership.clone() } else { snapshot.membership.with(without) },
+            shown: snapshot.membership.clone(),
+            members: names("prober").map(|object| (object.name().to_owned(), zone(object))).collect(),
+            out: names("health").map(|object| (object.name().to_owned(), Out::default())).collect(),
+            moved: true,
+            stale: true,
+            marks,
+            ..Self::default()
+        };
+    }
+
+    /// Membership without what is added here, as it was published last.
+    pub const fn base(&self) -> &Lane {
+        &self.base
+    }
+
+    /// Whether something waits to be published.
+    pub const fn waits(&self) -> bool {
+        self.stale || self.moved
+    }
+
+    /// Whether any backend has a health check.
+    pub fn is_used(&self) -> bool {
+        !self.checks.is_empty()
+    }
+
+    /// The proxies that may probe. Returns whether they are others than before.
+    pub fn set_fleet(&mut self, members: BTreeMap<String, Option<String>>) -> bool {
+        let changed = members != self.members;
+        if changed {
+            self.members = members;
+            (self.moved, self.stale) = (true, true);
+        }
+        changed
+    }
+
+    /// The proxies that may probe.
+    pub const fn fleet(&self) -> &BTreeMap<String, Option<String>> {
+        &self.members
+    }
+
+    /// Membership as it is to be published with `config` under `version`: `base` and what is added here.
+    pub fn overlay(&mut self, config: &Lane, base: Lane, version: Version) -> Lane {
+        let mut changes = self.base.changes_to(&base);
+        let backends = self.take_config(config);
+        self.base = base;
+        if self.is_used() || !backends.is_empty() {
+            self.watch(&changes, &backends, version);
+        }
+        if std::mem::take(&mut self.stale) {
+            let marks = self.wanted();
+            changes.extend(self.marks.keys().filter(|path| !marks.contains_key(*path)).map(|path| Change::Delete(path.clone())));
+            let new = marks.iter().filter(|(path, object)| self.marks.get(*path).map(|known| known.digest()) != Some(object.digest()));
+            changes.extend(new.map(|(_, object)| Change::Put(object.clone())));
+            self.marks = marks;
+        }
+        if !changes.is_empty() {
+            self.shown = self.shown.with(changes);
+        }
+        self.shown.clone()
+    }
+
+    /// Takes the checks of a config; returns the backends whose check is another one.
+    fn take_config(&mut self, config: &Lane) -> BTreeSet<String> {
+        let mut differ = BTreeSet::new();
+        for change in self.config.changes_to(config) {
+            let Some(name) = change.path().strip_prefix("backend/") else { continue };
+            let check = match &change {
+                Change::Put(object) => object.decode::<Backend>().ok().and_then(|body| body.spec.health_check),
+                Change::Delete(_) => None,
+            };
+            let before = match check.clone() {
+                Some(check) => self.checks.insert(name.to_owned(), check),
+                None => self.checks.remove(name),
+            };
+            if before != check {
+                differ.insert(name.to_owned());
+            }
+        }
+        self.config = config.clone();
+        self.stale |= !differ.is_empty();
+        differ
+    }
+
+    /// Works out who probes what: of the endpoints that changed, of all of some backends, or of all if proxies came or went.
+    fn watch(&mut self, changes: &[Change], backends: &BTreeSet<String>, version: Version) {
+        let fleet = Fleet::new(self.members.clone());
+        if std::mem::take(&mut self.moved) || !backends.is_empty() {
+            let base = self.base.clone();
+            let gone = |name: &String| base.get(&format!("endpoint/{name}")).is_none();
+            let names: Vec<String> = self.probed.keys().filter(|name| gone(name)).cloned().collect();
+            names.iter().for_each(|name| self.forget(name));
+            for endpoint in base.of_kind("endpoint") {
+                self.assign(endpoint, &fleet, version);
+            }
+        }
+        for change in changes {
+            match change {
+                Change::Put(object) if object.kind() == "endpoint" => self.assign(object, &fleet, version),
+                Change::Delete(path) => {
+                    if let Some(name) = path.strip_prefix("endpoint/") {
+                        self.forget(name);
+                    }
+                }
+                Change::Put(_) => {}
+            }
+        }
+        // Of what was inherited, some may not be there any more.
+        let lost: Vec<String> = self.out.keys().filter(|name| !self.probed.contains_key(*name)).cloned().collect();
+        lost.iter().for_each(|name| self.forget(name));
+    }
+
+    fn assign(&mut self, object: &Object, fleet: &Fleet, version: Version) {
+        let name = object.name();
+        let check = name.split_once('/').and_then(|(backend, _)| self.checks.get(backend));
+        let (Some(check), Ok(endpoint)) = (check, object.decode::<Endpoint>()) else { return self.forget(name) };
+        // What drains takes no new requests, whether it could or not.
+        if endpoint.spec.drain {
+            return self.forget(name);
+        }
+        let chosen = fleet.probers(name, endpoint.spec.zone.as_deref(), check.probers);
+        let before = self.probed.remove(name).unwrap_or_default();
+        let since = |prober: &str| before.iter().find(|(known, _)| known == prober).map(|(_, since)| *since);
+        let probers: Probers = chosen.into_iter().map(|prober| (prober.to_owned(), since(prober).unwrap_or(version))).collect();
+        for (prober, since) in &probers {
+            if *since == version {
+                self.awaited.entry(prober.clone()).or_default().insert(name.to_owned());
+            }
+        }
+        self.probed.insert(name.to_owned(), probers);
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.probed.remove(name);
+        self.stale |= self.out.remove(name).is_some();
+    }
+
+    /// What is to be added to membership.
+    fn wanted(&self) -> BTreeMap<String, Arc<Object>> {
+        if !self.is_used() {
+            return BTreeMap::new();
+        }
+        let out = self.out.keys().map(|name| Object::unhealthy(name));
+        let probers = self.members.iter().map(|(name, zone)| Object::prober(name, zone.as_deref()));
+        out.chain(probers).map(|object| (object.path().to_owned(), object)).collect()
+    }
+
+    /// The endpoints of which a proxy says something else than before.
+    pub fn differing(&mut self, prober: &str, before: &Probed, now: &Probed) -> BTreeSet<String> {
+        let failing = |one: &Probed, other: &Probed| {
+            one.failing.iter().filter(|(name, why)| other.failing.get(*name) != Some(why)).map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let mut names: BTreeSet<String> = before.unsure.symmetric_difference(&now.unsure).cloned().collect();
+        names.extend(failing(before, now));
+        names.extend(failing(now, before));
+        if let Some(awaited) = self.awaited.get_mut(prober) {
+            let probed = &self.probed;
+            let heard = |name: &String| probed.get(name).is_none_or(|all| all.iter().any(|(known, since)| known == prober && *since <= now.version));
+            awaited.retain(|name| {
+                let heard = heard(name);
+                if heard {
+                    names.insert(name.clone());
+                }
+                !heard
+            });
+        }
+        names
+    }
+
+    /// Judges endpoints by what their probers say; `says` has no answer for proxies that do not follow us. Unless `met`, those
+    /// count as if they could not tell: we lead for so short a time that they may not have found us yet.
+    pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Probed>, met: bool, date: u64) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        for name in names {
+            let Some(probers) = self.probed.get(name) else { continue };
+            let mut votes = Votes::default();
+            for (prober, since) in probers {
+                votes.count(says(prober), name, *since, met);
+            }
+            let is_out = self.out.contains_key(name);
+            let turn = |healthy, told: String| Turn { endpoint: name.clone(), healthy, told };
+            if !is_out && votes.failing * 2 > votes.all {
+                let why = votes.why.clone();
+                turns.push(turn(false, format!("{} of {} probers: {why}", votes.failing, votes.all)));
+                self.out.insert(name.clone(), Out { why, since: date });
+                self.stale = true;
+            } else if is_out && votes.healthy * 2 > votes.all {
+                turns.push(turn(true, format!("{} of {} probers had good answers", votes.healthy, votes.all)));
+                self.out.remove(name);
+                self.stale = true;
+            } else if let Some(out) = self.out.get_mut(name).filter(|_| votes.failing > 0) {
+                out.why = votes.why;
+            }
+        }
+        turns
+    }
+
+    /// The endpoints that are probed.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.probed.keys().cloned().collect()
+    }
+
+    /// Those of them that this proxy probes.
+    pub fn probed_by(&self, prober: &str) -> BTreeSet<String> {
+        let probes = |probers: &Probers| probers.iter().any(|(known, _)| known == prober);
+        self.probed.iter().filter(|(_, probers)| probes(probers)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The proxies that probe an endpoint, if it is probed.
+    pub fn probers(&self, name: &str) -> Option<impl Iterator<Item = &str>> {
+        self.probed.get(name).map(|probers| probers.iter().map(|(prober, _)| prober.as_str()))
+    }
+
+    /// Why an endpoint is out, if it is.
+    pub fn out(&self, name: &str) -> Option<&Out> {
+        self.out.get(name)
+    }
+
+    /// How a backend fares.
+    pub fn backend(&self, name: &str) -> BackendHealth {
+        let prefix = format!("{name}/");
+        let own = |path: &&String| path.starts_with(&prefix);
+        let names: Vec<&String> = self.probed.range(prefix.clone()..).map(|(path, _)| path).take_while(own).collect();
+        let out: BTreeMap<String, Out> =
+            self.out.range(prefix.clone()..).take_while(|(path, _)| own(path)).map(|(path, out)| (path.clone(), out.clone())).collect();
+        let fit = |name: &&String| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, out.contains_key(*name));
+        let panics = !out.is_empty() && self.checks.get(name).is_some_and(|check| check.panics(names.iter().filter_map(fit)));
+        BackendHealth { endpoints: names.len(), out, panics }
+    }
+
+    /// Backends of which something is out.
+    pub fn troubled(&self) -> BTreeMap<String, BackendHealth> {
+        let names: BTreeSet<&str> = self.out.keys().filter_map(|path| Some(path.split_once('/')?.0)).collect();
+        names.into_iter().map(|name| (name.to_owned(), self.backend(name))).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Votes {
+    all: usize,
+    failing: usize,
+    healthy: usize,
+    why: String,
+}
+
+impl Votes {
+    /// Counts what one prober says, if it follows us.
+    fn count(&mut self, says: Option<&Probed>, endpoint: &str, since: Version, met: bool) {
+        let Some(said) = says else {
+            self.all += usize::from(!met);
+            return;
+        };
+        self.all += 1;
+        if said.version < since || said.unsure.contains(endpoint) {
+            return;
+        }
+        match said.failing.get(endpoint) {
+            Some(why) => {
+                self.failing += 1;
+                self.why.clone_from(why);
+            }
+            None => self.healthy += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! What the rules read of an object: its store, its backend, whether it takes requests.
+
+use waypost_model::key::ResourceKey;
+use waypost_model::object::Object;
+
+/// The path of a resource's object.
+pub fn object_path(resource: &ResourceKey) -> String {
+    format!("{}/{}", resource.kind.singular(), resource.name)
+}
+
+/// The number of the store that an object comes from.
+pub fn source_of(object: &Object) -> usize {
+    object.decode::<serde_json::Value>().map(|body| body.order).unwrap_or_default()
+}
+
+/// The backend of an endpoint, or of what is said about one.
+pub fn backend(endpoint: &Object) -> &str {
+    endpoint.name().split('/').next().unwrap_or_default()
+}
+
+/// Whether an endpoint takes requests, as far as it is written. What says neither is not read: there may be many.
+pub fn takes_requests(endpoint: &Object) -> bool {
+    let says = |field: &str| endpoint.bytes().contains(field);
+    if !says("\"drain\":true") && !says("\"weight\":0") {
+        return true;
+    }
+    !endpoint.decode::<waypost_model::resource::Endpoint>().is_ok_and(|body| body.spec.drain || body.spec.weight.get() == 0)
+}

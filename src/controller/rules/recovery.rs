@@ -1,0 +1,149 @@
+//! What proxies hold, for controllers that have lost what was published: when they are asked, and how long a leader waits for it.
+
+use std::time::Duration;
+
+use waypost_model::snapshot::Version;
+
+/// Most proxies that lost their controller have come back within this time.
+const COMING: Duration = Duration::from_secs(7);
+/// Where the stores have something, and those that came hold nothing, others are waited for so long.
+const SAYING: Duration = Duration::from_secs(1);
+/// Those that came have told what they hold within this time.
+const TELLING: Duration = Duration::from_secs(15);
+
+/// What a controller knows of what there is to be recalled.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Our cluster, if it is known.
+    pub cluster: Option<String>,
+    /// Whether proxies follow us.
+    pub came: bool,
+    /// Whether all stores were read.
+    pub complete: bool,
+    /// Whether one of them has nothing.
+    pub empty: bool,
+    /// The highest version that a proxy of our cluster may hold: one that has not said that it holds nothing.
+    pub held: Option<Version>,
+}
+
+/// What is to be done before a leader that knew nothing publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for what proxies and other controllers may tell.
+    Wait,
+    /// The same, and say so: it may take long.
+    WaitLong,
+    /// Go on with what there is.
+    Go,
+}
+
+/// How long a leader that knew nothing has waited, and what it has seen meanwhile.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    came: Option<Duration>,
+    /// Since when no store is empty.
+    full: Option<Duration>,
+    /// The highest version that any proxy may hold, also one that has gone again.
+    pub held: Option<Version>,
+}
+
+impl Waiting {
+    /// Time is counted from now on; what was seen is not forgotten.
+    pub fn begin_anew(&mut self) {
+        (self.came, self.full) = (None, None);
+    }
+
+    /// `elapsed` after it began, where `told` is what came so far.
+    pub fn next(&mut self, elapsed: Duration, seen: &Seen, told: Version) -> Next {
+        self.held = self.held.max(seen.held);
+        if seen.came {
+            self.came.get_or_insert(elapsed);
+        }
+        self.full = (!seen.empty).then(|| self.full.unwrap_or(elapsed));
+        if told.sequence > 0 {
+            // One that comes later may have more.
+            let all = Some(told) >= self.held && elapsed >= COMING;
+            return if all || elapsed >= TELLING { Next::Go } else { Next::Wait };
+        }
+        // A store that begins to be filled has not all of it yet.
+        let over = match (self.held, self.came, self.full) {
+            (Some(_), _, full) => elapsed >= TELLING && full.is_none_or(|full| elapsed >= full + COMING),
+            (None, Some(came), Some(full)) => elapsed >= came.max(full) + SAYING,
+            (None, _, _) => elapsed >= COMING,
+        };
+        match over {
+            false => Next::Wait,
+            true if !seen.complete || seen.empty && self.held.is_some() => Next::WaitLong,
+            true => Next::Go,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::snapshot::Snapshot;
+
+    use super::*;
+    use crate::controller::peers::offers::Recall;
+
+    const fn at(sequence: u64) -> Version {
+        Version { epoch: 2, sequence }
+    }
+
+    #[test]
+    fn those_are_asked_that_have_more_than_came_and_only_while_it_is_wanted() {
+        let recall = Recall::default();
+        let told = |sequence| recall.take(Snapshot { version: at(sequence), ..Snapshot::default() });
+        told(9);
+        assert!(recall.above(true).is_none() && recall.best().is_none());
+        let wanted = recall.want();
+        assert_eq!((recall.above(true), recall.above(false)), (Some(Version::default()), None));
+        [3, 5, 4].into_iter().for_each(told);
+        assert_eq!((recall.above(true), recall.best().unwrap().version), (Some(at(5)), at(5)));
+        drop(wanted);
+        assert!(recall.above(true).is_none() && recall.best().is_none());
+        recall.wanted_upstream(Some(at(2)));
+        assert_eq!((recall.above(true), recall.above(false)), (None, Some(at(2))));
+    }
+
+    fn seen(came: bool, empty: bool, held: u64) -> Seen {
+        Seen { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..Seen::default() }
+    }
+
+    /// When a wait ends in which this is seen in each second; `None` if it never does.
+    fn ends(of: impl Fn(u64) -> Seen, told: u64) -> Option<(u64, Next)> {
+        let mut waiting = Waiting::default();
+        (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(told)))).find(|(_, next)| *next != Next::Wait)
+    }
+
+    #[test]
+    fn how_long_is_waited_depends_on_who_came_and_what_the_stores_have() {
+        for (what, seen, told, expected) in [
+            ("nobody came", seen(false, false, 0), 0, Some((7, Next::Go))),
+            ("one came that has nothing", seen(true, false, 0), 0, Some((1, Next::Go))),
+            ("one came that may hold something and does not tell", seen(true, false, 5), 0, Some((15, Next::Go))),
+            ("all was told", seen(true, false, 5), 5, Some((7, Next::Go))),
+            ("another may have more", seen(true, false, 5), 4, Some((15, Next::Go))),
+            ("nobody came, and a store is empty", seen(false, true, 0), 0, Some((7, Next::Go))),
+            ("one came that has nothing, and a store is empty", seen(true, true, 0), 0, Some((7, Next::Go))),
+            ("one may hold something, and a store is empty", seen(true, true, 5), 0, Some((15, Next::WaitLong))),
+            ("all was told, and a store is empty", seen(true, true, 5), 5, Some((7, Next::Go))),
+            ("a store was not read", Seen { complete: false, ..seen(false, false, 0) }, 0, Some((7, Next::WaitLong))),
+        ] {
+            assert_eq!(ends(|_| seen.clone(), told), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_counts_for_good_and_a_store_is_filled_before_it_is_believed() {
+        assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
+        let mut waiting = Waiting::default();
+        let next = |waiting: &mut Waiting, second, seen: &Seen| waiting.next(Duration::from_secs(second), seen, Version::default());
+        assert_eq!(next(&mut waiting, 40, &seen(true, true, 5)), Next::WaitLong);
+        waiting.begin_anew();
+        assert_eq!(next(&mut waiting, 8, &seen(false, true, 0)), Next::Wait, "what was seen is not forgotten");
+        for (second, expected) in [(41, Next::Wait), (47, Next::Wait), (48, Next::Go)] {
+            assert_eq!(next(&mut waiting, second, &seen(true, false, 5)), expected, "a store that begins to be filled is given time: {second}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The heart of the controller: state × input → output. No clock, no I/O; time is an input.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_adapter::Revision;
+use waypost_model::compile::{Compiler, EntryId, SavedEntry};
+use waypost_model::lane::Lane;
+use waypost_model::limits::Limits;
+use waypost_model::snapshot::{Snapshot, Version};
+
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::guard::{Guard, Thresholds};
+use crate::controller::rules::health::Health;
+use crate::controller::rules::pins::Hold;
+use crate::controller::rules::window::Window;
+use crate::controller::state::events::Events;
+use crate::controller::state::proxies::Proxies;
+use crate::controller::state::source::{NotBelieved, SourceState};
+use crate::controller::stored::replica::Replica;
+
+mod claims;
+pub mod events;
+mod lead;
+#[cfg(test)]
+mod lead_tests;
+mod pins;
+mod probes;
+pub mod proxies;
+mod publish;
+mod removals;
+#[cfg(test)]
+mod removals_tests;
+pub mod source;
+mod step;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod tracks;
+
+/// How often what is over is forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// When an entry was seen and since which version it is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Track {
+    /// The entry's revision.
+    pub revision: u64,
+    /// When the controller saw it.
+    pub seen: Duration,
+    /// The first version that has it; `None` while it waits for its window.
+    pub version: Option<Version>,
+    /// When the last proxy that follows us served it.
+    pub live: Option<Duration>,
+    /// The entry was deleted: what is tracked is that proxies stop serving it.
+    pub gone: bool,
+}
+
+/// A controller that follows us.
+#[derive(Debug, Clone, Copy)]
+pub struct Follower {
+    /// When it said so last.
+    pub heard: Duration,
+    /// The version of what it relays.
+    pub version: Option<Version>,
+    /// Whether that has other content than was published under that version.
+    pub drifted: bool,
+}
+
+/// Everything that the controller knows.
+#[derive(Debug)]
+pub struct State {
+    /// The entries and what they compile to.
+    pub compiler: Compiler,
+    /// The stores, by number.
+    pub sources: Vec<SourceState>,
+    /// The proxies.
+    pub proxies: Proxies,
+    /// What happened.
+    pub events: Events,
+    /// What is published.
+    pub snapshot: Arc<Snapshot>,
+    /// When it was published.
+    pub published: Duration,
+    /// When each entry was seen and published.
+    pub tracks: HashMap<EntryId, Track>,
+    /// Entries that wait for a publication of their lane.
+    unpublished: BTreeSet<EntryId>,
+    /// Entries that are published and not yet live everywhere.
+    arriving: BTreeSet<EntryId>,
+    windows: (Window, Window),
+    /// What went away and may not be meant.
+    pub guard: Guard,
+    /// Which endpoints can take requests.
+    pub health: Health,
+    /// Until when proxies that followed whoever led before us may not have found us.
+    unmet: Duration,
+    /// What the stores say, with what the guard keeps.
+    lanes: (Lane, Lane),
+    /// What an operator holds, and when that is over.
+    hold: Option<(Hold, Option<Duration>)>,
+    swept: Duration,
+    /// The highest epoch that each program claimed to have seen, and when that was believed.
+    claims: HashMap<String, (u64, Duration)>,
+    /// Reasons for which something is held, as far as they were told.
+    told_held: BTreeSet<String>,
+    names: Vec<String>,
+    no_listener_told: bool,
+    cluster: Option<String>,
+    /// The other controllers: where they are, by name.
+    pub peers: BTreeMap<String, String>,
+    /// Whether the store has said which there are.
+    pub met_peers: bool,
+    /// The controllers that follow us.
+    pub followers: BTreeMap<String, Follower>,
+    /// Grows with every time that the stores have to be read anew.
+    generation: u64,
+    /// What we are in the election.
+    role: Role,
+    /// The last epoch for which the stores are, or were, read anew and other controllers asked.
+    begun: Option<u64>,
+    /// An epoch of ours under which somebody else has published.
+    contested: Option<u64>,
+    /// Whether other controllers were asked for what was published before we lead.
+    recovered: bool,
+    /// Something waits until we may publish again.
+    suppressed: bool,
+    /// What was published before we lead was lost here, and is known from a proxy.
+    recalled: bool,
+    /// An operator asked for something that is not published yet.
+    operated: bool,
+    /// Why a store is not believed, which went back or became empty while we followed.
+    not_believed: Option<NotBelieved>,
+    /// What the leader keeps, while we follow.
+    replica: Replica,
+    /// When it said so last, in milliseconds since 1970.
+    replicated_at: u64,
+}
+
+impl State {
+    /// A controller of these stores, named for people. It publishes nothing before it leads.
+    pub fn new(names: Vec<String>, limits: Limits, thresholds: Thresholds, cluster: Option<String>) -> Self {
+        let snapshot = Snapshot { cluster: cluster.clone().unwrap_or_default(), ..Snapshot::default() };
+        let mut proxies = Proxies::default();
+        if let Some(id) = &cluster {
+            proxies.belong_to(id);
+        }
+        Self {
+            compiler: Compiler::new(names.len(), limits),
+            sources: vec![SourceState::default(); names.len()],
+            proxies,
+            events: Events::default(),
+            snapshot: Arc::new(snapshot),
+            published: Duration::ZERO,
+            tracks: HashMap::new(),
+            unpublished: BTreeSet::new(),
+            arriving: BTreeSet::new(),
+            windows: Default::default(),
+            guard: Guard::new(thresholds),
+            health: Health::default(),
+            unmet: Duration::ZERO,
+            lanes: Default::default(),
+            hold: None,
+            swept: Duration::ZERO,
+            claims: HashMap::new(),
+            told_held: BTreeSet::new(),
+            names,
+            no_listener_told: false,
+            cluster,
+            peers: BTreeMap::new(),
+            met_peers: false,
+            followers: BTreeMap::new(),
+            generation: 0,
+            role: Role::Following { leader: None },
+            begun: None,
+            contested: None,
+            recovered: false,
+            suppressed: false,
+            recalled: false,
+            operated: false,
+            not_believed: None,
+            replica: Replica::default(),
+            replicated_at: 0,
+        }
+    }
+
+    /// Takes in what was saved before a restart: it is served until the store is heard. What the guard kept stays until then.
+    pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
+        self.compiler.restore(source, saved);
+        self.compiled(Some(source), None, now)
+    }
+
+    /// How far that store had been read: if it is not as far any more, it was restored from a backup.
+    pub fn restore_revision(&mut self, source: usize, at: u64) {
+        if let Some(state) = self.sources.get_mut(source) {
+            state.at = Revision(at);
+        }
+    }
+
+    /// Whether something is published.
+    pub fn is_ready(&self) -> bool {
+        self.snapshot.version.sequence > 0
+    }
+
+    /// The next moment at which [`Input::Tick`] is needed.
+    pub fn due(&self) -> Duration {
+        // Only whoever leads ends what an operator holds: clocks may differ.
+        let released = self.hold.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
+        [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
+    }
+}

@@ -1,0 +1,50 @@
+//! Epochs that programs claim to have seen: which of them are believed, and how often.
+
+use std::time::Duration;
+
+use waypost_model::snapshot::Version;
+
+use super::State;
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::election::CLAIMED;
+
+/// A program's claim of a still higher epoch is believed again after this long.
+const CLAIM_PAUSE: Duration = Duration::from_secs(5);
+
+/// Claims are forgotten after this long.
+pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
+
+impl State {
+    pub(super) fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Output {
+        if self.proxies.opened(name, highest, cluster, now.since_start) {
+            self.events.add(now.date, "ProxyConnected", name, format!("the proxy follows us; it has seen version {highest}"));
+        }
+        Output { changed: true, saw: self.claimed(name, highest, cluster, now), ..Output::default() }
+    }
+
+    /// The epoch above ours that a program claims to have seen: a new one has to be taken then, and every store to be listed. One that
+    /// claims higher and higher ones is not believed so often.
+    pub(super) fn claimed(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Option<u64> {
+        let epoch = self.claim_of(highest, cluster)?;
+        match self.claims.get(name) {
+            Some((known, _)) if epoch <= *known => Some(epoch),
+            Some((known, at)) if now.since_start.saturating_sub(*at) < CLAIM_PAUSE => {
+                let message = format!("it claims to have seen epoch {epoch}, and epoch {known} a moment ago; that is looked at again after {CLAIM_PAUSE:?}");
+                self.events.add(now.date, "EpochClaims", name, message);
+                None
+            }
+            _ => {
+                self.claims.insert(name.to_owned(), (epoch, now.since_start));
+                Some(epoch)
+            }
+        }
+    }
+
+    /// The epoch above ours that is claimed, if it is to be believed.
+    pub(super) fn claim_of(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
+        // Only who names our cluster is believed, and no claim that leaves no room above it: what is made of it has to be believed too.
+        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < CLAIMED;
+        // We lost our state, or another led in between: nobody may be asked to go back.
+        (ours && highest > self.snapshot.version && self.role.epoch().is_none_or(|epoch| highest.epoch >= epoch)).then_some(highest.epoch)
+    }
+}

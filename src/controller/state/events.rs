@@ -1,0 +1,37 @@
+//! What happened, for people: the last thousand events.
+
+use std::collections::VecDeque;
+
+use crate::controller::answers::shapes::Event;
+
+/// How many events are kept.
+const KEPT: usize = 1_000;
+
+/// The last events.
+#[derive(Debug, Default)]
+pub struct Events {
+    kept: VecDeque<Event>,
+    next: u64,
+}
+
+impl Events {
+    /// Adds an event.
+    pub fn add(&mut self, at: u64, reason: &str, about: impl Into<String>, message: impl Into<String>) {
+        let event = Event { number: self.next, at, reason: reason.to_owned(), about: about.into(), message: message.into() };
+        self.next += 1;
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(event);
+    }
+
+    /// The number of the event that comes next.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The events from number `from` on.
+    pub fn since(&self, from: u64) -> impl Iterator<Item = &Event> {
+        self.kept.iter().rev().take_while(move |event| event.number >= from).collect::<Vec<_>>().into_iter().rev()
+    }
+}

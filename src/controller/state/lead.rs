@@ -1,0 +1,346 @@
+//! Leading and following: who may publish what, and what is taken over from whoever led before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use waypost_adapter::Revision;
+use waypost_model::lane::Lane;
+use waypost_model::object::Object;
+use waypost_model::snapshot::{Snapshot, Version};
+use waypost_wire::{Content, Downstream, Told};
+
+use super::State;
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::guard::{Doubted, EXPECTED, Fate, Gone, is_doubted, own_settings};
+use crate::controller::rules::health::ejected;
+use crate::controller::rules::objects::source_of;
+use crate::controller::state::Follower;
+use crate::controller::state::proxies::BEHIND;
+use crate::controller::stored::entries::same_store;
+use crate::controller::stored::replica::Replica;
+
+/// So many events of another controller are taken in at once.
+const MOST_TOLD: usize = 100;
+/// A controller follows us if it was heard within this time.
+const FOLLOWS: Duration = Duration::from_secs(15);
+/// A controller that has not been heard for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(600);
+/// Proxies that lost their controller have found another one, or it when it came back, within this time after its start.
+pub(super) const MET: Duration = Duration::from_secs(20);
+/// Proxies that followed whoever led before find a new leader within this time.
+const UNMET: Duration = Duration::from_secs(15);
+
+impl State {
+    /// The last epoch for which the stores are, or were, read anew and other controllers asked.
+    pub const fn begun(&self) -> Option<u64> {
+        self.begun
+    }
+
+    /// What we are in the election.
+    pub const fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// Our role changed, or goes on.
+    pub(super) fn take_role(&mut self, role: Role, now: Now) -> Output {
+        let before = std::mem::replace(&mut self.role, role);
+        let mut output = Output::default();
+        match (before.epoch(), self.role.epoch()) {
+            (old, Some(epoch)) if old != Some(epoch) => {
+                let told = if matches!(self.role, Role::Leading { .. }) { "this controller leads" } else { "this controller takes care without the store" };
+                self.events.add(now.date, "Leading", "controller", format!("{told}, under epoch {epoch}"));
+                output.verdicts = self.compiler.views().map(|view| view.id).collect();
+            }
+            (Some(epoch), Some(_)) => self.tell_caretaking(&before, epoch, now),
+            (Some(epoch), None) => self.events.add(now.date, "Deposed", "controller", format!("this controller leads no more under epoch {epoch}")),
+            (None, _) => {}
+        }
+        if let Role::Leading { epoch, .. } = self.role
+            && self.begun != Some(epoch)
+        {
+            self.begun = Some(epoch);
+            self.recovered = false;
+            self.sources.iter_mut().for_each(|source| (source.settled, source.failing) = (false, None));
+            output.relist = true;
+            self.generation += 1;
+        }
+        if before != self.role && self.role.epoch().is_some() && (self.suppressed || before.epoch() != self.role.epoch()) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+            if matches!(self.role, Role::Caretaking { named: true, .. }) && self.hold.is_none() && self.is_ready() {
+                // What is on disk may be older than what was published.
+                self.lanes.0 = self.snapshot.config.clone();
+            }
+            output.absorb(self.publish(true, true, now));
+        }
+        output.changed = true;
+        output
+    }
+
+    fn tell_caretaking(&mut self, before: &Role, epoch: u64, now: Now) {
+        match (before, &self.role) {
+            (Role::Leading { .. }, Role::Caretaking { .. }) => {
+                let told = format!("the record of leading cannot be renewed: under epoch {epoch} only what operators ask for is published");
+                self.events.add(now.date, "Caretaking", "controller", told);
+            }
+            (Role::Caretaking { .. }, Role::Leading { .. }) => {
+                self.events.add(
+                    now.date,
+                    "Leading",
+                    "controller",
+                    format!("the record is renewed: what the store says is published again under epoch {epoch}"),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether others know better than we: while we follow, and until we have asked them all.
+    const fn learns(&self) -> bool {
+        match self.role {
+            Role::Following { .. } => true,
+            Role::Leading { .. } => !self.recovered,
+            Role::Caretaking { .. } => false,
+        }
+    }
+
+    /// The leader published this: whoever follows us gets it as it is.
+    pub(super) fn relayed(&mut self, snapshot: &Arc<Snapshot>, now: Now) -> Output {
+        let foreign = self.cluster.as_ref().is_some_and(|own| *own != snapshot.cluster);
+        if !self.learns() || foreign || snapshot.version <= self.snapshot.version {
+            return Output::default();
+        }
+        let saw = Some(snapshot.version.epoch).filter(|epoch| *epoch > self.snapshot.version.epoch || self.role.epoch().is_some());
+        if self.role.epoch().is_some_and(|epoch| snapshot.version.epoch >= epoch) {
+            self.contested = self.role.epoch();
+            return Output { saw, ..Output::default() };
+        }
+        (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
+        // Whoever published this knew more.
+        self.recalled = false;
+        Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
+    }
+
+    /// All that others know of what was published before we lead is known.
+    pub(super) fn recovered(&mut self, epoch: u64, now: Now) -> Output {
+        self.recovered |= self.begun == Some(epoch);
+        if self.suppressed { self.publish(true, true, now) } else { Output::default() }
+    }
+
+    /// What was published before this process began, from disk.
+    pub fn recall(&mut self, snapshot: Snapshot, now: Now) -> Output {
+        self.relayed(&Arc::new(snapshot), now)
+    }
+
+    /// Grows with every time that the stores have to be read anew.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether this controller follows us now.
+    pub fn follows(&self, name: &str, now: Now) -> bool {
+        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWS)
+    }
+
+    /// Whether a controller that follows us has not got what was published a while ago.
+    pub fn is_behind(&self, name: &str, now: Now) -> bool {
+        let late = now.since_start.saturating_sub(self.published) > BEHIND;
+        late && self.is_ready() && self.follows(name, now) && self.followers.get(name).is_some_and(|follower| follower.version < Some(self.snapshot.version))
+    }
+
+    /// Whether any other controller follows us now.
+    pub fn is_followed(&self, now: Now) -> bool {
+        self.followers.keys().any(|name| self.follows(name, now))
+    }
+
+    /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
+    pub fn kept_for_followers(&self) -> (Vec<Gone>, Vec<String>) {
+        let inherited = self.role.epoch() == Some(self.snapshot.version.epoch);
+        match self.role.epoch() {
+            // Who has only just been elected has not taken over yet what whoever led before kept.
+            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
+            // Before a leader was heard, what is known is what was known when we stopped.
+            None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
+            following => {
+                let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
+                let kept = self.replica.kept.iter().filter(|gone| !ours.iter().any(|path| path == gone.object.path())).cloned().collect();
+                (kept, self.replica.expected.iter().cloned().chain(ours).collect())
+            }
+        }
+    }
+
+    /// What operators announced to let go, and until which date, in milliseconds since 1970: ours, or what the leader has.
+    pub fn announced(&self, now: Now) -> BTreeMap<String, u64> {
+        if self.role.epoch().is_some() || self.replica.at.is_empty() {
+            return self.guard.expected_until((now.since_start, now.date));
+        }
+        let until = self.replicated_at.saturating_add(u64::try_from(EXPECTED.as_millis()).unwrap_or(u64::MAX));
+        self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
+    }
+
+    /// The leader told what it keeps.
+    pub(super) fn replicated(&mut self, replica: Replica, now: Now) -> Output {
+        if !self.learns() {
+            return Output::default();
+        }
+        let mut output = Output { entries_changed: true, ..Output::default() };
+        for (number, name) in self.names.clone().iter().enumerate() {
+            if let (Some(source), Some(at)) = (self.sources.get_mut(number), revision(&replica.at, name)) {
+                source.floor.0 = at;
+                self.not_believed.take_if(|flagged| flagged.source == number && flagged.is_judged(Revision(at)));
+            }
+            if let Some((_, entries)) = replica.entries.iter().find(|(url, _)| same_store(url, name)) {
+                self.compiler.adopt(number, entries.clone());
+                output.absorb(self.compiled(Some(number), None, now));
+            }
+        }
+        (self.replica, self.replicated_at) = (Replica { entries: Vec::new(), ..replica }, now.date);
+        output
+    }
+
+    /// What happened on a controller that follows us is said here too, with its name; through others it has that already.
+    pub(super) fn pass_events(&mut self, controller: &str, told: Vec<Told>, now: Now) {
+        for Told { reason, about, message } in told.into_iter().take(MOST_TOLD) {
+            let about = if about.ends_with(')') { about } else { format!("{about} (on {controller})") };
+            self.events.add(now.date, &reason, about, message);
+        }
+    }
+
+    /// A controller follows us, and says what it relays.
+    pub(super) fn follower(&mut self, name: &str, version: Option<Version>, content: Option<Content>, now: Now) {
+        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.heard) < FORGET);
+        let drifted = version.zip(content).is_some_and(|(version, content)| self.proxies.is_other(version, content));
+        let before = self.followers.insert(name.to_owned(), Follower { heard: now.since_start, version, drifted });
+        if drifted && before.is_none_or(|before| !before.drifted) {
+            self.events.add(now.date, "Drift", name, "the controller relays other content than was published under its version");
+        }
+    }
+
+    /// Another controller tells of the proxies that follow it.
+    pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, version: Option<Version>, now: Now) -> Output {
+        let mut output = Output { changed: true, ..Output::default() };
+        let mut reports = Vec::new();
+        // It follows us and has more: our record of leading came back with a store that was restored.
+        let ours = self.cluster.clone();
+        output.saw = version.and_then(|version| self.claimed(controller, version, ours.as_deref(), now));
+        for proxy in &proxies {
+            output.saw = output.saw.max(self.claimed(&proxy.name, proxy.highest, proxy.cluster.as_deref(), now));
+        }
+        for (name, came) in self.proxies.relayed(controller, proxies, now.since_start, &mut reports) {
+            let (reason, told) = if came {
+                ("ProxyConnected", format!("the proxy follows {controller}"))
+            } else {
+                output.absorb(self.prober_gone(&name, now));
+                ("ProxyDisconnected", format!("the proxy does not follow {controller} any more"))
+            };
+            self.events.add(now.date, reason, name, told);
+        }
+        for (name, report) in reports {
+            output.absorb(self.reported(&name, report, now));
+        }
+        output.absorb(self.gather(now));
+        output
+    }
+
+    /// Begins with what is published: what it has and the stores do not went while nobody led, or is held.
+    pub(super) fn inherit(&mut self, now: Now) {
+        self.health.inherit(&self.snapshot);
+        self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
+        // From now on what we keep counts, also once we follow again.
+        let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
+        if self.snapshot.version.sequence > 0 {
+            self.forget_what_was_let_go(&at);
+        }
+        self.guard.expect(expected, now.since_start);
+        // A config that an operator holds says nothing about what the stores had.
+        let none = Lane::default();
+        let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
+        let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
+        // Of a store that is not believed, what it changed is missing too.
+        let emptied = self.emptied(config);
+        let doubt = self.not_believed.take();
+        let doubted = doubt.as_ref().map(|doubt| Doubted { source: doubt.source, why: &doubt.why });
+        let is_doubted = |object: &Object| doubted.is_some() && is_doubted(doubted, source_of(object));
+        let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_doubted(object));
+        let out = ejected(&self.snapshot);
+        let missed = |object: &Object| {
+            let ejected = object.kind() == "endpoint" && out.contains(object.name());
+            is_doubted(object)
+                || !emptied.is_empty() && emptied.contains(&source_of(object))
+                || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
+        };
+        let missing: Vec<Arc<Object>> = config
+            .objects()
+            .filter(|object| gone(config_now, object))
+            .chain(self.snapshot.membership.objects().filter(|object| gone(membership_now, object)))
+            .filter(|object| missed(object) && !(object.kind() == "listener" && self.proxies.never_bound(object.name())))
+            .cloned()
+            .collect();
+        let stores = ((config_now, membership_now), self.compiler.active_tree());
+        self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
+        for source in emptied {
+            self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
+        }
+        let lost = if std::mem::take(&mut self.recalled) { self.sources.len() } else { 0 };
+        for source in 0..lost {
+            self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
+        }
+        self.give_way(now);
+        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        self.tell_held(now);
+    }
+
+    /// Stores that were read and have nothing, although something is published that came from them and is nowhere now. Who has lost its disk
+    /// does not know that they had.
+    fn emptied(&self, config: &Lane) -> BTreeSet<usize> {
+        let is_empty = |source: &usize| self.sources.get(*source).is_some_and(|state| state.live) && !self.compiler.has_any(*source);
+        let empty: BTreeSet<usize> = (0..self.sources.len()).filter(is_empty).collect();
+        if empty.is_empty() {
+            return empty;
+        }
+        let written = |object: &&Arc<Object>| matches!(object.kind(), "listener" | "route" | "backend" | "endpoint");
+        let lost = |lane: &Lane, now: &Lane| {
+            let absent = lane.objects().filter(written).filter(|object| now.get(object.path()).is_none());
+            absent.map(|object| source_of(object)).collect::<BTreeSet<_>>()
+        };
+        let all = lost(config, self.compiler.config()).into_iter().chain(lost(&self.snapshot.membership, self.compiler.membership()));
+        all.filter(|source| empty.contains(source)).collect()
+    }
+
+    /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
+    /// published in a form that is not the store's was not.
+    fn forget_what_was_let_go(&mut self, at: &BTreeMap<String, u64>) {
+        let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
+        let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
+        let stands = |lane: &Lane, now: &Lane, object: &Object| {
+            lane.get(object.path()).is_some_and(|published| {
+                let changed = |now: &Arc<Object>| now.digest() != published.digest();
+                published.digest() == object.digest() || now.get(object.path()).is_some_and(changed)
+            })
+        };
+        let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
+        let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
+        let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
+        let published = |gone: &Gone| match gone.object.kind() {
+            "endpoint" => stands(&snapshot.membership, membership_now, &gone.object),
+            // A config that an operator holds does not tell; whoever led and knew that it went would have kept it.
+            _ if held => !known(gone),
+            _ => stands(&snapshot.config, config_now, &gone.object),
+        };
+        // What is known of whoever led is from before that: nobody let it go.
+        let unjudged = |gone: &Gone| matches!(gone.fate, Fate::Held { .. }) && gone.at > self.published && !known(gone);
+        self.guard.forget_unless(&|gone| published(gone) || unjudged(gone));
+        let none = Lane::default();
+        let config = if held { &none } else { &snapshot.config };
+        // Of epochs that we know nothing of, what the store had last may have been published.
+        let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
+        let known = |gone: &Gone| !(missed && unjudged(gone));
+        self.guard.keep_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
+    }
+}
+
+/// The revision of a store, by any of its URLs.
+fn revision(of: &BTreeMap<String, u64>, store: &str) -> Option<u64> {
+    of.iter().find(|(url, _)| same_store(url, store)).map(|(_, at)| *at)
+}

@@ -1,0 +1,164 @@
+//! Which endpoints can take requests: what the proxies report is judged, and what they agree on is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use waypost_wire::Probed;
+
+use super::State;
+use crate::controller::message::{Now, Output};
+
+impl State {
+    /// A proxy said what it found out of what it probes.
+    pub(super) fn probed(&mut self, prober: &str, before: Option<&Probed>, said: Option<&Probed>, now: Now) -> Output {
+        if self.role.epoch().is_none() {
+            return Output::default();
+        }
+        let Some(said) = said else { return Output::default() };
+        let names = self.health.differing(prober, before.unwrap_or(&Probed::default()), said);
+        self.judge(&names, now)
+    }
+
+    /// Proxies came or went: others may probe now.
+    pub(super) fn gather(&mut self, now: Now) -> Output {
+        if self.role.epoch().is_none() {
+            return Output::default();
+        }
+        let mut members: BTreeMap<String, Option<String>> = self.proxies.probers(now.since_start).map(|(name, zone)| (name.clone(), zone.cloned())).collect();
+        if now.since_start < self.unmet {
+            // Those who probed before we led are on their way to us.
+            for (name, zone) in self.health.fleet() {
+                members.entry(name.clone()).or_insert_with(|| zone.clone());
+            }
+        }
+        let moved = self.health.set_fleet(members);
+        let all_met = self.unmet > Duration::ZERO && now.since_start >= self.unmet;
+        if all_met {
+            self.unmet = Duration::ZERO;
+        }
+        let mut output = if moved && self.health.is_used() { self.publish_health(now) } else { Output::default() };
+        if moved || all_met {
+            // Whose word counts is another question now, also for those who say the same as before.
+            let names = self.health.names();
+            output.absorb(self.judge(&names, now));
+        }
+        output
+    }
+
+    /// Proxies that probed have gone: what the others say decides, although they say the same as before.
+    pub(super) fn prober_gone(&mut self, name: &str, now: Now) -> Output {
+        if self.role.epoch().is_none() {
+            return Output::default();
+        }
+        let names = self.health.probed_by(name);
+        self.judge(&names, now)
+    }
+
+    /// Judges endpoints by what their probers say now.
+    fn judge(&mut self, names: &BTreeSet<String>, now: Now) -> Output {
+        if names.is_empty() {
+            return Output::default();
+        }
+        let proxies = &self.proxies;
+        let met = now.since_start >= self.unmet;
+        let turns = self.health.judge(names, &|prober| proxies.probed(prober, now.since_start), met, now.date);
+        let mut panics = BTreeSet::new();
+        for turn in &turns {
+            let reason = if turn.healthy { "EndpointHealthy" } else { "EndpointUnhealthy" };
+            self.events.add(now.date, reason, &turn.endpoint, turn.told.clone());
+            panics.extend(turn.endpoint.split_once('/').map(|(backend, _)| backend.to_owned()));
+        }
+        for name in panics {
+            let health = self.health.backend(&name);
+            if health.panics {
+                let told = format!("{} of {} endpoints are unhealthy, so all are used as if they were not", health.out.len(), health.endpoints);
+                self.events.add(now.date, "BackendPanics", &name, told);
+            }
+        }
+        if turns.is_empty() { Output::default() } else { self.publish_health(now) }
+    }
+
+    fn publish_health(&mut self, now: Now) -> Output {
+        let due = self.windows.1.changed(now.since_start);
+        let mut output = if due { self.publish(false, true, now) } else { Output::default() };
+        output.changed = true;
+        output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_model::snapshot::Version;
+    use waypost_wire::Report;
+
+    use super::super::tests::Script;
+    use super::*;
+    use crate::controller::message::Input;
+
+    const WEB: (&str, &str) = ("listeners/web", r#"{"address":"127.0.0.1:80"}"#);
+
+    fn say(script: &mut Script, name: &str, fails: bool) {
+        let version = script.state.snapshot.version;
+        let failing = fails.then(|| ("shop/a".to_owned(), "no answer".to_owned())).into_iter().collect();
+        let report = Report { applied: Some(version), probed: Some(Probed { version, failing, ..Probed::default() }), ..Report::default() };
+        script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+    }
+
+    #[test]
+    fn who_refuses_the_config_probes_nothing_for_others() {
+        let mut script = Script::leading(1);
+        script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);
+        for name in ["p0", "p1", "p2"] {
+            script.after(1, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
+            say(&mut script, name, false);
+        }
+        let probers = |script: &Script| script.state.health.probers("shop/a").unwrap().map(str::to_owned).collect::<Vec<_>>();
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script).len(), 3);
+        let refuse = |script: &mut Script, name: &str, reason: Option<&str>| {
+            let probed = Some(Probed::default());
+            let report = Report { applied: Some(Version::default()), refused: reason.map(str::to_owned), probed, ..Report::default() };
+            script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+        };
+        for name in ["p1", "p2"] {
+            refuse(&mut script, name, Some("config crashed this proxy"));
+        }
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script), ["p0"]);
+        say(&mut script, "p0", true);
+        script.after(1_000, Input::Tick);
+        assert!(script.state.snapshot.membership.get("health/shop/a").is_some(), "the one that is left decides");
+        refuse(&mut script, "p1", None);
+        script.after(1_000, Input::Tick);
+        assert_eq!(probers(&script).len(), 2);
+    }
+
+    #[test]
+    fn an_endpoint_is_judged_anew_by_those_who_are_left_when_a_prober_goes() {
+        for closed in [true, false] {
+            let mut script = Script::leading(1);
+            script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);
+            for name in ["p0", "p1"] {
+                script.after(1, Input::ProxyOpened { name: name.to_owned(), highest: Version::default(), cluster: None });
+                say(&mut script, name, false);
+            }
+            script.after(1_000, Input::Tick);
+            for (name, fails) in [("p0", false), ("p1", false), ("p0", true)] {
+                say(&mut script, name, fails);
+            }
+            assert!(script.state.health.out("shop/a").is_none(), "one of two");
+            if closed {
+                script.after(1, Input::ProxyClosed("p1".to_owned()));
+            } else {
+                // It is cut off, and its stream hangs.
+                for _ in 0..4 {
+                    script.after(7_000, Input::Tick);
+                    say(&mut script, "p0", true);
+                }
+            }
+            script.after(1_000, Input::Tick);
+            assert!(script.state.health.out("shop/a").is_some(), "closed: {closed}");
+            assert!(script.state.snapshot.membership.get("health/shop/a").is_some());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What is known of each proxy: its streams and its last report.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use waypost_model::snapshot::{Snapshot, Version};
+
+pub use waypost_wire::Downstream;
+use waypost_wire::{Content, Probed, REPORT_SECONDS, Report};
+
+/// A proxy that neither watches nor reports for this long is gone from the list.
+const FORGET: Duration = Duration::from_secs(24 * 3_600);
+/// A report is current for this long.
+const CURRENT: Duration = Duration::from_secs(3 * REPORT_SECONDS);
+/// A proxy that is behind for this long is told of.
+pub(super) const BEHIND: Duration = Duration::from_secs(2);
+/// A proxy that lost its stream may come back within this time; what it probes is not given to others before.
+const RETURN: Duration = Duration::from_secs(5);
+/// So many publications are compared with what proxies serve.
+const REMEMBERED: usize = 256;
+/// The label that names the zone in which a proxy runs.
+const ZONE: &str = "zone";
+
+/// One proxy.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    /// Its open watch streams: two for a moment while it reconnects.
+    pub streams: usize,
+    /// The controllers that relay to it, and when they last said so.
+    pub via: BTreeMap<String, Duration>,
+    /// The highest version that it had seen when it connected.
+    pub highest: Version,
+    /// Its last report.
+    pub report: Report,
+    /// Whether it has reported since its stream was opened.
+    told: bool,
+    /// When it was heard last, since the controller's start.
+    pub heard: Duration,
+    /// When its last stream ended, if it has none.
+    left: Duration,
+    /// The cluster that it believes to belong to.
+    cluster: Option<String>,
+    /// That is not ours: its versions are not comparable with ours.
+    foreign: bool,
+    /// Whether it serves other content than was published under its version.
+    pub drifted: bool,
+}
+
+impl Proxy {
+    /// Whether it follows us, or would if it did not refuse what we publish.
+    pub fn connected(&self, now: Duration) -> bool {
+        (self.follows() || self.report.refused.is_some()) && now.saturating_sub(self.heard) < CURRENT
+    }
+
+    /// Whether endpoints can be given to it to probe. Who refuses the config does not know its checks.
+    fn probes(&self, now: Duration) -> bool {
+        let here = self.connected(now) || !self.follows() && self.left > Duration::ZERO && now.saturating_sub(self.left) < RETURN;
+        counts(&self.report) && here && !self.foreign
+    }
+
+    /// Whether it has a stream, from us or from a controller that relays.
+    fn follows(&self) -> bool {
+        self.streams > 0 || !self.via.is_empty()
+    }
+
+    fn belongs(&mut self, cluster: Option<&str>, ours: Option<&str>) {
+        self.cluster = cluster.map(str::to_owned);
+        self.foreign = cluster.is_some() && ours.is_some() && cluster != ours;
+    }
+
+    /// The highest version that it may hold: one that says that it serves nothing holds nothing.
+    fn may_hold(&self) -> Option<Version> {
+        Some(self.highest).filter(|highest| highest.sequence > 0 && !(self.told && self.report.applied.is_none()))
+    }
+
+    /// The version of ours that it serves.
+    pub fn applied(&self) -> Option<Version> {
+        self.report.applied.filter(|_| !self.foreign)
+    }
+
+    /// Whether it serves `version` or a later one.
+    pub fn serves(&self, version: Version) -> bool {
+        self.applied().is_some_and(|applied| applied >= version)
+    }
+}
+
+/// Whether what a proxy reports of endpoints counts.
+pub(super) const fn counts(report: &Report) -> bool {
+    report.probed.is_some() && report.refused.is_none()
+}
+
+/// All proxies by name.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    known: BTreeMap<String, Proxy>,
+    ours: Option<String>,
+    /// Names of listeners that a proxy has bound, as far as was reported.
+    bound: BTreeSet<String>,
+    /// What was published last, oldest first.
+    published: VecDeque<(Version, Content)>,
+}
+
+impl Proxies {
+    /// Our cluster is known.
+    pub fn belong_to(&mut self, cluster: &str) {
+        self.ours = Some(cluster.to_owned());
+        let differs = |proxy: &Proxy| proxy.cluster.as_deref().is_some_and(|theirs| theirs != cluster);
+        self.known.values_mut().for_each(|proxy| proxy.foreign = differs(proxy));
+    }
+
+    /// Whether one of ours has seen a later version than this.
+    pub fn have_seen_more(&self, version: Version) -> bool {
+        self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
+    }
+
+    /// Whether any of ours follows us, and the highest version that one of those may hold.
+    pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
+        let came = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign);
+        let ours = came().filter(|proxy| proxy.cluster == self.ours);
+        (came().next().is_some(), ours.filter_map(Proxy::may_hold).max())
+    }
+
+    /// A stream was opened, by a proxy that believes to belong to `cluster`. Returns whether it is its only one.
+    pub fn opened(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Duration) -> bool {
+        let proxy = self.known.entry(name.to_owned()).or_default();
+        let first = !proxy.follows();
+        proxy.belongs(cluster, self.ours.as_deref());
+        proxy.streams += 1;
+        (proxy.heard, proxy.highest, proxy.told) = (now, highest, false);
+        first
+    }
+
+    /// A controller tells of all proxies to which it relays; their reports are put to `reports`. Returns those that came
+    /// (true) and those that went.
+    pub fn relayed(&mut self, controller: &str, proxies: Vec<Downstream>, now: Duration, reports: &mut Vec<(String, Report)>) -> Vec<(String, bool)> {
+        let mut turned = Vec::new();
+        let names: BTreeSet<String> = proxies.iter().map(|proxy| proxy.name.clone()).collect();
+        for Downstream { name, cluster, highest, report } in proxies {
+            let proxy = self.known.entry(name.clone()).or_default();
+            if !proxy.follows() {
+                turned.push((name.clone(), true));
+            }
+            proxy.via.insert(controller.to_owned(), now);
+            (proxy.heard, proxy.highest) = (now, highest);
+            proxy.belongs(cluster.as_deref(), self.ours.as_deref());
+            reports.extend(report.map(|report| (name, report)));
+        }
+        for (name, proxy) in self.known.iter_mut().filter(|(name, _)| !names.contains(*name)) {
+            if proxy.via.remove(controller).is_some() && !proxy.follows() {
+                proxy.left = now;
+                turned.push((name.clone(), false));
+            }
+        }
+        turned
+    }
+
+    /// What is to be told upstream: all that follow us, directly or not.
+    pub fn downstream(&self, now: Duration) -> Vec<Downstream> {
+        let one = |(name, proxy): (&String, &Proxy)| Downstream {
+            name: name.clone(),
+            cluster: proxy.cluster.clone(),
+            highest: proxy.highest,
+            report: Some(proxy.report.clone()).filter(|_| proxy.told),
+        };
+        self.known.iter().filter(|(_, proxy)| proxy.follows() && now.saturating_sub(proxy.heard) < CURRENT).map(one).collect()
+    }
+
+    /// A stream was closed. Returns whether it was the last.
+    pub fn closed(&mut self, name: &str, now: Duration) -> bool {
+        self.known.get_mut(name).is_some_and(|proxy| {
+            proxy.streams = proxy.streams.saturating_sub(1);
+            proxy.left = now;
+            !proxy.follows()
+        })
+    }
+
+    /// This is published; what proxies say that they serve is compared with it.
+    pub fn published(&mut self, snapshot: &Snapshot) {
+        self.published.retain(|(version, _)| *version != snapshot.version);
+        if self.published.len() >= REMEMBERED {
+            self.published.pop_front();
+        }
+        self.published.push_back((snapshot.version, Content::of(snapshot)));
+    }
+
+    /// Whether that is not what was published under this version, as far as that is remembered.
+    pub fn is_other(&self, version: Version, content: Content) -> bool {
+        let wanted = self.published.iter().rev().find(|(published, _)| *published == version);
+        wanted.is_some_and(|(_, wanted)| content != *wanted)
+    }
+
+    /// A report came. Returns the one before.
+    pub fn reported(&mut self, name: &str, report: Report, now: Duration) -> Report {
+        let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
+        let proxy = self.known.entry(name.to_owned()).or_default();
+        (proxy.heard, proxy.told) = (now, true);
+        // It may have been adopted since it connected.
+        if let Some(cluster) = &report.cluster {
+            proxy.belongs(Some(cluster), self.ours.as_deref());
+        }
+        proxy.drifted = other && !proxy.foreign;
+        for listener in report.listeners.iter().filter(|listener| listener.bound) {
+            if !self.bound.contains(&listener.name) {
+                self.bound.insert(listener.name.clone());
+            }
+        }
+        std::mem::replace(&mut proxy.report, report)
+    }
+
+    /// Whether proxies tried to bind a listener, and none ever could: nobody misses it.
+    pub fn never_bound(&self, listener: &str) -> bool {
+        let mut reported = self.known.values().flat_map(|proxy| &proxy.report.listeners);
+        !self.bound.contains(listener) && reported.any(|state| state.name == listener)
+    }
+
+    /// The proxies that can be given endpoints to probe, with their zones.
+    pub fn probers(&self, now: Duration) -> impl Iterator<Item = (&String, Option<&String>)> {
+        self.known.iter().filter(move |(_, proxy)| proxy.probes(now)).map(|(name, proxy)| (name, proxy.report.labels.get(ZONE)))
+    }
+
+    /// What a proxy that follows us found out of what it probes.
+    pub fn probed(&self, name: &str, now: Duration) -> Option<&Probed> {
+        self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report))?.report.probed.as_ref()
+    }
+
+    /// Forgets what has been gone for a day.
+    pub fn sweep(&mut self, now: Duration) {
+        self.known.values_mut().for_each(|proxy| proxy.via.retain(|_, at| now.saturating_sub(*at) < CURRENT));
+        self.known.retain(|_, proxy| proxy.streams > 0 || now.saturating_sub(proxy.heard) < FORGET);
+    }
+
+    /// All proxies.
+    pub fn all(&self) -> impl Iterator<Item = (&String, &Proxy)> {
+        self.known.iter()
+    }
+
+    /// Those that follow us.
+    pub fn connected(&self, now: Duration) -> impl Iterator<Item = (&String, &Proxy)> {
+        self.known.iter().filter(move |(_, proxy)| proxy.connected(now))
+    }
+
+    /// Whether a proxy serves other content than was published under its version.
+    pub fn has_drifted(&self, name: &str) -> bool {
+        self.known.get(name).is_some_and(|proxy| proxy.drifted)
+    }
+
+    /// Whether a connected proxy is behind `version`, which was published at `since`, or refuses what we publish.
+    pub fn behind(proxy: &Proxy, version: Version, since: Duration, now: Duration) -> bool {
+        proxy.connected(now) && (proxy.report.refused.is_some() || !proxy.serves(version) && now.saturating_sub(since) > BEHIND)
+    }
+}

@@ -1,0 +1,142 @@
+//! Publishing: what is compiled, guarded and pinned goes out when its window allows, and only in a role that may.
+
+use std::sync::Arc;
+
+use waypost_model::compile::Departed;
+use waypost_model::lane::Lane;
+use waypost_model::snapshot::{Snapshot, Version};
+
+use super::State;
+use super::lead::MET;
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::guard::{Doubted, is_doubted};
+use crate::controller::rules::health::ejected;
+
+/// What a publication may take up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything.
+    All,
+    /// What an operator asked for.
+    Operated,
+    /// What the probers of endpoints say.
+    Probed,
+    /// Nothing: what was published goes out once more, under our epoch.
+    Again,
+}
+
+impl State {
+    /// The epoch under which something may be published now, and what; what is not allowed now is remembered.
+    pub(super) fn publishes(&mut self, now: Now) -> Option<(u64, Scope)> {
+        // Somebody else publishes under our epoch: the election finds us a higher one.
+        let contested = self.contested.is_some() && self.contested == self.role.epoch();
+        let ready = self.compiler.complete() && self.cluster.is_some() && !contested;
+        let found = match self.role {
+            Role::Leading { epoch, until } if self.recovered && now.since_start < until && self.sources.iter().all(|source| source.settled) => {
+                Some((epoch, Scope::All))
+            }
+            // A lease that ran out before we read the stores: we do not know what was published last.
+            Role::Caretaking { epoch, named: false } if self.snapshot.version.epoch < epoch => None,
+            Role::Caretaking { epoch, .. } if self.operated => Some((epoch, Scope::Operated)),
+            // Without the store's word, what was published goes out once more under our epoch. What a proxy saw after our disk was
+            // written last is not taken back unasked.
+            Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => {
+                (now.since_start >= MET && !self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
+            }
+            Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
+            _ => None,
+        };
+        let found = found.filter(|_| ready);
+        self.operated &= !matches!(found, Some((_, Scope::All | Scope::Operated)));
+        self.suppressed |= found.is_none_or(|(_, scope)| scope != Scope::All);
+        found
+    }
+
+    /// Compiles what came in, tells what changed, and publishes what its window allows. Of a store that is read for the `first`
+    /// time since the start, or is restored, nothing was written just now: what is kept of it is compared with what it says.
+    pub(super) fn compiled(&mut self, first: Option<usize>, doubted: Option<Doubted<'_>>, now: Now) -> Output {
+        let mut outcome = self.compiler.commit();
+        if first.is_some() {
+            outcome.came.retain(|path| self.guard.source_of(path) != first);
+        }
+        // What took no requests is not missed.
+        if outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
+            let ejected = ejected(&self.snapshot);
+            let missed = |gone: &Departed| is_doubted(doubted, gone.origin.id.source) || !ejected.contains(gone.object.name());
+            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || missed(gone));
+        }
+        outcome.departed.retain(|gone| gone.object.kind() != "listener" || !self.proxies.never_bound(gone.object.name()));
+        let lanes = (self.compiler.config(), self.compiler.membership());
+        let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();
+        self.guard.take(&outcome.came, outcome.departed, (lanes, &at), doubted, (now.since_start, now.date));
+        if let Some(source) = first.filter(|source| self.sources.get(*source).is_some_and(|state| state.live)) {
+            self.guard.reconcile(source, lanes);
+        }
+        self.give_way(now);
+        self.tell_held(now);
+        let before = self.lanes.1.clone();
+        if !matches!(self.role, Role::Caretaking { .. }) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        }
+        // A route that is held from now on is marked in membership.
+        let members_differ = outcome.membership || self.lanes.1 != before;
+        for id in &outcome.touched {
+            self.track(id, now);
+        }
+        self.unpublished.extend(outcome.touched.iter().cloned());
+        let due = (outcome.config && self.windows.0.changed(now.since_start), members_differ && self.windows.1.changed(now.since_start));
+        let mut output = self.publish(due.0, due.1, now);
+        self.tell_missing_listener(now);
+        output.entries_changed = !outcome.touched.is_empty();
+        output.doubted |= doubted.is_some();
+        output.changed |= output.entries_changed;
+        output.verdicts = outcome.touched;
+        output
+    }
+
+    /// Publishes the lanes that are due, if their content is new.
+    pub(super) fn publish(&mut self, config: bool, membership: bool, now: Now) -> Output {
+        let mut output = Output::default();
+        let Some((epoch, scope)) = self.publishes(now) else { return output };
+        let empty = self.snapshot.version.sequence == 0;
+        let first = empty || self.snapshot.version.epoch != epoch;
+        if first {
+            output.doubted = self.recalled;
+            self.inherit(now);
+        }
+        // What waited until we might publish goes out as a whole.
+        let all = scope == Scope::All && (first || std::mem::take(&mut self.suppressed));
+        let fresh = matches!(scope, Scope::All | Scope::Operated);
+        let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
+        let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
+        let config = lane(config, self.config(), &self.snapshot.config);
+        let membership = lane(membership, &self.membership(), self.health.base());
+        let membership = self.health.overlay(&config, membership, version);
+        let next = Snapshot { cluster: self.cluster.clone().unwrap_or_default(), version, config, membership };
+        if first || !next.same_content(&self.snapshot) {
+            output.config_published = next.config != self.snapshot.config;
+            self.replace(next, now, &mut output);
+        }
+        self.settle(now);
+        output
+    }
+
+    pub(super) fn replace(&mut self, next: Snapshot, now: Now, output: &mut Output) {
+        let next = Arc::new(next);
+        self.proxies.published(&next);
+        (self.snapshot, self.published) = (next.clone(), now.since_start);
+        output.publish = Some(next);
+        output.changed = true;
+    }
+
+    /// Says which key to write while there is no listener at all.
+    pub(super) fn tell_missing_listener(&mut self, now: Now) {
+        let missing = self.compiler.complete() && self.lanes.0.of_kind("listener").next().is_none();
+        if missing && !self.no_listener_told {
+            let message = "no listener is written; write listeners/web below the root, such as: waypost put listeners/web '{\"address\":\"0.0.0.0:80\",\"protocol\":\"HTTP\"}'";
+            self.events.add(now.date, "NoListener", "listeners/", message);
+        }
+        self.no_listener_told = missing;
+    }
+}

@@ -1,0 +1,120 @@
+//! What is published although the stores say otherwise: the guard's, and what an operator holds.
+
+use std::collections::BTreeSet;
+
+use waypost_model::key::{Place, place};
+use waypost_model::lane::{Change, Lane};
+use waypost_model::object::Object;
+
+use super::State;
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::election::Role;
+use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::objects::object_path;
+
+/// So many removals that are given up at once are told of one by one.
+const MOST_TOLD: usize = 100;
+
+impl State {
+    /// What the guard keeps changed: publishes the lanes anew.
+    pub(super) fn guarded(&mut self, now: Now) -> Output {
+        self.tell_held(now);
+        // Without the record of leading, what the stores say waits.
+        if !matches!(self.role, Role::Caretaking { .. }) {
+            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        }
+        let mut output = self.publish(true, true, now);
+        (output.changed, output.entries_changed) = (true, true);
+        output
+    }
+
+    /// Gives up what is held where something that is written now takes its place.
+    pub(super) fn give_way(&mut self, now: Now) {
+        let compiler = &self.compiler;
+        let given_up = self.guard.give_way((compiler.config(), compiler.membership()), &|address| compiler.is_registered(address));
+        for (path, reason) in given_up.iter().take(MOST_TOLD) {
+            self.events.add(now.date, "GaveWay", path, format!("it left its store and was held; that is over, because {reason}"));
+        }
+    }
+
+    /// Says why something is held, once for each reason.
+    pub(super) fn tell_held(&mut self, now: Now) {
+        let held = self.guard.kept().filter_map(|gone| match &gone.fate {
+            Fate::Held { why } => Some(why.clone()),
+            _ => None,
+        });
+        let reasons: BTreeSet<String> = held.collect();
+        for why in reasons.difference(&self.told_held) {
+            self.events.add(now.date, "Held", "guard", format!("{why}; it serves on until `waypost approve`, see `waypost status`"));
+        }
+        self.told_held = reasons;
+    }
+
+    /// The stores were confirmed: what waited for that may go.
+    pub(super) fn confirm(&mut self, now: Now) -> Output {
+        let oldest = self.sources.iter().map(|source| source.confirmed.unwrap_or_default()).min().unwrap_or_default();
+        if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
+    }
+
+    /// What these keys name and is kept, or everything that is if there are none, as paths and with the keys that name exactly that;
+    /// with `later`, keys mean only themselves.
+    pub fn approvable(&self, keys: &[String], later: bool) -> Vec<(String, String)> {
+        let both = |gone: &Gone| (gone.object.path().to_owned(), gone.origin.id.key.clone());
+        if keys.is_empty() {
+            return self.guard.kept().map(both).collect();
+        }
+        let named = keys.iter().filter_map(|key| {
+            let Place::Resource { tree, resource } = place(key, false) else { return None };
+            // The same name in another tree is another thing; who types the bare name of what is held means that.
+            let exact = tree.is_some() || later;
+            self.guard.kept_at(&object_path(&resource)).filter(|gone| !exact || gone.origin.id.key == *key).map(both)
+        });
+        named.collect()
+    }
+
+    pub(super) fn approve(&mut self, keys: &[String], later: bool, by: &str, now: Now) -> Output {
+        let named: BTreeSet<String> = self.approvable(keys, later).into_iter().map(|(path, _)| path).collect();
+        let announced = |key: &String| match place(key, false) {
+            Place::Resource { resource, .. } if self.compiler.active_key(&resource) == *key => Some(object_path(&resource)),
+            _ => None,
+        };
+        let announced: Vec<String> = keys.iter().filter(|_| later).filter_map(announced).collect();
+        let inherits = self.role.epoch() != Some(self.snapshot.version.epoch);
+        let went = self.guard.approve(&|path| named.contains(path), &announced, inherits, now.since_start);
+        if !went.is_empty() {
+            self.events.add(
+                now.date,
+                "Approved",
+                "guard",
+                format!("{by} let {} go: {}", went.len(), went.iter().take(5).cloned().collect::<Vec<_>>().join(", ")),
+            );
+        }
+        self.operated |= !went.is_empty();
+        went.iter().for_each(|path| self.let_go(path));
+        let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
+        Output { approved: went, ..output }
+    }
+
+    /// What stands at a path is what the stores say, and nothing else that they say now.
+    fn let_go(&mut self, path: &str) {
+        let change = |lane: &Lane| lane.get(path).map_or_else(|| Change::Delete(path.to_owned()), |object| Change::Put(object.clone()));
+        match path.strip_prefix("endpoint/") {
+            None => {
+                self.lanes.0 = self.lanes.0.with([change(self.compiler.config())]);
+                self.lanes.1 = self.lanes.1.with([Change::Delete(Object::held(path).path().to_owned())]);
+            }
+            Some(name) => self.lanes.1 = self.lanes.1.with([change(self.compiler.membership()), Change::Delete(Object::suspect(name).path().to_owned())]),
+        }
+    }
+
+    /// The tree of what went last of a store and is kept, if it is not the active one.
+    pub fn tree_of_kept(&self, source: usize) -> Option<String> {
+        let of = self.guard.kept().filter(|gone| gone.origin.id.source == source);
+        let trees = of.filter_map(|gone| match place(&gone.origin.id.key, false) {
+            Place::Resource { tree, .. } => Some((gone.at, tree?)),
+            _ => None,
+        });
+        let (_, tree) = trees.max()?;
+        Some(tree).filter(|tree| self.compiler.active_tree() != Some(tree.as_str()))
+    }
+}

@@ -1,0 +1,133 @@
+//! The stores: how each fares, what is made of its word, and when it is not believed.
+
+use std::time::Duration;
+
+use waypost_adapter::{AdapterError, Change, Entry, Event, Revision};
+use waypost_model::compile::{EntryChange, EntryInput, Written};
+
+use super::State;
+use crate::controller::message::{Now, Output};
+use crate::controller::rules::guard::Doubted;
+use crate::controller::state::source::NotBelieved;
+
+/// A new leader waits so long for a store that cannot be read, and then goes on with what it knows of it.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+impl State {
+    /// How far a store was read, by us or by whoever leads: what is published is not newer. Whoever goes on from here does not
+    /// believe a store that is not as far.
+    pub fn known_revision(&self, source: usize) -> u64 {
+        self.sources.get(source).map_or(0, |state| state.at.max(state.floor).0)
+    }
+
+    pub(super) fn store(&mut self, source: usize, event: Event, generation: u64, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        let Some(state) = self.sources.get_mut(source) else { return Output::default() };
+        (state.confirmed, state.failing) = (Some(now.since_start), None);
+        if state.error.take().is_some() {
+            self.events.add(now.date, "StoreBack", &name, "the store answers again");
+        }
+        match event {
+            Event::Idle { at } => {
+                state.at = at;
+                self.confirm(now)
+            }
+            Event::Changes { changes, at } => {
+                let before = std::mem::replace(&mut state.at, at);
+                let known = self.known(source);
+                self.compiler.change(source, changes.into_iter().map(change).collect());
+                let flagged = self.became_empty(source, known);
+                if let Some(why) = flagged.clone() {
+                    let leaders = self.sources.get(source).map_or(Revision(0), |state| state.floor);
+                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                }
+                self.compiled(None, flagged.as_deref().map(|why| Doubted { source, why }), now)
+            }
+            Event::Reset { entries, at, drift } => {
+                let mut before = std::mem::replace(&mut state.at, at);
+                let leaders = state.floor;
+                if self.role.epoch().is_some() && generation >= self.generation {
+                    // What whoever led before had seen counts once; while we follow, it is often ahead of us.
+                    before = before.max(std::mem::take(&mut state.floor));
+                }
+                state.settled |= generation >= self.generation;
+                state.drift += u64::try_from(drift).unwrap_or_default();
+                let first = !std::mem::replace(&mut state.live, true);
+                if drift > 0 {
+                    self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
+                }
+                let (known, count) = (self.known(source), entries.len());
+                self.compiler.reset(source, entries.into_iter().map(input).collect());
+                let went_back = (at < before).then(|| format!("the store went back from revision {before} to {at}"));
+                let flagged = self.became_empty(source, known).or(went_back);
+                if let Some(why) = flagged.clone() {
+                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                }
+                if first {
+                    self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
+                }
+                let mut output = self.compiled(first.then_some(source), flagged.as_deref().map(|why| Doubted { source, why }), now);
+                output.absorb(self.confirm(now));
+                output
+            }
+        }
+    }
+
+    /// How many entries of a store are known, if any of them could be served.
+    fn known(&self, source: usize) -> Option<usize> {
+        self.compiler.has_any(source).then(|| self.compiler.entries_of(source))
+    }
+
+    /// Why a store is not believed that had something and has nothing more, whether that went at once or key by key.
+    fn became_empty(&self, source: usize, known: Option<usize>) -> Option<String> {
+        let known = known.filter(|_| !self.compiler.has_any(source))?;
+        Some(match known.saturating_sub(self.compiler.entries_of(source)) {
+            0 | 1 => "the store became empty: its last entry went".to_owned(),
+            went => format!("the store became empty: its last {went} entries went"),
+        })
+    }
+
+    /// A store is not believed: unless we judge that ourselves, or whoever leads has, whoever leads next has to; `leaders` is how far it
+    /// had read.
+    fn doubt(&mut self, doubt: NotBelieved, leaders: Revision) {
+        if self.role.epoch() == Some(self.snapshot.version.epoch) {
+            return;
+        }
+        // One that went back may do so again.
+        let reached = doubt.at >= doubt.before || leaders <= doubt.at;
+        let judged = self.role.epoch().is_none() && leaders.0 > 0 && reached && doubt.is_judged(leaders);
+        if !judged {
+            self.not_believed = Some(doubt);
+        }
+    }
+
+    pub(super) fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
+        let name = self.names.get(source).cloned().unwrap_or_default();
+        if let Some(state) = self.sources.get_mut(source) {
+            // Endpoints take turns in failing; that is one loss and not many.
+            if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
+                let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
+                self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
+            }
+            // It cannot be asked; after a while what it said is used, unless whoever led before had seen more.
+            let since = *state.failing.get_or_insert(now.since_start);
+            state.settled |= state.at >= state.floor && now.since_start.saturating_sub(since) >= GIVE_UP;
+            state.error = Some(error);
+        }
+        let mut output = if self.suppressed { self.publish(true, true, now) } else { Output::default() };
+        output.changed = true;
+        output
+    }
+}
+
+/// An adapter's entry as the compiler takes it; keys below the root.
+fn input(entry: Entry) -> EntryInput {
+    EntryInput { key: entry.key.to_string(), written: Written { value: entry.value.as_ref().into(), revision: entry.revision.0 }, unreadable: entry.unreadable }
+}
+
+fn change(change: Change) -> EntryChange {
+    match change {
+        Change::Put(entry) => EntryChange::Put(input(entry)),
+        Change::Delete(key) => EntryChange::Delete(key.to_string()),
+    }
+}

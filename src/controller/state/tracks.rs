@@ -1,0 +1,89 @@
+//! Following every entry from when it was seen until every proxy serves it.
+
+use std::collections::HashSet;
+
+use waypost_model::compile::EntryId;
+use waypost_model::key::Kind;
+use waypost_model::lane::Lane;
+use waypost_model::object::Digest;
+use waypost_model::snapshot::Snapshot;
+
+use super::{State, Track};
+use crate::controller::message::Now;
+use crate::controller::rules::objects::object_path;
+
+impl State {
+    pub(super) fn track(&mut self, id: &EntryId, now: Now) {
+        let Some(view) = self.compiler.view(id) else {
+            if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.gone) {
+                *track = Track { seen: now.since_start, version: None, live: None, gone: true, ..*track };
+                self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
+            }
+            return;
+        };
+        let revision = view.written.revision;
+        if let Some(track) = self.tracks.get_mut(id).filter(|track| track.revision == revision && !track.gone) {
+            // The same value may come to be served only now: by a switch of trees, by room, by what shadowed it going.
+            let wanted = view.resource.as_ref().map(object_path);
+            let differs = |path: &String| digest(&self.snapshot, path) != digest_of(&self.lanes, path);
+            if view.in_snapshot && wanted.as_ref().is_some_and(differs) {
+                (track.version, track.live) = (None, None);
+            }
+            return;
+        }
+        if !view.verdict.accepted()
+            && let Some(problem) = view.verdict.problem()
+        {
+            let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
+            self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
+        }
+        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, gone: false });
+    }
+
+    /// Gives every entry whose lane has gone out the version that has it.
+    pub(super) fn settle(&mut self, now: Now) {
+        let version = self.snapshot.version;
+        let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
+        let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
+        // What the guard keeps is served as before, so its end is not published yet.
+        let kept: HashSet<&EntryId> = self.guard.kept().map(|gone| &gone.origin.id).collect();
+        let settled: Vec<EntryId> = self
+            .unpublished
+            .iter()
+            .filter(|id| !kept.contains(id) && !self.waits_behind_hold(id))
+            .filter(|id| if member(id) { !waits.1 } else { !waits.0 })
+            .cloned()
+            .collect();
+        for id in settled {
+            self.unpublished.remove(&id);
+            if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
+                track.version = Some(version);
+                self.arriving.insert(id);
+            }
+        }
+        self.mark_live(now);
+    }
+
+    /// Notes when entries became live on every proxy that follows us.
+    pub(super) fn mark_live(&mut self, now: Now) {
+        let oldest = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy.applied().unwrap_or_default()).min();
+        let Some(oldest) = oldest else { return };
+        let tracks = &mut self.tracks;
+        self.arriving.retain(|id| {
+            let Some(track) = tracks.get_mut(id) else { return false };
+            let live = track.version.is_some_and(|version| version <= oldest);
+            if live {
+                track.live = Some(now.since_start);
+            }
+            !live
+        });
+    }
+}
+
+fn digest(snapshot: &Snapshot, path: &str) -> Option<Digest> {
+    snapshot.config.get(path).or_else(|| snapshot.membership.get(path)).map(|object| object.digest())
+}
+
+fn digest_of(lanes: &(Lane, Lane), path: &str) -> Option<Digest> {
+    lanes.0.get(path).or_else(|| lanes.1.get(path)).map(|object| object.digest())
+}

@@ -1,0 +1,31 @@
+//! Who a controller is, as it is on disk.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What the state directory says of us.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    /// The cluster's id; empty before it is known.
+    pub cluster: String,
+    /// The highest epoch under which we led, or that we saw.
+    pub epoch: u64,
+    /// The last run of this controller.
+    pub run: String,
+    /// The other controllers of the cluster: where they are, by name.
+    pub peers: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// The cluster's id, once it is known.
+    pub fn known(&self) -> Option<String> {
+        Some(self.cluster.clone()).filter(|id| !id.is_empty())
+    }
+}
+
+/// An id that nobody else has.
+pub fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

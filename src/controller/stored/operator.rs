@@ -1,0 +1,99 @@
+//! What operators did and pinned, as it is on disk and on the stream between controllers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use waypost_model::object::Digest;
+
+use crate::controller::rules::pins::Mark;
+
+/// Who did what is kept for so many actions.
+pub const AUDITED: usize = 500;
+
+/// Who did what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Who.
+    pub by: String,
+    /// What, in one sentence.
+    pub what: String,
+}
+
+/// What is kept over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorState {
+    /// What is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+    /// Who did what, oldest first.
+    #[serde(default)]
+    pub audit: Vec<Audit>,
+    /// Clusters whose proxies may follow us.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<String>,
+    /// Programs that have joined, such as `proxy edge-1`: nobody else joins under their names with a token for any name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub joined: BTreeSet<String>,
+    /// The digests of the public keys with which they did: asked again with the same one, the answer was lost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, Digest>,
+    /// Grows with every change: of two controllers' the newer one counts.
+    #[serde(default)]
+    pub count: u64,
+    /// The epoch of the last change; what a later leader kept is newer, whatever it counts.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// A program that joins.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// Such as `proxy edge-1`.
+    pub program: String,
+    /// The digest of its public key, if it has one.
+    pub key: Option<Digest>,
+    /// Its token is for this name alone, also if the name is taken.
+    pub bound: bool,
+}
+
+impl OperatorState {
+    /// Whether nobody joined under that name, or somebody did with the same key.
+    pub fn has_room(&self, program: &str, key: Option<Digest>) -> bool {
+        !self.joined.contains(program) || key.is_some() && self.keys.get(program).copied() == key
+    }
+
+    /// Of two, the higher one is newer.
+    pub const fn rank(&self) -> (u64, u64) {
+        (self.epoch, self.count)
+    }
+
+    /// What we hold and whoever wrote `next` never knew of, as far as its audit goes back.
+    pub fn unknown_to(&self, next: &Self) -> Option<&Mark> {
+        let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
+        let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
+        let forgotten = next.audit.len() >= AUDITED && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
+        (!known && !forgotten).then_some(mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::rules::pins::Reason;
+
+    #[test]
+    fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
+        let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
+        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
+        let own = OperatorState { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..OperatorState::default() };
+        let leaders = |mark: Option<&Mark>, audit: &[Audit]| OperatorState { mark: mark.cloned(), audit: audit.to_vec(), ..OperatorState::default() };
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
+        assert_eq!(own.unknown_to(&leaders(None, &[audit(1_200, "alice")])), Some(&mark), "alice did something else");
+        assert_eq!(own.unknown_to(&leaders(None, &vec![audit(1_200, "bob"); AUDITED])), None, "nobody remembers");
+        assert_eq!(own.unknown_to(&leaders(Some(&mark), &[])), None);
+        assert_eq!(OperatorState::default().unknown_to(&own), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! A removal that the guard holds, as it is on disk and on the stream between controllers.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use waypost_model::compile::{EntryId, Origin, Written};
+use waypost_model::object::{Digest, Object};
+
+use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::stored::entries::same_store;
+
+/// What the guard keeps, as it is written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptLine {
+    object: String,
+    /// The number of its store where it was written.
+    source: usize,
+    /// The URL of its store; earlier releases did not write it.
+    #[serde(default)]
+    store: String,
+    key: String,
+    value: String,
+    revision: u64,
+    date: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instead: Option<Digest>,
+    #[serde(flatten)]
+    fate: Fate,
+}
+
+impl KeptLine {
+    /// As it is written; `stores` are our stores' URLs.
+    pub fn of(gone: &Gone, stores: &[String]) -> Self {
+        let source = gone.origin.id.source;
+        Self {
+            object: gone.object.bytes().to_owned(),
+            source,
+            store: stores.get(source).cloned().unwrap_or_default(),
+            key: gone.origin.id.key.clone(),
+            value: STANDARD.encode(&gone.origin.written.value),
+            revision: gone.origin.written.revision,
+            date: gone.date,
+            instead: gone.instead,
+            fate: gone.fate.clone(),
+        }
+    }
+
+    /// As it was, if its store is one of `stores`: they may have another order here, or since.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn gone(self, stores: &[String]) -> Result<Option<Gone>, String> {
+        let named = |store: &str| stores.iter().position(|url| same_store(url, store));
+        let Some(source) = Some(self.store.as_str()).filter(|store| !store.is_empty()).map_or(Some(self.source), named) else { return Ok(None) };
+        let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
+        let origin = Origin { id: EntryId { source, key: self.key }, written };
+        let object = Object::read(&self.object)?;
+        Ok(Some(Gone { object, origin, at: Duration::ZERO, date: self.date, fate: self.fate, seen: 0, instead: self.instead }))
+    }
+}

@@ -1,0 +1,93 @@
+//! What a leader keeps beside the snapshot, as its followers get it: whoever leads next goes on from there.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::controller::rules::guard::Gone;
+use crate::controller::stored::entries::{SavedStore, StoredEntries};
+use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::removals::KeptLine;
+
+/// What the task that owns the state takes over from the leader.
+#[derive(Debug, Clone, Default)]
+pub struct Replica {
+    /// The revision that the leader has seen of each store, by URL.
+    pub at: BTreeMap<String, u64>,
+    /// What the guard keeps.
+    pub kept: Vec<Gone>,
+    /// Paths of what may go when it goes.
+    pub expected: Vec<String>,
+    /// Entries: those whose current value is refused, with their last good one; all of them for whoever has none.
+    pub entries: Vec<SavedStore>,
+}
+
+/// One line of the stream from a leader to its followers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Document {
+    /// What the task that owns the state keeps.
+    State {
+        /// The revision of each store.
+        at: BTreeMap<String, u64>,
+        /// What the guard keeps.
+        kept: Vec<KeptLine>,
+        /// Paths of what may go when it goes.
+        expected: Vec<String>,
+        /// Entries with a last good value, or all.
+        entries: Vec<StoredEntries>,
+    },
+    /// What operators did, and hold.
+    Operator {
+        /// The same as on disk.
+        saved: OperatorState,
+        /// How much time is left of what is held, in milliseconds, if it has one: clocks may differ.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        left: Option<u64>,
+    },
+    /// A config of the history.
+    Config {
+        /// Its number.
+        number: u64,
+        /// The digest of its objects.
+        digest: String,
+        /// Its file, in base64.
+        file: String,
+    },
+    /// Nothing new.
+    Heartbeat,
+    /// A line of a newer release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a follower asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaRequest {
+    /// It has no entries of its own.
+    pub empty: bool,
+    /// The configs that it has, by number, with their digests.
+    pub configs: BTreeMap<u64, String>,
+}
+
+impl Replica {
+    /// As a line; `stores` are our stores' URLs.
+    pub fn document(&self, stores: &[String]) -> Document {
+        Document::State {
+            at: self.at.clone(),
+            kept: self.kept.iter().map(|gone| KeptLine::of(gone, stores)).collect(),
+            expected: self.expected.clone(),
+            entries: self.entries.iter().map(StoredEntries::of).collect(),
+        }
+    }
+
+    /// From a line's parts, for a controller of these `stores`.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn read(at: BTreeMap<String, u64>, kept: Vec<KeptLine>, expected: Vec<String>, entries: Vec<StoredEntries>, stores: &[String]) -> Result<Self, String> {
+        let kept = kept.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
+        Ok(Self { at, kept, expected, entries: entries.into_iter().map(StoredEntries::into_store).collect() })
+    }
+}

@@ -1,0 +1,163 @@
+//! Verdicts in the store, below the status root: `<root>-status/verdicts/<kind>/<name>`. Written behind, at a bounded
+//! rate; where we may not write, they are in the API alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use waypost_adapter::{AdapterError, ErrorKind, Event, Key};
+
+use crate::controller::jitter::jitter;
+use crate::controller::rules::election::Role;
+use crate::controller::settings::Store;
+
+/// What is to stand at a key below `verdicts/`: a verdict, or nothing.
+pub type Wanted = BTreeMap<String, Option<Bytes>>;
+
+/// A pause between two writes, so that a burst of verdicts does not load the store.
+const PAUSE: Duration = Duration::from_millis(5);
+/// After a refusal the next try comes this much later.
+const REFUSED: Duration = Duration::from_secs(60);
+/// After any other error, at most this much; half of it on the average.
+const FAILED: Duration = Duration::from_secs(4);
+/// What stands in the store is compared with what should this often: somebody may have wiped it.
+const COMPARE: Duration = Duration::from_secs(60);
+
+/// Verdicts on their way to the writer: one for each key, the newest.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    wanted: Mutex<Wanted>,
+    told: Notify,
+}
+
+impl Outbox {
+    /// Adds verdicts in place of older ones.
+    pub fn add(&self, wanted: Wanted) {
+        if !wanted.is_empty() {
+            self.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
+            self.told.notify_one();
+        }
+    }
+
+    fn take(&self) -> Wanted {
+        std::mem::take(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Writes verdicts as they come, until stopped: those of the controller that leads.
+pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, roles: watch::Receiver<Role>, stop: CancellationToken) {
+    let root = format!("{}/verdicts", store.status_root());
+    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None, seen: false };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = writer.run(&outbox, roles) => {}
+    }
+}
+
+struct Writer {
+    store: Arc<Store>,
+    root: String,
+    /// What should stand there.
+    wanted: BTreeMap<String, Bytes>,
+    /// What stands there, as far as is known.
+    standing: BTreeMap<String, Bytes>,
+    /// Names whose two may differ.
+    open: BTreeSet<String>,
+    /// When to compare next; before the first verdict nothing is read.
+    compare: Option<Instant>,
+    /// Whether what stands there was ever found out.
+    seen: bool,
+}
+
+impl Writer {
+    async fn run(mut self, outbox: &Outbox, mut roles: watch::Receiver<Role>) {
+        loop {
+            if !matches!(*roles.borrow_and_update(), Role::Leading { .. }) {
+                if roles.changed().await.is_err() {
+                    return;
+                }
+                // Another one wrote meanwhile.
+                self.compare = self.compare.map(|_| Instant::now());
+                continue;
+            }
+            for (name, value) in outbox.take() {
+                match value {
+                    Some(value) => drop(self.wanted.insert(name.clone(), value)),
+                    None => drop(self.wanted.remove(&name)),
+                }
+                self.open.insert(name);
+                self.compare.get_or_insert_with(Instant::now);
+            }
+            if self.compare.is_some_and(|due| due <= Instant::now()) {
+                let again = if self.look().await { COMPARE / 2 + jitter(COMPARE) } else { FAILED + jitter(FAILED) };
+                self.compare = Some(Instant::now() + again);
+            }
+            match (self.open.pop_first(), self.compare) {
+                (Some(name), _) => self.write(name).await,
+                (None, Some(due)) if !self.wanted.is_empty() || !self.seen => {
+                    tokio::select! {
+                        () = outbox.told.notified() => {}
+                        () = sleep_until(due) => {}
+                    }
+                }
+                (None, _) => outbox.told.notified().await,
+            }
+        }
+    }
+
+    /// Finds out what an earlier run, or somebody else, left behind or took away. Returns whether the store could be
+    /// asked; without the right to look, only what we wrote ourselves is known.
+    async fn look(&mut self) -> bool {
+        match timeout(Duration::from_secs(5), self.store.adapter.source(&self.root).next()).await {
+            Ok(Ok(Event::Reset { entries, .. })) => {
+                // Empty ones are the folders of a store that has such.
+                let found = entries.into_iter().filter(|entry| !entry.value.is_empty());
+                self.standing = found.filter_map(|entry| Some((entry.key.below(&self.root)?, entry.value))).collect();
+                self.open.extend(self.standing.keys().chain(self.wanted.keys()).cloned());
+                self.seen = true;
+            }
+            Ok(Err(error)) if error.kind == ErrorKind::Denied => self.seen = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Writes one verdict. What the store does not take now is tried again with the next comparison, after all others.
+    async fn write(&mut self, name: String) {
+        let wanted = self.wanted.get(&name).cloned();
+        if self.standing.get(&name) == wanted.as_ref() {
+            return;
+        }
+        let key = Key::from(format!("{}/{name}", self.root));
+        let result = match &wanted {
+            Some(value) => self.store.adapter.put(&key, value.clone()).await.map(drop),
+            None => self.store.adapter.delete(&key).await,
+        };
+        match (result, wanted) {
+            (Ok(()), Some(value)) => drop(self.standing.insert(name, value)),
+            (Ok(()), None) => drop(self.standing.remove(&name)),
+            (Err(error), _) => self.failed(name, &error).await,
+        }
+        sleep(PAUSE).await;
+    }
+
+    async fn failed(&mut self, name: String, error: &AdapterError) {
+        match error.kind {
+            ErrorKind::Denied => {
+                tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
+                // The others would be refused as well; what is wanted is known, and compared again later.
+                self.open.clear();
+                sleep(REFUSED).await;
+            }
+            ErrorKind::Refused | ErrorKind::Settings => tracing::warn!("a verdict was not written: {error}"),
+            ErrorKind::Unreachable | ErrorKind::UnknownOutcome => {
+                self.open.insert(name);
+                sleep(FAILED / 4 + jitter(FAILED)).await;
+            }
+        }
+    }
+}
