@@ -2,41 +2,40 @@
 
 mod admit;
 mod asked;
+mod caller;
+mod context;
 mod controllers;
 mod enrol;
 mod forward;
 mod operate;
 mod probes;
+mod refusals;
 mod report;
 mod resources;
 mod secrets;
 mod serve;
+mod streams;
 mod wait;
 mod watch;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::{get, post};
-use bytes::Bytes;
-use futures_util::stream::unfold;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
-use waypost_wire::{JOIN_PATH, KeyRing, RENEW_PATH, SECRETS_PATH};
+use waypost_wire::{JOIN_PATH, RENEW_PATH, SECRETS_PATH};
 
 use crate::controller::handle::Handle;
-use crate::controller::message::Stopped;
-use crate::trust::Trust;
 
-pub use admit::{Caller, Refusals};
+pub use caller::Caller;
+use context::refuse;
+pub use context::{Api, ErrorBody, Secured};
 pub use controllers::{StepDownAnswer, StepDownRequest};
 pub(crate) use forward::UNHEARD;
 pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
+pub use refusals::Refusals;
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
 // The shapes of the answers, for whoever asks.
@@ -49,29 +48,6 @@ pub use crate::controller::stored::config::ConfigRecord;
 pub use crate::controller::stored::operator::Audit;
 pub use crate::trust::{TokenAnswer, TokenRequest};
 pub use wait::{For, WaitAnswer, WaitOutcome};
-
-/// Everything that a handler needs.
-#[derive(Debug, Clone)]
-pub struct Api {
-    handle: Handle,
-    /// Tells this run of the controller from others.
-    run: Arc<str>,
-    streams: Arc<watch::Streams>,
-    client: reqwest::Client,
-    trust: Option<Arc<Trust>>,
-    ring: Option<watch_channel::Receiver<KeyRing>>,
-    refusals: Arc<Refusals>,
-    stop: CancellationToken,
-}
-
-/// What an API over TLS has.
-#[derive(Debug, Clone)]
-pub struct Secured {
-    /// Our certificate, and who is let in.
-    pub trust: Arc<Trust>,
-    /// The keys that proxies share.
-    pub ring: watch_channel::Receiver<KeyRing>,
-}
 
 /// The API's router; streams end with `stop`, and other controllers are asked through `client`. If it is `secured`, who asks has
 /// to show a certificate or a token; who is refused is told to `refusals`.
@@ -113,29 +89,6 @@ pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>,
         .fallback(missing)
         .layer(axum::middleware::from_fn_with_state(api.clone(), admit::admit))
         .with_state(api)
-}
-
-/// A refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// What is wrong and what to do.
-    pub error: String,
-}
-
-/// An endless answer of JSON lines, as they come; whoever reads slowly slows the sender.
-fn lines(receiver: mpsc::Receiver<Bytes>) -> Response {
-    let body = unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver)) });
-    ([(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")], Body::from_stream(body)).into_response()
-}
-
-fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
-    (status, axum::Json(ErrorBody { error: error.into() })).into_response()
-}
-
-impl IntoResponse for Stopped {
-    fn into_response(self) -> Response {
-        refuse(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
-    }
 }
 
 async fn missing(uri: axum::http::Uri) -> Response {

@@ -18,6 +18,7 @@ mod history;
 mod hold;
 mod init;
 mod lint;
+mod outcome;
 mod pin;
 mod proxies;
 mod put;
@@ -30,11 +31,11 @@ mod tls;
 mod token;
 mod wait;
 
-use std::fmt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+
+use outcome::{Failure, Outcome};
 
 /// Waypost: a load balancer steered from etcd, Consul, ZooKeeper or a directory.
 #[derive(Debug, Parser)]
@@ -112,39 +113,6 @@ enum Verb {
     Completion(completion::CompletionFlags),
 }
 
-/// A failure with its exit code: 1 failed, 2 usage, 3 rejected by validation, 4 not reachable.
-#[derive(Debug)]
-pub struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    fn failed(message: impl fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
-    }
-
-    fn usage(message: impl fmt::Display) -> Self {
-        Self { code: 2, message: message.to_string() }
-    }
-
-    fn rejected(message: impl fmt::Display) -> Self {
-        Self { code: 3, message: message.to_string() }
-    }
-
-    fn unreachable(message: impl fmt::Display) -> Self {
-        Self { code: 4, message: message.to_string() }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-type Outcome = Result<(), Failure>;
-
 /// Runs the program.
 pub fn main() -> ExitCode {
     let command = waypost_proxy::flags::with_environment(Cli::command());
@@ -213,19 +181,6 @@ fn run(verb: Verb) -> Outcome {
             Ok(())
         }
     }
-}
-
-/// Logs to standard error, as `WAYPOST_LOG` says.
-fn init_log() {
-    let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A second start in one process, as in tests, keeps the first.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .try_init()
-        .unwrap_or_default();
 }
 
 #[cfg(test)]

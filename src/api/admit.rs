@@ -1,91 +1,19 @@
 //! Who may ask for what. In clear text, which is for loopback and trusted networks, everybody may everything; over TLS,
 //! programs show their certificates and people their tokens.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use waypost_trust::{Claims, Identity, Role};
 use waypost_wire::{JOIN_PATH, RENEW_PATH, SECRETS_PATH, WATCH_PATH};
 
-use super::forward::FORWARDED;
-use super::{Api, refuse};
-use crate::controller::handle::Handle;
-use crate::controller::message::Input;
+use super::caller::{Asker, BY, Caller, FORWARDED, NO_CERTIFICATE};
+use super::context::{Api, refuse};
 use crate::trust::{Signer, now};
 
-/// A controller that passes a question on says who asked it.
-pub(super) const BY: HeaderName = HeaderName::from_static("waypost-by");
-/// The same refusal is told again after this time.
-const AGAIN: Duration = Duration::from_secs(60);
-/// So many different refusals are told in that time; of one caller, so many.
-const DIFFERENT: usize = 128;
-const DIFFERENT_OF_ONE: usize = 32;
 /// Bytes of a path that are told.
 const TOLD: usize = 64;
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// Somebody who needs no leave.
-    Plain,
-    /// Somebody behind TLS.
-    Tls {
-        /// Whose certificate was shown, if one was.
-        identity: Option<Identity>,
-        /// The address.
-        ip: IpAddr,
-    },
-}
-
-impl Caller {
-    /// Whether the caller may speak as the proxy of this name.
-    pub(super) fn check_proxy(&self, name: &str) -> Result<(), String> {
-        self.check(|identity| identity.may_be_proxy(name), "proxy", name)
-    }
-
-    /// Whether the caller may speak as the controller of this name.
-    pub(super) fn check_controller(&self, name: &str) -> Result<(), String> {
-        self.check(|identity| identity.may_be_controller(name), "controller", name)
-    }
-
-    /// Whether the caller may speak as the controller of this name, if one is given, else as that proxy.
-    pub(super) fn check_program(&self, controller: Option<&str>, proxy: &str) -> Result<(), String> {
-        controller.map_or_else(|| self.check_proxy(proxy), |controller| self.check_controller(controller))
-    }
-
-    /// Whether it may pass on what others ask.
-    const fn passes_on(&self) -> bool {
-        matches!(self, Self::Plain | Self::Tls { identity: Some(Identity::Controller(_)), .. })
-    }
-
-    fn check(&self, may: impl Fn(&Identity) -> bool, kind: &str, name: &str) -> Result<(), String> {
-        match self {
-            Self::Plain => Ok(()),
-            Self::Tls { identity: Some(identity), .. } if may(identity) => Ok(()),
-            Self::Tls { identity: Some(identity), .. } => Err(format!("the certificate is that of {identity}, which may not speak as {kind} {name}")),
-            Self::Tls { identity: None, .. } => Err(NO_CERTIFICATE.to_owned()),
-        }
-    }
-
-    /// Who it is, for people.
-    fn told(&self) -> String {
-        match self {
-            Self::Plain => "somebody".to_owned(),
-            Self::Tls { identity: Some(identity), .. } => identity.to_string(),
-            Self::Tls { identity: None, ip } => ip.to_string(),
-        }
-    }
-}
-
-/// The name of who asks, if that is known: it counts, and not what a request says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Asker(pub(super) Option<String>);
 
 /// What a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +26,6 @@ enum Need {
     /// A token with at least this role.
     Operator(Role),
 }
-
-const NO_CERTIFICATE: &str = "only a program with a certificate of this cluster may do this; let it join with a token of `waypost token --join proxy`";
 
 fn need(method: &Method, path: &str) -> Need {
     match path {
@@ -179,42 +105,6 @@ impl Api {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"waypost\""));
         }
         response
-    }
-}
-
-/// Tells refusals as events: the same one once in a while, and only so many different ones, whoever knocks.
-#[derive(Debug)]
-pub struct Refusals {
-    handle: Handle,
-    told: Mutex<HashMap<(String, String), Instant>>,
-}
-
-impl Refusals {
-    /// As events of this controller.
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, told: Mutex::default() }
-    }
-
-    /// Tells that `about` was refused, and why.
-    pub async fn tell(&self, about: String, why: String) {
-        if !self.is_new(&about, &why) {
-            return;
-        }
-        if self.handle.tell(Input::Event { reason: "Refused", about, message: why }).await.is_err() {
-            tracing::debug!("the controller stopped before its API did");
-        }
-    }
-
-    fn is_new(&self, about: &str, why: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        told.retain(|_, at| now.duration_since(*at) < AGAIN);
-        let of_one = told.keys().filter(|(known, _)| known == about).count();
-        if told.len() >= DIFFERENT || of_one >= DIFFERENT_OF_ONE || told.contains_key(&(about.to_owned(), why.to_owned())) {
-            return false;
-        }
-        told.insert((about.to_owned(), why.to_owned()), now);
-        true
     }
 }
 

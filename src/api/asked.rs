@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::de::DeserializeOwned;
 
-use super::{Api, refuse};
+use super::context::{Api, refuse};
 
 /// The body; one that is not understood is refused with what is wrong with it.
 pub(super) struct Asked<T>(pub(super) T);

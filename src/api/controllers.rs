@@ -13,13 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayAnswer, RelayReport};
 
-use super::admit::{Asker, Caller};
 use super::asked::Asked;
+use super::caller::{Asker, Caller};
+use super::context::{Api, lines, refuse};
 use super::operate::check_by;
-use super::{Api, lines, refuse};
 use crate::controller::handle::Handle;
-use crate::controller::message::Input;
-use crate::controller::message::{Query, Stopped};
+use crate::controller::message::{Input, Query, Stopped};
 use crate::controller::stored::replica::{Document, ReplicaRequest};
 
 /// Bytes of what one controller says of all its proxies: some thousands with long reports.

@@ -9,9 +9,9 @@ use waypost_model::object::Digest;
 use waypost_trust::{Claims, Identity, Issued, Joining, PublicKey};
 use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 
-use super::admit::{Asker, Caller};
 use super::asked::Asked;
-use super::{Api, refuse};
+use super::caller::{Asker, Caller};
+use super::context::{Api, refuse};
 use crate::controller::message::Query;
 use crate::trust::{TokenRequest, Trust, now};
 

@@ -8,15 +8,12 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::Instant;
-
 use waypost_wire::JOIN_PATH;
 
-use super::admit::{Asker, BY};
-use super::{Api, refuse};
+use super::caller::{Asker, BY, FORWARDED};
+use super::context::{Api, refuse};
 use crate::controller::rules::election::Role;
 
-/// Marks what was passed on already: nobody passes it on again.
-pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");
 /// The largest question.
 const LARGEST: usize = 4 * 1024 * 1024;
 /// The largest question of somebody who has shown nothing yet, and how long it may take to arrive.

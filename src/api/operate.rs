@@ -5,12 +5,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-
-use super::admit::Asker;
-use super::asked::Asked;
-use super::{Api, refuse};
 use waypost_model::key::{Place, place};
 
+use super::asked::Asked;
+use super::caller::Asker;
+use super::context::{Api, refuse};
 use crate::controller::rules::pins::Action;
 use crate::controller::stored::operator::Audit;
 

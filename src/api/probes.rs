@@ -4,7 +4,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::Api;
+use super::context::Api;
 use crate::controller::message::{Query, Stopped};
 
 pub(super) async fn live() -> &'static str {

@@ -10,13 +10,12 @@ use axum::{Extension, Json};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{Report, ReportAnswer, read_whole};
 
-use super::admit::Caller;
 use super::asked::Asked;
+use super::caller::Caller;
+use super::context::{Api, refuse};
 use super::controllers::LARGEST_RELAY;
 use super::forward::pass_on;
-use super::{Api, refuse};
-use crate::controller::message::Input;
-use crate::controller::message::Query;
+use crate::controller::message::{Input, Query};
 use crate::controller::rules::election::Role;
 
 /// All that a proxy holds arrives in this time.

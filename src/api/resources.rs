@@ -9,10 +9,9 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use super::context::{Api, refuse};
 use super::forward::Unheard;
-use super::{Api, refuse};
-use crate::controller::answers::shapes::Event;
-use crate::controller::answers::shapes::{EntryInfo, ProxyInfo, StatusInfo};
+use crate::controller::answers::shapes::{EntryInfo, Event, ProxyInfo, StatusInfo};
 use crate::controller::message::{Query, Stopped};
 use crate::controller::stored::config::ConfigRecord;
 use crate::controller::stored::entries::{Exported, same_store};

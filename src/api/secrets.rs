@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use waypost_wire::{HEARTBEAT_SECONDS, KeyRing, SECRETS_PATH, SecretsFrame, SecretsRequest};
 
-use super::admit::Caller;
 use super::asked::Asked;
-use super::{Api, lines, refuse};
+use super::caller::Caller;
+use super::context::{Api, lines, refuse};
 
 pub(super) async fn secrets(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<SecretsRequest>) -> Response {
     let (Some(ring), Caller::Tls { .. }) = (api.ring.clone(), &caller) else {

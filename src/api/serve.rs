@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waypost_trust::identity_of;
 
-use super::admit::{Caller, Refusals};
+use super::caller::Caller;
+use super::refusals::Refusals;
 
 /// Connections that shake hands at the same time.
 const SHAKING: usize = 256;

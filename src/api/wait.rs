@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use waypost_model::verdict::{Condition, ConditionType, Status};
 
-use super::{Api, refuse};
+use super::context::{Api, refuse};
 use crate::controller::answers::shapes::{EntryAnswer, EntryInfo};
 use crate::controller::message::{Query, Stopped};
 

@@ -1,8 +1,7 @@
 //! The watch stream: snapshots as deltas, for proxies, and for people with `curl -N`.
 
-use std::collections::VecDeque;
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,64 +11,28 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{Frame, HEARTBEAT_SECONDS, WATCH_PATH, WatchRequest, encode, publication};
 
-use super::admit::Caller;
 use super::asked::Asked;
-use super::{Api, lines, refuse};
+use super::caller::Caller;
+use super::context::{Api, lines, refuse};
+use super::streams::Streams;
 use crate::controller::handle::Handle;
-use crate::controller::message::Fed;
-use crate::controller::message::Input;
+use crate::controller::message::{Fed, Input};
 
 /// Pieces of a stream that wait for a slow reader; meanwhile publications are merged.
 const QUEUE: usize = 8;
 /// Bytes of one piece.
 const PIECE: usize = 64 * 1024;
-/// Snapshots from which a returning proxy is brought up to date without comparing buckets.
-const REMEMBERED: usize = 64;
-/// Streams that are sent a whole snapshot at the same time.
-const FULL_SYNCS: usize = 16;
 
 /// A full synchronisation that takes longer goes on without holding up others.
 const ADMITTED: Duration = Duration::from_secs(10);
 /// No controller has published under a higher epoch than this; numbers beyond do not survive every JSON reader. Far above
 /// what a claim may raise an epoch to, so that no claim can shut the others out.
 const HIGHEST_EPOCH: u64 = 1 << 53;
-
-/// What the streams of one controller share.
-#[derive(Debug)]
-pub(super) struct Streams {
-    admission: Semaphore,
-    /// Snapshots that were sent a while ago.
-    recent: Mutex<VecDeque<Arc<Snapshot>>>,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self { admission: Semaphore::new(FULL_SYNCS), recent: Mutex::default() }
-    }
-}
-
-impl Streams {
-    fn remember(&self, snapshot: &Arc<Snapshot>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.iter().any(|known| known.version == snapshot.version && known.cluster == snapshot.cluster) {
-            return;
-        }
-        if recent.len() >= REMEMBERED {
-            recent.pop_front();
-        }
-        recent.push_back(snapshot.clone());
-    }
-
-    fn recall(&self, cluster: &str, request: &WatchRequest) -> Option<Arc<Snapshot>> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|known| Some(known.version) == request.from && known.cluster == cluster).cloned()
-    }
-}
 
 pub(super) async fn watch(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, Asked(request): Asked<WatchRequest>) -> Response {
     let (what, name) = request.controller.as_ref().map_or(("proxy", &request.name), |controller| ("controller", controller));

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::Outcome;
 use super::hold::HoldFlags;
+use super::outcome::Outcome;
 use crate::api::Action;
 
 #[derive(Debug, Args)]

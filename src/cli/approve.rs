@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::client::ControllerFlag;
 use super::hold::{HoldFlags, who};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{ApproveAnswer, ApproveRequest};
 
 #[derive(Debug, Args)]

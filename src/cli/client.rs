@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use waypost_trust::{Claims, joining_client};
 
-use super::Failure;
+use super::outcome::Failure;
 use crate::api::{ErrorBody, StatusInfo, UNHEARD};
-use crate::stores::Store;
-use crate::stores::{self, StoreFlags};
+use crate::stores;
+use crate::stores::{Store, StoreFlags};
 
 /// An answer may take this long: one from memory, or a file of the history.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);

@@ -7,9 +7,9 @@ use waypost_adapter::Key;
 use super::approve;
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
 use super::hold::who;
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
-use super::{Failure, Outcome};
 use crate::api::{ApproveRequest, For};
 
 #[derive(Debug, Args)]

@@ -5,8 +5,8 @@ use waypost_model::verdict::Status;
 
 use super::client::{ControllerFlag, OutputFlag, joined};
 use super::get::names;
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{EntryInfo, date};
 
 #[derive(Debug, Args)]

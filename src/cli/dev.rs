@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _};
 
-use super::serve::{CommonFlags, run_both};
+use super::outcome::{Failure, Outcome};
+use super::serve::{CommonFlags, init_log, run_both};
 use super::text::say;
-use super::{Failure, Outcome, echo, init, init_log};
+use super::{echo, init};
 
 #[derive(Debug, Args)]
 pub(super) struct DevFlags {

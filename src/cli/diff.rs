@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::value::RawValue;
 
-use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
 use super::hold::number;
+use super::outcome::Outcome;
 use super::text::{machine, say};
 use crate::api::ObjectDiff;
 

@@ -11,11 +11,10 @@ use waypost_model::limits::Limits;
 use waypost_model::resource::Resource;
 
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
-use super::{Failure, Outcome};
-use crate::api::For;
-use crate::api::ProxyInfo;
+use crate::api::{For, ProxyInfo};
 
 #[derive(Debug, Args)]
 pub(super) struct DrainFlags {

@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use clap::Args;
 use tokio::net::TcpListener;
 
+use super::outcome::{Failure, Outcome};
 use super::text::say;
-use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct EchoFlags {

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::client::{ControllerFlag, Format, OutputFlag};
 use super::history::ago;
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{Event, EventsAnswer};
 
 /// The clocks of two controllers differ by less, in milliseconds.

@@ -10,8 +10,8 @@ use serde_json::json;
 use waypost_adapter::Key;
 
 use super::client::{ControllerFlag, CredentialFlags, OutputFlag, store_failure};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::ExportedStore;
 use crate::stores;
 

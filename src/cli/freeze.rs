@@ -1,7 +1,7 @@
 //! `waypost freeze` and `waypost unfreeze`: the config stays as it is, whatever is written; endpoints go on.
 
-use super::Outcome;
 use super::hold::HoldFlags;
+use super::outcome::Outcome;
 use crate::api::Action;
 
 pub(super) async fn freeze(flags: HoldFlags) -> Outcome {

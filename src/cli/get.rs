@@ -4,8 +4,8 @@ use clap::Args;
 use waypost_model::verdict::{ConditionType, Status};
 
 use super::client::{ControllerFlag, OutputFlag, joined};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, table};
-use super::{Failure, Outcome};
 use crate::api::EntryInfo;
 
 #[derive(Debug, Args)]

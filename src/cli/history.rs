@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
+use super::outcome::Outcome;
 use super::text::{machine, table};
 use crate::api::{Audit, ConfigRecord, date};
 

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{Action, HoldAnswer, HoldRequest};
 
 /// The flags that these verbs share.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::outcome::{Failure, Outcome};
 use super::text::say;
-use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct InitFlags {

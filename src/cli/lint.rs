@@ -10,8 +10,8 @@ use waypost_model::limits::Limits;
 use waypost_model::verdict::{Condition, ConditionType, Status};
 
 use super::client::{CredentialFlags, Format, OutputFlag, store_failure};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::stores;
 
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Outcome;
 use super::hold::{HoldFlags, number, seconds};
+use super::outcome::Outcome;
 use crate::api::Action;
 
 #[derive(Debug, Args)]

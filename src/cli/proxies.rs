@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::Outcome;
 use super::client::{ControllerFlag, OutputFlag};
+use super::outcome::Outcome;
 use super::text::{machine, table};
 use crate::api::ProxyInfo;
 

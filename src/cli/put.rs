@@ -8,9 +8,9 @@ use serde_json::json;
 use waypost_adapter::Key;
 
 use super::client::{ControllerFlag, OutputFlag, StoreFlag, joined, store_failure};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
 use super::wait::{WaitFor, wait_for};
-use super::{Failure, Outcome};
 use crate::api::For;
 
 #[derive(Debug, Args)]

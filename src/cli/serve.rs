@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing_subscriber::EnvFilter;
 use waypost_model::limits::Limits;
 use waypost_proxy::Certified;
 use waypost_proxy::cli::{ServingFlags, host_name, signal};
@@ -18,14 +19,14 @@ use waypost_trust::Joining;
 use waypost_wire::KeyRing;
 
 use super::client::{CredentialFlags, web_url};
+use super::outcome::{Failure, Outcome};
 use super::tls::{ApiTlsFlags, Place, advertised};
-use super::{Failure, Outcome, init_log};
 use crate::api::{Refusals, Secured, serve};
 use crate::controller::peers::keys::Keeper;
-use crate::controller::settings::StatusWrites;
-use crate::controller::settings::{Settings, Store};
+use crate::controller::settings::{Settings, StatusWrites, Store};
 use crate::controller::start::start;
-use crate::stores::{self, StoreFlags};
+use crate::stores;
+use crate::stores::StoreFlags;
 use crate::trust::{TokenRequest, Trust, now};
 
 /// What every controller is told.
@@ -269,4 +270,17 @@ fn table_of_file<T: serde::de::DeserializeOwned + Default>(name: &str) -> Result
     let table = waypost_proxy::flags::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
     let Some(value) = table.get(name) else { return Ok(T::default()) };
     T::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: [{name}]: {}", error.message())))
+}
+
+/// Logs to standard error, as `WAYPOST_LOG` says.
+pub(super) fn init_log() {
+    let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second start in one process, as in tests, keeps the first.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .try_init()
+        .unwrap_or_default();
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::client::{ControllerFlag, OutputFlag};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{HeldInfo, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend, date};
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! `waypost controller step-down`: another controller leads, in peace.
 
-use super::Outcome;
 use super::hold::{HoldFlags, who};
+use super::outcome::Outcome;
 use super::text::{machine, say};
 use crate::api::{StepDownAnswer, StepDownRequest};
 

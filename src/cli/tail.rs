@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client::{client, web_url};
+use super::outcome::{Failure, Outcome};
 use super::text::say;
-use super::{Failure, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct TailFlags {

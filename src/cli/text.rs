@@ -1,12 +1,12 @@
 //! Printing: tables for people, JSON and YAML for programs.
 
-use std::fmt;
-use std::io::{self, Write as _};
+use std::io::Write as _;
+use std::{fmt, io};
 
 use serde::Serialize;
 
 use super::client::Format;
-use super::{Failure, Outcome};
+use super::outcome::{Failure, Outcome};
 
 /// Prints a line, as `println!` does. Where nobody reads any more, as behind `| head`, the program ends in peace.
 macro_rules! say {

@@ -9,7 +9,7 @@ use clap::Args;
 use waypost_proxy::cli::{TlsFlags, host_name, joining_token};
 use waypost_trust::{Files, Joining};
 
-use super::Failure;
+use super::outcome::Failure;
 use super::text::say;
 use crate::trust::{From, Settings, Token, TokenRequest, Trust, now};
 

@@ -7,8 +7,8 @@ use clap::Args;
 use waypost_trust::{Joining, Role, TrustError, shared_secret};
 
 use super::client::{ControllerFlag, OutputFlag};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{TokenAnswer, TokenRequest};
 use crate::trust::{Signer, now};
 

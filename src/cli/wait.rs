@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::client::{ControllerFlag, Format, OutputFlag, PATIENCE};
+use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use super::{Failure, Outcome};
 use crate::api::{For, WaitAnswer, WaitOutcome};
 
 #[derive(Debug, Args)]

@@ -1,0 +1,72 @@
+//! Who asks: the certificate that a connection has shown, and the name that counts.
+
+use std::net::IpAddr;
+
+use axum::http::HeaderName;
+use waypost_trust::Identity;
+
+/// A controller that passes a question on says who asked it.
+pub(super) const BY: HeaderName = HeaderName::from_static("waypost-by");
+/// Marks what was passed on already: nobody passes it on again.
+pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody who needs no leave.
+    Plain,
+    /// Somebody behind TLS.
+    Tls {
+        /// Whose certificate was shown, if one was.
+        identity: Option<Identity>,
+        /// The address.
+        ip: IpAddr,
+    },
+}
+
+impl Caller {
+    /// Whether the caller may speak as the proxy of this name.
+    pub(super) fn check_proxy(&self, name: &str) -> Result<(), String> {
+        self.check(|identity| identity.may_be_proxy(name), "proxy", name)
+    }
+
+    /// Whether the caller may speak as the controller of this name.
+    pub(super) fn check_controller(&self, name: &str) -> Result<(), String> {
+        self.check(|identity| identity.may_be_controller(name), "controller", name)
+    }
+
+    /// Whether the caller may speak as the controller of this name, if one is given, else as that proxy.
+    pub(super) fn check_program(&self, controller: Option<&str>, proxy: &str) -> Result<(), String> {
+        controller.map_or_else(|| self.check_proxy(proxy), |controller| self.check_controller(controller))
+    }
+
+    /// Whether it may pass on what others ask.
+    pub(super) const fn passes_on(&self) -> bool {
+        matches!(self, Self::Plain | Self::Tls { identity: Some(Identity::Controller(_)), .. })
+    }
+
+    fn check(&self, may: impl Fn(&Identity) -> bool, kind: &str, name: &str) -> Result<(), String> {
+        match self {
+            Self::Plain => Ok(()),
+            Self::Tls { identity: Some(identity), .. } if may(identity) => Ok(()),
+            Self::Tls { identity: Some(identity), .. } => Err(format!("the certificate is that of {identity}, which may not speak as {kind} {name}")),
+            Self::Tls { identity: None, .. } => Err(NO_CERTIFICATE.to_owned()),
+        }
+    }
+
+    /// Who it is, for people.
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::Plain => "somebody".to_owned(),
+            Self::Tls { identity: Some(identity), .. } => identity.to_string(),
+            Self::Tls { identity: None, ip } => ip.to_string(),
+        }
+    }
+}
+
+/// The name of who asks, if that is known: it counts, and not what a request says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Asker(pub(super) Option<String>);
+
+pub(super) const NO_CERTIFICATE: &str =
+    "only a program with a certificate of this cluster may do this; let it join with a token of `waypost token --join proxy`";

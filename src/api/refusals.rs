@@ -1,0 +1,52 @@
+//! Refusals as events: the same one once in a while, and only so many different ones.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::controller::handle::Handle;
+use crate::controller::message::Input;
+
+/// The same refusal is told again after this time.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// So many different refusals are told in that time; of one caller, so many.
+const DIFFERENT: usize = 128;
+
+const DIFFERENT_OF_ONE: usize = 32;
+
+/// Tells refusals as events: the same one once in a while, and only so many different ones, whoever knocks.
+#[derive(Debug)]
+pub struct Refusals {
+    handle: Handle,
+    told: Mutex<HashMap<(String, String), Instant>>,
+}
+
+impl Refusals {
+    /// As events of this controller.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle, told: Mutex::default() }
+    }
+
+    /// Tells that `about` was refused, and why.
+    pub async fn tell(&self, about: String, why: String) {
+        if !self.is_new(&about, &why) {
+            return;
+        }
+        if self.handle.tell(Input::Event { reason: "Refused", about, message: why }).await.is_err() {
+            tracing::debug!("the controller stopped before its API did");
+        }
+    }
+
+    fn is_new(&self, about: &str, why: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        told.retain(|_, at| now.duration_since(*at) < AGAIN);
+        let of_one = told.keys().filter(|(known, _)| known == about).count();
+        if told.len() >= DIFFERENT || of_one >= DIFFERENT_OF_ONE || told.contains_key(&(about.to_owned(), why.to_owned())) {
+            return false;
+        }
+        told.insert((about.to_owned(), why.to_owned()), now);
+        true
+    }
+}

@@ -1,0 +1,46 @@
+//! What the watch streams of one controller share: who may be sent a whole snapshot, and what was sent a while ago.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+use waypost_model::snapshot::Snapshot;
+use waypost_wire::WatchRequest;
+
+/// Snapshots from which a returning proxy is brought up to date without comparing buckets.
+const REMEMBERED: usize = 64;
+
+/// Streams that are sent a whole snapshot at the same time.
+const FULL_SYNCS: usize = 16;
+
+/// What the streams of one controller share.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) admission: Semaphore,
+    /// Snapshots that were sent a while ago.
+    pub(super) recent: Mutex<VecDeque<Arc<Snapshot>>>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { admission: Semaphore::new(FULL_SYNCS), recent: Mutex::default() }
+    }
+}
+
+impl Streams {
+    pub(super) fn remember(&self, snapshot: &Arc<Snapshot>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.iter().any(|known| known.version == snapshot.version && known.cluster == snapshot.cluster) {
+            return;
+        }
+        if recent.len() >= REMEMBERED {
+            recent.pop_front();
+        }
+        recent.push_back(snapshot.clone());
+    }
+
+    pub(super) fn recall(&self, cluster: &str, request: &WatchRequest) -> Option<Arc<Snapshot>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|known| Some(known.version) == request.from && known.cluster == cluster).cloned()
+    }
+}
