@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::object::kind::{self, LaneKind, ObjectKind};
 use crate::problem::nearest;
 
 /// The kinds of resource that people and machines write.
@@ -26,27 +27,30 @@ impl Kind {
 
     /// The kind's name in objects and output: `route`.
     pub const fn singular(self) -> &'static str {
+        self.object_kind().name
+    }
+
+    /// The kind's line in the table of kinds.
+    pub const fn object_kind(self) -> ObjectKind {
         match self {
-            Self::Listener => "listener",
-            Self::Route => "route",
-            Self::Backend => "backend",
-            Self::Endpoint => "endpoint",
+            Self::Listener => kind::LISTENER,
+            Self::Route => kind::ROUTE,
+            Self::Backend => kind::BACKEND,
+            Self::Endpoint => kind::ENDPOINT,
         }
     }
 
     /// The kind's folder in a store: `routes`.
     pub const fn plural(self) -> &'static str {
-        match self {
-            Self::Listener => "listeners",
-            Self::Route => "routes",
-            Self::Backend => "backends",
-            Self::Endpoint => "endpoints",
+        match self.object_kind().folder {
+            Some(folder) => folder,
+            None => self.object_kind().name,
         }
     }
 
     /// `true` for what machines write and every proxy gets at once (membership, M); `false` for config (C).
     pub const fn is_membership(self) -> bool {
-        matches!(self, Self::Endpoint)
+        matches!(self.object_kind().lane, LaneKind::Membership)
     }
 
     /// The kind of this folder name.

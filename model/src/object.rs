@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::resource::Resource;
+use kind::ObjectKind;
+
+pub mod kind;
 
 /// A SHA-256 digest, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,7 +93,7 @@ fn level_of(resource: &Resource) -> u32 {
     match resource {
         // A proxy of level 1 passes every upgrade.
         Resource::Route(route) if route.rules.iter().any(crate::resource::Rule::restricts_upgrades) => 2,
-        _ => 1,
+        other => other.kind().object_kind().minimum_level,
     }
 }
 
@@ -147,11 +150,12 @@ impl Object {
     /// Compiles a resource of the store number `order`.
     pub fn compile(name: &str, order: usize, resource: &Resource) -> Arc<Self> {
         let min_level = level_of(resource);
-        let (kind, bytes) = match resource {
-            Resource::Listener(it) => ("listener", canonical("listener", name, min_level, order, it)),
-            Resource::Route(it) => ("route", canonical("route", name, min_level, order, it)),
-            Resource::Backend(it) => ("backend", canonical("backend", name, min_level, order, it)),
-            Resource::Endpoint(it) => ("endpoint", canonical("endpoint", name, min_level, order, it)),
+        let kind = resource.kind().singular();
+        let bytes = match resource {
+            Resource::Listener(it) => canonical(kind, name, min_level, order, it),
+            Resource::Route(it) => canonical(kind, name, min_level, order, it),
+            Resource::Backend(it) => canonical(kind, name, min_level, order, it),
+            Resource::Endpoint(it) => canonical(kind, name, min_level, order, it),
         };
         Arc::new(Self::new(kind, name, min_level, bytes))
     }
@@ -159,27 +163,28 @@ impl Object {
     /// Marks an endpoint as suspect: the store says that it is gone, and whether that is meant is not known yet. Of a
     /// kind of its own, so that a proxy which does not know it uses the endpoint as before.
     pub fn suspect(endpoint: &str) -> Arc<Self> {
-        Self::mark("suspect", endpoint, &serde_json::json!({}))
+        Self::mark(kind::SUSPECT, endpoint, &serde_json::json!({}))
     }
 
     /// Marks a route, by its path, as held: it left its store, and goes on only for requests that no written route takes. Of a kind of
     /// its own, so that a proxy which does not know it serves the route as before.
     pub fn held(path: &str) -> Arc<Self> {
-        Self::mark("held", path, &serde_json::json!({}))
+        Self::mark(kind::HELD, path, &serde_json::json!({}))
     }
 
     /// What the proxies that probe an endpoint agree on: that it cannot take requests. Of those that can there is none.
     pub fn unhealthy(endpoint: &str) -> Arc<Self> {
-        Self::mark("health", endpoint, &serde_json::json!({"healthy": false}))
+        Self::mark(kind::HEALTH, endpoint, &serde_json::json!({"healthy": false}))
     }
 
     /// A proxy that probes endpoints, and its zone.
     pub fn prober(proxy: &str, zone: Option<&str>) -> Arc<Self> {
-        Self::mark("prober", proxy, &zone.map_or_else(|| serde_json::json!({}), |zone| serde_json::json!({ "zone": zone })))
+        Self::mark(kind::PROBER, proxy, &zone.map_or_else(|| serde_json::json!({}), |zone| serde_json::json!({ "zone": zone })))
     }
 
-    fn mark(kind: &str, name: &str, spec: &serde_json::Value) -> Arc<Self> {
-        Arc::new(Self::new(kind, name, 1, canonical(kind, name, 1, 0, spec)))
+    fn mark(kind: ObjectKind, name: &str, spec: &serde_json::Value) -> Arc<Self> {
+        let level = kind.minimum_level;
+        Arc::new(Self::new(kind.name, name, level, canonical(kind.name, name, level, 0, spec)))
     }
 
     /// Takes in the bytes of an object as they came over the wire or from disk.

@@ -14,6 +14,8 @@ mod route;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::key::Kind;
+
 pub use backend::{Backend, BackendTimeouts, Balancing, OutlierDetection};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
@@ -34,6 +36,18 @@ pub enum Resource {
     Backend(Backend),
     /// One address of a backend.
     Endpoint(Endpoint),
+}
+
+impl Resource {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Listener(_) => Kind::Listener,
+            Self::Route(_) => Kind::Route,
+            Self::Backend(_) => Kind::Backend,
+            Self::Endpoint(_) => Kind::Endpoint,
+        }
+    }
 }
 
 /// Reads an optional field that may be absent but not `null`.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use waypost_model::compile::{Departed, EntryId, Origin, Written};
 use waypost_model::key::Kind;
 use waypost_model::lane::{Change, Lane};
-use waypost_model::object::{Digest, Object};
+use waypost_model::object::{Digest, Object, kind};
 use waypost_model::resource::{Backend, BackendGuard, Listener};
 use waypost_model::value::{Address, overlap};
 
@@ -233,7 +233,7 @@ impl Guard {
 
     /// Whether there is a guard for such objects.
     fn is_guarded(&self, object: &Object) -> bool {
-        self.thresholds.enabled && matches!(object.kind(), "listener" | "route" | "backend" | "endpoint")
+        self.thresholds.enabled && kind::by_name(object.kind()).is_some_and(|kind| kind.guarded)
     }
 
     /// It stays until it is judged, or longer.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypost_adapter::Revision;
 use waypost_model::lane::Lane;
-use waypost_model::object::Object;
+use waypost_model::object::{Object, kind};
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Content, Downstream, Told};
 
@@ -299,7 +299,7 @@ impl State {
         if empty.is_empty() {
             return empty;
         }
-        let written = |object: &&Arc<Object>| matches!(object.kind(), "listener" | "route" | "backend" | "endpoint");
+        let written = |object: &&Arc<Object>| kind::is_written(object.kind());
         let lost = |lane: &Lane, now: &Lane| {
             let absent = lane.objects().filter(written).filter(|object| now.get(object.path()).is_none());
             absent.map(|object| source_of(object)).collect::<BTreeSet<_>>()
