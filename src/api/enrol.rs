@@ -58,7 +58,7 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
     let response = issue(trust, joining, request)?;
     let joins = crate::controller::stored::operator::Joining { program, key, bound: bound.is_some() };
     // Of two who ask at once, one was first.
-    if !api.handle.joined(joins).await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))? {
+    if !api.handle.joined(joins).await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))? {
         return Err(taken());
     }
     tracing::info!("{kind} {} joins", request.name);
@@ -116,6 +116,6 @@ pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<A
     let by = asker.0.unwrap_or_else(|| "somebody".to_owned());
     match api.handle.record(by, request.told()).await {
         Ok(()) => Json(made).into_response(),
-        Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

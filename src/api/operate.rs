@@ -38,7 +38,7 @@ pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Ask
     match api.handle.operate(request.action, by.clone()).await {
         Ok(message) if api.handle.is_confirmed().await => Json(HoldAnswer { message }).into_response(),
         Ok(message) => Json(HoldAnswer { message: format!("{message}; {UNCONFIRMED}") }).into_response(),
-        Err(message) => refuse_operator(&api, by, message).await,
+        Err(error) => refuse_operator(&api, by, error.to_string()).await,
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<
             let note = unwritten.or(unconfirmed).map(str::to_owned);
             Json(ApproveAnswer { approved, note }).into_response()
         }
-        Err(message) => refuse(StatusCode::SERVICE_UNAVAILABLE, message),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

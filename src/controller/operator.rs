@@ -14,21 +14,44 @@ use waypost_model::lane::Lane;
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files::save_operator;
 use crate::controller::disk::history::History;
-use crate::controller::message::{Command, Current, Input, Query};
+use crate::controller::message::{Command, Current, Input, Query, Stopped};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::pins::{Action, Hold, Mark, Reason, check};
 use crate::controller::stored::operator::{AUDITED, Audit, Joining, OperatorState};
 
 /// The published config may change while it is written to the history; so often that is begun anew.
 const TRIES: usize = 10;
-/// Why nothing is done any more by who led.
-pub(super) const DEPOSED: &str = "this controller does not lead any more; nothing was changed, try again";
-/// Why nothing is done yet by who leads now.
-pub(super) const ASKING: &str =
-    "this controller was elected just now and asks the others first, and proxies if it has lost what was published; nothing was changed, try again";
-const STOPPING: &str = "the controller is stopping";
 /// What the disk refused when we began to lead is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Why an operator's request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// Another controller leads, or none.
+    #[error("this controller does not lead any more; nothing was changed, try again")]
+    NotLeading,
+    /// This controller was elected, and has not recovered yet what others know.
+    #[error("this controller was elected just now and asks the others first, and proxies if it has lost what was published; nothing was changed, try again")]
+    Recovering,
+    /// The controller is stopping.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The state directory cannot be written.
+    #[error("the state directory cannot be written: {0}; nothing was changed")]
+    Disk(#[from] std::io::Error),
+    /// The request cannot be carried out as things are; the text says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<tokio::task::JoinError> for OperateError {
+    /// A task that was cancelled or has panicked: the controller is going down.
+    fn from(_: tokio::task::JoinError) -> Self {
+        Self::Stopped(Stopped)
+    }
+}
+
+type Done<T = ()> = Result<T, OperateError>;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -40,12 +63,12 @@ pub enum Request {
         /// By whom.
         by: String,
         /// Gets one sentence about what was done, or why nothing was.
-        to: oneshot::Sender<Result<String, String>>,
+        to: oneshot::Sender<Done<String>>,
     },
     /// An operator did something elsewhere; gets why that cannot be kept.
-    Record(Audit, oneshot::Sender<Result<(), String>>),
+    Record(Audit, oneshot::Sender<Done>),
     /// A program joins; gets whether its name is new, or why that cannot be kept.
-    Joined(Joining, oneshot::Sender<Result<bool, String>>),
+    Joined(Joining, oneshot::Sender<Done<bool>>),
     /// The leader keeps this.
     Adopt {
         /// What it keeps.
@@ -53,7 +76,7 @@ pub enum Request {
         /// How much time is left of what it holds, if that has one.
         left: Option<Duration>,
         /// Gets why we cannot keep that.
-        to: oneshot::Sender<Result<(), String>>,
+        to: oneshot::Sender<Done>,
     },
     /// The time of what was held is over.
     Over(Mark),
@@ -115,14 +138,14 @@ impl Operator {
     }
 
     /// The epoch under which we lead, once others were asked for what is known of operators.
-    fn epoch(&self) -> Result<u64, String> {
+    fn epoch(&self) -> Done<u64> {
         let role = self.roles.borrow();
-        let epoch = role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or_else(|| DEPOSED.to_owned())?;
+        let epoch = role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or(OperateError::NotLeading)?;
         let begun = matches!(*role, Role::Caretaking { named: true, .. }) || self.begun.load(Ordering::Relaxed) == epoch;
-        if begun { Ok(epoch) } else { Err(ASKING.to_owned()) }
+        if begun { Ok(epoch) } else { Err(OperateError::Recovering) }
     }
 
-    async fn joined(&self, Joining { program, key, bound }: Joining) -> Result<bool, String> {
+    async fn joined(&self, Joining { program, key, bound }: Joining) -> Done<bool> {
         let fits = self.saved.lock().unwrap_or_else(PoisonError::into_inner).has_room(&program, key);
         if !bound && !fits {
             return Ok(false);
@@ -145,12 +168,13 @@ impl Operator {
     async fn begin(&self, epoch: u64) -> Result<(), u64> {
         self.begun.store(epoch, Ordering::Relaxed);
         let dated = self.save(|_| {}, None).await;
-        if let Err(error) = dated.clone().and(self.touch().await) {
+        let touched = self.touch().await;
+        if let Some(error) = dated.as_ref().err().or(touched.as_ref().err()) {
             tracing::warn!("what operators did counts as before this controller led: {error}");
         }
         self.end_what_is_over().await;
         // Who does not lead any more has nothing to date.
-        if dated.is_err() && self.epoch() == Ok(epoch) { Err(epoch) } else { Ok(()) }
+        if dated.is_err() && self.epoch().is_ok_and(|current| current == epoch) { Err(epoch) } else { Ok(()) }
     }
 
     /// A pin that ended while nobody led, or that the disk refused to end: whoever leads now keeps that. What is held has its time,
@@ -176,18 +200,18 @@ impl Operator {
         }
     }
 
-    async fn record(&self, audit: Audit) -> Result<(), String> {
+    async fn record(&self, audit: Audit) -> Done {
         self.save(|_| {}, Some(audit)).await?;
         self.touch().await
     }
 
     /// Followers are told what is kept now.
-    async fn touch(&self) -> Result<(), String> {
-        self.owner.send(Command::Touch).await.map_err(|_| STOPPING.to_owned())
+    async fn touch(&self) -> Done {
+        self.owner.send(Command::Touch).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
     /// Keeps what the leader keeps.
-    async fn adopt(&self, mut next: OperatorState, left: Option<Duration>) -> Result<(), String> {
+    async fn adopt(&self, mut next: OperatorState, left: Option<Duration>) -> Done {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if own.rank() > next.rank() {
             return Ok(());
@@ -212,13 +236,13 @@ impl Operator {
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
             history.lock().unwrap_or_else(PoisonError::into_inner).spare(next.mark.as_ref().map(|mark| mark.config));
-            save_operator(&folder, &next).map_err(|error| unwritten(&error))?;
+            save_operator(&folder, &next)?;
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
-            Ok::<_, String>(())
+            Ok::<_, std::io::Error>(())
         };
-        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())??;
+        tokio::task::spawn_blocking(write).await??;
         if let Some(lost) = lost {
-            self.owner.send(Command::Input(lost)).await.map_err(|_| STOPPING.to_owned())?;
+            self.owner.send(Command::Input(lost)).await.map_err(|_| Stopped)?;
         }
         self.tell(hold, "the leader").await?;
         // The leader waits to hear that we have it.
@@ -226,7 +250,7 @@ impl Operator {
     }
 
     /// A config that the leader holds. Where its file cannot be used, what the leader publishes is that config.
-    async fn lane_of_leader(&self, mark: &Mark) -> Result<Lane, String> {
+    async fn lane_of_leader(&self, mark: &Mark) -> Done<Lane> {
         match self.lane(mark.clone()).await {
             Ok(lane) => Ok(lane),
             Err(error) => self.current().await.map(|now| now.config).map_err(|_| error),
@@ -234,22 +258,22 @@ impl Operator {
     }
 
     /// A config of the history, which is spared from now on.
-    async fn lane(&self, mark: Mark) -> Result<Lane, String> {
+    async fn lane(&self, mark: Mark) -> Done<Lane> {
         let history = self.history.clone();
         let read = move || {
             let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = history.held(&mark)?;
+            let lane = history.held(&mark).map_err(OperateError::Refused)?;
             history.spare(Some(mark.config));
             Ok(lane)
         };
-        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
+        tokio::task::spawn_blocking(read).await?
     }
 
-    async fn carry_out(&self, action: &Action, by: &str) -> Result<String, String> {
+    async fn carry_out(&self, action: &Action, by: &str) -> Done<String> {
         self.epoch()?;
         let date = now_millis();
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
-        check(action, mark.as_ref())?;
+        check(action, mark.as_ref()).map_err(OperateError::Refused)?;
         let hold = match action {
             Action::Adopt { cluster } => return self.adopt_cluster(cluster, by, date).await,
             Action::Unfreeze | Action::Unpin => None,
@@ -286,13 +310,13 @@ impl Operator {
         lane.ok().map(|lane| Hold::new(mark, lane, now_millis()))
     }
 
-    async fn tell(&self, hold: Option<Hold>, by: &str) -> Result<(), String> {
+    async fn tell(&self, hold: Option<Hold>, by: &str) -> Done {
         let input = Input::Hold { hold: hold.map(Box::new), by: format!("as {by} asked for") };
-        self.owner.send(Command::Input(input)).await.map_err(|_| STOPPING.to_owned())
+        self.owner.send(Command::Input(input)).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
     /// Holds what is published: that very config, whatever is written meanwhile.
-    async fn hold_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
+    async fn hold_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Done<Hold> {
         for _ in 0..TRIES {
             let now = self.current().await?;
             let (history, lane) = (self.history.clone(), now.config.clone());
@@ -302,34 +326,34 @@ impl Operator {
                 history.spare(Some(number));
                 Ok::<_, std::io::Error>(number)
             };
-            let number = tokio::task::spawn_blocking(add).await.map_err(|error| error.to_string())?.map_err(|error| unwritten(&error))?;
+            let number = tokio::task::spawn_blocking(add).await??;
             let digest = Some(lane.digest());
             let hold = Hold::new(Mark { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
             let (to, answer) = oneshot::channel();
             let input = Input::Hold { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
-            self.owner.send(Command::HoldIf(input, hold.lane.digest(), to)).await.map_err(|_| STOPPING.to_owned())?;
-            if answer.await.map_err(|_| STOPPING.to_owned())? {
+            self.owner.send(Command::HoldIf(input, hold.lane.digest(), to)).await.map_err(|_| Stopped)?;
+            if answer.await.map_err(|_| Stopped)? {
                 return Ok(hold);
             }
         }
-        Err("the config changes faster than it can be kept; stop the writer, or pin a config of `waypost history`".to_owned())
+        Err(OperateError::Refused("the config changes faster than it can be kept; stop the writer, or pin a config of `waypost history`".to_owned()))
     }
 
     /// A hold of a config of the history.
-    async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Result<Hold, String> {
+    async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Done<Hold> {
         let mark = Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest: None };
         let lane = self.lane(mark.clone()).await?;
         Ok(Hold::new(Mark { digest: Some(lane.digest()), ..mark }, lane, date))
     }
 
-    async fn current(&self) -> Result<Current, String> {
+    async fn current(&self) -> Done<Current> {
         let (to, answer) = oneshot::channel();
-        self.owner.send(Command::Ask(Query::Current(to))).await.map_err(|_| STOPPING.to_owned())?;
-        answer.await.map_err(|_| STOPPING.to_owned())?.ok_or_else(|| "nothing is published yet".to_owned())
+        self.owner.send(Command::Ask(Query::Current(to))).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)?.ok_or_else(|| OperateError::Refused("nothing is published yet".to_owned()))
     }
 
     /// Proxies of that cluster may follow us from now on.
-    async fn adopt_cluster(&self, cluster: &str, by: &str, date: u64) -> Result<String, String> {
+    async fn adopt_cluster(&self, cluster: &str, by: &str, date: u64) -> Done<String> {
         let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.iter().any(|known| known == cluster);
         let told = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
         if !known {
@@ -342,11 +366,11 @@ impl Operator {
     }
 
     /// Writes what is held before it is: what is promised to survive a restart does.
-    async fn keep(&self, mark: Option<Mark>, audit: Audit) -> Result<(), String> {
+    async fn keep(&self, mark: Option<Mark>, audit: Audit) -> Done {
         self.save(move |next| next.mark = mark, Some(audit)).await
     }
 
-    async fn save(&self, change: impl FnOnce(&mut OperatorState) + Send + 'static, audit: Option<Audit>) -> Result<(), String> {
+    async fn save(&self, change: impl FnOnce(&mut OperatorState) + Send + 'static, audit: Option<Audit>) -> Done {
         let epoch = self.epoch()?;
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
         let write = move || {
@@ -361,13 +385,8 @@ impl Operator {
             *saved.lock().unwrap_or_else(PoisonError::into_inner) = next;
             Ok::<_, std::io::Error>(())
         };
-        let written = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?;
-        written.map_err(|error| unwritten(&error))
+        Ok(tokio::task::spawn_blocking(write).await??)
     }
-}
-
-fn unwritten(error: &std::io::Error) -> String {
-    format!("the state directory cannot be written: {error}; nothing was changed")
 }
 
 fn until(date: u64, seconds: Option<u64>) -> Option<u64> {

@@ -175,9 +175,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
 
     /// Whether its revisions never go back, as long as it is the same store: a lower one than was seen once, by whichever
     /// process, says that it was restored from a backup, or is another one.
-    fn only_counts_up(&self) -> bool {
-        false
-    }
+    fn only_counts_up(&self) -> bool;
 
     /// Reads one entry.
     ///

@@ -82,6 +82,11 @@ impl Adapter for ConsulAdapter {
         Box::new(ConsulSource::new(self.http.clone(), root))
     }
 
+    fn only_counts_up(&self) -> bool {
+        // The index of a prefix goes back when its last key goes.
+        false
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
         self.read(key).await
     }

@@ -130,6 +130,11 @@ impl Adapter for FileAdapter {
         Box::new(FileSource::new(self.base.join(root), root.to_owned()))
     }
 
+    fn only_counts_up(&self) -> bool {
+        // A restored directory has the revisions of its files, which may be lower.
+        false
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError> {
         self.read(key)
     }

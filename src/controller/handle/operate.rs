@@ -10,7 +10,7 @@ use waypost_model::object::Digest;
 use crate::controller::clock::now_millis;
 use crate::controller::handle::Handle;
 use crate::controller::message::{Command, Input, Query, Signal, Stopped};
-use crate::controller::operator::{ASKING, DEPOSED, Request};
+use crate::controller::operator::{OperateError, Request};
 use crate::controller::rules::pins::Action;
 use crate::controller::stored::operator::{Audit, Joining, OperatorState};
 
@@ -45,7 +45,7 @@ impl Handle {
     ///
     /// # Errors
     /// Why nothing was done.
-    pub async fn operate(&self, action: Action, by: String) -> Result<String, String> {
+    pub async fn operate(&self, action: Action, by: String) -> Result<String, OperateError> {
         self.patiently(|to| Request::Do { action: action.clone(), by: by.clone(), to }).await
     }
 
@@ -53,7 +53,7 @@ impl Handle {
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
-    pub async fn record(&self, by: String, what: String) -> Result<(), String> {
+    pub async fn record(&self, by: String, what: String) -> Result<(), OperateError> {
         let audit = Audit { at: now_millis(), by, what };
         self.patiently(|to| Request::Record(audit.clone(), to)).await
     }
@@ -69,8 +69,8 @@ impl Handle {
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
-    pub async fn joined(&self, joining: Joining) -> Result<bool, String> {
-        self.request(|to| Request::Joined(joining, to)).await.map_err(|gone| gone.to_string())?
+    pub async fn joined(&self, joining: Joining) -> Result<bool, OperateError> {
+        self.request(|to| Request::Joined(joining, to)).await?
     }
 
     /// What needs the disk, in its turn.
@@ -81,11 +81,11 @@ impl Handle {
     }
 
     /// The same of what waits for a moment if we were elected just now and ask the others first.
-    async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, String>>) -> Request) -> Result<T, String> {
+    async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, OperateError>>) -> Request) -> Result<T, OperateError> {
         let begun = Instant::now();
         loop {
-            let answer = self.request(&request).await.map_err(|gone| gone.to_string())?;
-            if begun.elapsed() >= ELECTED || !answer.as_ref().is_err_and(|why| why == ASKING) {
+            let answer = self.request(&request).await?;
+            if begun.elapsed() >= ELECTED || !matches!(answer, Err(OperateError::Recovering)) {
                 return answer;
             }
             sleep(PAUSE).await;
@@ -97,8 +97,8 @@ impl Handle {
     ///
     /// # Errors
     /// Why nothing was done; or the controller has stopped.
-    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<(Vec<String>, Option<&'static str>), String> {
-        let would = self.ask(|to| Query::Approvable(keys.clone(), later, to)).await.map_err(|gone| gone.to_string())?;
+    pub async fn approve(&self, keys: Vec<String>, later: bool, by: String) -> Result<(Vec<String>, Option<&'static str>), OperateError> {
+        let would = self.ask(|to| Query::Approvable(keys.clone(), later, to)).await?;
         let (would, exactly): (Vec<String>, Vec<String>) = would.into_iter().unzip();
         if would.is_empty() && !later {
             return Ok((would, None));
@@ -108,12 +108,12 @@ impl Handle {
         // What went meanwhile is in no audit.
         let keys = if later { keys } else { exactly };
         let (to, answer) = oneshot::channel();
-        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Stopped.to_string())?;
-        let (went, number) = answer.await.map_err(|_| Stopped.to_string())?.ok_or_else(|| DEPOSED.to_owned())?;
+        self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Stopped)?;
+        let (went, number) = answer.await.map_err(|_| Stopped)?.ok_or(OperateError::NotLeading)?;
         let mut written = self.written.clone();
         match timeout(PATIENCE, written.wait_for(|written| *written >= number)).await {
             Ok(Ok(_)) => Ok((went, None)),
-            Ok(Err(_)) => Err(Stopped.to_string()),
+            Ok(Err(_)) => Err(Stopped.into()),
             Err(_) => Ok((went, Some("that could not be written to the state directory: free some space, or it may come back with a restart"))),
         }
     }

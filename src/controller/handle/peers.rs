@@ -12,7 +12,7 @@ use waypost_wire::ControllerInfo;
 
 use crate::controller::handle::Handle;
 use crate::controller::message::{Fed, Query, Stopped};
-use crate::controller::operator::Request;
+use crate::controller::operator::{OperateError, Request};
 use crate::controller::peers::offers::Recall;
 use crate::controller::rules::election::Role;
 use crate::controller::stored::config::ConfigRecord;
@@ -87,8 +87,8 @@ impl Handle {
     ///
     /// # Errors
     /// The controller has stopped.
-    pub async fn adopt_operated(&self, saved: OperatorState, left: Option<Duration>) -> Result<Result<(), String>, Stopped> {
-        self.request(|to| Request::Adopt { saved, left, to }).await
+    pub async fn adopt_operated(&self, saved: OperatorState, left: Option<Duration>) -> Result<(), OperateError> {
+        self.request(|to| Request::Adopt { saved, left, to }).await?
     }
 
     /// Keeps a config of another controller's history, whose file is in base64: whatever we have if it is the `leader`'s.

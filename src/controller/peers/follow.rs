@@ -16,7 +16,7 @@ use waypost_wire::{ControllerInfo, Frame, Held, Incoming, Lane, MAX_LINE_BYTES, 
 use crate::controller::handle::Handle;
 use crate::controller::jitter::jitter;
 use crate::controller::message::{Fed, Input, Query, Signal};
-use crate::controller::peers::streams::{SILENCE, join, next_line, turned};
+use crate::controller::peers::streams::{SILENCE, StreamError, join, next_line, turned};
 use crate::controller::rules::election::{Holder, Record, Role};
 
 /// Without a line for this long a leader may have gone: what its record says now is what counts.
@@ -220,24 +220,25 @@ impl Relay {
         tokio::pin!(turned);
         let opened = tokio::select! {
             opened = self.open(watch) => opened,
-            () = &mut turned => Err("another one leads".to_owned()),
+            () = &mut turned => Err(StreamError::Turned),
         };
         let mut response = match opened {
             Ok(response) => response,
-            Err(reason) => {
-                tracing::debug!(url, reason, "another controller cannot be followed");
+            Err(error) => {
+                tracing::debug!(url, %error, "another controller cannot be followed");
                 return false;
             }
         };
         tracing::info!(url, "following {}", chain.join(", which follows "));
         self.fed.send_replace(Fed::By(chain));
-        let why = tokio::select! {
-            why = self.relay(&mut response, false) => why,
-            () = self.keep(replica) => String::new(),
-            () = self.pass_on(report) => String::new(),
-            () = &mut turned => "another one leads".to_owned(),
+        let ended = tokio::select! {
+            ended = self.relay(&mut response, false) => ended,
+            () = self.keep(replica) => Ok(()),
+            () = self.pass_on(report) => Ok(()),
+            () = &mut turned => Err(StreamError::Turned),
         };
         self.handle.recall.wanted_upstream(None);
+        let why = ended.err().map(|error| error.to_string()).unwrap_or_default();
         tracing::info!(url, why, "not followed any more");
         true
     }
@@ -253,7 +254,7 @@ impl Relay {
         Held { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, seen }
     }
 
-    pub(super) async fn open(&self, url: Url) -> Result<reqwest::Response, String> {
+    pub(super) async fn open(&self, url: Url) -> Result<reqwest::Response, StreamError> {
         let held = self.held();
         let request = WatchRequest {
             controller: Some(self.handle.me.0.clone()),
@@ -264,13 +265,15 @@ impl Relay {
             level: u32::MAX,
             ..WatchRequest::default()
         };
-        let response = timeout(PATIENCE * 2, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
-        let response = response.map_err(|error| error.to_string())?;
-        if response.status().is_success() { Ok(response) } else { Err(response.text().await.unwrap_or_default()) }
+        let response = timeout(PATIENCE * 2, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)??;
+        if response.status().is_success() { Ok(response) } else { Err(StreamError::Refused(response.text().await.unwrap_or_default())) }
     }
 
-    /// Relays what the other controller publishes, or only its first publication; returns why that ended.
-    pub(super) async fn relay(&self, response: &mut reqwest::Response, once: bool) -> String {
+    /// Relays what the other controller publishes until its stream ends, or only its first publication if that is enough (`once`).
+    ///
+    /// # Errors
+    /// Why the stream ended.
+    pub(super) async fn relay(&self, response: &mut reqwest::Response, once: bool) -> Result<(), StreamError> {
         let (mut held, mut incoming) = (self.held(), Incoming::default());
         let mut buffer = BytesMut::new();
         self.heard.store(self.renewal(), Ordering::Relaxed);
@@ -278,14 +281,14 @@ impl Relay {
         loop {
             let line = match timeout(QUIET, next_line(response, &mut buffer, MAX_LINE_BYTES)).await {
                 Ok(Ok(line)) => line,
-                Ok(Err(why)) => {
+                Ok(Err(error)) => {
                     if last.elapsed() < QUIET {
                         // It ended while it was heard: only what its record says later tells whether the leader lives.
                         self.heard.store(u64::MAX, Ordering::Relaxed);
                     }
-                    return why;
+                    return Err(error);
                 }
-                Err(_) if last.elapsed() >= SILENCE => return "it went silent".to_owned(),
+                Err(_) if last.elapsed() >= SILENCE => return Err(StreamError::Silent),
                 Err(_) => {
                     if last.elapsed() < QUIET * 2 {
                         self.heard.store(self.renewal(), Ordering::Relaxed);
@@ -303,17 +306,15 @@ impl Relay {
                 Ok(None) => {}
                 Ok(Some(next)) => {
                     held = next;
-                    if self.handle.tell(Input::Relayed(Arc::new(held.snapshot()))).await.is_err() {
-                        return "we are stopping".to_owned();
-                    }
+                    self.handle.tell(Input::Relayed(Arc::new(held.snapshot()))).await?;
                     if once {
-                        return String::new();
+                        return Ok(());
                     }
                 }
                 Err(error) => {
                     self.whole.store(true, Ordering::Relaxed);
                     tracing::warn!("a publication was not relayed: {error}");
-                    return error;
+                    return Err(StreamError::Unreadable(error));
                 }
             }
         }

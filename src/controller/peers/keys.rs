@@ -13,7 +13,7 @@ use waypost_wire::{KeyRing, Phase, SECRETS_PATH, SecretsFrame, SecretsRequest};
 use crate::controller::clock::now_millis;
 use crate::controller::handle::Handle;
 use crate::controller::message::{Input, Query};
-use crate::controller::peers::streams::{join, next_line, turned};
+use crate::controller::peers::streams::{StreamError, join, next_line, turned};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::ring::{Moment, next};
 use crate::controller::stored::identity::new_id;
@@ -66,8 +66,8 @@ impl Keeper {
                 }
                 Role::Following { leader: Some(leader) } => {
                     tokio::select! {
-                        ended = self.listen(&leader.url, false) => if let Err(why) = ended {
-                            tracing::debug!(why, "the keys that proxies share are not followed for a moment");
+                        ended = self.listen(&leader.url, false) => if let Err(error) = ended {
+                            tracing::debug!(%error, "the keys that proxies share are not followed for a moment");
                         },
                         () = turned(roles.clone(), Some(leader.holder.name.clone())) => continue,
                     }
@@ -97,7 +97,7 @@ impl Keeper {
         for (name, url) in peers {
             match timeout(PATIENCE, self.listen(&url, true)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(why)) => tracing::debug!(why, "{name} does not say which keys the proxies share"),
+                Ok(Err(error)) => tracing::debug!(%error, "{name} does not say which keys the proxies share"),
                 Err(_) => tracing::debug!("{name} does not say in time which keys the proxies share"),
             }
         }
@@ -138,15 +138,15 @@ impl Keeper {
     }
 
     /// Takes over the keys of another controller: `once` as it has them, or all that it does with them until it ends.
-    async fn listen(&self, other: &str, once: bool) -> Result<(), String> {
-        let url = join(other, SECRETS_PATH).ok_or("its URL cannot be used")?;
+    async fn listen(&self, other: &str, once: bool) -> Result<(), StreamError> {
+        let url = join(other, SECRETS_PATH).ok_or(StreamError::Url)?;
         let request = SecretsRequest { name: String::new(), controller: Some(self.handle.me().0.clone()) };
-        let sent = timeout(PATIENCE, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
-        let mut response = sent.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+        let sent = timeout(PATIENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
+        let mut response = sent.and_then(reqwest::Response::error_for_status)?;
         let mut buffer = BytesMut::new();
         loop {
             let line = next_line(&mut response, &mut buffer, LONGEST).await?;
-            match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
+            match serde_json::from_slice(&line)? {
                 SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.keep(ring),
                 SecretsFrame::Ring(_) | SecretsFrame::Heartbeat | SecretsFrame::Unknown => {}
             }

@@ -10,7 +10,7 @@ use crate::controller::jitter::jitter;
 use crate::controller::message::Signal;
 use crate::controller::peers::follow::{PATIENCE, PAUSE, Relay};
 use crate::controller::peers::replicate::Fetch;
-use crate::controller::peers::streams::join;
+use crate::controller::peers::streams::{StreamError, join};
 use crate::controller::rules::election::Role;
 
 /// Other controllers have this long to say what they have, before a new leader goes on without them.
@@ -111,12 +111,9 @@ impl Relay {
             self.keep_once(replica, what).await?;
             if what == Fetch::All {
                 let mut response = self.open(watch).await?;
-                let why = self.relay(&mut response, true).await;
-                if !why.is_empty() {
-                    return Err(why);
-                }
+                self.relay(&mut response, true).await?;
             }
-            Ok::<_, String>(())
+            Ok::<_, StreamError>(())
         });
         let came = matches!(fetched.await, Ok(Ok(())));
         if !came {

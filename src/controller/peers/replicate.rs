@@ -12,8 +12,9 @@ use waypost_wire::{Content, HEARTBEAT_SECONDS, RelayAnswer, RelayReport, Report,
 use crate::controller::answers::shapes::Event;
 use crate::controller::jitter::jitter;
 use crate::controller::message::{Input, Query};
+use crate::controller::operator::OperateError;
 use crate::controller::peers::follow::{PAUSE, Relay};
-use crate::controller::peers::streams::{SILENCE, next_line};
+use crate::controller::peers::streams::{SILENCE, StreamError, next_line};
 use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
 
 /// Reports are gathered for this long before they are passed on.
@@ -37,28 +38,28 @@ impl Relay {
     /// Keeps what the leader keeps. Ends only with us: without it, relaying goes on.
     pub(super) async fn keep(&self, url: Url) {
         loop {
-            if let Err(why) = self.keep_once(url.clone(), Fetch::Endlessly).await {
-                tracing::debug!(why, "what the leader keeps is not followed for a moment");
+            if let Err(error) = self.keep_once(url.clone(), Fetch::Endlessly).await {
+                tracing::debug!(%error, "what the leader keeps is not followed for a moment");
             }
             sleep(PAUSE / 2 + jitter(PAUSE)).await;
         }
     }
 
     /// Keeps what another controller keeps until it ends the stream, or until it has told all, if that is enough.
-    pub(super) async fn keep_once(&self, url: Url, what: Fetch) -> Result<(), String> {
-        let empty = self.handle.ask(Query::Empty).await.map_err(|gone| gone.to_string())?;
+    pub(super) async fn keep_once(&self, url: Url, what: Fetch) -> Result<(), StreamError> {
+        let empty = self.handle.ask(Query::Empty).await?;
         let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
         let request = ReplicaRequest { empty, configs };
-        let sent = timeout(SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| "no answer".to_owned())?;
-        let mut response = sent.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+        let sent = timeout(SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
+        let mut response = sent.and_then(reqwest::Response::error_for_status)?;
         let mut buffer = BytesMut::new();
         loop {
             let line = next_line(&mut response, &mut buffer, MAX_DOCUMENT).await?;
-            match serde_json::from_slice(&line).map_err(|error| error.to_string())? {
+            match serde_json::from_slice(&line)? {
                 Document::State { .. } if what == Fetch::Operator => {}
                 Document::State { at, kept, expected, entries } => {
-                    let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls())?;
-                    self.handle.tell(Input::Replica(Box::new(replica))).await.map_err(|gone| gone.to_string())?;
+                    let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls()).map_err(StreamError::Unreadable)?;
+                    self.handle.tell(Input::Replica(Box::new(replica))).await?;
                 }
                 Document::Config { number, digest, file } => {
                     // What cannot be kept here is kept elsewhere; what comes next may be more important.
@@ -68,8 +69,10 @@ impl Relay {
                 }
                 Document::Operator { saved, left } => {
                     let left = left.map(Duration::from_millis);
-                    if let Err(error) = self.handle.adopt_operated(saved, left).await.map_err(|gone| gone.to_string())? {
-                        tracing::warn!("what operators hold was not kept: {error}");
+                    match self.handle.adopt_operated(saved, left).await {
+                        Ok(()) => {}
+                        Err(OperateError::Stopped(stopped)) => return Err(stopped.into()),
+                        Err(error) => tracing::warn!("what operators hold was not kept: {error}"),
                     }
                 }
                 Document::Heartbeat if what != Fetch::Endlessly => return Ok(()),

@@ -8,10 +8,52 @@ use tokio::time::timeout;
 use url::Url;
 use waypost_wire::SILENCE_SECONDS;
 
+use crate::controller::message::Stopped;
 use crate::controller::rules::election::Role;
 
 /// Without a line for this long the other controller is gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+
+/// Why a stream of another controller ended, or could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    /// Its URL cannot be used.
+    #[error("its URL cannot be used")]
+    Url,
+    /// It did not answer in time.
+    #[error("no answer")]
+    NoAnswer,
+    /// It answered with an error: this text.
+    #[error("{0}")]
+    Refused(String),
+    /// It sent nothing for too long.
+    #[error("it went silent")]
+    Silent,
+    /// It closed the stream.
+    #[error("it closed the stream")]
+    Closed,
+    /// A line has more than this many bytes.
+    #[error("a line has more than {0} bytes")]
+    LongLine(usize),
+    /// The connection broke.
+    #[error("{0}")]
+    Connection(#[from] reqwest::Error),
+    /// A line cannot be understood, or does not fit what came before it.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Another controller is to be followed.
+    #[error("another one leads")]
+    Turned,
+    /// This controller is stopping.
+    #[error("we are stopping")]
+    Stopping(#[from] Stopped),
+}
+
+impl From<serde_json::Error> for StreamError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
 
 /// Ends when somebody else leads than `led_by`, we among them.
 pub(super) async fn turned(mut roles: watch::Receiver<Role>, led_by: Option<String>) {
@@ -28,7 +70,7 @@ pub(super) async fn turned(mut roles: watch::Receiver<Role>, led_by: Option<Stri
 }
 
 /// The next line of an endless answer.
-pub(super) async fn next_line(response: &mut reqwest::Response, buffer: &mut BytesMut, longest: usize) -> Result<BytesMut, String> {
+pub(super) async fn next_line(response: &mut reqwest::Response, buffer: &mut BytesMut, longest: usize) -> Result<BytesMut, StreamError> {
     let mut searched = 0;
     loop {
         if let Some(end) = buffer.get(searched..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n')) {
@@ -36,12 +78,12 @@ pub(super) async fn next_line(response: &mut reqwest::Response, buffer: &mut Byt
         }
         searched = buffer.len();
         if searched > longest {
-            return Err(format!("a line has more than {longest} bytes"));
+            return Err(StreamError::LongLine(longest));
         }
         match timeout(SILENCE, response.chunk()).await {
-            Err(_) => return Err("it went silent".to_owned()),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Ok(Ok(None)) => return Err("it closed the stream".to_owned()),
+            Err(_) => return Err(StreamError::Silent),
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(None)) => return Err(StreamError::Closed),
             Ok(Ok(Some(chunk))) => buffer.extend_from_slice(&chunk),
         }
     }
