@@ -1,13 +1,14 @@
 //! The whole tree: entries of every store in, lanes and verdicts out. Only what changed is parsed again.
 
+mod entry;
 mod index;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+pub use crate::compile::entry::{Departed, EntryChange, EntryId, EntryInput, EntryView, Origin, Outcome, SavedEntry, Written};
+use crate::compile::entry::{Entry, Good, Source};
 use crate::compile::index::Index;
-pub use crate::compile::view::EntryView;
 use crate::key::{Place, ResourceKey, place};
 use crate::lane::{Change, Lane};
 use crate::limits::Limits;
@@ -17,132 +18,11 @@ use crate::problem::Problem;
 use crate::resource::Resource;
 use crate::value::Address;
 
-/// A value and the store's revision of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// The author's bytes.
-    pub value: Arc<[u8]>,
-    /// The store's revision of the entry.
-    pub revision: u64,
-}
-
-/// An entry as a store has it. Keys are relative to the root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntryInput {
-    /// The key below the root, without a leading slash.
-    pub key: String,
-    /// What was written.
-    pub written: Written,
-    /// Why the store's adapter could not read it, if it could not.
-    pub unreadable: Option<String>,
-}
-
-/// One change of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryChange {
-    /// The entry is now this.
-    Put(EntryInput),
-    /// The entry at this key is gone.
-    Delete(String),
-}
-
-impl EntryChange {
-    /// The key below the root.
-    pub fn key(&self) -> &str {
-        match self {
-            Self::Put(entry) => &entry.key,
-            Self::Delete(key) => key,
-        }
-    }
-}
-
-/// Names one entry of one store.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId {
-    /// The store's number, in the order in which the stores were given.
-    pub source: usize,
-    /// The key below the root.
-    pub key: String,
-}
-
-/// The last value of an entry that was accepted.
-#[derive(Debug, Clone)]
-struct Good {
-    written: Written,
-    resource: Resource,
-    object: Arc<Object>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    place: Place,
-    written: Written,
-    /// Why the store's adapter could not read it, if it could not.
-    unreadable: Option<String>,
-    /// Why the current value is refused.
-    problem: Option<Problem>,
-    /// What serves: the current value, or the last one that was accepted.
-    good: Option<Good>,
-}
-
-#[derive(Debug, Default)]
-struct Source {
-    /// Whether its entries are complete: it was reset, or restored from disk.
-    complete: bool,
-    entries: BTreeMap<String, Entry>,
-    /// Keys of entries that were refused because there are too many.
-    over: BTreeSet<String>,
-}
-
 /// What the last accepted value of `current` names.
 #[derive(Debug, Clone)]
 struct Active {
     tree: String,
     written: Written,
-}
-
-/// An entry as it is saved: enough to serve it again, and to keep its last good value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SavedEntry {
-    /// The entry.
-    pub input: EntryInput,
-    /// The last good value, where it is not the current one.
-    pub last_good: Option<Written>,
-}
-
-/// The entry that an object comes from, with the author's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Which entry.
-    pub id: EntryId,
-    /// The value that the object was compiled from.
-    pub written: Written,
-}
-
-/// An object that a commit took away or replaced.
-#[derive(Debug, Clone)]
-pub struct Departed {
-    /// What it was.
-    pub object: Arc<Object>,
-    /// The entry it came from.
-    pub origin: Origin,
-    /// Another one stands in its place.
-    pub replaced: bool,
-}
-
-/// What a commit changed.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Paths of objects that were put.
-    pub came: Vec<String>,
-    /// What went away or was replaced.
-    pub departed: Vec<Departed>,
-    /// Entries whose verdict may differ from before.
-    pub touched: BTreeSet<EntryId>,
-    /// Whether C changed.
-    pub config: bool,
-    /// Whether M changed.
-    pub membership: bool,
 }
 
 /// The state of all entries, and the lanes compiled from them.

@@ -9,10 +9,9 @@ mod filter;
 mod health;
 mod listener;
 mod matching;
+mod optional;
 mod removals;
 mod route;
-
-use serde::{Deserialize, Deserializer};
 
 use crate::key::Kind;
 
@@ -48,11 +47,6 @@ impl Resource {
             Self::Endpoint(_) => Kind::Endpoint,
         }
     }
-}
-
-/// Reads an optional field that may be absent but not `null`.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

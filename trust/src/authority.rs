@@ -16,7 +16,9 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Identity, TrustError, read, write_secret};
+use super::error::{TrustError, read};
+use super::identity::Identity;
+use super::secret::write_secret;
 
 const CERT: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Identity, Keyring, Material, TrustError, read};
+use super::error::{TrustError, read};
+use super::identity::Identity;
+use super::keyring::{Keyring, Material};
 
 /// Where the files are, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]

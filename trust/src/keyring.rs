@@ -15,8 +15,10 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use webpki::{KeyUsage, anchor_from_trusted_cert};
 
 use super::authority::fingerprint;
+use super::error::TrustError;
+use super::identity::Identity;
 use super::verify::check;
-use super::{Identity, TrustError, identity_of};
+use super::verify::identity_of;
 
 /// A certificate with its key, and whom to trust.
 #[derive(Debug)]

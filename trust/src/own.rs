@@ -7,8 +7,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
+use super::authority::{Issued, KeyPair};
 use super::authority::{SLACK, fingerprint};
-use super::{Issued, KeyPair, Material, TrustError, load_secret, write_secret};
+use super::error::TrustError;
+use super::keyring::Material;
+use super::secret::{load_secret, write_secret};
 
 const FILE: &str = "own.json";
 

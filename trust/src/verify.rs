@@ -4,7 +4,7 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::{CertificateError, Error};
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::Identity;
+use super::identity::Identity;
 
 /// The identity in a certificate that was checked already.
 pub fn identity_of(leaf: &CertificateDer<'_>) -> Option<Identity> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Departed, Origin};
+use super::entry::{Departed, Origin};
 use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;

@@ -2,30 +2,11 @@
 
 use std::ops::Bound;
 
+use super::Compiler;
+use super::entry::{Entry, EntryId, EntryView, Source};
 use super::index::Index;
-use super::{Compiler, Entry, EntryId, Source, Written};
 use crate::key::{Place, ResourceKey, place};
-use crate::problem::Problem;
 use crate::verdict::{Condition, ConditionType, Verdict};
-
-/// What people see of an entry.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EntryView {
-    /// Which entry.
-    pub id: EntryId,
-    /// The resource it names, if it names one.
-    pub resource: Option<ResourceKey>,
-    /// The current value.
-    pub written: Written,
-    /// The answer to it.
-    pub verdict: Verdict,
-    /// What is wrong with the current value, in parts.
-    pub problem: Option<Problem>,
-    /// The revision that serves although the current value was refused.
-    pub last_good: Option<u64>,
-    /// Whether the entry, or its last good value, is part of the snapshot.
-    pub in_snapshot: bool,
-}
 
 impl Compiler {
     /// What people see of one entry.

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendGuard, HealthCheck};
+use super::health::HealthCheck;
+use super::removals::BackendGuard;
 use crate::duration::Duration;
 
 /// How requests reach the endpoints of one backend.
@@ -17,14 +18,14 @@ pub struct Backend {
     #[serde(default)]
     pub timeouts: BackendTimeouts,
     /// How it is found out which endpoints can take requests; they are not probed if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<HealthCheck>")]
     pub health_check: Option<HealthCheck>,
     /// When an endpoint is taken out because its attempts fail and those at others do not.
     #[serde(default, skip_serializing_if = "OutlierDetection::is_default")]
     pub outlier_detection: OutlierDetection,
     /// When removals of its endpoints are held, where that differs from the controller's own settings.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<BackendGuard>")]
     pub guard: Option<BackendGuard>,
 }

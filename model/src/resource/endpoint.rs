@@ -16,7 +16,7 @@ pub struct Endpoint {
     #[schemars(range(max = 1_000_000))]
     pub weight: Weight,
     /// The zone the endpoint runs in; shown, and written to the access log.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     pub zone: Option<String>,
     /// Takes no new requests; those under way end in peace.

@@ -36,23 +36,23 @@ struct Written {
     /// Which of the fields below counts: the type is its name with a capital.
     r#type: FilterType,
     /// Changes of the request's headers.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<HeaderModifier>")]
     request_header_modifier: Option<HeaderModifier>,
     /// Changes of the response's headers.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<HeaderModifier>")]
     response_header_modifier: Option<HeaderModifier>,
     /// A redirect instead of an endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Redirect>")]
     request_redirect: Option<Redirect>,
     /// Another host or path for the endpoint.
-    #[serde(default, rename = "urlRewrite", skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, rename = "urlRewrite", skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<UrlRewrite>")]
     url_rewrite: Option<UrlRewrite>,
     /// A response of the proxy instead of an endpoint's.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<FixedResponse>")]
     fixed_response: Option<FixedResponse>,
 }
@@ -157,19 +157,19 @@ pub struct HeaderPair {
 #[serde(rename_all = "camelCase", expecting = "a redirect, such as {\"scheme\":\"https\",\"statusCode\":301}")]
 pub struct Redirect {
     /// `http` or `https`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Scheme>")]
     pub scheme: Option<Scheme>,
     /// The host to go to.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<PreciseHostname>")]
     pub hostname: Option<PreciseHostname>,
     /// The path to go to; the query stays.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<PathRewrite>")]
     pub path: Option<PathRewrite>,
     /// The port to go to; without it, the scheme's own if a scheme is given.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<u16>")]
     pub port: Option<std::num::NonZeroU16>,
     /// 301, 302, 303, 307 or 308. Default 302.
@@ -227,11 +227,11 @@ impl From<RedirectStatus> for u16 {
 #[serde(rename_all = "camelCase", expecting = "a rewrite, such as {\"path\":{\"type\":\"ReplacePrefixMatch\",\"replacePrefixMatch\":\"/\"}}")]
 pub struct UrlRewrite {
     /// The host that the endpoint sees.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<PreciseHostname>")]
     pub hostname: Option<PreciseHostname>,
     /// The path that the endpoint sees; the query stays.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<PathRewrite>")]
     pub path: Option<PathRewrite>,
 }
@@ -253,11 +253,11 @@ struct WrittenPath {
     /// Which of the two fields counts.
     r#type: PathRewriteType,
     /// The new path.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     replace_full_path: Option<String>,
     /// What stands for the prefix that the rule matched.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     replace_prefix_match: Option<String>,
 }
@@ -312,7 +312,7 @@ pub struct FixedResponse {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub body: String,
     /// The body's type. Default `text/plain; charset=utf-8`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<HeaderValue>")]
     pub content_type: Option<HeaderValue>,
 }

@@ -82,15 +82,15 @@ struct WrittenCheck {
     #[serde(default)]
     r#type: CheckType,
     /// The path that a probe asks for, with its query. Default `/`.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     path: Option<String>,
     /// The Host that a probe asks for. Default: the endpoint's address.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     host: Option<String>,
     /// The port that is probed. Default: the endpoint's own.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<u16>")]
     port: Option<u16>,
     /// The statuses of a healthy answer. Default: 200 to 399.
@@ -100,7 +100,7 @@ struct WrittenCheck {
     #[serde(default = "interval")]
     interval: Duration,
     /// A probe without an answer for this long has failed; at most the interval. Default 1s, or the interval if that is shorter.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Duration>")]
     timeout: Option<Duration>,
     /// So many good probes in a row make a failing endpoint healthy; 1 to 100. Default 2.

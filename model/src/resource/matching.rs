@@ -17,7 +17,7 @@ pub struct RouteMatch {
     #[serde(default, skip_serializing_if = "PathMatch::is_any")]
     pub path: PathMatch,
     /// The method; every method if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Method>")]
     pub method: Option<Method>,
     /// Headers that must all match.
@@ -99,7 +99,7 @@ enum PathType {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a type and a value, such as {\"type\":\"PathPrefix\",\"value\":\"/api\"}")]
 struct TypedValue {
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     r#type: Option<String>,
     value: String,
 }
@@ -305,7 +305,7 @@ impl StringMatch {
 #[serde(rename_all = "camelCase", expecting = "a name and a value, such as {\"name\":\"x-tier\",\"value\":\"edge\"}")]
 struct NamedValue {
     /// `Exact` (default) or `RegularExpression`.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     r#type: Option<String>,
     /// Which header or parameter.

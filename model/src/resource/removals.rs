@@ -28,15 +28,15 @@ const MOST: usize = 1_000_000;
 struct WrittenGuard {
     /// Whether removals of this backend's endpoints are held at all; a store that became empty as a whole is never followed
     /// blindly. Default true.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<bool>")]
     enabled: Option<bool>,
     /// More than this part of the endpoints, in percent, is held; 0 to 100. Default: `backendPercent` of the controller.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<usize>")]
     percent: Option<usize>,
     /// Fewer endpoints than this never are, unless they are the last; 1 or more. Default: `backendLeast` of the controller.
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<usize>")]
     least: Option<usize>,
 }

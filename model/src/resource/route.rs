@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Weight, is_one, one};
-use super::{Filter, RouteMatch};
+use super::filter::Filter;
+use super::matching::RouteMatch;
 use crate::duration::Duration;
 use crate::value::{Hostname, Name, UpgradeProtocol};
 
@@ -118,15 +119,15 @@ pub struct BackendRef {
 #[serde(rename_all = "camelCase", default, expecting = "time-outs, such as {\"request\":\"30s\"}")]
 pub struct RouteTimeouts {
     /// From the first byte of the request to the last of the response; none by default.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Duration>")]
     pub request: Option<Duration>,
     /// From the end of the request to the first byte of the response.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Duration>")]
     pub first_byte: Option<Duration>,
     /// Between two pieces of a body, in either direction.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Duration>")]
     pub idle: Option<Duration>,
 }
