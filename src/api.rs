@@ -34,7 +34,7 @@ use context::refuse;
 pub use context::{Api, ErrorBody, Secured};
 pub use controllers::{StepDownAnswer, StepDownRequest};
 pub(crate) use forward::UNHEARD;
-pub use operate::{ApproveAnswer, ApproveRequest, HoldAnswer, HoldRequest};
+pub use operate::{ApproveAnswer, ApproveRequest, PinAnswer, PinRequest};
 pub use refusals::Refusals;
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
@@ -43,7 +43,7 @@ pub use crate::controller::answers::shapes::Event;
 pub use crate::controller::answers::shapes::{
     EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend,
 };
-pub use crate::controller::rules::pins::{Action, Mark, date};
+pub use crate::controller::rules::pins::{Action, PinRecord, date};
 pub use crate::controller::stored::config::ConfigRecord;
 pub use crate::controller::stored::operator::Audit;
 pub use crate::trust::{TokenAnswer, TokenRequest};

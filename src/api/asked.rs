@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::context::{Api, refuse};
 
 /// The body; one that is not understood is refused with what is wrong with it.
-pub(super) struct Asked<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Api> for Asked<T> {
+impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Response> {

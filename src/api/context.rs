@@ -49,7 +49,7 @@ pub struct ErrorBody {
     pub error: String,
 }
 
-/// An endless answer of JSON lines, as they come; whoever reads slowly slows the sender.
+/// An endless answer of JSON lines, as they come; a slow reader slows the sender.
 pub(super) fn lines(receiver: mpsc::Receiver<Bytes>) -> Response {
     let body = unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver)) });
     ([(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")], Body::from_stream(body)).into_response()

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayAnswer, RelayReport};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::{Asker, Caller};
 use super::context::{Api, lines, refuse};
 use super::operate::check_by;
@@ -45,7 +45,11 @@ pub struct StepDownRequest {
     pub by: String,
 }
 
-pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<StepDownRequest>) -> Result<Response, Stopped> {
+pub(super) async fn step_down(
+    State(api): State<Api>,
+    Extension(asker): Extension<Asker>,
+    JsonBody(request): JsonBody<StepDownRequest>,
+) -> Result<Response, Stopped> {
     let name = api.handle.me().0.clone();
     // Afterwards another one keeps the audit.
     let by = asker.0.unwrap_or(request.by);
@@ -61,7 +65,7 @@ pub(super) async fn step_down(State(api): State<Api>, Extension(asker): Extensio
     })
 }
 
-pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(report): Asked<RelayReport>) -> Response {
+pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<Caller>, JsonBody(report): JsonBody<RelayReport>) -> Response {
     if let Err(message) = waypost_model::key::check_name("controller", &report.controller) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
@@ -76,7 +80,7 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     }
     let RelayReport { controller, proxies, version, content, told, .. } = report;
     match api.handle.tell(Input::Downstream { controller, proxies, version, content, told }).await {
-        Ok(()) => match api.handle.recalls_above() {
+        Ok(()) => match api.handle.offers_wanted_above() {
             None => StatusCode::NO_CONTENT.into_response(),
             recall => Json(RelayAnswer { recall }).into_response(),
         },
@@ -84,7 +88,7 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     }
 }
 
-pub(super) async fn replica(State(api): State<Api>, Asked(request): Asked<ReplicaRequest>) -> Response {
+pub(super) async fn replica(State(api): State<Api>, JsonBody(request): JsonBody<ReplicaRequest>) -> Response {
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
     tokio::spawn(async move {
         let stop = api.stop.clone();
@@ -109,9 +113,9 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
         let next = Instant::now() + EVERY;
         // Looked at first and told last: whoever has it has what it is about.
         let saved = handle.operated();
-        let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|gone| gone.to_string())?;
+        let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|stopped| stopped.to_string())?;
         let mut told = send_if_new(&sender, &mut state, &replica.document(&handle.store_urls())).await?;
-        // Before what operators hold comes the config that they hold.
+        // Before what operators pinned comes the config that they hold.
         for (record, file) in handle.missing_configs(&mut request.configs).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);
             let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
@@ -120,7 +124,7 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
             told = true;
         }
         if operated.as_ref() != Some(&saved) {
-            let left = handle.ask(Query::Left).await.map_err(|gone| gone.to_string())?;
+            let left = handle.ask(Query::PinLeft).await.map_err(|stopped| stopped.to_string())?;
             let left = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             send(&sender, line(&Document::Operator { saved: saved.clone(), left })?).await?;
             (operated, told) = (Some(saved), true);

@@ -9,7 +9,7 @@ use waypost_model::object::Digest;
 use waypost_trust::{Claims, Identity, Issued, Joining, PublicKey};
 use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::{Asker, Caller};
 use super::context::{Api, refuse};
 use crate::controller::message::Query;
@@ -24,7 +24,7 @@ fn certificate(issued: Issued) -> Response {
 }
 
 /// A program joins.
-pub(super) async fn join(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<JoinRequest>) -> Response {
+pub(super) async fn join(State(api): State<Api>, Extension(caller): Extension<Caller>, JsonBody(request): JsonBody<JoinRequest>) -> Response {
     let Some(trust) = api.trust.clone() else { return refuse(StatusCode::CONFLICT, NO_TLS) };
     match let_in(&api, &trust, &request).await {
         Ok(response) => response,
@@ -93,7 +93,7 @@ fn issue(trust: &Trust, joining: Joining, request: &JoinRequest) -> Result<Respo
 }
 
 /// A program gets its next certificate, under the name in the one it shows.
-pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<RenewRequest>) -> Response {
+pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<Caller>, JsonBody(request): JsonBody<RenewRequest>) -> Response {
     let (Some(trust), Caller::Tls { identity: Some(identity), .. }) = (&api.trust, &caller) else { return refuse(StatusCode::CONFLICT, NO_TLS) };
     let key = match PublicKey::try_from(request.public_key) {
         Ok(key) => key,
@@ -107,7 +107,7 @@ pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<C
 }
 
 /// An operator makes a token.
-pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<TokenRequest>) -> Response {
+pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<Asker>, JsonBody(request): JsonBody<TokenRequest>) -> Response {
     let Some(trust) = &api.trust else { return refuse(StatusCode::CONFLICT, NO_TLS) };
     let made = match trust.signer.make(&request, now()) {
         Ok(made) => made,

@@ -26,7 +26,7 @@ const REACHED: Duration = Duration::from_secs(20);
 /// The same for what we can answer as well, if not as good.
 const REACHED_READING: Duration = Duration::from_secs(5);
 
-/// While leading is handed over, what has to be done waits this long for whoever leads next.
+/// While leading is handed over, what has to be done waits this long for the next leader.
 const HANDOVER: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -130,7 +130,7 @@ async fn ask(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: 
     }
     let patience = if parts.method == Method::GET { REACHED_READING } else { REACHED };
     let sending = request.send();
-    // Waiting may take as long as whoever asked wants.
+    // Waiting may take as long as the caller wants.
     let answer = if parts.uri.path() == "/v1/wait" {
         sending.await
     } else {

@@ -7,7 +7,7 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use waypost_model::key::{Place, place};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::Asker;
 use super::context::{Api, refuse};
 use crate::controller::rules::pins::Action;
@@ -15,7 +15,7 @@ use crate::controller::stored::operator::Audit;
 
 /// An operator's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldRequest {
+pub struct PinRequest {
     /// What is asked for.
     #[serde(flatten)]
     pub action: Action,
@@ -25,19 +25,19 @@ pub struct HoldRequest {
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldAnswer {
+pub struct PinAnswer {
     /// One sentence.
     pub message: String,
 }
 
-pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<HoldRequest>) -> Response {
+pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Asker>, JsonBody(request): JsonBody<PinRequest>) -> Response {
     let by = asker.0.unwrap_or(request.by);
     if let Err(message) = request.action.check().and_then(|()| check_by(&by)) {
         return refuse(StatusCode::BAD_REQUEST, message);
     }
     match api.handle.operate(request.action, by.clone()).await {
-        Ok(message) if api.handle.is_confirmed().await => Json(HoldAnswer { message }).into_response(),
-        Ok(message) => Json(HoldAnswer { message: format!("{message}; {UNCONFIRMED}") }).into_response(),
+        Ok(message) if api.handle.is_confirmed().await => Json(PinAnswer { message }).into_response(),
+        Ok(message) => Json(PinAnswer { message: format!("{message}; {UNCONFIRMED}") }).into_response(),
         Err(error) => refuse_operator(&api, by, error.to_string()).await,
     }
 }
@@ -48,7 +48,7 @@ async fn refuse_operator(api: &Api, by: String, message: String) -> Response {
     refuse(StatusCode::CONFLICT, message)
 }
 
-/// What is said when it is done here, and whoever leads next may not know.
+/// What is said when it is done here, and the next leader may not know.
 const UNCONFIRMED: &str = "no other controller has said yet that it knows";
 
 /// A name for the record: short, and on one line.
@@ -76,12 +76,12 @@ pub struct ApproveRequest {
 pub struct ApproveAnswer {
     /// `kind/name` of each.
     pub approved: Vec<String>,
-    /// What whoever asked should know, if there is something.
+    /// What the caller should know, if there is something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<Asker>, Asked(request): Asked<ApproveRequest>) -> Response {
+pub(super) async fn approve(State(api): State<Api>, Extension(asker): Extension<Asker>, JsonBody(request): JsonBody<ApproveRequest>) -> Response {
     if request.keys.is_empty() != request.all {
         return refuse(StatusCode::BAD_REQUEST, r#"name what is to go, such as {"keys":["routes/shop"]}, or say {"all":true}, and not both"#.to_owned());
     }
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_never_asks_for_more() {
-        let pin: HoldRequest = serde_json::from_str(r#"{"action":"pin","seconds":60,"by":"ann"}"#).unwrap();
+        let pin: PinRequest = serde_json::from_str(r#"{"action":"pin","seconds":60,"by":"ann"}"#).unwrap();
         assert_eq!(pin.action, Action::Pin { config: None, seconds: Some(60) });
-        assert!(serde_json::from_str::<HoldRequest>(r#"{"action":"freeze","by":"ann"}"#).is_ok());
+        assert!(serde_json::from_str::<PinRequest>(r#"{"action":"freeze","by":"ann"}"#).is_ok());
         for text in [r#"{"action":"pin","second":60,"by":"ann"}"#, r#"{"action":"pin","for":"60s","by":"ann"}"#] {
-            assert!(serde_json::from_str::<HoldRequest>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<PinRequest>(text).is_err(), "{text}");
         }
         for text in [r#"{"key":["routes/shop"],"by":"ann"}"#, r#"{"keys":[],"prefix":"routes/","by":"ann"}"#] {
             assert!(serde_json::from_str::<ApproveRequest>(text).is_err(), "{text}");

@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{Report, ReportAnswer, read_whole};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::Caller;
 use super::context::{Api, refuse};
 use super::controllers::LARGEST_RELAY;
@@ -21,7 +21,12 @@ use crate::controller::rules::election::Role;
 /// All that a proxy holds arrives in this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, Asked(report): Asked<Report>) -> Response {
+pub(super) async fn report(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    JsonBody(report): JsonBody<Report>,
+) -> Response {
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
@@ -33,11 +38,11 @@ pub(super) async fn report(State(api): State<Api>, Extension(caller): Extension<
     }
 }
 
-/// Whether we, or whoever leads, have lost what this proxy has. One that serves nothing has nothing to tell.
+/// Whether we, or the leader, have lost what this proxy has. One that serves nothing has nothing to tell.
 async fn is_asked(api: &Api, report: &Report) -> bool {
     let seen = report.highest.filter(|_| report.applied.is_some());
-    let has_more = seen.zip(api.handle.recalls_above()).is_some_and(|(seen, above)| seen > above);
-    has_more && api.handle.ask(Query::Seen).await.is_ok_and(|seen| seen.cluster == report.cluster)
+    let has_more = seen.zip(api.handle.offers_wanted_above()).is_some_and(|(seen, above)| seen > above);
+    has_more && api.handle.ask(Query::RecoveryState).await.is_ok_and(|seen| seen.cluster == report.cluster)
 }
 
 /// What a proxy holds, as it was asked for in the answer to its report. Whoever follows passes it on.
@@ -45,10 +50,10 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
-    if api.handle.recalls_above().is_none() {
+    if api.handle.offers_wanted_above().is_none() {
         return StatusCode::NO_CONTENT.into_response();
     }
-    let Some(_turn) = api.handle.recall().turn() else { return refuse(StatusCode::SERVICE_UNAVAILABLE, "another proxy tells what it holds; try again") };
+    let Some(_turn) = api.handle.offers().turn() else { return refuse(StatusCode::SERVICE_UNAVAILABLE, "another proxy tells what it holds; try again") };
     let (parts, body) = request.into_parts();
     let body = match tokio::time::timeout(PATIENCE, to_bytes(body, LARGEST_RELAY)).await {
         Ok(Ok(body)) => body,
@@ -68,7 +73,7 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
     match told {
         Ok(snapshot) => {
             tracing::info!("proxy {name} told version {} of what was published before", snapshot.version);
-            api.handle.recall().take(snapshot);
+            api.handle.offers().take(snapshot);
             StatusCode::NO_CONTENT.into_response()
         }
         Err(why) => api.refuse_caller(&caller, StatusCode::BAD_REQUEST, why, "what a proxy holds").await,
@@ -78,7 +83,7 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
 /// Only what was published in our cluster, before we lead, is of use. Of a later epoch its proxy has told when it came, and we lead above
 /// that first.
 async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
-    let ours = api.handle.ask(Query::Seen).await.map_err(|gone| gone.to_string())?.cluster;
+    let ours = api.handle.ask(Query::RecoveryState).await.map_err(|stopped| stopped.to_string())?.cluster;
     let epoch = api.handle.roles().borrow().epoch();
     if ours.as_ref() != Some(&snapshot.cluster) || epoch.is_none_or(|epoch| snapshot.version.epoch >= epoch) {
         return Err(format!("version {} of cluster {} was not published in ours before we led", snapshot.version, snapshot.cluster));

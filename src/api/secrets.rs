@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use waypost_wire::{HEARTBEAT_SECONDS, KeyRing, SECRETS_PATH, SecretsFrame, SecretsRequest};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::Caller;
 use super::context::{Api, lines, refuse};
 
-pub(super) async fn secrets(State(api): State<Api>, Extension(caller): Extension<Caller>, Asked(request): Asked<SecretsRequest>) -> Response {
+pub(super) async fn secrets(State(api): State<Api>, Extension(caller): Extension<Caller>, JsonBody(request): JsonBody<SecretsRequest>) -> Response {
     let (Some(ring), Caller::Tls { .. }) = (api.ring.clone(), &caller) else {
         return refuse(StatusCode::CONFLICT, "there are no shared keys in clear text; start the controllers with TLS");
     };

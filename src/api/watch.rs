@@ -16,12 +16,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::{Frame, HEARTBEAT_SECONDS, WATCH_PATH, WatchRequest, encode, publication};
 
-use super::asked::Asked;
+use super::asked::JsonBody;
 use super::caller::Caller;
 use super::context::{Api, lines, refuse};
 use super::streams::Streams;
 use crate::controller::handle::Handle;
-use crate::controller::message::{Fed, Input};
+use crate::controller::message::{Input, Upstream};
 
 /// Pieces of a stream that wait for a slow reader; meanwhile publications are merged.
 const QUEUE: usize = 8;
@@ -34,7 +34,12 @@ const ADMITTED: Duration = Duration::from_secs(10);
 /// what a claim may raise an epoch to, so that no claim can shut the others out.
 const HIGHEST_EPOCH: u64 = 1 << 53;
 
-pub(super) async fn watch(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, Asked(request): Asked<WatchRequest>) -> Response {
+pub(super) async fn watch(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    JsonBody(request): JsonBody<WatchRequest>,
+) -> Response {
     let (what, name) = request.controller.as_ref().map_or(("proxy", &request.name), |controller| ("controller", controller));
     if let Err(message) = waypost_model::key::check_name(what, name) {
         return refuse(StatusCode::BAD_REQUEST, message);
@@ -60,12 +65,12 @@ pub(super) async fn watch(State(api): State<Api>, Extension(caller): Extension<C
 
 /// Whether whoever asks is better off with another controller: one that relays wants to hear the leader, a proxy just not
 /// less than others do.
-fn is_useless(fed: &Fed, request: &WatchRequest) -> bool {
-    match fed {
-        Fed::By(_) => false,
-        Fed::ByNobody => request.controller.is_some(),
+fn is_useless(upstream: &Upstream, request: &WatchRequest) -> bool {
+    match upstream {
+        Upstream::Through(_) => false,
+        Upstream::Nobody => request.controller.is_some(),
         // People see what there is.
-        Fed::CutOff => request.controller.is_some() || !request.name.is_empty(),
+        Upstream::CutOff => request.controller.is_some() || !request.name.is_empty(),
     }
 }
 
@@ -74,7 +79,7 @@ fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
     let version = handle.snapshots().borrow().version;
     let has_all = version.sequence == 0 || request.highest.is_some_and(|highest| highest >= version);
     let told = "this controller does not hear the leader and has nothing newer; ask another one, or try again";
-    (is_useless(&handle.fed().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
+    (is_useless(&handle.upstream().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
 }
 
 /// The same for people: everything, and what changes.
@@ -147,7 +152,7 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self, request: WatchRequest) {
-        let (mut snapshots, mut fed) = (self.handle.snapshots(), self.handle.fed());
+        let (mut snapshots, mut upstream) = (self.handle.snapshots(), self.handle.upstream());
         let mut beat = Instant::now();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
@@ -166,7 +171,7 @@ impl Stream {
             }
             let next = tokio::select! {
                 // Whoever follows us is better off with another controller.
-                _ = fed.wait_for(|fed| is_useless(fed, &request)) => return,
+                _ = upstream.wait_for(|upstream| is_useless(upstream, &request)) => return,
                 next = timeout_at(beat, snapshots.changed()) => next,
             };
             if matches!(next, Ok(Err(_))) {

@@ -5,7 +5,7 @@ use clap::Args;
 use super::client::{ControllerFlag, OutputFlag};
 use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
-use crate::api::{Action, HoldAnswer, HoldRequest};
+use crate::api::{Action, PinAnswer, PinRequest};
 
 /// The flags that these verbs share.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ impl HoldFlags {
     /// Asks for it, and prints what was done.
     pub(super) async fn ask(self, action: Action) -> Outcome {
         let by = who(self.by);
-        let answer: HoldAnswer = self.controller.post("/v1/hold", &HoldRequest { action, by }).await?;
+        let answer: PinAnswer = self.controller.post("/v1/hold", &PinRequest { action, by }).await?;
         if !machine(self.output.output, &answer)? {
             say!("{}", answer.message);
         }

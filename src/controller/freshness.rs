@@ -1,4 +1,4 @@
-//! How fresh what is published is: what the leader knows of its stores, as whoever follows hears it.
+//! How fresh what is published is: what the leader knows of its stores, as followers hears it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Stamp {
 /// What there is to say with a heartbeat. Shared by the task that owns the state, which reads the stores, the relay, which
 /// hears the leader, and the streams.
 #[derive(Debug, Clone, Default)]
-pub struct Fresh(Arc<Mutex<Known>>);
+pub struct Freshness(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -28,7 +28,7 @@ struct Known {
     upstream: Option<(Heartbeat, Instant)>,
 }
 
-impl Fresh {
+impl Freshness {
     /// What we know of our stores.
     pub fn read(&self, stamps: Vec<Stamp>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).own = stamps;
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn what_is_relayed_grows_older_on_the_way_and_a_leader_speaks_for_itself() {
-        let fresh = Fresh::default();
+        let fresh = Freshness::default();
         assert_eq!(fresh.heartbeat(false).led_millis, None, "nobody was heard");
         let stamp = |at, confirmed| Stamp { store: "file:///a".to_owned(), at, confirmed };
         fresh.read(vec![stamp(5, None)]);

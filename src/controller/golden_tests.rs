@@ -15,8 +15,8 @@ use crate::controller::disk::files::{
     pack, save_entries, save_guard, save_identity, save_numbers, save_operator, save_published,
 };
 use crate::controller::disk::history::History;
-use crate::controller::rules::guard::{Fate, Gone};
-use crate::controller::rules::pins::{Mark, Reason};
+use crate::controller::rules::guard::{Judgement, Removal};
+use crate::controller::rules::pins::{PinRecord, Reason};
 use crate::controller::stored::entries::SavedStore;
 use crate::controller::stored::identity::Identity;
 use crate::controller::stored::operator::{Audit, OperatorState};
@@ -44,18 +44,18 @@ fn entries() -> Vec<SavedStore> {
     vec![(STORE.to_owned(), vec![entry("routes/a", b"{\xff", None, Some(b"{}")), entry("routes/b", b"", Some("no right to read it"), None)])]
 }
 
-fn kept() -> Vec<Gone> {
-    let gone = |name: &str, fate, instead| Gone {
+fn held() -> Vec<Removal> {
+    let removal = |name: &str, judgement, instead| Removal {
         object: Object::read(&format!(r#"{{"kind":"route","name":"{name}"}}"#)).unwrap(),
         origin: Origin { id: EntryId { source: 0, key: format!("routes/{name}") }, written: written(b"{}", 5) },
         at: Duration::ZERO,
         date: 1_700_000_000_000,
-        fate,
+        judgement,
         seen: 0,
         instead,
     };
-    let held = Fate::Held { why: "2 of 3 routes went within a minute".to_owned() };
-    vec![gone("a", held, Some(Digest::of(b"instead"))), gone("b", Fate::Waiting, None), gone("c", Fate::Confirming, None)]
+    let held = Judgement::Held { why: "2 of 3 routes went within a minute".to_owned() };
+    vec![removal("a", held, Some(Digest::of(b"instead"))), removal("b", Judgement::Waiting, None), removal("c", Judgement::Confirming, None)]
 }
 
 fn snapshot() -> Snapshot {
@@ -65,7 +65,7 @@ fn snapshot() -> Snapshot {
 }
 
 fn operated() -> OperatorState {
-    let mark = Mark {
+    let mark = PinRecord {
         reason: Reason::Pinned,
         config: 1,
         by: "alice".to_owned(),
@@ -120,7 +120,7 @@ fn the_files_of_a_controller_have_their_golden_forms() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, stores) = (folder.path(), [STORE.to_owned()]);
     save_entries(folder, &entries()).unwrap();
-    save_guard(folder, &kept(), &stores).unwrap();
+    save_guard(folder, &held(), &stores).unwrap();
     save_published(folder, &snapshot()).unwrap();
     save_numbers(folder, REVISIONS, &numbers(STORE)).unwrap();
     save_numbers(folder, ANNOUNCED, &numbers("route/a")).unwrap();
@@ -145,8 +145,8 @@ fn golden_files_of_a_controller_are_read() {
         waypost_disk::write(&folder.join(name), &bytes).unwrap();
     }
     assert_eq!(load_entries(folder).unwrap().value, entries());
-    let told = |all: Vec<Gone>| format!("{all:?}");
-    assert_eq!(told(load_guard(folder, &stores).unwrap().value), told(kept()));
+    let told = |all: Vec<Removal>| format!("{all:?}");
+    assert_eq!(told(load_guard(folder, &stores).unwrap().value), told(held()));
     let published = load_published(folder).unwrap().value.unwrap();
     assert!(published.version == snapshot().version && published.same_content(&snapshot()) && published.cluster == "c1");
     assert_eq!(load_numbers(folder, REVISIONS).unwrap().value, numbers(STORE));
@@ -159,7 +159,7 @@ fn golden_files_of_a_controller_are_read() {
 
 /// Every kind of line, and what a follower asks.
 fn lines() -> Vec<String> {
-    let replica = Replica { at: numbers(STORE), kept: kept(), expected: vec!["route/a".to_owned()], entries: entries() };
+    let replica = Replica { at: numbers(STORE), kept: held(), expected: vec!["route/a".to_owned()], entries: entries() };
     let documents = [
         replica.document(&[STORE.to_owned()]),
         Document::Operator { saved: operated(), left: Some(60_000) },
@@ -177,7 +177,7 @@ fn what_a_leader_tells_its_followers_has_its_golden_form() {
     let mut read = text.lines();
     let Document::State { at, kept: lines, expected, entries: saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     let replica = Replica::read(at, lines, expected, saved, &[STORE.to_owned()]).unwrap();
-    assert_eq!((replica.at, format!("{:?}", replica.kept), replica.entries), (numbers(STORE), format!("{:?}", kept()), entries()));
+    assert_eq!((replica.at, format!("{:?}", replica.kept), replica.entries), (numbers(STORE), format!("{:?}", held()), entries()));
     let Document::Operator { saved, left: Some(60_000) } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     assert_eq!(saved, operated());
     assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Config { number: 1, .. }));

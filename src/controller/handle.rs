@@ -6,10 +6,10 @@ use tokio::sync::{mpsc, watch};
 use waypost_model::snapshot::Snapshot;
 
 use crate::controller::disk::history::History;
-use crate::controller::freshness::Fresh;
-use crate::controller::message::{Command, Fed, Input, Signal, Stopped};
+use crate::controller::freshness::Freshness;
+use crate::controller::message::{Command, Input, Signal, Stopped, Upstream};
 use crate::controller::operator::Request;
-use crate::controller::peers::offers::Recall;
+use crate::controller::peers::offers::ProxyOffers;
 use crate::controller::rules::election::Role;
 use crate::controller::settings::Store;
 use crate::controller::stored::operator::OperatorState;
@@ -29,11 +29,11 @@ pub struct Handle {
     /// How far another controller has what operators did here.
     pub(super) confirmed: Arc<watch::Sender<(u64, u64)>>,
     pub(super) roles: watch::Receiver<Role>,
-    pub(super) fed: watch::Receiver<Fed>,
+    pub(super) upstream: watch::Receiver<Upstream>,
     pub(super) signals: mpsc::Sender<Signal>,
-    pub(super) fresh: Fresh,
+    pub(super) fresh: Freshness,
     /// What proxies hold, while that is asked for.
-    pub(super) recall: Arc<Recall>,
+    pub(super) offers: Arc<ProxyOffers>,
     pub(super) me: (String, String),
 }
 

@@ -14,8 +14,8 @@ use waypost_wire::{Content, Downstream, Report, Told};
 
 use crate::controller::answers::shapes::{EntryAnswer, EntryInfo, Event, ProxyInfo, ReadyInfo, StatusInfo};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::pins::{Hold, Mark};
-use crate::controller::rules::recovery::Seen;
+use crate::controller::rules::pins::{Pin, PinRecord};
+use crate::controller::rules::recovery::RecoveryState;
 use crate::controller::stored::entries::{Exported, SavedStore};
 use crate::controller::stored::replica::Replica;
 
@@ -63,7 +63,7 @@ pub enum Input {
     /// The leader published this; we relay it.
     Relayed(Arc<Snapshot>),
     /// A proxy told what was published before we lead, which was lost here: of what went since, nobody knows how.
-    Recalled(Arc<Snapshot>),
+    RecoveredFromProxy(Arc<Snapshot>),
     /// All that other controllers have of what was published before we lead under this epoch is known.
     Recovered(u64),
     /// What the leader keeps, for the day on which we lead.
@@ -109,9 +109,9 @@ pub enum Input {
         report: Box<Report>,
     },
     /// An operator holds the config, or lets it go; and who that is.
-    Hold {
+    Pin {
         /// What is held from now on.
-        hold: Option<Box<Hold>>,
+        hold: Option<Box<Pin>>,
         /// Who asked for it.
         by: String,
     },
@@ -157,7 +157,7 @@ pub struct Output {
     /// Paths of what an operator let go.
     pub approved: Vec<String>,
     /// The time of this is over, which an operator held.
-    pub over: Option<Mark>,
+    pub over: Option<PinRecord>,
 }
 
 impl Output {
@@ -196,15 +196,15 @@ pub enum Query {
     /// What is published and what it came from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
     /// Whether an operator holds the config.
-    Held(oneshot::Sender<bool>),
-    /// How much time is left of what an operator holds.
-    Left(oneshot::Sender<Option<Duration>>),
+    Pinned(oneshot::Sender<bool>),
+    /// How much time is left of what an operator pinned.
+    PinLeft(oneshot::Sender<Option<Duration>>),
     /// The other controllers: where they are, by name.
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
     Met(oneshot::Sender<bool>),
     /// What there is to be recalled from proxies.
-    Seen(oneshot::Sender<Seen>),
+    RecoveryState(oneshot::Sender<RecoveryState>),
     /// Whether another controller follows us.
     Followed(oneshot::Sender<bool>),
     /// Whether nothing is known of some store.
@@ -225,7 +225,7 @@ pub enum Command {
     /// Somebody asks.
     Ask(Query),
     /// An operator holds the config, but only if what is published has this digest; gets whether it had.
-    HoldIf(Input, Digest, oneshot::Sender<bool>),
+    PinIf(Input, Digest, oneshot::Sender<bool>),
     /// Something that followers keep has changed.
     Touch,
     /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk; nothing
@@ -269,11 +269,11 @@ pub struct Current {
 
 /// Whom we follow: the chain of controllers up to the leader, or nobody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fed {
+pub enum Upstream {
     /// These, the nearest first; none if we lead.
-    By(Vec<String>),
+    Through(Vec<String>),
     /// Nobody: none leads, as far as we know.
-    ByNobody,
+    Nobody,
     /// Nobody, although somebody leads: we are cut off, and others may know more.
     CutOff,
 }

@@ -16,7 +16,7 @@ use crate::controller::disk::files::save_operator;
 use crate::controller::disk::history::History;
 use crate::controller::message::{Command, Current, Input, Query, Stopped};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::pins::{Action, Hold, Mark, Reason, check};
+use crate::controller::rules::pins::{Action, Pin, PinRecord, Reason, check};
 use crate::controller::stored::operator::{AUDITED, Audit, Joining, OperatorState};
 
 /// The published config may change while it is written to the history; so often that is begun anew.
@@ -79,7 +79,7 @@ pub enum Request {
         to: oneshot::Sender<Done>,
     },
     /// The time of what was held is over.
-    Over(Mark),
+    Over(PinRecord),
     /// We lead under this epoch, and know what those know who could be asked.
     Begin(u64),
     /// We lead under this epoch, and what we know counts no more than before.
@@ -124,7 +124,7 @@ impl Operator {
                 epoch = due => Some(Request::Begin(epoch)),
             };
             let Some(request) = request else { return };
-            // Whoever asked may have gone; it is done all the same.
+            // The caller may have gone; it is done all the same.
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
@@ -177,19 +177,19 @@ impl Operator {
         if dated.is_err() && self.epoch().is_ok_and(|current| current == epoch) { Err(epoch) } else { Ok(()) }
     }
 
-    /// A pin that ended while nobody led, or that the disk refused to end: whoever leads now keeps that. What is held has its time,
+    /// A pin that ended while nobody led, or that the disk refused to end: the present leader keeps that. What is held has its time,
     /// whatever the clock says by now.
     async fn end_what_is_over(&self) {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         let Some(mark) = mark.filter(|mark| mark.is_over(now_millis())) else { return };
         let (to, answer) = oneshot::channel();
-        if self.owner.send(Command::Ask(Query::Held(to))).await.is_ok() && answer.await == Ok(false) {
+        if self.owner.send(Command::Ask(Query::Pinned(to))).await.is_ok() && answer.await == Ok(false) {
             self.over(&mark).await;
         }
     }
 
-    /// What was held is released by itself; whoever leads keeps that.
-    async fn over(&self, mark: &Mark) {
+    /// What was held is released by itself; the leader keeps that.
+    async fn over(&self, mark: &PinRecord) {
         if self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.as_ref() != Some(mark) {
             return;
         }
@@ -217,11 +217,11 @@ impl Operator {
             return Ok(());
         }
         let hold = match next.mark.clone() {
-            Some(mark) => Some(Hold { lane: self.lane_of_leader(&mark).await?, mark, left }),
+            Some(mark) => Some(Pin { lane: self.lane_of_leader(&mark).await?, mark, left }),
             None => None,
         };
         if own.rank() == next.rank() {
-            // Its clock may be another than ours: how much time is left of what is held is known to whoever leads.
+            // Its clock may be another than ours: how much time is left of what is held is known to the leader.
             return if left.is_some() { self.tell(hold, "the leader").await } else { Ok(()) };
         }
         // Names that are taken stay taken, whoever knew of them.
@@ -250,7 +250,7 @@ impl Operator {
     }
 
     /// A config that the leader holds. Where its file cannot be used, what the leader publishes is that config.
-    async fn lane_of_leader(&self, mark: &Mark) -> Done<Lane> {
+    async fn lane_of_leader(&self, mark: &PinRecord) -> Done<Lane> {
         match self.lane(mark.clone()).await {
             Ok(lane) => Ok(lane),
             Err(error) => self.current().await.map(|now| now.config).map_err(|_| error),
@@ -258,11 +258,11 @@ impl Operator {
     }
 
     /// A config of the history, which is spared from now on.
-    async fn lane(&self, mark: Mark) -> Done<Lane> {
+    async fn lane(&self, mark: PinRecord) -> Done<Lane> {
         let history = self.history.clone();
         let read = move || {
             let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-            let lane = history.held(&mark).map_err(OperateError::Refused)?;
+            let lane = history.pinned_lane(&mark).map_err(OperateError::Refused)?;
             history.spare(Some(mark.config));
             Ok(lane)
         };
@@ -277,9 +277,9 @@ impl Operator {
         let hold = match action {
             Action::Adopt { cluster } => return self.adopt_cluster(cluster, by, date).await,
             Action::Unfreeze | Action::Unpin => None,
-            Action::Freeze => Some(self.hold_published(Reason::Frozen, None, by, date).await?),
-            Action::Pin { config: None, seconds } => Some(self.hold_published(Reason::Pinned, *seconds, by, date).await?),
-            Action::Pin { config: Some(number), seconds } => Some(self.hold_old(*number, *seconds, by, date).await?),
+            Action::Freeze => Some(self.pin_published(Reason::Frozen, None, by, date).await?),
+            Action::Pin { config: None, seconds } => Some(self.pin_published(Reason::Pinned, *seconds, by, date).await?),
+            Action::Pin { config: Some(number), seconds } => Some(self.pin_from_history(*number, *seconds, by, date).await?),
         };
         let told = match (&hold, &mark) {
             (Some(hold), Some(before)) if before.reason != hold.mark.reason => format!("{}; the pin that {} set is over with it", hold.mark.told(), before.by),
@@ -292,7 +292,7 @@ impl Operator {
         match (kept, held_already) {
             // What does not survive a restart is not promised: what was held before goes on.
             (Err(error), true) => {
-                self.tell(self.held_before(mark), by).await?;
+                self.tell(self.pin_before(mark), by).await?;
                 return Err(error);
             }
             (Err(error), false) => return Err(error),
@@ -303,20 +303,20 @@ impl Operator {
         Ok(told)
     }
 
-    fn held_before(&self, mark: Option<Mark>) -> Option<Hold> {
+    fn pin_before(&self, mark: Option<PinRecord>) -> Option<Pin> {
         let mark = mark?;
-        let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).held(&mark);
+        let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).pinned_lane(&mark);
         let lane = lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told()));
-        lane.ok().map(|lane| Hold::new(mark, lane, now_millis()))
+        lane.ok().map(|lane| Pin::new(mark, lane, now_millis()))
     }
 
-    async fn tell(&self, hold: Option<Hold>, by: &str) -> Done {
-        let input = Input::Hold { hold: hold.map(Box::new), by: format!("as {by} asked for") };
+    async fn tell(&self, hold: Option<Pin>, by: &str) -> Done {
+        let input = Input::Pin { hold: hold.map(Box::new), by: format!("as {by} asked for") };
         self.owner.send(Command::Input(input)).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
     /// Holds what is published: that very config, whatever is written meanwhile.
-    async fn hold_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Done<Hold> {
+    async fn pin_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Done<Pin> {
         for _ in 0..TRIES {
             let now = self.current().await?;
             let (history, lane) = (self.history.clone(), now.config.clone());
@@ -328,10 +328,10 @@ impl Operator {
             };
             let number = tokio::task::spawn_blocking(add).await??;
             let digest = Some(lane.digest());
-            let hold = Hold::new(Mark { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
+            let hold = Pin::new(PinRecord { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
             let (to, answer) = oneshot::channel();
-            let input = Input::Hold { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
-            self.owner.send(Command::HoldIf(input, hold.lane.digest(), to)).await.map_err(|_| Stopped)?;
+            let input = Input::Pin { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
+            self.owner.send(Command::PinIf(input, hold.lane.digest(), to)).await.map_err(|_| Stopped)?;
             if answer.await.map_err(|_| Stopped)? {
                 return Ok(hold);
             }
@@ -340,10 +340,10 @@ impl Operator {
     }
 
     /// A hold of a config of the history.
-    async fn hold_old(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Done<Hold> {
-        let mark = Mark { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest: None };
+    async fn pin_from_history(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Done<Pin> {
+        let mark = PinRecord { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest: None };
         let lane = self.lane(mark.clone()).await?;
-        Ok(Hold::new(Mark { digest: Some(lane.digest()), ..mark }, lane, date))
+        Ok(Pin::new(PinRecord { digest: Some(lane.digest()), ..mark }, lane, date))
     }
 
     async fn current(&self) -> Done<Current> {
@@ -366,7 +366,7 @@ impl Operator {
     }
 
     /// Writes what is held before it is: what is promised to survive a restart does.
-    async fn keep(&self, mark: Option<Mark>, audit: Audit) -> Done {
+    async fn keep(&self, mark: Option<PinRecord>, audit: Audit) -> Done {
         self.save(move |next| next.mark = mark, Some(audit)).await
     }
 

@@ -16,14 +16,14 @@ use crate::controller::answers::{entries, proxies, status};
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files;
 use crate::controller::disk::files::{ANNOUNCED, ENTRIES, GUARD, Loaded, REVISIONS, load_entries, load_guard, load_numbers, save_identity, save_published};
-use crate::controller::disk::saver::ToSave;
-use crate::controller::freshness::{Fresh, Stamp};
+use crate::controller::disk::saver::SaveRequest;
+use crate::controller::freshness::{Freshness, Stamp};
 use crate::controller::message::{Command, Current, Input, Now, Output, Query, Signal};
 use crate::controller::metrics::{Metrics, StoreLabel};
 use crate::controller::operator::Request;
 use crate::controller::rules::election::Role;
-use crate::controller::rules::pins::Hold;
-use crate::controller::rules::recovery::Seen;
+use crate::controller::rules::pins::Pin;
+use crate::controller::rules::recovery::RecoveryState;
 use crate::controller::settings::{Settings, Store};
 use crate::controller::state::State;
 use crate::controller::state::source::SourceState;
@@ -43,7 +43,7 @@ const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 
 /// What is taken up from before a restart.
 pub(super) struct Restored {
-    pub(super) hold: Option<Hold>,
+    pub(super) hold: Option<Pin>,
     pub(super) published: Option<Snapshot>,
     /// What is told of files that cannot be used.
     pub(super) damaged: Vec<Input>,
@@ -78,7 +78,7 @@ pub(super) struct Owner {
     pub(super) others: Vec<SavedStore>,
     /// Events up to here are in the log.
     pub(super) logged: u64,
-    pub(super) saver: watch::Sender<Option<ToSave>>,
+    pub(super) saver: watch::Sender<Option<SaveRequest>>,
     pub(super) unsaved: Unsaved,
     pub(super) config: Option<(Version, Lane, u64)>,
     pub(super) metrics: Arc<Metrics>,
@@ -89,7 +89,7 @@ pub(super) struct Owner {
     pub(super) signals: mpsc::Sender<Signal>,
     /// Keeps what operators do.
     pub(super) operator: mpsc::Sender<Request>,
-    pub(super) fresh: Fresh,
+    pub(super) fresh: Freshness,
     pub(super) _lock: std::fs::File,
 }
 
@@ -104,7 +104,7 @@ impl Owner {
     ) {
         restored.damaged.into_iter().for_each(|told| drop(self.input(told)));
         if let Some(hold) = restored.hold {
-            drop(self.input(Input::Hold { hold: Some(Box::new(hold)), by: String::new() }));
+            drop(self.input(Input::Pin { hold: Some(Box::new(hold)), by: String::new() }));
         }
         self.restore(restored.published);
         loop {
@@ -125,7 +125,7 @@ impl Owner {
                     Some(Command::Input(input)) => drop(self.input(input)),
                     Some(Command::Ask(query)) => self.answer(query),
                     Some(Command::Touch) => self.carry_out(Output { changed: true, ..Output::default() }),
-                    Some(Command::HoldIf(input, digest, to)) => {
+                    Some(Command::PinIf(input, digest, to)) => {
                         let same = self.state.snapshot.config.digest() == digest;
                         if same {
                             drop(self.input(input));
@@ -134,7 +134,7 @@ impl Owner {
                             tracing::debug!("whoever asked for the hold has gone");
                         }
                     }
-                    // Whoever asked may have gone.
+                    // The caller may have gone.
                     Some(Command::Approve(input, to)) => drop(to.send(self.approve(input))),
                     None => break,
                 },
@@ -158,7 +158,7 @@ impl Owner {
         self.state.guard.restore_expected(announced, (now.since_start, now.date));
         if let Some(snapshot) = published {
             self.unsaved.published = true;
-            let output = self.state.recall(snapshot, now);
+            let output = self.state.restore_published(snapshot, now);
             self.carry_out(output);
         }
         let saved = self.usable(ENTRIES, load_entries(&folder), "starting from the store alone");
@@ -240,7 +240,7 @@ impl Owner {
         Some((went, self.unsaved.count))
     }
 
-    /// Notes how fresh the stores are, for whoever follows.
+    /// Notes how fresh the stores are, for followers.
     fn stamp(&self) {
         let stamp = |(store, source): (&Arc<Store>, &SourceState)| Stamp {
             store: store.url.clone(),
@@ -267,11 +267,11 @@ impl Owner {
         let (published, mut prompt) = (output.publish.is_some(), output.entries_changed || output.config_published);
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
-            // What is held is in the history already. What whoever led before published last may be in nobody's.
+            // What is held is in the history already. What the previous leader published last may be in nobody's.
             let epoch = self.state.role().epoch();
             let first = epoch == Some(snapshot.version.epoch) && self.config.as_ref().map(|(version, ..)| version.epoch) != epoch;
             prompt |= first;
-            if (output.config_published || first) && self.state.hold().is_none() {
+            if (output.config_published || first) && self.state.pin().is_none() {
                 self.config = Some((snapshot.version, snapshot.config.clone(), self.now().date));
             }
             self.save_first(&snapshot);
@@ -337,19 +337,19 @@ impl Owner {
         self.unsaved.count += 1;
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
-        // Who follows gets the history of whoever leads; what we published when we led before is no news.
+        // Who follows gets the history of the leader; what we published when we led before is no news.
         let epoch = self.state.role().epoch();
         let config = self.config.clone().filter(|(version, ..)| Some(version.epoch) == epoch);
-        let (number, kept, held) = (self.unsaved.count, self.state.kept_for_followers().0, self.held());
+        let (number, kept, held) = (self.unsaved.count, self.state.removals_for_followers().0, self.held());
         let announced = self.state.announced(self.now());
-        self.saver.send_replace(Some(ToSave { number, stores, revisions: self.revisions(), config, kept, held, announced, published }));
+        self.saver.send_replace(Some(SaveRequest { number, stores, revisions: self.revisions(), config, kept, held, announced, published }));
     }
 
     /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
     fn held(&self) -> Vec<Exported> {
-        let of = |number: usize| self.state.guard.kept().filter(move |gone| gone.origin.id.source == number);
-        let current = |number| self.state.tree_of_kept(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
-        let entries = |number| of(number).map(|gone| (gone.origin.id.key.clone(), gone.origin.written.value.clone())).chain(current(number)).collect();
+        let of = |number: usize| self.state.guard.held().filter(move |removal| removal.origin.id.source == number);
+        let current = |number| self.state.tree_of_held(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
+        let entries = |number| of(number).map(|removal| (removal.origin.id.key.clone(), removal.origin.written.value.clone())).chain(current(number)).collect();
         self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
     }
 
@@ -392,19 +392,19 @@ impl Owner {
         let entries = |number| if all { self.state.compiler.save(number) } else { self.state.compiler.last_goods(number) };
         let entries = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), entries(number))).collect();
         let at = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect();
-        let (kept, expected) = self.state.kept_for_followers();
+        let (kept, expected) = self.state.removals_for_followers();
         Replica { at, kept, expected, entries }
     }
 
-    fn seen(&self, now: Duration) -> Seen {
+    fn seen(&self, now: Duration) -> RecoveryState {
         let (came, held) = self.state.proxies.seen(now);
         let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
-        Seen { cluster: self.identity.known(), came, complete: self.state.compiler.complete(), empty, held }
+        RecoveryState { cluster: self.identity.known(), came, complete: self.state.compiler.complete(), empty, held }
     }
 
     fn answer(&self, query: Query) {
         let now = self.now();
-        // Whoever asked may have gone; that is no error.
+        // The caller may have gone; that is no error.
         match query {
             Query::Status(to) => drop(to.send(status::status(&self.state, &self.stores, self.leader(), now))),
             Query::Ready(to) => drop(to.send(status::ready(&self.state, &self.stores, now))),
@@ -419,11 +419,11 @@ impl Owner {
             Query::Export(false, to) => drop(to.send(self.serving().into_iter().map(Exported::of).collect())),
             Query::Approvable(keys, later, to) => drop(to.send(self.state.approvable(&keys, later))),
             Query::Current(to) => drop(to.send(self.current())),
-            Query::Left(to) => drop(to.send(self.state.hold_left(now))),
-            Query::Held(to) => drop(to.send(self.state.hold().is_some())),
+            Query::PinLeft(to) => drop(to.send(self.state.pin_left(now))),
+            Query::Pinned(to) => drop(to.send(self.state.pin().is_some())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
             Query::Met(to) => drop(to.send(self.state.met_peers)),
-            Query::Seen(to) => drop(to.send(self.seen(now.since_start))),
+            Query::RecoveryState(to) => drop(to.send(self.seen(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
             Query::Downstream(to) => drop(to.send(self.state.proxies.downstream(now.since_start))),

@@ -24,7 +24,7 @@ use self::checks::Checks;
 use self::node::{Node, Operated, Proxy};
 use self::store::Store;
 use crate::controller::message::Input;
-use crate::controller::rules::election::{Ask, Heard, Role};
+use crate::controller::rules::election::{ElectionInput, Role, StoreRequest};
 use crate::controller::stored::replica::Replica;
 
 /// Milliseconds of virtual time.
@@ -43,11 +43,11 @@ enum Happening {
     /// A controller looks at its clocks.
     Tick(usize),
     /// An ask arrives at the store.
-    Ask {
+    StoreRequest {
         node: usize,
         run: u64,
         number: u64,
-        ask: Ask,
+        ask: StoreRequest,
         answered: bool,
     },
     /// Its answer, or the end of patience, arrives.
@@ -55,7 +55,7 @@ enum Happening {
         node: usize,
         run: u64,
         number: u64,
-        heard: Heard,
+        heard: ElectionInput,
     },
     /// The store sends a controller what it has, or what is new.
     Feed {
@@ -70,7 +70,7 @@ enum Happening {
         epoch: u64,
     },
     /// That arrives.
-    Fed {
+    Upstream {
         node: usize,
         run: u64,
         link: u64,
@@ -215,7 +215,7 @@ impl World {
         let whom = match &happening {
             Happening::Tick(node)
             | Happening::Answer { node, .. }
-            | Happening::Fed { node, .. }
+            | Happening::Upstream { node, .. }
             | Happening::Relayed { node, .. }
             | Happening::Downstream { node, .. }
             | Happening::Kept { node, .. } => Some(*node),
@@ -226,7 +226,7 @@ impl World {
         }
         match happening {
             Happening::Tick(node) => self.tick(node),
-            Happening::Ask { node, run, number, ask, answered } => {
+            Happening::StoreRequest { node, run, number, ask, answered } => {
                 let heard = self.store.answer(&ask);
                 let delay = self.delay();
                 if answered && !self.is_cut(node, STORE) {
@@ -235,7 +235,7 @@ impl World {
             }
             Happening::Answer { node, run, number, heard } => self.answer(node, run, number, heard),
             Happening::Feed { node, run, link } => self.feed(node, run, link),
-            Happening::Fed { node, run, link, generation, event } => {
+            Happening::Upstream { node, run, link, generation, event } => {
                 if self.nodes[node].is(run) && self.nodes[node].link == link {
                     self.input(node, Input::Store { source: 0, event, generation });
                 }
@@ -289,7 +289,7 @@ impl World {
             let failed = node::unanswered(&ask);
             if !lost {
                 let delay = self.delay();
-                self.after(delay, Happening::Ask { node, run, number, ask, answered });
+                self.after(delay, Happening::StoreRequest { node, run, number, ask, answered });
             }
             self.after(PATIENCE, Happening::Answer { node, run, number, heard: failed });
         }
@@ -306,7 +306,7 @@ impl World {
         self.relay(node);
     }
 
-    fn answer(&mut self, node: usize, run: u64, number: u64, heard: Heard) {
+    fn answer(&mut self, node: usize, run: u64, number: u64, heard: ElectionInput) {
         if self.nodes[node].is(run) && self.nodes[node].waits_for(number) {
             self.nodes[node].election.heard(heard, Duration::from_millis(self.now));
             self.role(node);
@@ -336,7 +336,7 @@ impl World {
         let own = !matches!(input, Input::Relayed(_));
         let output = self.nodes[node].step(input, Duration::from_millis(self.now));
         if let Some(epoch) = output.saw {
-            self.nodes[node].election.heard(Heard::Saw { epoch, living: false }, Duration::from_millis(self.now));
+            self.nodes[node].election.heard(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
         }
         if output.relist {
             self.nodes[node].link += 1;
@@ -346,7 +346,7 @@ impl World {
         let Some(snapshot) = output.publish else { return };
         if own {
             self.checks.epoch(self.seed, snapshot.version.epoch, node, self.nodes[node].run, true);
-            self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.kept());
+            self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.held());
         }
         for proxy in 0..PROXIES {
             if self.proxies[proxy].controller == Some(node) {
@@ -361,7 +361,7 @@ impl World {
         let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
         let met: Vec<usize> = (0..CONTROLLERS).filter(answers).collect();
         if let Some(epoch) = met.iter().filter_map(|other| self.nodes[*other].state.role().epoch()).filter(|theirs| *theirs >= epoch).max() {
-            self.nodes[node].election.heard(Heard::Saw { epoch, living: false }, Duration::from_millis(self.now));
+            self.nodes[node].election.heard(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
             return self.recover_later(node, own);
         }
         // Who leads under a lower epoch and does not know of us yet may still publish.
@@ -435,7 +435,7 @@ impl World {
         self.after(pause, Happening::Feed { node, run, link });
         if self.is_cut(node, STORE) {
             // The watch is dead; it begins with a listing when the store is there again. That is noticed at once, or not.
-            self.nodes[node].fed = None;
+            self.nodes[node].upstream = None;
             if self.random.bool() {
                 let error = AdapterError::new(waypost_adapter::ErrorKind::Unreachable, "store", "no answer", "wait");
                 self.input(node, Input::StoreFailed { source: 0, error });
@@ -443,16 +443,16 @@ impl World {
             return;
         }
         let generation = self.nodes[node].generation_of(link);
-        let event = match self.nodes[node].fed {
+        let event = match self.nodes[node].upstream {
             Some((restored, at)) if restored == self.store.restored => self.store.changes_since(at),
             _ => Some(self.store.listing()),
         };
-        self.nodes[node].fed = Some((self.store.restored, self.store.revision()));
+        self.nodes[node].upstream = Some((self.store.restored, self.store.revision()));
         if let Some(event) = event {
             // One after the other, as a connection delivers them.
             let arrives = (self.now + self.delay()).max(self.nodes[node].feed_busy_until);
             self.nodes[node].feed_busy_until = arrives;
-            self.after(arrives - self.now, Happening::Fed { node, run, link, generation, event });
+            self.after(arrives - self.now, Happening::Upstream { node, run, link, generation, event });
         }
     }
 
@@ -517,12 +517,12 @@ impl World {
         let leader = &self.nodes[leaders[0]].state;
         let last = leader.snapshot.clone();
         let operated = self.nodes[leaders[0]].operated();
-        let wanted = operated.frozen.clone().unwrap_or_else(|| self.store.config(leader.guard.kept()));
+        let wanted = operated.frozen.clone().unwrap_or_else(|| self.store.config(leader.guard.held()));
         assert_eq!(last.config, wanted, "seed {seed}: what is published is what is frozen, or what the store says and what is held");
         for (number, node) in self.nodes.iter().enumerate() {
             assert_eq!(node.state.snapshot.version, last.version, "seed {seed}: controller {number}");
             assert_eq!(node.operated().rank, operated.rank, "seed {seed}: what operators did, on controller {number}");
-            assert_eq!(node.state.hold().map(|hold| hold.lane.clone()), operated.frozen, "seed {seed}: what is frozen, on controller {number}");
+            assert_eq!(node.state.pin().map(|hold| hold.lane.clone()), operated.frozen, "seed {seed}: what is frozen, on controller {number}");
         }
         for (number, proxy) in self.proxies.iter().enumerate() {
             let snapshot = proxy.held.snapshot();

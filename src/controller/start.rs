@@ -14,17 +14,17 @@ use waypost_model::snapshot::Snapshot;
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files::{IDENTITY, OPERATOR, PUBLISHED, load_identity, load_operator, load_published, save_identity, usable};
 use crate::controller::disk::history::History;
-use crate::controller::disk::saver::{Files, ToSave};
-use crate::controller::freshness::Fresh;
+use crate::controller::disk::saver::{Files, SaveRequest};
+use crate::controller::freshness::Freshness;
 use crate::controller::handle::Handle;
 use crate::controller::jitter::jitter;
-use crate::controller::message::{Command, Fed, Input, Signal};
+use crate::controller::message::{Command, Input, Signal, Upstream};
 use crate::controller::metrics::Metrics;
 use crate::controller::operator::{Operator, Request};
 use crate::controller::owner::{Owner, QUEUE, Restored, Unsaved};
 use crate::controller::peers::follow::Relay;
-use crate::controller::rules::election::{Election, Holder, Me, Role};
-use crate::controller::rules::pins::{Hold, Mark, Reason};
+use crate::controller::rules::election::{Candidate, Election, Holder, Role};
+use crate::controller::rules::pins::{Pin, PinRecord, Reason};
 use crate::controller::settings::{Settings, Store};
 use crate::controller::state::State;
 use crate::controller::stored::identity::{Identity, new_id};
@@ -63,9 +63,9 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (cluster, clusters) = watch::channel(known);
     let (role_sender, roles) = watch::channel(Role::Following { leader: None });
     let (generation, generations) = watch::channel(0);
-    let (fed_sender, fed) = watch::channel(Fed::ByNobody);
+    let (upstream_sender, upstream) = watch::channel(Upstream::Nobody);
     let (signals, from_outside) = mpsc::channel(QUEUE);
-    let (outbox, metrics, started, fresh) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Fresh::default());
+    let (outbox, metrics, started, fresh) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Freshness::default());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
     spawn.stores(&generations, &outbox, &roles);
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
@@ -84,13 +84,13 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         written,
         confirmed: Arc::new(watch::channel((0, 0)).0),
         roles: roles.clone(),
-        fed,
+        upstream,
         signals: signals.clone(),
         fresh: fresh.clone(),
-        recall: Arc::default(),
+        offers: Arc::default(),
         me: (settings.name.clone(), settings.advertise.clone()),
     };
-    spawn.relay(&handle, fed_sender);
+    spawn.relay(&handle, upstream_sender);
     let owner = Owner {
         settings,
         identity,
@@ -113,7 +113,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         fresh,
         _lock: lock,
     };
-    // Whoever owns the state ends everything with itself: a controller that only renews its record would keep others from leading.
+    // The task that owns the state ends everything with itself: a controller that only renews its record would keep others from leading.
     let (end, stopped) = (stop.clone().drop_guard(), stop.clone());
     tasks.spawn(async move {
         owner.run(receiver, from_feeds, roles, Restored { hold, published, damaged }, stopped).await;
@@ -200,16 +200,16 @@ impl Spawn<'_> {
         };
         let elector = Elector { store: first.clone(), alone: sole, ttl: self.settings.leader_ttl, started, store_down, roles };
         let holder = Holder { name: self.settings.name.clone(), run: self.identity.run.clone() };
-        let me = Me { cluster: String::new(), holder, previous_run, url: self.settings.advertise.clone() };
+        let me = Candidate { cluster: String::new(), holder, previous_run, url: self.settings.advertise.clone() };
         self.tasks.spawn(elect(elector, me, self.identity.epoch, clusters, signals, self.stop.clone()));
     }
 
     /// What writes to the state directory: gets what is to be written, and tells what was.
-    fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<ToSave>>, watch::Receiver<u64>) {
-        let ((saver, to_save), (told, written)) = (watch::channel(None), watch::channel(0));
+    fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<SaveRequest>>, watch::Receiver<u64>) {
+        let ((saver, save_request), (told, written)) = (watch::channel(None), watch::channel(0));
         let stores = self.stores.iter().map(|store| store.url.clone()).collect();
         let files = Files { folder: self.settings.state.clone(), stores, history: history.clone(), metrics: metrics.clone(), written: told };
-        self.tasks.spawn(files.save(to_save, self.stop.clone()));
+        self.tasks.spawn(files.save(save_request, self.stop.clone()));
         (saver, written)
     }
 
@@ -220,9 +220,9 @@ impl Spawn<'_> {
         (published, damaged): (Option<&Snapshot>, &mut Vec<Input>),
         owner: mpsc::Sender<Command>,
         (roles, started): (watch::Receiver<Role>, Instant),
-    ) -> (Option<Hold>, mpsc::Sender<Request>, Arc<std::sync::Mutex<OperatorState>>) {
+    ) -> (Option<Pin>, mpsc::Sender<Request>, Arc<std::sync::Mutex<OperatorState>>) {
         let saved = load_operator(&self.settings.state);
-        let (hold, saved) = restore_hold(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
+        let (hold, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let saved = Arc::new(std::sync::Mutex::new(saved));
         let operator =
@@ -231,14 +231,14 @@ impl Spawn<'_> {
         (hold, requests, saved)
     }
 
-    /// What follows whoever leads.
-    fn relay(&self, handle: &Handle, fed: watch::Sender<Fed>) {
+    /// What follows the leader.
+    fn relay(&self, handle: &Handle, upstream: watch::Sender<Upstream>) {
         let relay = Relay {
             handle: handle.clone(),
             peers: self.settings.peers.iter().map(|url| (url.clone(), url.clone())).chain(self.identity.peers.clone()).collect(),
             client: self.settings.client.clone(),
             roles: handle.roles(),
-            fed,
+            upstream,
             heard: AtomicU64::new(u64::MAX),
             lost: Instant::now(),
             telling: AtomicU64::new(0),
@@ -279,7 +279,7 @@ fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Inpu
 /// Takes part in the election as soon as the cluster is known.
 async fn elect(
     elector: Elector,
-    me: Me,
+    me: Candidate,
     highest: u64,
     mut clusters: watch::Receiver<Option<String>>,
     signals: mpsc::Receiver<Signal>,
@@ -293,18 +293,18 @@ async fn elect(
         },
     };
     let jitter = jitter(elector.ttl / 40);
-    let election = Election::new(Me { cluster, ..me }, elector.ttl, jitter, highest);
+    let election = Election::new(Candidate { cluster, ..me }, elector.ttl, jitter, highest);
     elector.run(election, signals, stop).await;
 }
 
 /// What was held when the controller stopped, with its config. Where a file cannot be used, what was published stays: it is that
 /// config, or nobody knows that it is not.
-fn restore_hold(
+fn restore_pin(
     (mut saved, lost): (OperatorState, Option<String>),
     history: &mut History,
     published: Option<&Snapshot>,
     damaged: &mut Vec<Input>,
-) -> (Option<Hold>, OperatorState) {
+) -> (Option<Pin>, OperatorState) {
     let date = now_millis();
     // It is in the events and the audit.
     let mut tell = |saved: &mut OperatorState, what: String| {
@@ -319,15 +319,15 @@ fn restore_hold(
             let number = history.records().iter().rev().find(|record| record.digest == digest).or(history.records().last()).map_or(0, |record| record.number);
             tell(&mut saved, format!("{error}; what was frozen or pinned is not known any more, and the config is frozen as it was published"));
             let digest = Some(snapshot.config.digest());
-            let mark = Mark { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None, digest };
+            let mark = PinRecord { reason: Reason::Frozen, config: number, by: "waypost".to_owned(), at: date, until: None, digest };
             saved.mark = Some(mark.clone());
-            return (Some(Hold::new(mark, snapshot.config.clone(), date)), saved);
+            return (Some(Pin::new(mark, snapshot.config.clone(), date)), saved);
         }
     }
-    // One whose time is over by the clock is ended by whoever leads.
+    // One whose time is over by the clock is ended by the leader.
     let Some(mark) = saved.mark.take() else { return (None, saved) };
     history.spare(Some(mark.config));
-    let lane = match (history.held(&mark), published) {
+    let lane = match (history.pinned_lane(&mark), published) {
         (Ok(lane), _) => lane,
         (Err(error), Some(snapshot)) => {
             tell(&mut saved, format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
@@ -339,7 +339,7 @@ fn restore_hold(
         }
     };
     saved.mark = Some(mark.clone());
-    (Some(Hold::new(mark, lane, date)), saved)
+    (Some(Pin::new(mark, lane, date)), saved)
 }
 
 #[cfg(test)]
@@ -357,20 +357,20 @@ mod tests {
         let published = Snapshot { config: lane.clone(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
         let (mut history, mut damaged) = (History::open(folder.path(), 3), Vec::new());
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
-        let mark = Mark { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
+        let mark = PinRecord { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
         let saved = OperatorState { mark: Some(mark.clone()), ..OperatorState::default() };
-        let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        let (hold, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));
         assert!(damaged.is_empty());
         // The file of the config.
         let file = std::fs::read_dir(folder.path().join("history")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, b"torn").unwrap();
-        let (hold, kept) = restore_hold((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        let (hold, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
         assert_eq!((hold.map(|hold| (hold.mark, hold.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
         assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
-        assert!(restore_hold((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
+        assert!(restore_pin((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
         // What operators did.
-        let (hold, kept) = restore_hold((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
+        let (hold, kept) = restore_pin((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
         let hold = hold.unwrap();
         assert_eq!((hold.mark.reason, hold.mark.config, &hold.lane), (Reason::Frozen, number, &lane));
         assert_eq!(kept.mark, Some(hold.mark));

@@ -14,11 +14,11 @@ use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{Guard, Thresholds};
 use crate::controller::rules::health::Health;
-use crate::controller::rules::pins::Hold;
+use crate::controller::rules::pins::Pin;
 use crate::controller::rules::window::Window;
 use crate::controller::state::events::Events;
 use crate::controller::state::proxies::Proxies;
-use crate::controller::state::source::{NotBelieved, SourceState};
+use crate::controller::state::source::{SourceState, StoreRegression};
 use crate::controller::stored::replica::Replica;
 
 mod claims;
@@ -55,7 +55,7 @@ pub struct Track {
     /// When the last proxy that follows us served it.
     pub live: Option<Duration>,
     /// The entry was deleted: what is tracked is that proxies stop serving it.
-    pub gone: bool,
+    pub deleted: bool,
 }
 
 /// A controller that follows us.
@@ -95,19 +95,19 @@ pub struct State {
     pub guard: Guard,
     /// Which endpoints can take requests.
     pub health: Health,
-    /// Until when proxies that followed whoever led before us may not have found us.
-    unmet: Duration,
-    /// What the stores say, with what the guard keeps.
+    /// Until when proxies that followed the previous leader may not have found us.
+    proxies_expected_until: Duration,
+    /// What the stores say, with what the guard holds.
     lanes: (Lane, Lane),
-    /// What an operator holds, and when that is over.
-    hold: Option<(Hold, Option<Duration>)>,
+    /// What an operator pinned, and when that is over.
+    pin: Option<(Pin, Option<Duration>)>,
     swept: Duration,
     /// The highest epoch that each program claimed to have seen, and when that was believed.
     claims: HashMap<String, (u64, Duration)>,
     /// Reasons for which something is held, as far as they were told.
-    told_held: BTreeSet<String>,
+    announced_reasons: BTreeSet<String>,
     names: Vec<String>,
-    no_listener_told: bool,
+    missing_listener_announced: bool,
     cluster: Option<String>,
     /// The other controllers: where they are, by name.
     pub peers: BTreeMap<String, String>,
@@ -128,11 +128,11 @@ pub struct State {
     /// Something waits until we may publish again.
     suppressed: bool,
     /// What was published before we lead was lost here, and is known from a proxy.
-    recalled: bool,
+    recovered_from_proxy: bool,
     /// An operator asked for something that is not published yet.
     operated: bool,
     /// Why a store is not believed, which went back or became empty while we followed.
-    not_believed: Option<NotBelieved>,
+    regression: Option<StoreRegression>,
     /// What the leader keeps, while we follow.
     replica: Replica,
     /// When it said so last, in milliseconds since 1970.
@@ -160,14 +160,14 @@ impl State {
             windows: Default::default(),
             guard: Guard::new(thresholds),
             health: Health::default(),
-            unmet: Duration::ZERO,
+            proxies_expected_until: Duration::ZERO,
             lanes: Default::default(),
-            hold: None,
+            pin: None,
             swept: Duration::ZERO,
             claims: HashMap::new(),
-            told_held: BTreeSet::new(),
+            announced_reasons: BTreeSet::new(),
             names,
-            no_listener_told: false,
+            missing_listener_announced: false,
             cluster,
             peers: BTreeMap::new(),
             met_peers: false,
@@ -178,15 +178,15 @@ impl State {
             contested: None,
             recovered: false,
             suppressed: false,
-            recalled: false,
+            recovered_from_proxy: false,
             operated: false,
-            not_believed: None,
+            regression: None,
             replica: Replica::default(),
             replicated_at: 0,
         }
     }
 
-    /// Takes in what was saved before a restart: it is served until the store is heard. What the guard kept stays until then.
+    /// Takes in what was saved before a restart: it is served until the store is heard. What the guard held stays until then.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
         self.compiler.restore(source, saved);
         self.compiled(Some(source), None, now)
@@ -206,8 +206,8 @@ impl State {
 
     /// The next moment at which [`Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
-        // Only whoever leads ends what an operator holds: clocks may differ.
-        let released = self.hold.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
+        // Only the leader ends what an operator pinned: clocks may differ.
+        let released = self.pin.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
         [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }
 }

@@ -15,21 +15,21 @@ use crate::controller::state::State;
 /// What is to be said of a key below the root.
 pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
     let found = state.compiler.entry_at(key).and_then(|id| state.compiler.view(&id));
-    let gone = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.gone);
-    let serving = match (&found, (0..stores.len()).find_map(gone)) {
+    let removal = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.deleted);
+    let serving = match (&found, (0..stores.len()).find_map(removal)) {
         (None, Some(track)) => {
             let proxies = state.proxies.connected(now.since_start);
             proxies.filter(|(_, proxy)| !track.version.is_some_and(|version| proxy.serves(version))).map(|(name, _)| name.clone()).collect()
         }
         _ => Vec::new(),
     };
-    let kept = state.guard.kept().find(|gone| found.is_none() && gone.origin.id.key == key);
-    let by_guard = kept.and_then(|gone| held(gone, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
+    let kept = state.guard.held().find(|removal| found.is_none() && removal.origin.id.key == key);
+    let by_guard = kept.and_then(|removal| held(removal, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
     let resource = match waypost_model::key::place(key, false) {
         waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
         _ => None,
     };
-    let by_hold = state.hold().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
+    let by_hold = state.pin().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
     let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.told()));
     EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
 }
@@ -59,12 +59,12 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
     }
 }
 
-/// The verdict of an entry, with what an operator holds.
+/// The verdict of an entry, with what an operator pinned.
 pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
     let mut conditions = view.verdict.conditions.clone();
-    let Some(hold) = state.hold().filter(|_| view.in_snapshot) else { return conditions };
+    let Some(hold) = state.pin().filter(|_| view.in_snapshot) else { return conditions };
     // What is no resource is `current`: it chooses all of them.
-    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_behind_pin(resource)) {
         conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
         conditions.push(hold.condition());
     }
@@ -104,7 +104,7 @@ fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
 fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let track = state.tracks.get(&view.id).copied();
     let mut live = Live { version: track.and_then(|track| track.version).filter(|_| view.in_snapshot && view.verdict.accepted()), ..Live::default() };
-    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_held_back(resource)) {
+    if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_behind_pin(resource)) {
         live.version = None;
     }
     let (labels, mut others) = (labels_wanted(state, view), 0);

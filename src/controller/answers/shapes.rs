@@ -10,7 +10,7 @@ use waypost_model::snapshot::Version;
 use waypost_model::verdict::Condition;
 use waypost_wire::ObjectProblem;
 
-use crate::controller::rules::pins::Mark;
+use crate::controller::rules::pins::PinRecord;
 
 /// One entry with its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,9 +223,9 @@ pub struct StatusInfo {
     pub sources: Vec<SourceInfo>,
     /// What is gone from its store and serves on, because that may not be meant.
     pub held: Vec<HeldInfo>,
-    /// What an operator holds the config at.
+    /// What an operator pinned the config at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Mark>,
+    pub hold: Option<PinRecord>,
     /// Whether something that was written waits behind that.
     #[serde(default)]
     pub waiting: bool,
@@ -357,7 +357,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether only the controller on which it happened can know: whoever leads is told.
+    /// Whether only the controller on which it happened can know: the leader is told.
     pub fn is_own(&self) -> bool {
         ["ForeignStore", "HoldLost", "Refused", "StateDamaged"].contains(&self.reason.as_str())
     }

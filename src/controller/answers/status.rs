@@ -8,7 +8,7 @@ use waypost_model::compile::EntryId;
 use crate::controller::answers::proxies;
 use crate::controller::answers::shapes::{HeldInfo, LeaderInfo, LimitInfo, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
 use crate::controller::message::Now;
-use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::health::BackendHealth;
 use crate::controller::settings::Store;
 use crate::controller::state::State;
@@ -69,8 +69,8 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
         config: state.snapshot.config.digest().short(),
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
-        held: state.guard.kept().map(|gone| held(gone, stores)).collect(),
-        hold: state.hold().map(|hold| hold.mark.clone()),
+        held: state.guard.held().map(|removal| held(removal, stores)).collect(),
+        hold: state.pin().map(|hold| hold.mark.clone()),
         waiting: state.waits(),
         proxies: proxies::proxies(state, now),
         unhealthy: unhealthy(state),
@@ -99,13 +99,13 @@ fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
 }
 
 /// A removal that serves on.
-pub fn held(gone: &Gone, stores: &[Arc<Store>]) -> HeldInfo {
-    let why = match &gone.fate {
-        Fate::Held { why } => Some(why.clone()),
-        Fate::Waiting | Fate::Confirming | Fate::Released => None,
+pub fn held(removal: &Removal, stores: &[Arc<Store>]) -> HeldInfo {
+    let why = match &removal.judgement {
+        Judgement::Held { why } => Some(why.clone()),
+        Judgement::Waiting | Judgement::Confirming | Judgement::Released => None,
     };
-    let store = stores.get(gone.origin.id.source).map(|store| store.url.clone()).unwrap_or_default();
-    HeldInfo { key: gone.origin.id.key.clone(), store, since: gone.date, why }
+    let store = stores.get(removal.origin.id.source).map(|store| store.url.clone()).unwrap_or_default();
+    HeldInfo { key: removal.origin.id.key.clone(), store, since: removal.date, why }
 }
 
 fn unhealthy(state: &State) -> Vec<UnhealthyBackend> {

@@ -1,4 +1,4 @@
-//! What a controller keeps on disk: every entry with its last good value, what the guard keeps, and what is published.
+//! What a controller keeps on disk: every entry with its last good value, what the guard holds, and what is published.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 use waypost_model::snapshot::Snapshot;
 
 use crate::controller::message::Input;
-use crate::controller::rules::guard::Gone;
+use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{SavedStore, StoredEntries};
 use crate::controller::stored::identity::Identity;
 use crate::controller::stored::operator::OperatorState;
 use crate::controller::stored::published::{Published, lane_of, objects_of};
-use crate::controller::stored::removals::KeptLine;
+use crate::controller::stored::removals::StoredRemoval;
 
 /// The entries of all stores.
 pub const ENTRIES: &str = "entries.json.gz";
-/// What the guard keeps.
+/// What the guard holds.
 pub const GUARD: &str = "guard.json.gz";
 /// What is published.
 pub const PUBLISHED: &str = "published.json.gz";
@@ -99,26 +99,26 @@ pub fn load_numbers(folder: &Path, name: &str) -> Result<Loaded<BTreeMap<String,
     load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
-/// Writes what the guard keeps of stores with these URLs.
+/// Writes what the guard holds of stores with these URLs.
 ///
 /// # Errors
 /// The disk refused.
-pub fn save_guard(folder: &Path, kept: &[Gone], stores: &[String]) -> io::Result<()> {
+pub fn save_guard(folder: &Path, kept: &[Removal], stores: &[String]) -> io::Result<()> {
     let file = folder.join(GUARD);
     if kept.is_empty() && !file.exists() {
         return Ok(());
     }
-    waypost_disk::write(&file, &pack(&kept.iter().map(|gone| KeptLine::of(gone, stores)).collect::<Vec<_>>())?)
+    waypost_disk::write(&file, &pack(&kept.iter().map(|removal| StoredRemoval::of(removal, stores)).collect::<Vec<_>>())?)
 }
 
-/// Reads what the guard kept of these stores.
+/// Reads what the guard held of these stores.
 ///
 /// # Errors
 /// There are files, but none can be used.
-pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Gone>>, String> {
-    let loaded: Loaded<Vec<KeptLine>> = load(folder, GUARD, unpack)?;
+pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Removal>>, String> {
+    let loaded: Loaded<Vec<StoredRemoval>> = load(folder, GUARD, unpack)?;
     let count = loaded.value.len();
-    let mut kept = loaded.map(|lines| lines.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
+    let mut kept = loaded.map(|lines| lines.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
     let lost = count - kept.value.len();
     if lost > 0 && kept.note.is_none() {
         kept.note = Some(format!("{lost} of {count} things that were held are of a store that is not given any more, and are judged anew"));
@@ -204,7 +204,7 @@ mod tests {
     use waypost_model::object::{Digest, Object};
 
     use super::*;
-    use crate::controller::rules::guard::{Fate, Guard, Thresholds};
+    use crate::controller::rules::guard::{Guard, Judgement, Thresholds};
     use crate::controller::stored::entries::{Exported, same_store};
 
     #[test]
@@ -212,21 +212,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (stores, swapped) = (["file:///a", "file:///b"].map(str::to_owned), ["file:///b", "file:///a"].map(str::to_owned));
         assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
-        let gone = Gone {
+        let removal = Removal {
             object: Object::read(r#"{"kind":"route","name":"r"}"#).unwrap(),
             origin: Origin { id: EntryId { source: 1, key: "routes/r".to_owned() }, written: Written { value: b"\xff".as_slice().into(), revision: 7 } },
             at: Duration::from_secs(5),
             date: 9,
-            fate: Fate::Held { why: "a listener went".to_owned() },
+            judgement: Judgement::Held { why: "a listener went".to_owned() },
             seen: 0,
             instead: Some(Digest::of(b"what is written now")),
         };
-        save_guard(folder.path(), std::slice::from_ref(&gone), &stores).unwrap();
+        save_guard(folder.path(), std::slice::from_ref(&removal), &stores).unwrap();
         assert_eq!(load_guard(folder.path(), &swapped).unwrap().value[0].origin.id.source, 0, "stores are given in another order");
         let one = load_guard(folder.path(), &stores[..1]).unwrap();
         assert!(one.value.is_empty() && one.note.unwrap().contains("1 of 1 things that were held"), "its store is not given any more");
         let found = load_guard(folder.path(), &stores).unwrap().value.remove(0);
-        assert_eq!((found.object, found.origin, found.date, found.fate, found.instead), (gone.object, gone.origin, gone.date, gone.fate, gone.instead));
+        assert_eq!(
+            (found.object, found.origin, found.date, found.judgement, found.instead),
+            (removal.object, removal.origin, removal.date, removal.judgement, removal.instead)
+        );
         save_guard(folder.path(), &[], &stores).unwrap();
         assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
         std::fs::write(folder.path().join(GUARD), b"torn").unwrap();

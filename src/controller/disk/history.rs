@@ -8,7 +8,7 @@ use waypost_model::lane::{Change, Lane};
 use waypost_model::snapshot::Version;
 
 use crate::controller::disk::files::{pack, unpack};
-use crate::controller::rules::pins::Mark;
+use crate::controller::rules::pins::PinRecord;
 use crate::controller::stored::config::{ConfigRecord, StoredConfig};
 use crate::controller::stored::entries::{SavedStore, StoredEntries};
 use crate::controller::stored::published::{lane_of, objects_of};
@@ -106,7 +106,7 @@ impl History {
     ///
     /// # Errors
     /// There is no such config, its file cannot be used, or it is another one under that number.
-    pub fn held(&self, mark: &Mark) -> Result<Lane, String> {
+    pub fn pinned_lane(&self, mark: &PinRecord) -> Result<Lane, String> {
         let lane = self.lane(mark.config)?;
         if mark.digest.is_none_or(|digest| digest == lane.digest()) {
             Ok(lane)
@@ -282,7 +282,7 @@ mod tests {
         // Both went on from C1, each with a C2 of its own; only the other one has a C3.
         add(&mut ours, 2, 1);
         add(&mut ours, 2, 2);
-        let mark = Mark { reason: Reason::Frozen, config: 2, by: "alice".to_owned(), at: 1, until: None, digest: Some(ours.lane(2).unwrap().digest()) };
+        let mark = PinRecord { reason: Reason::Frozen, config: 2, by: "alice".to_owned(), at: 1, until: None, digest: Some(ours.lane(2).unwrap().digest()) };
         (1..=3).for_each(|n| assert_eq!(add(&mut theirs, 1, n), n));
         let learn = |ours: &mut History, theirs: &History| {
             for record in theirs.records() {
@@ -292,7 +292,7 @@ mod tests {
         let before = names(&ours);
         learn(&mut ours, &theirs);
         assert_eq!((names(&ours)[..2].to_vec(), ours.records().len()), (before, 3));
-        assert!(ours.held(&mark).is_ok() && theirs.held(&mark).unwrap_err().contains("another config"));
+        assert!(ours.pinned_lane(&mark).is_ok() && theirs.pinned_lane(&mark).unwrap_err().contains("another config"));
         // A full ring does not make room for what is older.
         (4..=5).for_each(|n| assert_eq!(add(&mut ours, 2, n), n));
         let before = names(&ours);

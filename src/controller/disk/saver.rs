@@ -15,7 +15,7 @@ use waypost_model::snapshot::{Snapshot, Version};
 use crate::controller::disk::files::{ANNOUNCED, REVISIONS, load_guard, save_entries, save_guard, save_numbers, save_published};
 use crate::controller::disk::history::History;
 use crate::controller::metrics::Metrics;
-use crate::controller::rules::guard::Gone;
+use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{Exported, SavedStore, with_held};
 
 /// What could not be written is tried again after this.
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// What goes to disk.
 #[derive(Debug, Clone)]
-pub struct ToSave {
+pub struct SaveRequest {
     /// Counts what is handed over.
     pub number: u64,
     /// The entries of the stores.
@@ -32,8 +32,8 @@ pub struct ToSave {
     pub revisions: BTreeMap<String, u64>,
     /// The config that was published last, and when.
     pub config: Option<(Version, Lane, u64)>,
-    /// What the guard keeps.
-    pub kept: Vec<Gone>,
+    /// What the guard holds.
+    pub kept: Vec<Removal>,
     /// The authors' bytes of that, by store.
     pub held: Vec<Exported>,
     /// What operators announced to let go, and until which date, in milliseconds since 1970.
@@ -59,17 +59,17 @@ pub struct Files {
 
 impl Files {
     /// Writes what the owner hands over. Always ends with the last.
-    pub async fn save(self, mut to_save: watch::Receiver<Option<ToSave>>, stop: CancellationToken) {
+    pub async fn save(self, mut save_request: watch::Receiver<Option<SaveRequest>>, stop: CancellationToken) {
         let mut failed = false;
         // What cannot be read was told of at the start.
         let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
         loop {
             // The owner drops its sender after it handed over the last.
-            let more = match timeout(if failed { RETRY } else { Duration::MAX }, to_save.changed()).await {
+            let more = match timeout(if failed { RETRY } else { Duration::MAX }, save_request.changed()).await {
                 Ok(changed) => changed.is_ok(),
                 Err(_) => true,
             };
-            let work = to_save.borrow_and_update().clone();
+            let work = save_request.borrow_and_update().clone();
             if let Some(work) = work {
                 let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), kept.clone(), self.stores.clone());
                 let (number, now) = (work.number, work.kept.clone());
@@ -84,7 +84,7 @@ impl Files {
                     Err(error) => self.tell(&error),
                 }
             }
-            if !more || stop.is_cancelled() && to_save.has_changed().is_err() {
+            if !more || stop.is_cancelled() && save_request.has_changed().is_err() {
                 return;
             }
         }
@@ -98,14 +98,14 @@ impl Files {
 }
 
 /// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
-/// published counts as let go; what the guard keeps and kept `before`; the entries; and what the guard keeps alone. What is
+/// published counts as let go; what the guard holds and kept `before`; the entries; and what the guard holds alone. What is
 /// in both came back.
-fn write(folder: &Path, history: &Mutex<History>, work: ToSave, (before, stores): (Vec<Gone>, &[String])) -> io::Result<()> {
+fn write(folder: &Path, history: &Mutex<History>, work: SaveRequest, (before, stores): (Vec<Removal>, &[String])) -> io::Result<()> {
     if let Some(snapshot) = &work.published {
         save_published(folder, snapshot)?;
     }
-    let kept: HashSet<&str> = work.kept.iter().map(|gone| gone.object.path()).collect();
-    let mut both: Vec<Gone> = before.into_iter().filter(|gone| !kept.contains(gone.object.path())).collect();
+    let kept: HashSet<&str> = work.kept.iter().map(|removal| removal.object.path()).collect();
+    let mut both: Vec<Removal> = before.into_iter().filter(|removal| !kept.contains(removal.object.path())).collect();
     let more = !both.is_empty();
     both.extend(work.kept.iter().cloned());
     save_guard(folder, &both, stores)?;
@@ -128,18 +128,18 @@ mod tests {
 
     use super::*;
     use crate::controller::disk::files::load_published;
-    use crate::controller::rules::guard::Fate;
+    use crate::controller::rules::guard::Judgement;
 
-    fn gone(path: &str) -> Gone {
+    fn removal(path: &str) -> Removal {
         let name = path.split('/').nth(1).unwrap();
         let object = Object::suspect(name);
         let written = Written { value: b"x".to_vec().into(), revision: 1 };
-        Gone {
+        Removal {
             object,
             origin: Origin { id: EntryId { source: 0, key: path.to_owned() }, written },
             at: Duration::ZERO,
             date: 0,
-            fate: Fate::Waiting,
+            judgement: Judgement::Waiting,
             seen: 0,
             instead: None,
         }
@@ -150,12 +150,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
         let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
-        let work = ToSave {
+        let work = SaveRequest {
             number: 1,
             stores: Vec::new(),
             revisions: BTreeMap::new(),
             config: None,
-            kept: vec![gone("endpoints/b")],
+            kept: vec![removal("endpoints/b")],
             held: Vec::new(),
             announced: BTreeMap::new(),
             published: Some(Arc::new(published.clone())),
@@ -164,13 +164,13 @@ mod tests {
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
         std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
-        assert!(write(folder.path(), &history, work.clone(), (vec![gone("endpoints/a")], &[])).is_err());
-        let names = |found: Vec<Gone>| found.iter().map(|gone| gone.origin.id.key.clone()).collect::<Vec<_>>();
+        assert!(write(folder.path(), &history, work.clone(), (vec![removal("endpoints/a")], &[])).is_err());
+        let names = |found: Vec<Removal>| found.iter().map(|removal| removal.origin.id.key.clone()).collect::<Vec<_>>();
         assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/a", "endpoints/b"]);
         // What is kept is published as well: else it would count as let go by whoever led.
         assert_eq!(load_published(folder.path()).unwrap().value.unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
-        write(folder.path(), &history, work, (vec![gone("endpoints/a")], &[])).unwrap();
+        write(folder.path(), &history, work, (vec![removal("endpoints/a")], &[])).unwrap();
         assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/b"]);
     }
 }

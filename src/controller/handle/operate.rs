@@ -15,15 +15,15 @@ use crate::controller::rules::pins::Action;
 use crate::controller::stored::operator::{Audit, Joining, OperatorState};
 
 /// What an operator did is on disk within this time.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// And at another controller.
-const CONFIRMED: Duration = Duration::from_secs(1);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A controller that was elected has asked the others within this time.
-const ELECTED: Duration = Duration::from_secs(3);
+const ELECTION_PATIENCE: Duration = Duration::from_secs(3);
 
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 impl Handle {
     /// Lets go of leading; returns whether we led.
@@ -85,15 +85,15 @@ impl Handle {
         let begun = Instant::now();
         loop {
             let answer = self.request(&request).await?;
-            if begun.elapsed() >= ELECTED || !matches!(answer, Err(OperateError::Recovering)) {
+            if begun.elapsed() >= ELECTION_PATIENCE || !matches!(answer, Err(OperateError::Recovering)) {
                 return answer;
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 
     /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
-    /// That is in the audit before it is done. Returns the paths of what went now, and what whoever asked should know if it is not on disk.
+    /// That is in the audit before it is done. Returns the paths of what went now, and what the caller should know if it is not on disk.
     ///
     /// # Errors
     /// Why nothing was done; or the controller has stopped.
@@ -111,7 +111,7 @@ impl Handle {
         self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Stopped)?;
         let (went, number) = answer.await.map_err(|_| Stopped)?.ok_or(OperateError::NotLeading)?;
         let mut written = self.written.clone();
-        match timeout(PATIENCE, written.wait_for(|written| *written >= number)).await {
+        match timeout(DISK_TIMEOUT, written.wait_for(|written| *written >= number)).await {
             Ok(Ok(_)) => Ok((went, None)),
             Ok(Err(_)) => Err(Stopped.into()),
             Err(_) => Ok((went, Some("that could not be written to the state directory: free some space, or it may come back with a restart"))),
@@ -124,10 +124,10 @@ impl Handle {
             return true;
         }
         let (wanted, mut confirmed) = (self.operated().rank(), self.confirmed.subscribe());
-        timeout(CONFIRMED, confirmed.wait_for(|rank| *rank >= wanted)).await.is_ok_and(|waited| waited.is_ok())
+        timeout(CONFIRM_TIMEOUT, confirmed.wait_for(|rank| *rank >= wanted)).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// What operators did, and hold.
+    /// What operators did, and pinned.
     pub fn operated(&self) -> OperatorState {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -11,9 +11,9 @@ use waypost_model::snapshot::Version;
 use waypost_wire::ControllerInfo;
 
 use crate::controller::handle::Handle;
-use crate::controller::message::{Fed, Query, Stopped};
+use crate::controller::message::{Query, Stopped, Upstream};
 use crate::controller::operator::{OperateError, Request};
-use crate::controller::peers::offers::Recall;
+use crate::controller::peers::offers::ProxyOffers;
 use crate::controller::rules::election::Role;
 use crate::controller::stored::config::ConfigRecord;
 use crate::controller::stored::operator::OperatorState;
@@ -25,22 +25,22 @@ impl Handle {
     }
 
     /// What proxies hold, while that is asked for.
-    pub fn recall(&self) -> &Recall {
-        &self.recall
+    pub fn offers(&self) -> &ProxyOffers {
+        &self.offers
     }
 
-    /// Proxies that have seen more than this are asked for what they hold, by us or whoever leads; nothing while nobody is.
-    pub fn recalls_above(&self) -> Option<Version> {
+    /// Proxies that have seen more than this are asked for what they hold, by us or the leader; nothing while nobody is.
+    pub fn offers_wanted_above(&self) -> Option<Version> {
         match *self.roles.borrow() {
-            Role::Leading { .. } => self.recall.above(true),
-            Role::Following { .. } => self.recall.above(false),
+            Role::Leading { .. } => self.offers.above(true),
+            Role::Following { .. } => self.offers.above(false),
             Role::Caretaking { .. } => None,
         }
     }
 
     /// Whom we follow, and every change of it.
-    pub fn fed(&self) -> watch::Receiver<Fed> {
-        self.fed.clone()
+    pub fn upstream(&self) -> watch::Receiver<Upstream> {
+        self.upstream.clone()
     }
 
     /// Our name, and where our API is.
@@ -51,9 +51,9 @@ impl Handle {
     /// What we are, for other controllers.
     pub fn info(&self) -> ControllerInfo {
         let snapshot = self.snapshots.borrow().clone();
-        let upstream = match &*self.fed.borrow() {
-            Fed::By(chain) => chain.clone(),
-            Fed::ByNobody | Fed::CutOff => Vec::new(),
+        let upstream = match &*self.upstream.borrow() {
+            Upstream::Through(chain) => chain.clone(),
+            Upstream::Nobody | Upstream::CutOff => Vec::new(),
         };
         let role = self.roles.borrow().clone();
         ControllerInfo {

@@ -98,12 +98,12 @@ impl Handle {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// The authors' bytes of what serves now: the endpoints as they are, and the config that an operator holds, if one does.
+    /// The authors' bytes of what serves now: the endpoints as they are, and the config that an operator pinned, if one does.
     ///
     /// # Errors
     /// The file of that config cannot be used, or the controller has stopped.
     pub async fn export(&self) -> Result<Vec<Exported>, String> {
-        let now = self.ask(|to| Query::Export(false, to)).await.map_err(|gone| gone.to_string())?;
+        let now = self.ask(|to| Query::Export(false, to)).await.map_err(|stopped| stopped.to_string())?;
         // A pin that ended while nobody led is still kept, and holds nothing.
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         let held = mark.filter(|mark| !mark.is_over(now_millis())).map(|mark| mark.config);

@@ -1,4 +1,4 @@
-//! Following the leader: what it publishes is relayed to whoever follows us, what it keeps is kept here too, and what our
+//! Following the leader: what it publishes is relayed to our followers, what it keeps is kept here too, and what our
 //! proxies report is passed on to it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,24 +15,24 @@ use waypost_wire::{ControllerInfo, Frame, Held, Incoming, Lane, MAX_LINE_BYTES, 
 
 use crate::controller::handle::Handle;
 use crate::controller::jitter::jitter;
-use crate::controller::message::{Fed, Input, Query, Signal};
+use crate::controller::message::{Input, Query, Signal, Upstream};
 use crate::controller::peers::streams::{SILENCE, StreamError, join, next_line, turned};
 use crate::controller::rules::election::{Holder, Record, Role};
 
 /// Without a line for this long a leader may have gone: what its record says now is what counts.
-const QUIET: Duration = Duration::from_millis(1_000 * SILENCE_SECONDS / 3);
+const LEADER_QUIET: Duration = Duration::from_millis(1_000 * SILENCE_SECONDS / 3);
 /// A record that was on its way when a leader was heard last has arrived after this time.
-const SETTLED: Duration = Duration::from_secs(1);
+const RENEWAL_ARRIVAL: Duration = Duration::from_secs(1);
 /// A record that was not renewed for this long may be one of a leader that has gone.
-const STALE: Duration = Duration::from_secs(3);
+const RECORD_STALE_AFTER: Duration = Duration::from_secs(3);
 /// One question to another controller may take so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// A pause between two tries; the real one is random below it.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
-/// Who leads without the store looks this often for somebody who has it.
-const LOOK: Duration = Duration::from_millis(200);
+/// A caretaker looks this often for somebody who has it.
+const SUCCESSOR_LOOK: Duration = Duration::from_millis(200);
 
-/// Follows whoever leads.
+/// Follows the leader.
 #[derive(Debug)]
 pub struct Relay {
     /// The controller.
@@ -44,13 +44,13 @@ pub struct Relay {
     /// What we are.
     pub roles: watch::Receiver<Role>,
     /// Gets whom we follow.
-    pub fed: watch::Sender<Fed>,
+    pub upstream: watch::Sender<Upstream>,
     /// What the leader's record said a moment after the leader was heard last: a later renewal is one of a leader that lives
     /// and that we cannot hear.
     pub heard: AtomicU64,
     /// When somebody was followed last.
     pub lost: Instant,
-    /// The number of the event that whoever leads is told next.
+    /// The number of the event that the leader is told next.
     pub telling: AtomicU64,
     /// What came last did not add up: what is asked for next is compared from the ground up.
     pub whole: AtomicBool,
@@ -66,10 +66,10 @@ impl Relay {
             let role = self.roles.borrow_and_update().clone();
             match role {
                 Role::Leading { epoch, .. } => {
-                    self.fed.send_replace(Fed::By(Vec::new()));
+                    self.upstream.send_replace(Upstream::Through(Vec::new()));
                     if recovered != Some(epoch) {
                         self.recover().await;
-                        if self.recall().await.is_err() {
+                        if self.recover_from_proxies().await.is_err() {
                             return;
                         }
                         recovered = Some(epoch);
@@ -85,7 +85,7 @@ impl Relay {
                     self.telling.store(next, Ordering::Relaxed);
                 }
                 Role::Caretaking { epoch, .. } => {
-                    self.fed.send_replace(Fed::By(Vec::new()));
+                    self.upstream.send_replace(Upstream::Through(Vec::new()));
                     self.look_for_successor(epoch).await;
                 }
                 Role::Following { leader } => self.follow_somebody(leader, &mut failed).await,
@@ -113,7 +113,7 @@ impl Relay {
             None => false,
         };
         if followed {
-            self.fed.send_replace(Fed::ByNobody);
+            self.upstream.send_replace(Upstream::Nobody);
             self.lost = Instant::now();
             self.signal(Signal::Look).await;
         } else if self.holder() == holder {
@@ -132,17 +132,17 @@ impl Relay {
         if renewal != self.renewed.0 {
             self.renewed = (renewal, Instant::now());
         }
-        let fed = self.fed.borrow().clone();
-        match (fed, self.heard.load(Ordering::Relaxed)) {
-            (Fed::ByNobody, u64::MAX) if self.lost.elapsed() > SETTLED => self.heard.store(renewal, Ordering::Relaxed),
-            (Fed::ByNobody, heard) if renewal > heard => {
+        let upstream = self.upstream.borrow().clone();
+        match (upstream, self.heard.load(Ordering::Relaxed)) {
+            (Upstream::Nobody, u64::MAX) if self.lost.elapsed() > RENEWAL_ARRIVAL => self.heard.store(renewal, Ordering::Relaxed),
+            (Upstream::Nobody, heard) if renewal > heard => {
                 tracing::warn!("the leader renews its record and cannot be reached from here; proxies are sent to other controllers");
-                self.fed.send_replace(Fed::CutOff);
+                self.upstream.send_replace(Upstream::CutOff);
             }
-            (Fed::CutOff, _) if self.renewed.1.elapsed() > STALE => {
+            (Upstream::CutOff, _) if self.renewed.1.elapsed() > RECORD_STALE_AFTER => {
                 self.heard.store(u64::MAX, Ordering::Relaxed);
                 self.lost = Instant::now();
-                self.fed.send_replace(Fed::ByNobody);
+                self.upstream.send_replace(Upstream::Nobody);
             }
             _ => {}
         }
@@ -157,7 +157,7 @@ impl Relay {
         self.roles.borrow().leader().map_or(0, |record| record.renewal)
     }
 
-    /// Whoever leads under a higher epoch than ours is the leader.
+    /// The leader under a higher epoch than ours is the leader.
     pub(super) async fn look_for_successor(&self, epoch: u64) {
         let mut answers = self.ask_peers().await;
         while let Some(info) = answers.next().await {
@@ -172,7 +172,7 @@ impl Relay {
         let mut roles = self.roles.clone();
         tokio::select! {
             _ = roles.changed() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(SUCCESSOR_LOOK) => {}
         }
     }
 
@@ -197,7 +197,7 @@ impl Relay {
         timeout(PATIENCE, answer.json()).await.ok()?.ok()
     }
 
-    /// The best controller to follow when the leader is not known, or cannot be reached: whoever leads, else whoever
+    /// The best controller to follow when the leader is not known, or cannot be reached: the leader, else whoever
     /// follows somebody, but not through us.
     async fn choose(&self) -> Option<(String, Vec<String>)> {
         let own = self.handle.snapshots.borrow().version;
@@ -230,14 +230,14 @@ impl Relay {
             }
         };
         tracing::info!(url, "following {}", chain.join(", which follows "));
-        self.fed.send_replace(Fed::By(chain));
+        self.upstream.send_replace(Upstream::Through(chain));
         let ended = tokio::select! {
             ended = self.relay(&mut response, false) => ended,
             () = self.keep(replica) => Ok(()),
             () = self.pass_on(report) => Ok(()),
             () = &mut turned => Err(StreamError::Turned),
         };
-        self.handle.recall.wanted_upstream(None);
+        self.handle.offers.wanted_upstream(None);
         let why = ended.err().map(|error| error.to_string()).unwrap_or_default();
         tracing::info!(url, why, "not followed any more");
         true
@@ -279,10 +279,10 @@ impl Relay {
         self.heard.store(self.renewal(), Ordering::Relaxed);
         let mut last = Instant::now();
         loop {
-            let line = match timeout(QUIET, next_line(response, &mut buffer, MAX_LINE_BYTES)).await {
+            let line = match timeout(LEADER_QUIET, next_line(response, &mut buffer, MAX_LINE_BYTES)).await {
                 Ok(Ok(line)) => line,
                 Ok(Err(error)) => {
-                    if last.elapsed() < QUIET {
+                    if last.elapsed() < LEADER_QUIET {
                         // It ended while it was heard: only what its record says later tells whether the leader lives.
                         self.heard.store(u64::MAX, Ordering::Relaxed);
                     }
@@ -290,7 +290,7 @@ impl Relay {
                 }
                 Err(_) if last.elapsed() >= SILENCE => return Err(StreamError::Silent),
                 Err(_) => {
-                    if last.elapsed() < QUIET * 2 {
+                    if last.elapsed() < LEADER_QUIET * 2 {
                         self.heard.store(self.renewal(), Ordering::Relaxed);
                     }
                     continue;

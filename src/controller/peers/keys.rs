@@ -20,7 +20,7 @@ use crate::controller::stored::identity::new_id;
 
 /// The keys are looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
-/// Proxies that followed whoever led before find a new leader within this time.
+/// Proxies that followed the previous leader find a new leader within this time.
 const RETURN: Duration = Duration::from_secs(10);
 /// A leader takes a question in this time.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,18 +7,18 @@ use waypost_model::snapshot::{Snapshot, Version};
 
 /// Which proxies are asked, and what came.
 #[derive(Debug, Default)]
-pub struct Recall {
+pub struct ProxyOffers {
     leads: AtomicBool,
     best: Mutex<Option<Arc<Snapshot>>>,
-    /// Whoever leads asks for what is above this.
+    /// The leader asks for what is above this.
     upstream: Mutex<Option<Version>>,
     /// One proxy at a time: all of a fleet would be much at once, and the first is likely to be enough.
     telling: tokio::sync::Mutex<()>,
 }
 
-/// While it lives, whoever leads asks.
+/// While it lives, the leader asks.
 #[derive(Debug)]
-pub struct Asking<'a>(&'a Recall);
+pub struct Asking<'a>(&'a ProxyOffers);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
@@ -31,14 +31,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Recall {
+impl ProxyOffers {
     /// From now on proxies are asked: we are to lead.
     pub fn want(&self) -> Asking<'_> {
         self.leads.store(true, Ordering::Relaxed);
         Asking(self)
     }
 
-    /// Whoever leads asks for what is above this version, or for nothing.
+    /// The leader asks for what is above this version, or for nothing.
     pub fn wanted_upstream(&self, above: Option<Version>) {
         *lock(&self.upstream) = above;
     }

@@ -24,10 +24,10 @@ impl Relay {
     ///
     /// # Errors
     /// The controller has stopped.
-    pub(super) async fn recall(&self) -> Result<(), Stopped> {
+    pub(super) async fn recover_from_proxies(&self) -> Result<(), Stopped> {
         let Some(epoch) = self.roles.borrow().epoch().filter(|epoch| *epoch > 1) else { return Ok(()) };
         let knows_something = || self.handle.snapshots.borrow().version.sequence > 0;
-        let _wanted = self.handle.recall.want();
+        let _wanted = self.handle.offers.want();
         let (mut waiting, mut begun, mut asked, mut others_have_more, mut said) = (Waiting::default(), Instant::now(), Instant::now(), false, false);
         while self.roles.borrow().epoch() == Some(epoch) && !knows_something() {
             sleep(PAUSE).await;
@@ -43,8 +43,8 @@ impl Relay {
                 asked = Instant::now();
                 continue;
             }
-            let seen = self.handle.ask(Query::Seen).await?;
-            let best = self.handle.recall.best();
+            let seen = self.handle.ask(Query::RecoveryState).await?;
+            let best = self.handle.offers.best();
             let next = waiting.next(begun.elapsed(), &seen, best.as_ref().map(|best| best.version).unwrap_or_default());
             match (next, best) {
                 _ if others_have_more => {}
@@ -84,7 +84,7 @@ impl Relay {
     async fn take(&self, best: Arc<Snapshot>) -> Result<(), Stopped> {
         tracing::info!("goes on from version {}, which a proxy told", best.version);
         let mut snapshots = self.handle.snapshots.clone();
-        self.handle.tell(Input::Recalled(best)).await?;
+        self.handle.tell(Input::RecoveredFromProxy(best)).await?;
         // If the store was lost in that moment, it is tried again.
         timeout(TAKEN, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await.map(drop).unwrap_or_default();
         Ok(())

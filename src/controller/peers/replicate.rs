@@ -81,7 +81,7 @@ impl Relay {
         }
     }
 
-    /// What whoever leads was not told yet, and the number of the event after that.
+    /// What the leader was not told yet, and the number of the event after that.
     pub(super) async fn own_events(&self) -> (Vec<Told>, u64) {
         let from = self.telling.load(Ordering::Relaxed);
         let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
@@ -118,7 +118,7 @@ impl Relay {
                     self.telling.store(next, Ordering::Relaxed);
                     // One that knows nothing of it answers nothing.
                     let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
-                    self.handle.recall.wanted_upstream(answer.ok().and_then(Result::ok).and_then(|answer| answer.recall));
+                    self.handle.offers.wanted_upstream(answer.ok().and_then(Result::ok).and_then(|answer| answer.recall));
                     fresh
                 }
                 _ => HashMap::new(),

@@ -43,7 +43,7 @@ pub struct Record {
 
 /// Who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Me {
+pub struct Candidate {
     /// The cluster's id.
     pub cluster: String,
     /// Our name and this run.
@@ -56,7 +56,7 @@ pub struct Me {
 
 /// Why the store did not answer as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum StoreFailure {
     /// It cannot be reached, or whether it was written is not known.
     Unreachable,
     /// We have no right to write there.
@@ -65,7 +65,7 @@ pub enum Trouble {
 
 /// What stands at the record's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct StoredRecord {
     /// The store's revision of it.
     pub revision: Revision,
     /// The record; `None` if it cannot be understood.
@@ -74,7 +74,7 @@ pub struct Standing {
 
 /// What the store is to be asked next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum StoreRequest {
     /// Read the record.
     Read,
     /// Write it.
@@ -88,11 +88,11 @@ pub enum Ask {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum ElectionInput {
     /// The store answered a read.
-    Read(Result<Option<Standing>, Trouble>),
+    Read(Result<Option<StoredRecord>, StoreFailure>),
     /// The store answered a write.
-    Wrote(Result<PutIf, Trouble>),
+    Wrote(Result<PutIf, StoreFailure>),
     /// Somebody has seen this epoch; `living` if a controller leads under it now.
     Saw {
         /// The epoch.
@@ -184,13 +184,13 @@ enum Post {
 #[derive(Debug, Clone)]
 struct Pending {
     sent: Duration,
-    ask: Ask,
+    ask: StoreRequest,
 }
 
 /// The election, as one controller takes part in it.
 #[derive(Debug)]
 pub struct Election {
-    me: Me,
+    me: Candidate,
     ttl: Duration,
     /// A pause before we challenge, different for each controller.
     jitter: Duration,
@@ -198,7 +198,7 @@ pub struct Election {
     highest: u64,
     post: Post,
     /// What stood at the key when it was read last, and since when it is unchanged.
-    seen: Option<(Option<Standing>, Duration)>,
+    seen: Option<(Option<StoredRecord>, Duration)>,
     /// The revision of the record that was read or written last.
     last: Option<Revision>,
     /// The record went back to an older one, with a store that was restored: whoever stands in it need not lead, and others may.
@@ -215,7 +215,7 @@ pub struct Election {
 
 impl Election {
     /// A controller that has seen epochs up to `highest`, and waits `jitter` before it challenges.
-    pub fn new(me: Me, ttl: Duration, jitter: Duration, highest: u64) -> Self {
+    pub fn new(me: Candidate, ttl: Duration, jitter: Duration, highest: u64) -> Self {
         Self {
             me,
             ttl,
@@ -273,7 +273,7 @@ impl Election {
     }
 
     /// What to ask the store now, if anything. Its answer is told by [`Election::heard`].
-    pub fn poll(&mut self, now: Duration) -> Option<Ask> {
+    pub fn poll(&mut self, now: Duration) -> Option<StoreRequest> {
         if self.pending.is_some() || now < self.next {
             return None;
         }
@@ -281,9 +281,9 @@ impl Election {
             Post::Held { epoch, revision, renewal, .. } => {
                 // A higher epoch was seen: the record is proved to be ours before the epoch is raised above it.
                 let epoch = if self.highest > epoch { self.highest + 1 } else { epoch };
-                Ask::Write { record: self.record(epoch, renewal + 1), expected: Expected::At(revision) }
+                StoreRequest::Write { record: self.record(epoch, renewal + 1), expected: Expected::At(revision) }
             }
-            _ => self.challenge(now).unwrap_or(Ask::Read),
+            _ => self.challenge(now).unwrap_or(StoreRequest::Read),
         };
         self.pending = Some(Pending { sent: now, ask: ask.clone() });
         Some(ask)
@@ -295,7 +295,7 @@ impl Election {
     }
 
     /// The record that makes us leader, once what stands there may be replaced.
-    fn challenge(&self, now: Duration) -> Option<Ask> {
+    fn challenge(&self, now: Duration) -> Option<StoreRequest> {
         let (standing, since) = self.seen.as_ref()?;
         // A right may come back.
         let denied = self.denied.is_some_and(|at| now < at + self.ttl);
@@ -305,7 +305,7 @@ impl Election {
         let epoch = self.highest.saturating_add(1);
         let expected = standing.as_ref().map_or(Expected::Absent, |standing| Expected::At(standing.revision));
         let renewal = standing.as_ref().and_then(|standing| standing.record.as_ref()).map_or(1, |record| record.renewal.saturating_add(1));
-        Some(Ask::Write { record: self.record(epoch, renewal), expected })
+        Some(StoreRequest::Write { record: self.record(epoch, renewal), expected })
     }
 
     /// Whether the run before this one holds it, which is dead.
@@ -314,13 +314,13 @@ impl Election {
     }
 
     /// How long what stands there must be unchanged before it is replaced; `None` if it never may.
-    fn wait(&self, standing: Option<&Standing>) -> Option<Duration> {
+    fn wait(&self, standing: Option<&StoredRecord>) -> Option<Duration> {
         let patience = |ttl: Duration| self.ttl.max(ttl) + self.jitter;
         match standing {
             None if self.met_another => Some(patience(Duration::ZERO)),
             None => Some(Duration::ZERO),
-            Some(Standing { record: None, .. }) => Some(patience(Duration::ZERO)),
-            Some(Standing { record: Some(record), .. }) => match record.cluster == self.me.cluster {
+            Some(StoredRecord { record: None, .. }) => Some(patience(Duration::ZERO)),
+            Some(StoredRecord { record: Some(record), .. }) => match record.cluster == self.me.cluster {
                 false => None,
                 true if self.went_back && self.met_another => Some(patience(Duration::from_millis(record.ttl_millis))),
                 true if record.released || self.went_back || self.was_ours(record) => Some(Duration::ZERO),
@@ -330,39 +330,39 @@ impl Election {
     }
 
     /// Something happened.
-    pub fn heard(&mut self, heard: Heard, now: Duration) {
+    pub fn heard(&mut self, heard: ElectionInput, now: Duration) {
         match heard {
-            Heard::Read(answer) => {
+            ElectionInput::Read(answer) => {
                 self.pending = None;
                 self.read(answer, now);
             }
-            Heard::Wrote(answer) => {
+            ElectionInput::Wrote(answer) => {
                 if let Some(pending) = self.pending.take() {
                     self.wrote(pending, answer, now);
                 }
             }
-            Heard::Saw { epoch, living } => self.saw(epoch, living, now),
-            Heard::StepDown => {
+            ElectionInput::Saw { epoch, living } => self.saw(epoch, living, now),
+            ElectionInput::StepDown => {
                 self.post = Post::None;
                 self.rest_until = now + self.ttl;
             }
-            Heard::Caretake => {
+            ElectionInput::Caretake => {
                 if self.post == Post::None {
                     self.highest = self.highest.saturating_add(1);
                     self.post = Post::Named { epoch: self.highest };
                 }
             }
-            Heard::Look => self.next = self.next.min(now),
-            Heard::Others(others) => self.others = others,
+            ElectionInput::Look => self.next = self.next.min(now),
+            ElectionInput::Others(others) => self.others = others,
         }
     }
 
-    fn read(&mut self, answer: Result<Option<Standing>, Trouble>, now: Duration) {
+    fn read(&mut self, answer: Result<Option<StoredRecord>, StoreFailure>, now: Duration) {
         self.next = now + self.ttl / 24;
         let standing = match answer {
             Ok(standing) => standing,
-            Err(Trouble::Unreachable) => return,
-            Err(Trouble::Denied) => return self.alone(None, now),
+            Err(StoreFailure::Unreachable) => return,
+            Err(StoreFailure::Denied) => return self.alone(None, now),
         };
         let known = matches!(self.seen, Some((Some(_), _)));
         let unchanged =
@@ -388,7 +388,7 @@ impl Election {
             }
             // Where there are others, one may have led since our last run.
             self.met_another |= record.holder.run != self.me.holder.run && (self.others || !self.was_ours(record));
-            // Somebody renews: whoever leads without the store's word lets go.
+            // Somebody renews: the leader without the store's word lets go.
             if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
                 self.post = Post::None;
             }
@@ -403,7 +403,7 @@ impl Election {
     }
 
     /// Writing is not for us: we lead without a record, unless one is alive.
-    fn alone(&mut self, standing: Option<&Standing>, now: Duration) {
+    fn alone(&mut self, standing: Option<&StoredRecord>, now: Duration) {
         self.denied.get_or_insert(now);
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
         let free = match standing {
@@ -417,13 +417,13 @@ impl Election {
         }
     }
 
-    fn wrote(&mut self, pending: Pending, answer: Result<PutIf, Trouble>, now: Duration) {
-        let Ask::Write { record, .. } = pending.ask else { return };
+    fn wrote(&mut self, pending: Pending, answer: Result<PutIf, StoreFailure>, now: Duration) {
+        let StoreRequest::Write { record, .. } = pending.ask else { return };
         match answer {
             Ok(PutIf::Written(revision)) => {
                 self.denied = None;
                 self.highest = self.highest.max(record.epoch);
-                self.seen = Some((Some(Standing { revision, record: Some(record.clone()) }), now));
+                self.seen = Some((Some(StoredRecord { revision, record: Some(record.clone()) }), now));
                 (self.last, self.went_back) = (Some(revision), false);
                 if now < self.rest_until {
                     // We were asked to let go meanwhile; the record runs out.
@@ -441,14 +441,14 @@ impl Election {
                 self.seen = None;
                 self.next = now;
             }
-            Err(Trouble::Denied) => {
+            Err(StoreFailure::Denied) => {
                 self.denied = Some(now);
                 if matches!(self.post, Post::Held { .. }) {
                     self.post = Post::None;
                 }
                 self.next = now + self.ttl / 24;
             }
-            Err(Trouble::Unreachable) => {
+            Err(StoreFailure::Unreachable) => {
                 self.next = now + self.ttl / 24;
                 if !matches!(self.post, Post::Held { .. }) {
                     // It may yet arrive: what stands there is read before anything else is written.
@@ -483,9 +483,9 @@ impl Election {
     }
 
     /// The record that lets go, if we hold one: to be written once, on the way out or before stepping down.
-    pub fn release(&self) -> Option<Ask> {
+    pub fn release(&self) -> Option<StoreRequest> {
         let Post::Held { epoch, revision, renewal, .. } = self.post else { return None };
-        Some(Ask::Write { record: Record { released: true, ..self.record(epoch, renewal + 1) }, expected: Expected::At(revision) })
+        Some(StoreRequest::Write { record: Record { released: true, ..self.record(epoch, renewal + 1) }, expected: Expected::At(revision) })
     }
 }
 

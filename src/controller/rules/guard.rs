@@ -59,7 +59,7 @@ pub(crate) const EXPECTED: Duration = Duration::from_secs(300);
 /// What is to become of something that went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "fate")]
-pub enum Fate {
+pub enum Judgement {
     /// It is not judged yet.
     Waiting,
     /// It goes when the store has confirmed it for a while.
@@ -73,16 +73,16 @@ pub enum Fate {
     Released,
 }
 
-impl Fate {
+impl Judgement {
     /// Of what went just now of a store, if that is believed or not.
-    fn of_new(doubted: Option<Doubted<'_>>, source: usize) -> Self {
+    fn of_new(doubted: Option<DistrustedStore<'_>>, source: usize) -> Self {
         doubted.filter(|doubted| doubted.source == source).map_or(Self::Waiting, |doubted| Self::Held { why: doubted.why.to_owned() })
     }
 }
 
 /// A store that is not believed.
 #[derive(Debug, Clone, Copy)]
-pub struct Doubted<'a> {
+pub struct DistrustedStore<'a> {
     /// Its number.
     pub source: usize,
     /// Why.
@@ -90,13 +90,13 @@ pub struct Doubted<'a> {
 }
 
 /// Whether a store is the one that is not believed.
-pub(crate) fn is_doubted(doubted: Option<Doubted<'_>>, source: usize) -> bool {
+pub(crate) fn is_distrusted(doubted: Option<DistrustedStore<'_>>, source: usize) -> bool {
     doubted.is_some_and(|doubted| doubted.source == source)
 }
 
 /// Something that went away from the store.
 #[derive(Debug, Clone)]
-pub struct Gone {
+pub struct Removal {
     /// What it was.
     pub object: Arc<Object>,
     /// The entry it came from.
@@ -106,7 +106,7 @@ pub struct Gone {
     /// The same as a date, in milliseconds since 1970.
     pub date: u64,
     /// What is to become of it.
-    pub fate: Fate,
+    pub judgement: Judgement,
     /// The revision of its store when it was seen to have gone; zero if others saw that.
     pub seen: u64,
     /// What its store has in its place; nothing if it is gone from there. Once the store says something else, it was written
@@ -131,7 +131,7 @@ fn object_at<'a>((config, membership): Lanes<'a>, path: &str) -> Option<&'a Arc<
 #[derive(Debug)]
 pub struct Guard {
     thresholds: Thresholds,
-    gone: BTreeMap<String, Gone>,
+    removals: BTreeMap<String, Removal>,
     /// The first and last removal that is not judged yet.
     batch: Option<(Duration, Duration)>,
     /// Approvals of removals that are still to come, by path, and until when they are good.
@@ -171,23 +171,23 @@ pub(crate) fn own_settings(object: &Object, config: &Lane) -> BackendGuard {
 impl Guard {
     /// A guard that holds nothing.
     pub fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, gone: BTreeMap::new(), batch: None, expected: BTreeMap::new() }
+        Self { thresholds, removals: BTreeMap::new(), batch: None, expected: BTreeMap::new() }
     }
 
     /// What was held before a restart is held again.
-    pub fn restore(&mut self, gone: Vec<Gone>, now: Duration) {
-        for one in gone {
-            if one.fate == Fate::Waiting {
+    pub fn restore(&mut self, removal: Vec<Removal>, now: Duration) {
+        for one in removal {
+            if one.judgement == Judgement::Waiting {
                 // Its store is read first: what else went meanwhile is judged with it.
                 self.collect(now + SETTLE_MOST);
             }
-            self.gone.insert(one.object.path().to_owned(), Gone { at: now, ..one });
+            self.removals.insert(one.object.path().to_owned(), Removal { at: now, ..one });
         }
     }
 
     /// A store was read for the first time since the start: what it says decides whether what was kept of it still is.
     pub fn reconcile(&mut self, source: usize, lanes: Lanes<'_>) {
-        self.gone.retain(|path, gone| gone.origin.id.source != source || found(lanes, path) == gone.instead);
+        self.removals.retain(|path, removal| removal.origin.id.source != source || found(lanes, path) == removal.instead);
     }
 
     /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
@@ -196,36 +196,36 @@ impl Guard {
     pub fn inherit(
         &mut self,
         missing: Vec<Arc<Object>>,
-        known: Vec<Gone>,
+        known: Vec<Removal>,
         (lanes, tree): (Lanes<'_>, Option<&str>),
-        doubted: Option<Doubted<'_>>,
+        doubted: Option<DistrustedStore<'_>>,
         now: (Duration, u64),
     ) {
         let expected = std::mem::take(&mut self.expected);
         let meant = |path: &str| expected.get(path).is_some_and(|until| *until >= now.0);
-        self.gone.retain(|path, _| !meant(path));
-        let stays = |path: &str, gone: &Gone| match found(lanes, path) {
-            same if same == Some(gone.object.digest()) => false,
-            now => is_doubted(doubted, gone.origin.id.source) || now == gone.instead,
+        self.removals.retain(|path, _| !meant(path));
+        let stays = |path: &str, removal: &Removal| match found(lanes, path) {
+            same if same == Some(removal.object.digest()) => false,
+            now => is_distrusted(doubted, removal.origin.id.source) || now == removal.instead,
         };
-        for gone in known {
-            let path = gone.object.path();
-            if stays(path, &gone) && !meant(path) {
+        for removal in known {
+            let path = removal.object.path();
+            if stays(path, &removal) && !meant(path) {
                 let instead = found(lanes, path);
-                self.keep(Gone { at: now.0, seen: 0, instead, ..gone });
+                self.keep(Removal { at: now.0, seen: 0, instead, ..removal });
             }
         }
         for object in missing {
             let path = object.path();
-            if !self.is_guarded(&object) || is_drained(&object) || self.kept_at(path).is_some() || meant(path) {
+            if !self.is_guarded(&object) || is_drained(&object) || self.held_at(path).is_some() || meant(path) {
                 continue;
             }
             let instead = found(lanes, path);
             // What was seen in the store last, else what was published.
-            let before = self.gone.remove(path);
-            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |gone| (gone.object, gone.origin));
-            let fate = Fate::of_new(doubted, origin.id.source);
-            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen: 0, instead });
+            let before = self.removals.remove(path);
+            let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |removal| (removal.object, removal.origin));
+            let judgement = Judgement::of_new(doubted, origin.id.source);
+            self.keep(Removal { object, origin, at: now.0, date: now.1, judgement, seen: 0, instead });
         }
         // What has gone as it was meant to is no reason to let it go again.
         self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
@@ -237,26 +237,26 @@ impl Guard {
     }
 
     /// It stays until it is judged, or longer.
-    fn keep(&mut self, gone: Gone) {
-        if gone.fate == Fate::Waiting {
-            self.collect(gone.at);
+    fn keep(&mut self, removal: Removal) {
+        if removal.judgement == Judgement::Waiting {
+            self.collect(removal.at);
         }
-        self.gone.insert(gone.object.path().to_owned(), gone);
+        self.removals.insert(removal.object.path().to_owned(), removal);
     }
 
     /// Forgets what is kept and not `published` any more as it was.
-    pub fn forget_unless(&mut self, published: &dyn Fn(&Gone) -> bool) {
-        self.gone.retain(|_, gone| gone.fate == Fate::Released || published(gone));
+    pub fn forget_unless(&mut self, published: &dyn Fn(&Removal) -> bool) {
+        self.removals.retain(|_, removal| removal.judgement == Judgement::Released || published(removal));
     }
 
     /// What changed in its store and is kept, and of which that is `known`, is kept as it is published: what the store had since then
     /// was never served.
-    pub fn keep_as_published(&mut self, known: &dyn Fn(&Gone) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
-        for gone in self.gone.values_mut().filter(|gone| gone.fate != Fate::Released && gone.instead.is_some() && known(gone)) {
-            let path = gone.object.path();
-            let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != gone.object.digest());
+    pub fn keep_as_published(&mut self, known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
+        for removal in self.removals.values_mut().filter(|removal| removal.judgement != Judgement::Released && removal.instead.is_some() && known(removal)) {
+            let path = removal.object.path();
+            let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != removal.object.digest());
             if let Some(published) = published.cloned() {
-                (gone.origin, gone.object) = (origin_of(&published, tree), published);
+                (removal.origin, removal.object) = (origin_of(&published, tree), published);
             }
         }
     }
@@ -285,26 +285,33 @@ impl Guard {
 
     /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. Of one that is
     /// `doubted` also what changed is held as it was.
-    pub fn take(&mut self, came: &[String], departed: Vec<Departed>, (lanes, at): (Lanes<'_>, &[u64]), doubted: Option<Doubted<'_>>, now: (Duration, u64)) {
+    pub fn take(
+        &mut self,
+        came: &[String],
+        departed: Vec<Departed>,
+        (lanes, at): (Lanes<'_>, &[u64]),
+        doubted: Option<DistrustedStore<'_>>,
+        now: (Duration, u64),
+    ) {
         came.iter().for_each(|path| self.came(path, found(lanes, path), doubted));
         for Departed { object, origin, replaced } in departed {
             let meant = self.expected.remove(object.path()).is_some_and(|until| until >= now.0) || is_drained(&object);
             if meant {
-                self.gone.remove(object.path());
+                self.removals.remove(object.path());
             }
             let by_another = replaced && object_at(lanes, object.path()).is_some_and(|now| source_of(now) != origin.id.source);
-            let believed = by_another || !is_doubted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
+            let believed = by_another || !is_distrusted(doubted, origin.id.source) && (replaced || !own_settings(&object, lanes.0).enabled.unwrap_or(true));
             if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
             let (instead, seen) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
             // What was held before stays, and not what stood in its place since.
-            if let Some(kept) = self.gone.get_mut(object.path()).filter(|gone| matches!(gone.fate, Fate::Held { .. })) {
+            if let Some(kept) = self.removals.get_mut(object.path()).filter(|removal| matches!(removal.judgement, Judgement::Held { .. })) {
                 (kept.instead, kept.seen) = (instead, seen);
                 continue;
             }
-            let fate = Fate::of_new(doubted, origin.id.source);
-            self.keep(Gone { object, origin, at: now.0, date: now.1, fate, seen, instead });
+            let judgement = Judgement::of_new(doubted, origin.id.source);
+            self.keep(Removal { object, origin, at: now.0, date: now.1, judgement, seen, instead });
         }
         // A store that is not believed now may have lied a moment ago.
         doubted.into_iter().for_each(|doubted| self.doubt(doubted));
@@ -314,24 +321,24 @@ impl Guard {
     /// entry of the same name, a listener on the same port, an endpoint at the same address (`is_registered`). Returns the paths of
     /// these, with the reason.
     pub fn give_way(&mut self, lanes: Lanes<'_>, is_registered: &dyn Fn(&Address) -> bool) -> Vec<(String, &'static str)> {
-        if self.gone.is_empty() {
+        if self.removals.is_empty() {
             return Vec::new();
         }
-        let has_listeners = self.gone.values().any(|gone| gone.object.kind() == "listener");
+        let has_listeners = self.removals.values().any(|removal| removal.object.kind() == "listener");
         let bound: Vec<_> =
             if has_listeners { lanes.0.of_kind("listener").filter_map(|object| Some((object.path(), listener(object)?))).collect() } else { Vec::new() };
-        let reason = |path: &str, gone: &Gone| match gone.object.kind() {
-            _ if object_at(lanes, path).is_some_and(|now| source_of(now) != gone.origin.id.source) => Some("another store has an entry of this name"),
-            "listener" if listener(&gone.object).is_some_and(|own| bound.iter().any(|(at, other)| *at != path && collides(&own, other))) => {
+        let reason = |path: &str, removal: &Removal| match removal.object.kind() {
+            _ if object_at(lanes, path).is_some_and(|now| source_of(now) != removal.origin.id.source) => Some("another store has an entry of this name"),
+            "listener" if listener(&removal.object).is_some_and(|own| bound.iter().any(|(at, other)| *at != path && collides(&own, other))) => {
                 Some("a listener that is written now has its port")
             }
-            "endpoint" if address_of(&gone.object).is_some_and(|address| is_registered(&address)) => Some("its address is registered for another endpoint"),
+            "endpoint" if address_of(&removal.object).is_some_and(|address| is_registered(&address)) => Some("its address is registered for another endpoint"),
             _ => None,
         };
         let mut given_up = Vec::new();
-        self.gone.retain(|path, gone| match reason(path, gone) {
+        self.removals.retain(|path, removal| match reason(path, removal) {
             Some(reason) => {
-                if gone.fate != Fate::Released {
+                if removal.judgement != Judgement::Released {
                     given_up.push((path.clone(), reason));
                 }
                 false
@@ -342,20 +349,19 @@ impl Guard {
     }
 
     /// A store is not believed: everything that went of it stays.
-    pub fn doubt(&mut self, Doubted { source, why }: Doubted<'_>) {
-        let own: Vec<String> = self.gone.iter().filter(|(_, gone)| gone.origin.id.source == source).map(|(path, _)| path.clone()).collect();
+    pub fn doubt(&mut self, DistrustedStore { source, why }: DistrustedStore<'_>) {
+        let own: Vec<String> = self.removals.iter().filter(|(_, removal)| removal.origin.id.source == source).map(|(path, _)| path.clone()).collect();
         self.hold(&own, why);
     }
 
     /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.
-    fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<Doubted<'_>>) {
-        let kept = self
-            .gone
-            .get_mut(path)
-            .filter(|gone| is_doubted(doubted, gone.origin.id.source) && gone.fate != Fate::Released && Some(gone.object.digest()) != digest);
+    fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<DistrustedStore<'_>>) {
+        let kept = self.removals.get_mut(path).filter(|removal| {
+            is_distrusted(doubted, removal.origin.id.source) && removal.judgement != Judgement::Released && Some(removal.object.digest()) != digest
+        });
         match kept {
-            Some(gone) => gone.instead = digest,
-            None => drop(self.gone.remove(path)),
+            Some(removal) => removal.instead = digest,
+            None => drop(self.removals.remove(path)),
         }
     }
 
@@ -372,7 +378,7 @@ impl Guard {
     /// anything was decided.
     pub fn tick(&mut self, config: &Lane, membership: &Lane, now: Duration) -> bool {
         self.expected.retain(|_, until| *until >= now);
-        self.gone.retain(|_, gone| gone.fate != Fate::Released || now.saturating_sub(gone.at) < MEMORY);
+        self.removals.retain(|_, removal| removal.judgement != Judgement::Released || now.saturating_sub(removal.at) < MEMORY);
         if self.due().is_none_or(|due| due > now) {
             return false;
         }
@@ -384,8 +390,8 @@ impl Guard {
     /// Every store was confirmed at `confirmed` at the earliest: what waited for that may go. Returns whether something
     /// went.
     pub fn confirmed(&mut self, confirmed: Duration) -> bool {
-        let sure = self.gone.values_mut().filter(|gone| gone.fate == Fate::Confirming && gone.at + CONFIRM <= confirmed);
-        sure.map(|gone| gone.fate = Fate::Released).count() > 0
+        let sure = self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Confirming && removal.at + CONFIRM <= confirmed);
+        sure.map(|removal| removal.judgement = Judgement::Released).count() > 0
     }
 
     fn judge(&mut self, counts: &Counts, config: &Lane) {
@@ -399,7 +405,8 @@ impl Guard {
             self.hold(&routes, &self.told_of("routes", &routes, counts.routes));
         }
         let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
-        let backends: BTreeSet<String> = endpoints.iter().filter_map(|path| self.gone.get(path)).map(|gone| backend(&gone.object).to_owned()).collect();
+        let backends: BTreeSet<String> =
+            endpoints.iter().filter_map(|path| self.removals.get(path)).map(|removal| backend(&removal.object).to_owned()).collect();
         if many && endpoints.len() >= t.endpoints_least && backends.len() > 1 {
             let told = self.told_of(&format!("endpoints of {} backends", backends.len()), &endpoints, counts.endpoints);
             self.hold(&endpoints, &told);
@@ -422,14 +429,14 @@ impl Guard {
             }
         }
         self.judge_policies(many_routes);
-        for gone in self.gone.values_mut().filter(|gone| gone.fate == Fate::Waiting) {
-            gone.fate = Fate::Released;
+        for removal in self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Waiting) {
+            removal.judgement = Judgement::Released;
         }
     }
 
     /// How much of something went: what is held since an earlier judgement did not go within the last minute.
     fn told_of(&self, what: &str, went: &[String], left: usize) -> String {
-        let is_held = |path: &&String| self.gone.get(*path).is_some_and(|gone| matches!(gone.fate, Fate::Held { .. }));
+        let is_held = |path: &&String| self.removals.get(*path).is_some_and(|removal| matches!(removal.judgement, Judgement::Held { .. }));
         let earlier = went.iter().filter(is_held).count();
         let total = went.len() + left;
         match earlier {
@@ -443,11 +450,12 @@ impl Guard {
         for path in self.paths("backend") {
             let name = path.strip_prefix("backend/").unwrap_or_default();
             let prefix = format!("endpoint/{name}/");
-            let fates: Vec<&Fate> = self.gone.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, gone)| &gone.fate).collect();
-            if many_routes || fates.iter().any(|fate| matches!(fate, Fate::Held { .. })) {
+            let fates: Vec<&Judgement> =
+                self.removals.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, removal)| &removal.judgement).collect();
+            if many_routes || fates.iter().any(|judgement| matches!(judgement, Judgement::Held { .. })) {
                 let told = format!("the policy of backend {name} went with what it is about");
                 self.hold(&[path], &told);
-            } else if fates.contains(&&Fate::Confirming) {
+            } else if fates.contains(&&Judgement::Confirming) {
                 self.confirm(&[path]);
             }
         }
@@ -455,22 +463,22 @@ impl Guard {
 
     /// Everything of a kind that went within the last minute or is held.
     fn paths(&self, kind: &str) -> Vec<String> {
-        self.gone.iter().filter(|(_, gone)| gone.object.kind() == kind).map(|(path, _)| path.clone()).collect()
+        self.removals.iter().filter(|(_, removal)| removal.object.kind() == kind).map(|(path, _)| path.clone()).collect()
     }
 
     /// Holds these, also those that had gone already; what is held keeps its reason.
     fn hold(&mut self, paths: &[String], why: &str) {
         for path in paths {
-            if let Some(gone) = self.gone.get_mut(path).filter(|gone| !matches!(gone.fate, Fate::Held { .. })) {
-                gone.fate = Fate::Held { why: why.to_owned() };
+            if let Some(removal) = self.removals.get_mut(path).filter(|removal| !matches!(removal.judgement, Judgement::Held { .. })) {
+                removal.judgement = Judgement::Held { why: why.to_owned() };
             }
         }
     }
 
     fn confirm(&mut self, paths: &[String]) {
         for path in paths {
-            if let Some(gone) = self.gone.get_mut(path).filter(|gone| gone.fate == Fate::Waiting) {
-                gone.fate = Fate::Confirming;
+            if let Some(removal) = self.removals.get_mut(path).filter(|removal| removal.judgement == Judgement::Waiting) {
+                removal.judgement = Judgement::Confirming;
             }
         }
     }
@@ -478,9 +486,10 @@ impl Guard {
     /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now. Who has still to
     /// `inherit` what was published finds it missing once more.
     pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], inherits: bool, now: Duration) -> Vec<String> {
-        let chosen: Vec<String> = self.gone.iter().filter(|(path, gone)| gone.fate != Fate::Released && which(path)).map(|(path, _)| path.clone()).collect();
+        let chosen: Vec<String> =
+            self.removals.iter().filter(|(path, removal)| removal.judgement != Judgement::Released && which(path)).map(|(path, _)| path.clone()).collect();
         for path in &chosen {
-            self.gone.remove(path);
+            self.removals.remove(path);
         }
         let later = later.iter().filter(|path| !chosen.contains(path)).chain(chosen.iter().filter(|_| inherits));
         self.expected.extend(later.map(|path| (path.clone(), now + EXPECTED)));
@@ -488,31 +497,31 @@ impl Guard {
     }
 
     /// Everything that stays although it went, with its fate.
-    pub fn kept(&self) -> impl Iterator<Item = &Gone> {
-        self.gone.values().filter(|gone| gone.fate != Fate::Released)
+    pub fn held(&self) -> impl Iterator<Item = &Removal> {
+        self.removals.values().filter(|removal| removal.judgement != Judgement::Released)
     }
 
     /// The store whose word decides about what is kept of a path.
     pub fn source_of(&self, path: &str) -> Option<usize> {
-        self.gone.get(path).map(|gone| gone.origin.id.source)
+        self.removals.get(path).map(|removal| removal.origin.id.source)
     }
 
     /// What stays of the path.
-    pub fn kept_at(&self, path: &str) -> Option<&Gone> {
-        self.gone.get(path).filter(|gone| gone.fate != Fate::Released)
+    pub fn held_at(&self, path: &str) -> Option<&Removal> {
+        self.removals.get(path).filter(|removal| removal.judgement != Judgement::Released)
     }
 
     /// The marks of routes that are held. They are part of membership: the config stays what people wrote last.
     pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
-        self.kept().filter(|gone| gone.object.kind() == "route").map(|gone| Object::held(gone.object.path()))
+        self.held().filter(|removal| removal.object.kind() == "route").map(|removal| Object::held(removal.object.path()))
     }
 
     /// Both lanes with what stays.
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
-        let of = |member: bool| self.kept().filter(move |gone| (gone.object.kind() == "endpoint") == member);
-        let config_changes: Vec<Change> = of(false).map(|gone| Change::Put(gone.object.clone())).collect();
-        let suspect = |gone: &Gone| Change::Put(Object::suspect(gone.object.name()));
-        let endpoints = of(true).flat_map(|gone| [Change::Put(gone.object.clone()), suspect(gone)]);
+        let of = |member: bool| self.held().filter(move |removal| (removal.object.kind() == "endpoint") == member);
+        let config_changes: Vec<Change> = of(false).map(|removal| Change::Put(removal.object.clone())).collect();
+        let suspect = |removal: &Removal| Change::Put(Object::suspect(removal.object.name()));
+        let endpoints = of(true).flat_map(|removal| [Change::Put(removal.object.clone()), suspect(removal)]);
         let member_changes: Vec<Change> = endpoints.chain(self.held_marks().map(Change::Put)).collect();
         let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
         (with(config, config_changes), with(membership, member_changes))

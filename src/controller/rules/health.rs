@@ -19,7 +19,7 @@ use crate::controller::rules::objects::{backend, takes_requests};
 
 /// An endpoint that is out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Out {
+pub struct Unhealthy {
     /// Why, in a few words.
     pub why: String,
     /// Since when, in milliseconds since 1970; 0 if it was out before we led.
@@ -28,7 +28,7 @@ pub struct Out {
 
 /// An endpoint turned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
+pub struct HealthChange {
     /// `BACKEND/ID`.
     pub endpoint: String,
     /// What it is from now on.
@@ -43,7 +43,7 @@ pub struct BackendHealth {
     /// Its endpoints that are probed.
     pub endpoints: usize,
     /// Those that are out.
-    pub out: BTreeMap<String, Out>,
+    pub out: BTreeMap<String, Unhealthy>,
     /// So few are healthy that all are used as if they were.
     pub panics: bool,
 }
@@ -71,7 +71,7 @@ pub struct Health {
     probed: BTreeMap<String, Probers>,
     /// Endpoints of which a prober has said nothing since they became its own, by prober.
     awaited: BTreeMap<String, BTreeSet<String>>,
-    out: BTreeMap<String, Out>,
+    out: BTreeMap<String, Unhealthy>,
 }
 
 /// The endpoints that take no requests of what is published: they are out, and their backends have enough others.
@@ -117,7 +117,7 @@ impl Health {
             base: if without.is_empty() { snapshot.membership.clone() } else { snapshot.membership.with(without) },
             shown: snapshot.membership.clone(),
             members: names("prober").map(|object| (object.name().to_owned(), zone(object))).collect(),
-            out: names("health").map(|object| (object.name().to_owned(), Out::default())).collect(),
+            out: names("health").map(|object| (object.name().to_owned(), Unhealthy::default())).collect(),
             moved: true,
             stale: true,
             marks,
@@ -203,8 +203,8 @@ impl Health {
         let fleet = Fleet::new(self.members.clone());
         if std::mem::take(&mut self.moved) || !backends.is_empty() {
             let base = self.base.clone();
-            let gone = |name: &String| base.get(&format!("endpoint/{name}")).is_none();
-            let names: Vec<String> = self.probed.keys().filter(|name| gone(name)).cloned().collect();
+            let removal = |name: &String| base.get(&format!("endpoint/{name}")).is_none();
+            let names: Vec<String> = self.probed.keys().filter(|name| removal(name)).cloned().collect();
             names.iter().for_each(|name| self.forget(name));
             for endpoint in base.of_kind("endpoint") {
                 self.assign(endpoint, &fleet, version);
@@ -285,7 +285,7 @@ impl Health {
 
     /// Judges endpoints by what their probers say; `says` has no answer for proxies that do not follow us. Unless `met`, those
     /// count as if they could not tell: we lead for so short a time that they may not have found us yet.
-    pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Probed>, met: bool, date: u64) -> Vec<Turn> {
+    pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Probed>, met: bool, date: u64) -> Vec<HealthChange> {
         let mut turns = Vec::new();
         for name in names {
             let Some(probers) = self.probed.get(name) else { continue };
@@ -294,11 +294,11 @@ impl Health {
                 votes.count(says(prober), name, *since, met);
             }
             let is_out = self.out.contains_key(name);
-            let turn = |healthy, told: String| Turn { endpoint: name.clone(), healthy, told };
+            let turn = |healthy, told: String| HealthChange { endpoint: name.clone(), healthy, told };
             if !is_out && votes.failing * 2 > votes.all {
                 let why = votes.why.clone();
                 turns.push(turn(false, format!("{} of {} probers: {why}", votes.failing, votes.all)));
-                self.out.insert(name.clone(), Out { why, since: date });
+                self.out.insert(name.clone(), Unhealthy { why, since: date });
                 self.stale = true;
             } else if is_out && votes.healthy * 2 > votes.all {
                 turns.push(turn(true, format!("{} of {} probers had good answers", votes.healthy, votes.all)));
@@ -328,7 +328,7 @@ impl Health {
     }
 
     /// Why an endpoint is out, if it is.
-    pub fn out(&self, name: &str) -> Option<&Out> {
+    pub fn out(&self, name: &str) -> Option<&Unhealthy> {
         self.out.get(name)
     }
 
@@ -337,7 +337,7 @@ impl Health {
         let prefix = format!("{name}/");
         let own = |path: &&String| path.starts_with(&prefix);
         let names: Vec<&String> = self.probed.range(prefix.clone()..).map(|(path, _)| path).take_while(own).collect();
-        let out: BTreeMap<String, Out> =
+        let out: BTreeMap<String, Unhealthy> =
             self.out.range(prefix.clone()..).take_while(|(path, _)| own(path)).map(|(path, out)| (path.clone(), out.clone())).collect();
         let fit = |name: &&String| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, out.contains_key(*name));
         let panics = !out.is_empty() && self.checks.get(name).is_some_and(|check| check.panics(names.iter().filter_map(fit)));

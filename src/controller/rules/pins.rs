@@ -39,7 +39,7 @@ impl Reason {
 /// What is kept of a hold over a restart, and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Mark {
+pub struct PinRecord {
     /// Why.
     pub reason: Reason,
     /// The config of the history that is published meanwhile.
@@ -56,7 +56,7 @@ pub struct Mark {
     pub digest: Option<Digest>,
 }
 
-impl Mark {
+impl PinRecord {
     /// Whether its time is over.
     pub fn is_over(&self, date: u64) -> bool {
         self.until.is_some_and(|until| until <= date)
@@ -80,18 +80,18 @@ impl Mark {
 
 /// A mark and the config that it names.
 #[derive(Debug, Clone)]
-pub struct Hold {
+pub struct Pin {
     /// What is kept of it.
-    pub mark: Mark,
+    pub mark: PinRecord,
     /// The config that is published meanwhile.
     pub lane: Lane,
     /// How much of its time is left, if it has one.
     pub left: Option<Duration>,
 }
 
-impl Hold {
+impl Pin {
     /// With the time that is left by the clock.
-    pub fn new(mark: Mark, lane: Lane, date: u64) -> Self {
+    pub fn new(mark: PinRecord, lane: Lane, date: u64) -> Self {
         let left = mark.left(date);
         Self { mark, lane, left }
     }
@@ -151,7 +151,7 @@ impl Action {
 ///
 /// # Errors
 /// Why not, and what to do first.
-pub fn check(action: &Action, held: Option<&Mark>) -> Result<(), String> {
+pub fn check(action: &Action, held: Option<&PinRecord>) -> Result<(), String> {
     match (action, held) {
         (Action::Freeze | Action::Pin { .. }, Some(mark)) if mark.reason == Reason::Frozen => Err(format!("{} first", mark.told())),
         (Action::Unfreeze, None) => Err("nothing is frozen".to_owned()),
@@ -173,8 +173,8 @@ pub fn date(millis: u64) -> String {
 mod tests {
     use super::*;
 
-    fn mark(reason: Reason, until: Option<u64>) -> Mark {
-        Mark { reason, config: 12, by: "alice".to_owned(), at: 1_767_225_599_000, until, digest: None }
+    fn mark(reason: Reason, until: Option<u64>) -> PinRecord {
+        PinRecord { reason, config: 12, by: "alice".to_owned(), at: 1_767_225_599_000, until, digest: None }
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_pin_ends_at_its_time() {
-        let pin = Mark { at: 300, ..mark(Reason::Pinned, Some(1_000)) };
+        let pin = PinRecord { at: 300, ..mark(Reason::Pinned, Some(1_000)) };
         assert!(!pin.is_over(999) && pin.is_over(1_000));
         assert_eq!((pin.left(400), pin.left(2_000)), (Some(Duration::from_millis(600)), Some(Duration::ZERO)));
         assert_eq!(pin.left(0), Some(Duration::from_millis(700)), "a clock that went back makes it no longer");

@@ -5,15 +5,15 @@ use std::time::Duration;
 use waypost_model::snapshot::Version;
 
 /// Most proxies that lost their controller have come back within this time.
-const COMING: Duration = Duration::from_secs(7);
+const PROXY_RETURN_TIME: Duration = Duration::from_secs(7);
 /// Where the stores have something, and those that came hold nothing, others are waited for so long.
-const SAYING: Duration = Duration::from_secs(1);
+const EMPTY_PROXY_PATIENCE: Duration = Duration::from_secs(1);
 /// Those that came have told what they hold within this time.
-const TELLING: Duration = Duration::from_secs(15);
+const OFFER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a controller knows of what there is to be recalled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct RecoveryState {
     /// Our cluster, if it is known.
     pub cluster: Option<String>,
     /// Whether proxies follow us.
@@ -54,7 +54,7 @@ impl Waiting {
     }
 
     /// `elapsed` after it began, where `told` is what came so far.
-    pub fn next(&mut self, elapsed: Duration, seen: &Seen, told: Version) -> Next {
+    pub fn next(&mut self, elapsed: Duration, seen: &RecoveryState, told: Version) -> Next {
         self.held = self.held.max(seen.held);
         if seen.came {
             self.came.get_or_insert(elapsed);
@@ -62,14 +62,14 @@ impl Waiting {
         self.full = (!seen.empty).then(|| self.full.unwrap_or(elapsed));
         if told.sequence > 0 {
             // One that comes later may have more.
-            let all = Some(told) >= self.held && elapsed >= COMING;
-            return if all || elapsed >= TELLING { Next::Go } else { Next::Wait };
+            let all = Some(told) >= self.held && elapsed >= PROXY_RETURN_TIME;
+            return if all || elapsed >= OFFER_PATIENCE { Next::Go } else { Next::Wait };
         }
         // A store that begins to be filled has not all of it yet.
         let over = match (self.held, self.came, self.full) {
-            (Some(_), _, full) => elapsed >= TELLING && full.is_none_or(|full| elapsed >= full + COMING),
-            (None, Some(came), Some(full)) => elapsed >= came.max(full) + SAYING,
-            (None, _, _) => elapsed >= COMING,
+            (Some(_), _, full) => elapsed >= OFFER_PATIENCE && full.is_none_or(|full| elapsed >= full + PROXY_RETURN_TIME),
+            (None, Some(came), Some(full)) => elapsed >= came.max(full) + EMPTY_PROXY_PATIENCE,
+            (None, _, _) => elapsed >= PROXY_RETURN_TIME,
         };
         match over {
             false => Next::Wait,
@@ -84,7 +84,7 @@ mod tests {
     use waypost_model::snapshot::Snapshot;
 
     use super::*;
-    use crate::controller::peers::offers::Recall;
+    use crate::controller::peers::offers::ProxyOffers;
 
     const fn at(sequence: u64) -> Version {
         Version { epoch: 2, sequence }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn those_are_asked_that_have_more_than_came_and_only_while_it_is_wanted() {
-        let recall = Recall::default();
+        let recall = ProxyOffers::default();
         let told = |sequence| recall.take(Snapshot { version: at(sequence), ..Snapshot::default() });
         told(9);
         assert!(recall.above(true).is_none() && recall.best().is_none());
@@ -106,12 +106,12 @@ mod tests {
         assert_eq!((recall.above(true), recall.above(false)), (None, Some(at(2))));
     }
 
-    fn seen(came: bool, empty: bool, held: u64) -> Seen {
-        Seen { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..Seen::default() }
+    fn seen(came: bool, empty: bool, held: u64) -> RecoveryState {
+        RecoveryState { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..RecoveryState::default() }
     }
 
     /// When a wait ends in which this is seen in each second; `None` if it never does.
-    fn ends(of: impl Fn(u64) -> Seen, told: u64) -> Option<(u64, Next)> {
+    fn ends(of: impl Fn(u64) -> RecoveryState, told: u64) -> Option<(u64, Next)> {
         let mut waiting = Waiting::default();
         (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(told)))).find(|(_, next)| *next != Next::Wait)
     }
@@ -128,7 +128,7 @@ mod tests {
             ("one came that has nothing, and a store is empty", seen(true, true, 0), 0, Some((7, Next::Go))),
             ("one may hold something, and a store is empty", seen(true, true, 5), 0, Some((15, Next::WaitLong))),
             ("all was told, and a store is empty", seen(true, true, 5), 5, Some((7, Next::Go))),
-            ("a store was not read", Seen { complete: false, ..seen(false, false, 0) }, 0, Some((7, Next::WaitLong))),
+            ("a store was not read", RecoveryState { complete: false, ..seen(false, false, 0) }, 0, Some((7, Next::WaitLong))),
         ] {
             assert_eq!(ends(|_| seen.clone(), told), expected, "{what}");
         }
@@ -138,7 +138,7 @@ mod tests {
     fn what_was_seen_counts_for_good_and_a_store_is_filled_before_it_is_believed() {
         assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
         let mut waiting = Waiting::default();
-        let next = |waiting: &mut Waiting, second, seen: &Seen| waiting.next(Duration::from_secs(second), seen, Version::default());
+        let next = |waiting: &mut Waiting, second, seen: &RecoveryState| waiting.next(Duration::from_secs(second), seen, Version::default());
         assert_eq!(next(&mut waiting, 40, &seen(true, true, 5)), Next::WaitLong);
         waiting.begin_anew();
         assert_eq!(next(&mut waiting, 8, &seen(false, true, 0)), Next::Wait, "what was seen is not forgotten");

@@ -6,7 +6,7 @@
 use waypost_model::snapshot::Version;
 use waypost_wire::{KeyRing, Phase, RingKey};
 
-/// A key that everybody has waits for so many seconds more: whoever leads next may not have it yet.
+/// A key that everybody has waits for so many seconds more: the next leader may not have it yet.
 const SETTLED: u64 = 2;
 /// A key that was replaced opens for so many rotations.
 const KEPT: u64 = 2;

@@ -6,7 +6,7 @@ use std::fmt;
 use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use crate::controller::rules::guard::Gone;
+use crate::controller::rules::guard::Removal;
 
 /// What a proxy serves.
 #[derive(Debug, Default)]
@@ -54,8 +54,8 @@ impl Checks {
         assert!(known == (node, run) || !publishes && self.restored > 0, "seed {seed}: two runs lead under epoch {epoch}");
     }
 
-    pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Gone>) {
-        self.kept.insert(snapshot.version, kept.map(|gone| gone.object.path().to_owned()).collect());
+    pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Removal>) {
+        self.kept.insert(snapshot.version, kept.map(|removal| removal.object.path().to_owned()).collect());
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
         let known = *self.published.entry(snapshot.version).or_insert(digests);
         assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
@@ -70,9 +70,9 @@ impl Checks {
     }
 
     /// An operator lets go what is kept.
-    pub(super) fn let_go<'a>(&mut self, kept: impl Iterator<Item = &'a Gone>) {
+    pub(super) fn let_go<'a>(&mut self, kept: impl Iterator<Item = &'a Removal>) {
         if self.restored > 0 {
-            self.back.extend(kept.map(|gone| gone.object.path().to_owned()));
+            self.back.extend(kept.map(|removal| removal.object.path().to_owned()));
         }
     }
 

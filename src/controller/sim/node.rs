@@ -11,13 +11,13 @@ use waypost_model::snapshot::Snapshot;
 use waypost_wire::{ApplyError, Frame, Held, Incoming, publication};
 
 use crate::controller::message::{Input, Now, Output};
-use crate::controller::rules::election::{Ask, Election, Heard, Holder, Me, Role, Trouble};
-use crate::controller::rules::guard::{Gone, Thresholds};
-use crate::controller::rules::pins::{Hold, Mark, Reason};
+use crate::controller::rules::election::{Candidate, Election, ElectionInput, Holder, Role, StoreFailure, StoreRequest};
+use crate::controller::rules::guard::{Removal, Thresholds};
+use crate::controller::rules::pins::{Pin, PinRecord, Reason};
 use crate::controller::state::State;
 use crate::controller::stored::replica::Replica;
 
-/// What is published, what the guard keeps and kept before, the entries, and how far the store was read with what the guard
+/// What is published, what the guard holds and kept before, the entries, and how far the store was read with what the guard
 /// keeps alone.
 pub(super) const FILES: usize = 4;
 
@@ -27,13 +27,13 @@ struct Disk {
     epoch: u64,
     published: Option<Arc<Snapshot>>,
     entries: Vec<SavedEntry>,
-    kept: Vec<Gone>,
+    kept: Vec<Removal>,
     /// How far the store was read.
     read: u64,
     operated: Operated,
 }
 
-/// What an operator holds, as it is kept beside the state: of two, the one whose rank is higher counts.
+/// What an operator pinned, as it is kept beside the state: of two, the one whose rank is higher counts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Operated {
     pub(super) rank: (u64, u64),
@@ -51,7 +51,7 @@ pub(super) struct Node {
     /// The connection to the store: a new number with every new one.
     pub(super) link: u64,
     /// How often the store had been restored, and its revision, as far as it has told; nothing before the listing.
-    pub(super) fed: Option<(u64, u64)>,
+    pub(super) upstream: Option<(u64, u64)>,
     pub(super) feed_busy_until: u64,
     /// When the last of what the leader keeps arrives.
     pub(super) told_until: u64,
@@ -68,7 +68,7 @@ impl Node {
     pub(super) fn new(number: usize, run: u64, old: Option<Self>, jitter: Duration, now: Duration) -> Self {
         let holder = |run: u64| Holder { name: format!("n{number}"), run: format!("n{number}-{run}") };
         let disk = old.as_ref().map(|old| old.disk.clone()).unwrap_or_default();
-        let me = Me { cluster: "c".to_owned(), holder: holder(run), previous_run: old.map(|old| holder(old.run).run), url: String::new() };
+        let me = Candidate { cluster: "c".to_owned(), holder: holder(run), previous_run: old.map(|old| holder(old.run).run), url: String::new() };
         let highest = disk.epoch.max(disk.published.as_ref().map_or(0, |snapshot| snapshot.version.epoch));
         let mut state = State::new(vec!["store".to_owned()], Limits::default(), Thresholds::default(), Some("c".to_owned()));
         state.sources[0].counts_up = true;
@@ -78,14 +78,14 @@ impl Node {
         }
         state.guard.restore(disk.kept.clone(), now);
         if let Some(snapshot) = &disk.published {
-            state.recall(snapshot.as_ref().clone(), at);
+            state.restore_published(snapshot.as_ref().clone(), at);
         }
         state.restore_revision(0, disk.read);
         if !disk.entries.is_empty() {
             state.restore(0, disk.entries.clone(), at);
         }
         let mut election = Election::new(me, Duration::from_secs(6), jitter, highest);
-        election.heard(Heard::Others(true), now);
+        election.heard(ElectionInput::Others(true), now);
         Self {
             run,
             state,
@@ -93,7 +93,7 @@ impl Node {
             crashed: false,
             paused_until: None,
             link: 1,
-            fed: None,
+            upstream: None,
             feed_busy_until: 0,
             told_until: 0,
             asked: 0,
@@ -108,7 +108,7 @@ impl Node {
         !self.crashed && self.run == run
     }
 
-    pub(super) fn poll(&mut self, now: Duration) -> Option<Ask> {
+    pub(super) fn poll(&mut self, now: Duration) -> Option<StoreRequest> {
         let ask = self.election.poll(now)?;
         self.asked += 1;
         self.waiting = true;
@@ -148,7 +148,7 @@ impl Node {
     pub(super) fn step(&mut self, input: Input, now: Duration) -> Output {
         let output = self.state.step(input, Now { since_start: now, date: 0 });
         if output.relist {
-            self.fed = None;
+            self.upstream = None;
             self.generations.insert(self.link + 1, self.state.generation());
         }
         output
@@ -161,9 +161,9 @@ impl Node {
 
     /// Writes the first so many of its files, in their order: all of them once a second, fewer where a crash cuts that off.
     pub(super) fn save(&mut self, files: usize) {
-        let now = self.state.kept_for_followers().0;
-        let known = |gone: &Gone| now.iter().any(|one| one.object.path() == gone.object.path());
-        let both: Vec<Gone> = self.disk.kept.iter().filter(|gone| !known(gone)).chain(&now).cloned().collect();
+        let now = self.state.removals_for_followers().0;
+        let known = |removal: &Removal| now.iter().any(|one| one.object.path() == removal.object.path());
+        let both: Vec<Removal> = self.disk.kept.iter().filter(|removal| !known(removal)).chain(&now).cloned().collect();
         if files >= 1 {
             self.disk.published = (self.state.snapshot.version.sequence > 0).then(|| self.state.snapshot.clone());
         }
@@ -180,7 +180,7 @@ impl Node {
     }
 
     pub(super) fn replica(&self) -> Replica {
-        let (kept, expected) = self.state.kept_for_followers();
+        let (kept, expected) = self.state.removals_for_followers();
         let at = BTreeMap::from([("store".to_owned(), self.state.known_revision(0))]);
         Replica { at, kept, expected, entries: vec![("store".to_owned(), self.state.compiler.last_goods(0))] }
     }
@@ -220,14 +220,14 @@ impl Proxy {
 }
 
 fn hold(frozen: Option<&Lane>) -> Input {
-    let mark = |lane: &Lane| Mark { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None, digest: Some(lane.digest()) };
-    Input::Hold { hold: frozen.map(|lane| Box::new(Hold::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
+    let mark = |lane: &Lane| PinRecord { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None, digest: Some(lane.digest()) };
+    Input::Pin { hold: frozen.map(|lane| Box::new(Pin::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
 }
 
 /// The answer that an ask gets that nobody answers.
-pub(super) fn unanswered(ask: &Ask) -> Heard {
+pub(super) fn unanswered(ask: &StoreRequest) -> ElectionInput {
     match ask {
-        Ask::Read => Heard::Read(Err(Trouble::Unreachable)),
-        Ask::Write { .. } => Heard::Wrote(Err(Trouble::Unreachable)),
+        StoreRequest::Read => ElectionInput::Read(Err(StoreFailure::Unreachable)),
+        StoreRequest::Write { .. } => ElectionInput::Wrote(Err(StoreFailure::Unreachable)),
     }
 }

@@ -6,8 +6,8 @@ use waypost_adapter::{Change, Entry, Event, Expected, Key, PutIf, Revision};
 use waypost_model::lane::{Change as LaneChange, Lane};
 use waypost_model::limits::Limits;
 
-use crate::controller::rules::election::{Ask, Heard, Record, Standing};
-use crate::controller::rules::guard::Gone;
+use crate::controller::rules::election::{ElectionInput, Record, StoreRequest, StoredRecord};
+use crate::controller::rules::guard::Removal;
 
 /// How many routes there may be.
 const ROUTES: u64 = 12;
@@ -35,20 +35,20 @@ fn value(count: u64) -> String {
 }
 
 impl Store {
-    pub(super) fn answer(&mut self, ask: &Ask) -> Heard {
+    pub(super) fn answer(&mut self, ask: &StoreRequest) -> ElectionInput {
         match ask {
-            Ask::Read => {
-                let standing = |(revision, record): &(u64, Record)| Standing { revision: Revision(*revision), record: Some(record.clone()) };
-                Heard::Read(Ok(self.now.record.as_ref().map(standing)))
+            StoreRequest::Read => {
+                let standing = |(revision, record): &(u64, Record)| StoredRecord { revision: Revision(*revision), record: Some(record.clone()) };
+                ElectionInput::Read(Ok(self.now.record.as_ref().map(standing)))
             }
-            Ask::Write { record, expected } => {
+            StoreRequest::Write { record, expected } => {
                 let found = self.now.record.as_ref().map_or(Expected::Absent, |(revision, _)| Expected::At(Revision(*revision)));
                 if found != *expected {
-                    return Heard::Wrote(Ok(PutIf::Conflict));
+                    return ElectionInput::Wrote(Ok(PutIf::Conflict));
                 }
                 self.now.revision += self.stride();
                 self.now.record = Some((self.now.revision, record.clone()));
-                Heard::Wrote(Ok(PutIf::Written(Revision(self.now.revision))))
+                ElectionInput::Wrote(Ok(PutIf::Written(Revision(self.now.revision))))
             }
         }
     }
@@ -80,7 +80,7 @@ impl Store {
         let Some(backup) = self.backup.take() else { return Vec::new() };
         let has = |content: &Content, name: &str| content.routes.get(name).is_some_and(|(_, value)| value.is_some());
         let paths = backup.routes.keys().filter(|name| has(&backup, name)).map(|name| (format!("route/{name}"), !has(&self.now, name)));
-        let back = paths.filter(|(path, gone)| *gone || went(path)).map(|(path, _)| path).collect();
+        let back = paths.filter(|(path, removal)| *removal || went(path)).map(|(path, _)| path).collect();
         self.now = backup;
         self.restored += 1;
         back
@@ -108,8 +108,8 @@ impl Store {
         Some(Event::Changes { changes, at: Revision(self.now.revision) })
     }
 
-    /// The config that this makes, with what the guard keeps.
-    pub(super) fn config<'a>(&self, kept: impl Iterator<Item = &'a Gone>) -> Lane {
+    /// The config that this makes, with what the guard holds.
+    pub(super) fn config<'a>(&self, kept: impl Iterator<Item = &'a Removal>) -> Lane {
         let mut compiler = waypost_model::compile::Compiler::new(1, Limits::default());
         let input = |entry: Entry| waypost_model::compile::EntryInput {
             key: entry.key.to_string(),
@@ -119,6 +119,6 @@ impl Store {
         let Event::Reset { entries, .. } = self.listing() else { return Lane::default() };
         compiler.reset(0, entries.into_iter().map(input).collect());
         compiler.commit();
-        compiler.config().with(kept.map(|gone| LaneChange::Put(gone.object.clone())).collect::<Vec<_>>())
+        compiler.config().with(kept.map(|removal| LaneChange::Put(removal.object.clone())).collect::<Vec<_>>())
     }
 }

@@ -95,7 +95,7 @@ impl World {
     /// What the follower gets: the snapshot, and what the leader keeps.
     fn replicate(&mut self) {
         let now = Now { since_start: self.now, date: 0 };
-        let (kept, expected) = self.leader.kept_for_followers();
+        let (kept, expected) = self.leader.removals_for_followers();
         let at = names().into_iter().map(|name| (name, self.revision)).collect();
         self.follower.step(Input::Relayed(self.leader.snapshot.clone()), now);
         self.follower.step(Input::Replica(Box::new(Replica { at, kept, expected, entries: Vec::new() })), now);
@@ -114,8 +114,8 @@ impl World {
         self.log.push("restart".to_owned());
         let now = Now { since_start: self.now, date: 0 };
         let mut again = controller();
-        again.guard.restore(self.leader.kept_for_followers().0, self.now);
-        again.recall(self.leader.snapshot.as_ref().clone(), now);
+        again.guard.restore(self.leader.removals_for_followers().0, self.now);
+        again.restore_published(self.leader.snapshot.as_ref().clone(), now);
         for source in 0..STORES {
             again.restore(source, self.leader.compiler.save(source), now);
             again.restore_revision(source, self.leader.known_revision(source));
@@ -212,7 +212,7 @@ impl World {
             let pause = pauses[self.random.usize(0..pauses.len())];
             self.pass(Duration::from_millis(pause));
             self.check();
-            held += usize::from(self.leader.guard.kept().next().is_some());
+            held += usize::from(self.leader.guard.held().next().is_some());
         }
         held
     }

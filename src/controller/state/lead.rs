@@ -1,4 +1,4 @@
-//! Leading and following: who may publish what, and what is taken over from whoever led before.
+//! Leading and following: who may publish what, and what is taken over from the previous leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use waypost_wire::{Content, Downstream, Told};
 use super::State;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{Doubted, EXPECTED, Fate, Gone, is_doubted, own_settings};
+use crate::controller::rules::guard::{DistrustedStore, EXPECTED, Judgement, Removal, is_distrusted, own_settings};
 use crate::controller::rules::health::ejected;
 use crate::controller::rules::objects::source_of;
 use crate::controller::state::Follower;
-use crate::controller::state::proxies::BEHIND;
+use crate::controller::state::proxies::BEHIND_AFTER;
 use crate::controller::stored::entries::same_store;
 use crate::controller::stored::replica::Replica;
 
 /// So many events of another controller are taken in at once.
-const MOST_TOLD: usize = 100;
+const MAX_RELAYED_EVENTS: usize = 100;
 /// A controller follows us if it was heard within this time.
-const FOLLOWS: Duration = Duration::from_secs(15);
+const FOLLOWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
-const FORGET: Duration = Duration::from_secs(600);
+const FORGET_FOLLOWER_AFTER: Duration = Duration::from_secs(600);
 /// Proxies that lost their controller have found another one, or it when it came back, within this time after its start.
-pub(super) const MET: Duration = Duration::from_secs(20);
-/// Proxies that followed whoever led before find a new leader within this time.
-const UNMET: Duration = Duration::from_secs(15);
+pub(super) const PROXY_RETURN_TIME: Duration = Duration::from_secs(20);
+/// Proxies that followed the previous leader find a new leader within this time.
+const PROXY_SEARCH_TIME: Duration = Duration::from_secs(15);
 
 impl State {
     /// The last epoch for which the stores are, or were, read anew and other controllers asked.
@@ -68,7 +68,7 @@ impl State {
         }
         if before != self.role && self.role.epoch().is_some() && (self.suppressed || before.epoch() != self.role.epoch()) {
             self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
-            if matches!(self.role, Role::Caretaking { named: true, .. }) && self.hold.is_none() && self.is_ready() {
+            if matches!(self.role, Role::Caretaking { named: true, .. }) && self.pin.is_none() && self.is_ready() {
                 // What is on disk may be older than what was published.
                 self.lanes.0 = self.snapshot.config.clone();
             }
@@ -97,7 +97,7 @@ impl State {
     }
 
     /// Whether others know better than we: while we follow, and until we have asked them all.
-    const fn learns(&self) -> bool {
+    const fn accepts_relays(&self) -> bool {
         match self.role {
             Role::Following { .. } => true,
             Role::Leading { .. } => !self.recovered,
@@ -105,10 +105,10 @@ impl State {
         }
     }
 
-    /// The leader published this: whoever follows us gets it as it is.
+    /// The leader published this: our followers gets it as it is.
     pub(super) fn relayed(&mut self, snapshot: &Arc<Snapshot>, now: Now) -> Output {
         let foreign = self.cluster.as_ref().is_some_and(|own| *own != snapshot.cluster);
-        if !self.learns() || foreign || snapshot.version <= self.snapshot.version {
+        if !self.accepts_relays() || foreign || snapshot.version <= self.snapshot.version {
             return Output::default();
         }
         let saw = Some(snapshot.version.epoch).filter(|epoch| *epoch > self.snapshot.version.epoch || self.role.epoch().is_some());
@@ -118,7 +118,7 @@ impl State {
         }
         (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
         // Whoever published this knew more.
-        self.recalled = false;
+        self.recovered_from_proxy = false;
         Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
     }
 
@@ -129,7 +129,7 @@ impl State {
     }
 
     /// What was published before this process began, from disk.
-    pub fn recall(&mut self, snapshot: Snapshot, now: Now) -> Output {
+    pub fn restore_published(&mut self, snapshot: Snapshot, now: Now) -> Output {
         self.relayed(&Arc::new(snapshot), now)
     }
 
@@ -140,12 +140,12 @@ impl State {
 
     /// Whether this controller follows us now.
     pub fn follows(&self, name: &str, now: Now) -> bool {
-        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWS)
+        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWER_TIMEOUT)
     }
 
     /// Whether a controller that follows us has not got what was published a while ago.
     pub fn is_behind(&self, name: &str, now: Now) -> bool {
-        let late = now.since_start.saturating_sub(self.published) > BEHIND;
+        let late = now.since_start.saturating_sub(self.published) > BEHIND_AFTER;
         late && self.is_ready() && self.follows(name, now) && self.followers.get(name).is_some_and(|follower| follower.version < Some(self.snapshot.version))
     }
 
@@ -154,17 +154,17 @@ impl State {
         self.followers.keys().any(|name| self.follows(name, now))
     }
 
-    /// What the guard keeps and expects, for the day on which another one leads: ours if we lead, else the leader's.
-    pub fn kept_for_followers(&self) -> (Vec<Gone>, Vec<String>) {
+    /// What the guard holds and expects, for the day on which another one leads: ours if we lead, else the leader's.
+    pub fn removals_for_followers(&self) -> (Vec<Removal>, Vec<String>) {
         let inherited = self.role.epoch() == Some(self.snapshot.version.epoch);
         match self.role.epoch() {
-            // Who has only just been elected has not taken over yet what whoever led before kept.
-            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), self.guard.expected().cloned().collect()),
+            // Who has only just been elected has not taken over yet what the previous leader kept.
+            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.held().cloned().collect(), self.guard.expected().cloned().collect()),
             // Before a leader was heard, what is known is what was known when we stopped.
-            None if self.replica.at.is_empty() => (self.guard.kept().cloned().collect(), Vec::new()),
+            None if self.replica.at.is_empty() => (self.guard.held().cloned().collect(), Vec::new()),
             following => {
                 let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
-                let kept = self.replica.kept.iter().filter(|gone| !ours.iter().any(|path| path == gone.object.path())).cloned().collect();
+                let kept = self.replica.kept.iter().filter(|removal| !ours.iter().any(|path| path == removal.object.path())).cloned().collect();
                 (kept, self.replica.expected.iter().cloned().chain(ours).collect())
             }
         }
@@ -181,14 +181,14 @@ impl State {
 
     /// The leader told what it keeps.
     pub(super) fn replicated(&mut self, replica: Replica, now: Now) -> Output {
-        if !self.learns() {
+        if !self.accepts_relays() {
             return Output::default();
         }
         let mut output = Output { entries_changed: true, ..Output::default() };
         for (number, name) in self.names.clone().iter().enumerate() {
             if let (Some(source), Some(at)) = (self.sources.get_mut(number), revision(&replica.at, name)) {
                 source.floor.0 = at;
-                self.not_believed.take_if(|flagged| flagged.source == number && flagged.is_judged(Revision(at)));
+                self.regression.take_if(|flagged| flagged.source == number && flagged.is_judged(Revision(at)));
             }
             if let Some((_, entries)) = replica.entries.iter().find(|(url, _)| same_store(url, name)) {
                 self.compiler.adopt(number, entries.clone());
@@ -201,7 +201,7 @@ impl State {
 
     /// What happened on a controller that follows us is said here too, with its name; through others it has that already.
     pub(super) fn pass_events(&mut self, controller: &str, told: Vec<Told>, now: Now) {
-        for Told { reason, about, message } in told.into_iter().take(MOST_TOLD) {
+        for Told { reason, about, message } in told.into_iter().take(MAX_RELAYED_EVENTS) {
             let about = if about.ends_with(')') { about } else { format!("{about} (on {controller})") };
             self.events.add(now.date, &reason, about, message);
         }
@@ -209,7 +209,7 @@ impl State {
 
     /// A controller follows us, and says what it relays.
     pub(super) fn follower(&mut self, name: &str, version: Option<Version>, content: Option<Content>, now: Now) {
-        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.heard) < FORGET);
+        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.heard) < FORGET_FOLLOWER_AFTER);
         let drifted = version.zip(content).is_some_and(|(version, content)| self.proxies.is_other(version, content));
         let before = self.followers.insert(name.to_owned(), Follower { heard: now.since_start, version, drifted });
         if drifted && before.is_none_or(|before| !before.drifted) {
@@ -246,45 +246,45 @@ impl State {
     /// Begins with what is published: what it has and the stores do not went while nobody led, or is held.
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
-        self.unmet = if self.snapshot.version.sequence > 0 { now.since_start + UNMET } else { Duration::ZERO };
+        self.proxies_expected_until = if self.snapshot.version.sequence > 0 { now.since_start + PROXY_SEARCH_TIME } else { Duration::ZERO };
         // From now on what we keep counts, also once we follow again.
         let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
         if self.snapshot.version.sequence > 0 {
             self.forget_what_was_let_go(&at);
         }
         self.guard.expect(expected, now.since_start);
-        // A config that an operator holds says nothing about what the stores had.
+        // A config that an operator pinned says nothing about what the stores had.
         let none = Lane::default();
-        let config = if self.hold.is_some() { &none } else { &self.snapshot.config };
+        let config = if self.pin.is_some() { &none } else { &self.snapshot.config };
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
         // Of a store that is not believed, what it changed is missing too.
         let emptied = self.emptied(config);
-        let doubt = self.not_believed.take();
-        let doubted = doubt.as_ref().map(|doubt| Doubted { source: doubt.source, why: &doubt.why });
-        let is_doubted = |object: &Object| doubted.is_some() && is_doubted(doubted, source_of(object));
-        let gone = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_doubted(object));
+        let doubt = self.regression.take();
+        let doubted = doubt.as_ref().map(|doubt| DistrustedStore { source: doubt.source, why: &doubt.why });
+        let is_distrusted = |object: &Object| doubted.is_some() && is_distrusted(doubted, source_of(object));
+        let removal = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_distrusted(object));
         let out = ejected(&self.snapshot);
         let missed = |object: &Object| {
             let ejected = object.kind() == "endpoint" && out.contains(object.name());
-            is_doubted(object)
+            is_distrusted(object)
                 || !emptied.is_empty() && emptied.contains(&source_of(object))
                 || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
         };
         let missing: Vec<Arc<Object>> = config
             .objects()
-            .filter(|object| gone(config_now, object))
-            .chain(self.snapshot.membership.objects().filter(|object| gone(membership_now, object)))
+            .filter(|object| removal(config_now, object))
+            .chain(self.snapshot.membership.objects().filter(|object| removal(membership_now, object)))
             .filter(|object| missed(object) && !(object.kind() == "listener" && self.proxies.never_bound(object.name())))
             .cloned()
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());
         self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
         for source in emptied {
-            self.guard.doubt(Doubted { source, why: "the store is empty, and what is published of it is not" });
+            self.guard.doubt(DistrustedStore { source, why: "the store is empty, and what is published of it is not" });
         }
-        let lost = if std::mem::take(&mut self.recalled) { self.sources.len() } else { 0 };
+        let lost = if std::mem::take(&mut self.recovered_from_proxy) { self.sources.len() } else { 0 };
         for source in 0..lost {
-            self.guard.doubt(Doubted { source, why: "it went before this controller lost its disk, or since" });
+            self.guard.doubt(DistrustedStore { source, why: "it went before this controller lost its disk, or since" });
         }
         self.give_way(now);
         self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
@@ -311,7 +311,7 @@ impl State {
     /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
     /// published in a form that is not the store's was not.
     fn forget_what_was_let_go(&mut self, at: &BTreeMap<String, u64>) {
-        let (snapshot, held) = (self.snapshot.clone(), self.hold.is_some());
+        let (snapshot, held) = (self.snapshot.clone(), self.pin.is_some());
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
         let stands = |lane: &Lane, now: &Lane, object: &Object| {
             lane.get(object.path()).is_some_and(|published| {
@@ -321,21 +321,21 @@ impl State {
         };
         let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
         let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
-        let known = |gone: &Gone| self.not_believed.is_none() && seen(gone.origin.id.source).is_some_and(|at| gone.seen <= at);
-        let published = |gone: &Gone| match gone.object.kind() {
-            "endpoint" => stands(&snapshot.membership, membership_now, &gone.object),
-            // A config that an operator holds does not tell; whoever led and knew that it went would have kept it.
-            _ if held => !known(gone),
-            _ => stands(&snapshot.config, config_now, &gone.object),
+        let known = |removal: &Removal| self.regression.is_none() && seen(removal.origin.id.source).is_some_and(|at| removal.seen <= at);
+        let published = |removal: &Removal| match removal.object.kind() {
+            "endpoint" => stands(&snapshot.membership, membership_now, &removal.object),
+            // A config that an operator pinned does not tell; whoever led and knew that it went would have kept it.
+            _ if held => !known(removal),
+            _ => stands(&snapshot.config, config_now, &removal.object),
         };
         // What is known of whoever led is from before that: nobody let it go.
-        let unjudged = |gone: &Gone| matches!(gone.fate, Fate::Held { .. }) && gone.at > self.published && !known(gone);
-        self.guard.forget_unless(&|gone| published(gone) || unjudged(gone));
+        let unjudged = |removal: &Removal| matches!(removal.judgement, Judgement::Held { .. }) && removal.at > self.published && !known(removal);
+        self.guard.forget_unless(&|removal| published(removal) || unjudged(removal));
         let none = Lane::default();
         let config = if held { &none } else { &snapshot.config };
         // Of epochs that we know nothing of, what the store had last may have been published.
         let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
-        let known = |gone: &Gone| !(missed && unjudged(gone));
+        let known = |removal: &Removal| !(missed && unjudged(removal));
         self.guard.keep_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot
 
 /// What the leader keeps, as its followers get it.
 pub(super) fn replica(of: &Script, at: u64) -> Input {
-    let (kept, expected) = of.state.kept_for_followers();
+    let (kept, expected) = of.state.removals_for_followers();
     Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), kept, expected, entries: Vec::new() }))
 }
 
@@ -86,7 +86,7 @@ fn who_lost_what_was_published_holds_everything_that_the_stores_do_not_have() {
         let mut script = Script::new(1);
         script.after(1, Input::Role(leading(6)));
         let before = published_by(5, &[WEB, ("routes/a", ROUTE), ("routes/b", ROUTE), ("routes/c", ROUTE)]);
-        script.after(1, if lost { Input::Recalled(before) } else { Input::Relayed(before) });
+        script.after(1, if lost { Input::RecoveredFromProxy(before) } else { Input::Relayed(before) });
         script.after(1, Input::Recovered(6));
         script.reset(1, 0, 7, &[WEB, ("routes/b", ROUTE), ("routes/c", ROUTE)]);
         script.after(2_000, Input::Tick);
@@ -106,7 +106,7 @@ fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
     before.reset(0, 0, 5, &all);
     before.reset(10, 0, 6, &[]);
     before.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() });
-    let (kept, expected) = before.state.kept_for_followers();
+    let (kept, expected) = before.state.removals_for_followers();
     assert_eq!(kept.len(), 2);
     let mut script = Script::new(1);
     script.reset(0, 0, 6, &[]);
@@ -115,7 +115,7 @@ fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    let held: Vec<_> = script.state.guard.kept().map(|gone| (gone.object.path(), gone.origin.written.value.clone())).collect();
+    let held: Vec<_> = script.state.guard.held().map(|removal| (removal.object.path(), removal.origin.written.value.clone())).collect();
     assert_eq!(held.iter().map(|(path, _)| *path).collect::<Vec<_>>(), ["endpoint/shop/1", "listener/web"]);
     assert_eq!(held[0].1.as_ref(), b"10.0.0.1:80", "its author's bytes");
     assert_eq!(script.state.snapshot.config.digest(), before.state.snapshot.config.digest());
@@ -132,7 +132,7 @@ fn a_store_that_is_older_than_what_the_leader_saw_changes_nothing_by_itself() {
     script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     assert_eq!(version(&script), "6.1");
     assert_eq!(script.state.snapshot.config.digest(), published_by(1, &[WEB, ("routes/a", other)]).config.digest());
-    assert_eq!(script.state.guard.kept().count(), 1);
+    assert_eq!(script.state.guard.held().count(), 1);
 }
 
 #[test]
@@ -143,11 +143,11 @@ fn after_its_lease_a_leader_publishes_only_what_operators_ask_for_until_it_is_re
     script.role(4_500, Role::Caretaking { epoch: 3, named: false });
     assert!(script.put(1, 2, "routes/a", ROUTE).publish.is_none());
     let lane = script.state.snapshot.config.clone();
-    let mark = crate::controller::rules::pins::Mark { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
-    let hold = Hold::new(mark, Lane::default(), 0);
-    let published = script.after(1, Input::Hold { hold: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
+    let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
+    let hold = Pin::new(mark, Lane::default(), 0);
+    let published = script.after(1, Input::Pin { hold: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
     assert!(published.config.is_empty(), "an old config, with the store down");
-    let published = script.after(1, Input::Hold { hold: None, by: "a".to_owned() }).publish.unwrap();
+    let published = script.after(1, Input::Pin { hold: None, by: "a".to_owned() }).publish.unwrap();
     assert_eq!(published.config, lane, "not what came since");
     let published = script.role(1, leading(3)).publish.unwrap();
     assert!(published.config.get("route/a").is_some());
@@ -166,7 +166,7 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
         last_good: None,
     };
     let before = published_by(5, &[WEB, ("routes/a", ROUTE)]);
-    script.state.recall(before.as_ref().clone(), Now::default());
+    script.state.restore_published(before.as_ref().clone(), Now::default());
     script.state.restore(0, vec![saved], Now::default());
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none(), "proxies may come that have seen more");
     assert!(script.after(10_000, Input::Tick).publish.is_none());
@@ -182,7 +182,7 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
 fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_the_store() {
     let mut script = Script::new(1);
     script.reset(0, 0, 1, &[WEB]);
-    script.state.recall(published_by(5, &[WEB]).as_ref().clone(), Now::default());
+    script.state.restore_published(published_by(5, &[WEB]).as_ref().clone(), Now::default());
     let opened = |cluster: &str| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch: 5, sequence: 2 }, cluster: Some(cluster.to_owned()) };
     assert!(script.role(1, Role::Caretaking { epoch: 6, named: true }).publish.is_none());
     script.after(15_000, opened("c"));
@@ -201,13 +201,13 @@ fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
     before.after(1_000, Input::Tick);
     let (published, entries) = (before.state.snapshot.clone(), before.state.compiler.save(0));
     let mut script = Script::new(1);
-    script.state.guard.restore(before.state.kept_for_followers().0, script.now);
-    script.state.recall(published.as_ref().clone(), Now::default());
+    script.state.guard.restore(before.state.removals_for_followers().0, script.now);
+    script.state.restore_published(published.as_ref().clone(), Now::default());
     script.state.restore(0, entries, Now::default());
     script.role(1, Role::Caretaking { epoch: 6, named: true });
     let published = script.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "a".to_owned() }).publish.unwrap();
     script.after(30_000, Input::Tick);
-    assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.kept().count()), (1, 1, 0));
+    assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.held().count()), (1, 1, 0));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo
     script.role(1, Role::Following { leader: None });
     script.role(1, leading(4));
     script.reset(1, 0, 21, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.digest()), (1, digest));
+    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.digest()), (1, digest));
 }
 
 #[test]
@@ -314,16 +314,16 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
     script.reset(0, 0, 5, &all);
     for one in [&mut before, &mut script] {
         one.reset(10, 0, 6, &[]);
-        assert_eq!(one.state.guard.kept().count(), 2, "both hold what went");
+        assert_eq!(one.state.guard.held().count(), 2, "both hold what went");
     }
     before.after(10, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    let (kept, expected) = before.state.kept_for_followers();
+    let (kept, expected) = before.state.removals_for_followers();
     script.after(1, Input::Relayed(before.state.snapshot.clone()));
     script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), kept, expected, entries: Vec::new() })));
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    assert_eq!((script.state.guard.kept().count(), script.state.snapshot.config.len()), (0, 0));
+    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.len()), (0, 0));
 }
 
 #[test]
@@ -331,19 +331,19 @@ fn a_pin_is_ended_by_whoever_leads_and_by_no_other_clock() {
     let mut script = Script::new(1);
     script.reset(0, 0, 5, &[WEB]);
     script.after(1, Input::Relayed(published_by(3, &[WEB])));
-    let mark = crate::controller::rules::pins::Mark { reason: Reason::Pinned, config: 1, by: "a".to_owned(), at: 0, until: Some(9), digest: None };
-    let pin = |left| Input::Hold { hold: Some(Box::new(Hold { mark: mark.clone(), lane: Lane::default(), left: Some(left) })), by: "a".to_owned() };
+    let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Pinned, config: 1, by: "a".to_owned(), at: 0, until: Some(9), digest: None };
+    let pin = |left| Input::Pin { hold: Some(Box::new(Pin { mark: mark.clone(), lane: Lane::default(), left: Some(left) })), by: "a".to_owned() };
     script.after(1, pin(Duration::from_secs(1)));
     script.after(2_000, Input::Tick);
-    assert!(script.state.hold().is_some() && script.state.due() > script.now, "nobody has ended it");
+    assert!(script.state.pin().is_some() && script.state.due() > script.now, "nobody has ended it");
     // The leader says so anew, with the time that is left: nothing changes but that.
     let told = script.state.events.next();
     script.after(1, pin(Duration::from_secs(5)));
-    assert_eq!((script.state.events.next(), script.state.hold_left(Now { since_start: script.now, date: 0 })), (told, Some(Duration::from_secs(5))));
+    assert_eq!((script.state.events.next(), script.state.pin_left(Now { since_start: script.now, date: 0 })), (told, Some(Duration::from_secs(5))));
     script.role(1, leading(4));
     assert!(script.after(1_000, Input::Tick).over.is_none());
     assert_eq!(script.after(4_000, Input::Tick).over, Some(mark));
-    assert!(script.state.hold().is_none());
+    assert!(script.state.pin().is_none());
 }
 
 #[test]
@@ -354,13 +354,13 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
         let (mut before, mut script) = (Script::leading(1), Script::new(1));
         before.reset(0, 0, 5, &all);
         script.reset(0, 0, 5, &all);
-        let mark = crate::controller::rules::pins::Mark { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
-        let hold = Hold::new(mark, before.state.snapshot.config.clone(), 0);
+        let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
+        let hold = Pin::new(mark, before.state.snapshot.config.clone(), 0);
         for one in [&mut before, &mut script] {
-            one.after(1, Input::Hold { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
+            one.after(1, Input::Pin { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
             one.delete(1, 6, "listeners/web");
             one.after(1_000, Input::Tick);
-            assert_eq!(one.state.guard.kept().count(), 1, "a listener");
+            assert_eq!(one.state.guard.held().count(), 1, "a listener");
         }
         before.after(10, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "alice".to_owned() });
         script.after(1, Input::Relayed(before.state.snapshot.clone()));
@@ -368,9 +368,9 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
         script.role(1, leading(4));
         script.reset(1, 0, 6, &all[1..]);
         script.after(60_000, Input::Tick);
-        assert_eq!(script.state.guard.kept().count(), kept, "seen {seen}");
+        assert_eq!(script.state.guard.held().count(), kept, "seen {seen}");
         let held = script.state.snapshot.config.get("listener/web").is_some();
-        script.after(1, Input::Hold { hold: None, by: "a".to_owned() });
+        script.after(1, Input::Pin { hold: None, by: "a".to_owned() });
         let after = script.state.snapshot.config.get("listener/web").is_some();
         assert_eq!((held, after), (true, kept > 0), "it went when the config went on; seen {seen}");
     }
@@ -385,9 +385,9 @@ fn who_has_just_been_elected_tells_what_whoever_led_before_kept() {
     script.after(1, Input::Relayed(before.state.snapshot.clone()));
     script.after(1, replica(&before, 6));
     script.role(1, leading(4));
-    assert_eq!(script.state.kept_for_followers().0.len(), 1, "before it has read the store");
+    assert_eq!(script.state.removals_for_followers().0.len(), 1, "before it has read the store");
     script.reset(1, 0, 6, &[]);
-    assert_eq!(script.state.kept_for_followers().0.len(), 1);
+    assert_eq!(script.state.removals_for_followers().0.len(), 1);
 }
 
 #[test]
@@ -441,6 +441,6 @@ fn what_only_a_dead_leader_had_seen_is_exported_under_the_key_that_it_had() {
     script.reset(0, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
     script.role(1, leading(6));
     script.reset(1, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
-    let kept: Vec<_> = script.state.guard.kept().map(|gone| gone.origin.id.key.as_str()).collect();
+    let kept: Vec<_> = script.state.guard.held().map(|removal| removal.origin.id.key.as_str()).collect();
     assert_eq!(kept, ["trees/v2/listeners/web"]);
 }

@@ -9,47 +9,47 @@ use waypost_model::lane::{Change, Lane};
 use super::State;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::objects::object_path;
-use crate::controller::rules::pins::Hold;
+use crate::controller::rules::pins::Pin;
 
 impl State {
-    /// What an operator holds.
-    pub fn hold(&self) -> Option<&Hold> {
-        self.hold.as_ref().map(|(hold, _)| hold)
+    /// What an operator pinned.
+    pub fn pin(&self) -> Option<&Pin> {
+        self.pin.as_ref().map(|(hold, _)| hold)
     }
 
-    /// How much time is left of what an operator holds, if it has one.
-    pub fn hold_left(&self, now: Now) -> Option<Duration> {
-        let (_, until) = self.hold.as_ref()?;
+    /// How much time is left of what an operator pinned, if it has one.
+    pub fn pin_left(&self, now: Now) -> Option<Duration> {
+        let (_, until) = self.pin.as_ref()?;
         until.map(|until| until.saturating_sub(now.since_start))
     }
 
     /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
-    pub fn is_held_back(&self, resource: &ResourceKey) -> bool {
+    pub fn is_behind_pin(&self, resource: &ResourceKey) -> bool {
         let path = object_path(resource);
         let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
-        !resource.kind.is_membership() && self.hold.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
+        !resource.kind.is_membership() && self.pin.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
     }
 
     /// Whether something that was written waits behind a hold.
     pub fn waits(&self) -> bool {
-        self.hold.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
+        self.pin.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
     }
 
-    pub(super) fn set_hold(&mut self, hold: Option<Hold>, by: &str, now: Now) -> Output {
-        if let (Some(Hold { mark, left, .. }), Some((known, until))) = (&hold, &mut self.hold)
+    pub(super) fn set_pin(&mut self, hold: Option<Pin>, by: &str, now: Now) -> Output {
+        if let (Some(Pin { mark, left, .. }), Some((known, until))) = (&hold, &mut self.pin)
             && known.mark == *mark
         {
             // It is held already; how long is known better now.
             *until = left.map(|left| now.since_start + left);
             return Output::default();
         }
-        let (reason, told) = match (&hold, self.hold.take()) {
+        let (reason, told) = match (&hold, self.pin.take()) {
             (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
             (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
             (None, None) => return Output::default(),
         };
         self.events.add(now.date, reason, "config", told);
-        self.hold = hold.map(|hold| {
+        self.pin = hold.map(|hold| {
             let until = hold.left.map(|left| now.since_start + left);
             (hold, until)
         });
@@ -60,7 +60,7 @@ impl State {
         self.unpublished.extend(entries.iter().cloned());
         // What was held before a restart, or by whoever led, nobody asks for now.
         self.operated |= self.role.epoch().is_some();
-        // Which routes are held is part of membership, and says nothing of a config that an operator holds.
+        // Which routes are held is part of membership, and says nothing of a config that an operator pinned.
         let mut output = self.publish(true, true, now);
         output.changed = true;
         output.verdicts = entries;
@@ -68,18 +68,18 @@ impl State {
     }
 
     /// Whether an entry, or the end of one, waits behind a hold.
-    pub(super) fn waits_behind_hold(&self, id: &EntryId) -> bool {
-        let Some((hold, _)) = &self.hold else { return false };
+    pub(super) fn waits_behind_pin(&self, id: &EntryId) -> bool {
+        let Some((hold, _)) = &self.pin else { return false };
         match place(&id.key, false) {
-            Place::Resource { resource, .. } => self.is_held_back(&resource),
+            Place::Resource { resource, .. } => self.is_behind_pin(&resource),
             Place::Current => self.lanes.0 != hold.lane,
             Place::Folder | Place::Unknown(_) => false,
         }
     }
 
-    /// The membership that is to be published: which routes are held says nothing of a config that an operator holds.
+    /// The membership that is to be published: which routes are held says nothing of a config that an operator pinned.
     pub(super) fn membership(&self) -> Lane {
-        if self.hold.is_none() {
+        if self.pin.is_none() {
             return self.lanes.1.clone();
         }
         self.lanes.1.with(self.guard.held_marks().map(|mark| Change::Delete(mark.path().to_owned())))
@@ -87,6 +87,6 @@ impl State {
 
     /// The config that is to be published.
     pub(super) fn config(&self) -> &Lane {
-        self.hold.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
+        self.pin.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
     }
 }

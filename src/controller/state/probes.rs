@@ -25,16 +25,16 @@ impl State {
             return Output::default();
         }
         let mut members: BTreeMap<String, Option<String>> = self.proxies.probers(now.since_start).map(|(name, zone)| (name.clone(), zone.cloned())).collect();
-        if now.since_start < self.unmet {
+        if now.since_start < self.proxies_expected_until {
             // Those who probed before we led are on their way to us.
             for (name, zone) in self.health.fleet() {
                 members.entry(name.clone()).or_insert_with(|| zone.clone());
             }
         }
         let moved = self.health.set_fleet(members);
-        let all_met = self.unmet > Duration::ZERO && now.since_start >= self.unmet;
+        let all_met = self.proxies_expected_until > Duration::ZERO && now.since_start >= self.proxies_expected_until;
         if all_met {
-            self.unmet = Duration::ZERO;
+            self.proxies_expected_until = Duration::ZERO;
         }
         let mut output = if moved && self.health.is_used() { self.publish_health(now) } else { Output::default() };
         if moved || all_met {
@@ -60,7 +60,7 @@ impl State {
             return Output::default();
         }
         let proxies = &self.proxies;
-        let met = now.since_start >= self.unmet;
+        let met = now.since_start >= self.proxies_expected_until;
         let turns = self.health.judge(names, &|prober| proxies.probed(prober, now.since_start), met, now.date);
         let mut panics = BTreeSet::new();
         for turn in &turns {

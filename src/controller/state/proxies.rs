@@ -13,7 +13,7 @@ const FORGET: Duration = Duration::from_secs(24 * 3_600);
 /// A report is current for this long.
 const CURRENT: Duration = Duration::from_secs(3 * REPORT_SECONDS);
 /// A proxy that is behind for this long is told of.
-pub(super) const BEHIND: Duration = Duration::from_secs(2);
+pub(super) const BEHIND_AFTER: Duration = Duration::from_secs(2);
 /// A proxy that lost its stream may come back within this time; what it probes is not given to others before.
 const RETURN: Duration = Duration::from_secs(5);
 /// So many publications are compared with what proxies serve.
@@ -246,6 +246,6 @@ impl Proxies {
 
     /// Whether a connected proxy is behind `version`, which was published at `since`, or refuses what we publish.
     pub fn behind(proxy: &Proxy, version: Version, since: Duration, now: Duration) -> bool {
-        proxy.connected(now) && (proxy.report.refused.is_some() || !proxy.serves(version) && now.saturating_sub(since) > BEHIND)
+        proxy.connected(now) && (proxy.report.refused.is_some() || !proxy.serves(version) && now.saturating_sub(since) > BEHIND_AFTER)
     }
 }

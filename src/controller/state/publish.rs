@@ -7,10 +7,10 @@ use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
 use super::State;
-use super::lead::MET;
+use super::lead::PROXY_RETURN_TIME;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{Doubted, is_doubted};
+use crate::controller::rules::guard::{DistrustedStore, is_distrusted};
 use crate::controller::rules::health::ejected;
 
 /// What a publication may take up.
@@ -42,7 +42,7 @@ impl State {
             // Without the store's word, what was published goes out once more under our epoch. What a proxy saw after our disk was
             // written last is not taken back unasked.
             Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => {
-                (now.since_start >= MET && !self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
+                (now.since_start >= PROXY_RETURN_TIME && !self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
             }
             Role::Caretaking { epoch, .. } if self.health.waits() => Some((epoch, Scope::Probed)),
             _ => None,
@@ -55,18 +55,18 @@ impl State {
 
     /// Compiles what came in, tells what changed, and publishes what its window allows. Of a store that is read for the `first`
     /// time since the start, or is restored, nothing was written just now: what is kept of it is compared with what it says.
-    pub(super) fn compiled(&mut self, first: Option<usize>, doubted: Option<Doubted<'_>>, now: Now) -> Output {
+    pub(super) fn compiled(&mut self, first: Option<usize>, doubted: Option<DistrustedStore<'_>>, now: Now) -> Output {
         let mut outcome = self.compiler.commit();
         if first.is_some() {
             outcome.came.retain(|path| self.guard.source_of(path) != first);
         }
         // What took no requests is not missed.
-        if outcome.departed.iter().any(|gone| gone.object.kind() == "endpoint") {
+        if outcome.departed.iter().any(|removal| removal.object.kind() == "endpoint") {
             let ejected = ejected(&self.snapshot);
-            let missed = |gone: &Departed| is_doubted(doubted, gone.origin.id.source) || !ejected.contains(gone.object.name());
-            outcome.departed.retain(|gone| gone.object.kind() != "endpoint" || missed(gone));
+            let missed = |removal: &Departed| is_distrusted(doubted, removal.origin.id.source) || !ejected.contains(removal.object.name());
+            outcome.departed.retain(|removal| removal.object.kind() != "endpoint" || missed(removal));
         }
-        outcome.departed.retain(|gone| gone.object.kind() != "listener" || !self.proxies.never_bound(gone.object.name()));
+        outcome.departed.retain(|removal| removal.object.kind() != "listener" || !self.proxies.never_bound(removal.object.name()));
         let lanes = (self.compiler.config(), self.compiler.membership());
         let at: Vec<u64> = self.sources.iter().map(|source| source.at.0).collect();
         self.guard.take(&outcome.came, outcome.departed, (lanes, &at), doubted, (now.since_start, now.date));
@@ -102,7 +102,7 @@ impl State {
         let empty = self.snapshot.version.sequence == 0;
         let first = empty || self.snapshot.version.epoch != epoch;
         if first {
-            output.doubted = self.recalled;
+            output.doubted = self.recovered_from_proxy;
             self.inherit(now);
         }
         // What waited until we might publish goes out as a whole.
@@ -133,10 +133,10 @@ impl State {
     /// Says which key to write while there is no listener at all.
     pub(super) fn tell_missing_listener(&mut self, now: Now) {
         let missing = self.compiler.complete() && self.lanes.0.of_kind("listener").next().is_none();
-        if missing && !self.no_listener_told {
+        if missing && !self.missing_listener_announced {
             let message = "no listener is written; write listeners/web below the root, such as: waypost put listeners/web '{\"address\":\"0.0.0.0:80\",\"protocol\":\"HTTP\"}'";
             self.events.add(now.date, "NoListener", "listeners/", message);
         }
-        self.no_listener_told = missing;
+        self.missing_listener_announced = missing;
     }
 }

@@ -1,4 +1,4 @@
-//! What is published although the stores say otherwise: the guard's, and what an operator holds.
+//! What is published although the stores say otherwise: the guard's, and what an operator pinned.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use waypost_model::object::Object;
 use super::State;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::objects::object_path;
 
 /// So many removals that are given up at once are told of one by one.
 const MOST_TOLD: usize = 100;
 
 impl State {
-    /// What the guard keeps changed: publishes the lanes anew.
+    /// What the guard holds changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
         self.tell_held(now);
         // Without the record of leading, what the stores say waits.
@@ -39,15 +39,15 @@ impl State {
 
     /// Says why something is held, once for each reason.
     pub(super) fn tell_held(&mut self, now: Now) {
-        let held = self.guard.kept().filter_map(|gone| match &gone.fate {
-            Fate::Held { why } => Some(why.clone()),
+        let held = self.guard.held().filter_map(|removal| match &removal.judgement {
+            Judgement::Held { why } => Some(why.clone()),
             _ => None,
         });
         let reasons: BTreeSet<String> = held.collect();
-        for why in reasons.difference(&self.told_held) {
+        for why in reasons.difference(&self.announced_reasons) {
             self.events.add(now.date, "Held", "guard", format!("{why}; it serves on until `waypost approve`, see `waypost status`"));
         }
-        self.told_held = reasons;
+        self.announced_reasons = reasons;
     }
 
     /// The stores were confirmed: what waited for that may go.
@@ -59,15 +59,15 @@ impl State {
     /// What these keys name and is kept, or everything that is if there are none, as paths and with the keys that name exactly that;
     /// with `later`, keys mean only themselves.
     pub fn approvable(&self, keys: &[String], later: bool) -> Vec<(String, String)> {
-        let both = |gone: &Gone| (gone.object.path().to_owned(), gone.origin.id.key.clone());
+        let both = |removal: &Removal| (removal.object.path().to_owned(), removal.origin.id.key.clone());
         if keys.is_empty() {
-            return self.guard.kept().map(both).collect();
+            return self.guard.held().map(both).collect();
         }
         let named = keys.iter().filter_map(|key| {
             let Place::Resource { tree, resource } = place(key, false) else { return None };
             // The same name in another tree is another thing; who types the bare name of what is held means that.
             let exact = tree.is_some() || later;
-            self.guard.kept_at(&object_path(&resource)).filter(|gone| !exact || gone.origin.id.key == *key).map(both)
+            self.guard.held_at(&object_path(&resource)).filter(|removal| !exact || removal.origin.id.key == *key).map(both)
         });
         named.collect()
     }
@@ -108,10 +108,10 @@ impl State {
     }
 
     /// The tree of what went last of a store and is kept, if it is not the active one.
-    pub fn tree_of_kept(&self, source: usize) -> Option<String> {
-        let of = self.guard.kept().filter(|gone| gone.origin.id.source == source);
-        let trees = of.filter_map(|gone| match place(&gone.origin.id.key, false) {
-            Place::Resource { tree, .. } => Some((gone.at, tree?)),
+    pub fn tree_of_held(&self, source: usize) -> Option<String> {
+        let of = self.guard.held().filter(|removal| removal.origin.id.source == source);
+        let trees = of.filter_map(|removal| match place(&removal.origin.id.key, false) {
+            Place::Resource { tree, .. } => Some((removal.at, tree?)),
             _ => None,
         });
         let (_, tree) = trees.max()?;

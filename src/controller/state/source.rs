@@ -21,7 +21,7 @@ pub struct SourceState {
     pub other_spelling: Option<(usize, String)>,
     /// Whether it was read, or could not be, since we lead.
     pub settled: bool,
-    /// The revision that whoever led before us had seen of it.
+    /// The revision that the previous leader had seen of it.
     pub floor: Revision,
     /// Whether its revisions never go back, and are the same for every controller.
     pub counts_up: bool,
@@ -31,7 +31,7 @@ pub struct SourceState {
 
 /// A store that went back or became empty while others led, so that a leader has to judge it.
 #[derive(Debug, Clone)]
-pub(super) struct NotBelieved {
+pub(super) struct StoreRegression {
     /// Why it is not believed.
     pub(super) why: String,
     /// Its number.
@@ -42,7 +42,7 @@ pub(super) struct NotBelieved {
     pub(super) at: Revision,
 }
 
-impl NotBelieved {
+impl StoreRegression {
     /// Whether a leader that has read the store up to this revision has seen the same, and judged it.
     pub(super) fn is_judged(&self, theirs: Revision) -> bool {
         if self.at < self.before { theirs < self.before } else { theirs >= self.at }

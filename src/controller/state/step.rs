@@ -37,9 +37,9 @@ impl State {
             Input::Role(role) => self.take_role(role, now),
             Input::Recovered(epoch) => self.recovered(epoch, now),
             Input::Relayed(snapshot) => self.relayed(&snapshot, now),
-            Input::Recalled(snapshot) => {
+            Input::RecoveredFromProxy(snapshot) => {
                 let output = self.relayed(&snapshot, now);
-                self.recalled |= output.publish.is_some();
+                self.recovered_from_proxy |= output.publish.is_some();
                 output
             }
             Input::Replica(replica) => self.replicated(*replica, now),
@@ -65,7 +65,7 @@ impl State {
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => self.tick(now),
             Input::Approve { keys, later, by } => self.approve(&keys, later, &by, now),
-            Input::Hold { hold, by } => self.set_hold(hold.map(|hold| *hold), &by, now),
+            Input::Pin { hold, by } => self.set_pin(hold.map(|hold| *hold), &by, now),
         }
     }
 
@@ -80,9 +80,9 @@ impl State {
             return output;
         }
         let leads = self.role.epoch().is_some();
-        if let Some((hold, _)) = self.hold.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
+        if let Some((hold, _)) = self.pin.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
             let over = Some(hold.mark.clone());
-            return Output { over, ..self.set_hold(None, "its time being over", now) };
+            return Output { over, ..self.set_pin(None, "its time being over", now) };
         }
         if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
             return self.guarded(now);
@@ -99,7 +99,7 @@ impl State {
         self.swept = now.since_start;
         self.proxies.sweep(now.since_start);
         self.claims.retain(|_, (_, at)| now.since_start.saturating_sub(*at) < CLAIM_MEMORY);
-        self.tracks.retain(|_, track| !track.gone || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
+        self.tracks.retain(|_, track| !track.deleted || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
         self.arriving.retain(|id| self.tracks.contains_key(id));
         self.unpublished.retain(|id| self.tracks.contains_key(id));
         true

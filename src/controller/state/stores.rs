@@ -7,14 +7,14 @@ use waypost_model::compile::{EntryChange, EntryInput, Written};
 
 use super::State;
 use crate::controller::message::{Now, Output};
-use crate::controller::rules::guard::Doubted;
-use crate::controller::state::source::NotBelieved;
+use crate::controller::rules::guard::DistrustedStore;
+use crate::controller::state::source::StoreRegression;
 
 /// A new leader waits so long for a store that cannot be read, and then goes on with what it knows of it.
-const GIVE_UP: Duration = Duration::from_secs(5);
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl State {
-    /// How far a store was read, by us or by whoever leads: what is published is not newer. Whoever goes on from here does not
+    /// How far a store was read, by us or by the leader: what is published is not newer. Whoever goes on from here does not
     /// believe a store that is not as far.
     pub fn known_revision(&self, source: usize) -> u64 {
         self.sources.get(source).map_or(0, |state| state.at.max(state.floor).0)
@@ -39,15 +39,15 @@ impl State {
                 let flagged = self.became_empty(source, known);
                 if let Some(why) = flagged.clone() {
                     let leaders = self.sources.get(source).map_or(Revision(0), |state| state.floor);
-                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                    self.doubt(StoreRegression { why, source, before, at }, leaders);
                 }
-                self.compiled(None, flagged.as_deref().map(|why| Doubted { source, why }), now)
+                self.compiled(None, flagged.as_deref().map(|why| DistrustedStore { source, why }), now)
             }
             Event::Reset { entries, at, drift } => {
                 let mut before = std::mem::replace(&mut state.at, at);
                 let leaders = state.floor;
                 if self.role.epoch().is_some() && generation >= self.generation {
-                    // What whoever led before had seen counts once; while we follow, it is often ahead of us.
+                    // What the previous leader had seen counts once; while we follow, it is often ahead of us.
                     before = before.max(std::mem::take(&mut state.floor));
                 }
                 state.settled |= generation >= self.generation;
@@ -61,12 +61,12 @@ impl State {
                 let went_back = (at < before).then(|| format!("the store went back from revision {before} to {at}"));
                 let flagged = self.became_empty(source, known).or(went_back);
                 if let Some(why) = flagged.clone() {
-                    self.doubt(NotBelieved { why, source, before, at }, leaders);
+                    self.doubt(StoreRegression { why, source, before, at }, leaders);
                 }
                 if first {
                     self.events.add(now.date, "StoreRead", &name, format!("{count} entries at revision {at}"));
                 }
-                let mut output = self.compiled(first.then_some(source), flagged.as_deref().map(|why| Doubted { source, why }), now);
+                let mut output = self.compiled(first.then_some(source), flagged.as_deref().map(|why| DistrustedStore { source, why }), now);
                 output.absorb(self.confirm(now));
                 output
             }
@@ -87,9 +87,9 @@ impl State {
         })
     }
 
-    /// A store is not believed: unless we judge that ourselves, or whoever leads has, whoever leads next has to; `leaders` is how far it
+    /// A store is not believed: unless we judge that ourselves, or the leader has, the next leader has to; `leaders` is how far it
     /// had read.
-    fn doubt(&mut self, doubt: NotBelieved, leaders: Revision) {
+    fn doubt(&mut self, doubt: StoreRegression, leaders: Revision) {
         if self.role.epoch() == Some(self.snapshot.version.epoch) {
             return;
         }
@@ -97,7 +97,7 @@ impl State {
         let reached = doubt.at >= doubt.before || leaders <= doubt.at;
         let judged = self.role.epoch().is_none() && leaders.0 > 0 && reached && doubt.is_judged(leaders);
         if !judged {
-            self.not_believed = Some(doubt);
+            self.regression = Some(doubt);
         }
     }
 
@@ -109,9 +109,9 @@ impl State {
                 let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
                 self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
             }
-            // It cannot be asked; after a while what it said is used, unless whoever led before had seen more.
+            // It cannot be asked; after a while what it said is used, unless the previous leader had seen more.
             let since = *state.failing.get_or_insert(now.since_start);
-            state.settled |= state.at >= state.floor && now.since_start.saturating_sub(since) >= GIVE_UP;
+            state.settled |= state.at >= state.floor && now.since_start.saturating_sub(since) >= STORE_PATIENCE;
             state.error = Some(error);
         }
         let mut output = if self.suppressed { self.publish(true, true, now) } else { Output::default() };

@@ -215,12 +215,12 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
     script.reset(0, 0, 5, &all);
     script.reset(100, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    let status: Vec<&str> = script.state.guard.kept().map(|gone| gone.object.path()).collect();
+    let status: Vec<&str> = script.state.guard.held().map(|removal| removal.object.path()).collect();
     assert_eq!(status, ["endpoint/shop/1", "listener/web", "route/a"]);
     let approved = script.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() }).approved;
     assert_eq!(approved, ["route/a"]);
     script.reset(10, 0, 7, &all);
-    assert_eq!(script.state.guard.kept().count(), 0, "what comes back is held no longer");
+    assert_eq!(script.state.guard.held().count(), 0, "what comes back is held no longer");
     script.told(
         "0: publish 3.1: listener/web route/a | endpoint/shop/1
          0: StoreRead store0: 3 entries at revision 5
@@ -244,7 +244,7 @@ fn the_same_name_in_another_tree_is_another_thing_to_let_go() {
     script.after(1, approve("trees/v1/listeners/web", true));
     script.delete(10, 6, "trees/v2/listeners/web");
     script.after(1_000, Input::Tick);
-    let held = |script: &Script| script.state.guard.kept().map(|gone| gone.object.path().to_owned()).collect::<Vec<_>>();
+    let held = |script: &Script| script.state.guard.held().map(|removal| removal.object.path().to_owned()).collect::<Vec<_>>();
     assert_eq!(held(&script), ["listener/web"], "nobody announced that");
     for key in ["trees/v1/listeners/web", "listeners/web"] {
         assert!(script.after(1, approve(key, true)).approved.is_empty(), "{key} is deleted, and is not what is held");

@@ -15,14 +15,14 @@ use crate::controller::rules::objects::object_path;
 impl State {
     pub(super) fn track(&mut self, id: &EntryId, now: Now) {
         let Some(view) = self.compiler.view(id) else {
-            if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.gone) {
-                *track = Track { seen: now.since_start, version: None, live: None, gone: true, ..*track };
+            if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.deleted) {
+                *track = Track { seen: now.since_start, version: None, live: None, deleted: true, ..*track };
                 self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
             }
             return;
         };
         let revision = view.written.revision;
-        if let Some(track) = self.tracks.get_mut(id).filter(|track| track.revision == revision && !track.gone) {
+        if let Some(track) = self.tracks.get_mut(id).filter(|track| track.revision == revision && !track.deleted) {
             // The same value may come to be served only now: by a switch of trees, by room, by what shadowed it going.
             let wanted = view.resource.as_ref().map(object_path);
             let differs = |path: &String| digest(&self.snapshot, path) != digest_of(&self.lanes, path);
@@ -37,7 +37,7 @@ impl State {
             let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
             self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
         }
-        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, gone: false });
+        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, deleted: false });
     }
 
     /// Gives every entry whose lane has gone out the version that has it.
@@ -45,12 +45,12 @@ impl State {
         let version = self.snapshot.version;
         let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
         let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
-        // What the guard keeps is served as before, so its end is not published yet.
-        let kept: HashSet<&EntryId> = self.guard.kept().map(|gone| &gone.origin.id).collect();
+        // What the guard holds is served as before, so its end is not published yet.
+        let kept: HashSet<&EntryId> = self.guard.held().map(|removal| &removal.origin.id).collect();
         let settled: Vec<EntryId> = self
             .unpublished
             .iter()
-            .filter(|id| !kept.contains(id) && !self.waits_behind_hold(id))
+            .filter(|id| !kept.contains(id) && !self.waits_behind_pin(id))
             .filter(|id| if member(id) { !waits.1 } else { !waits.0 })
             .cloned()
             .collect();

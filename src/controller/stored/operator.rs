@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use waypost_model::object::Digest;
 
-use crate::controller::rules::pins::Mark;
+use crate::controller::rules::pins::PinRecord;
 
 /// Who did what is kept for so many actions.
 pub const AUDITED: usize = 500;
@@ -26,7 +26,7 @@ pub struct Audit {
 pub struct OperatorState {
     /// What is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<Mark>,
+    pub mark: Option<PinRecord>,
     /// Who did what, oldest first.
     #[serde(default)]
     pub audit: Vec<Audit>,
@@ -70,7 +70,7 @@ impl OperatorState {
     }
 
     /// What we hold and whoever wrote `next` never knew of, as far as its audit goes back.
-    pub fn unknown_to(&self, next: &Self) -> Option<&Mark> {
+    pub fn unknown_to(&self, next: &Self) -> Option<&PinRecord> {
         let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
         let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
         let forgotten = next.audit.len() >= AUDITED && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
@@ -86,9 +86,9 @@ mod tests {
     #[test]
     fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
         let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
-        let mark = Mark { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
+        let mark = PinRecord { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
         let own = OperatorState { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..OperatorState::default() };
-        let leaders = |mark: Option<&Mark>, audit: &[Audit]| OperatorState { mark: mark.cloned(), audit: audit.to_vec(), ..OperatorState::default() };
+        let leaders = |mark: Option<&PinRecord>, audit: &[Audit]| OperatorState { mark: mark.cloned(), audit: audit.to_vec(), ..OperatorState::default() };
         assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
         assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
         assert_eq!(own.unknown_to(&leaders(None, &[audit(1_200, "alice")])), Some(&mark), "alice did something else");

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use waypost_model::compile::{EntryId, Origin, Written};
 use waypost_model::object::{Digest, Object};
 
-use crate::controller::rules::guard::{Fate, Gone};
+use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::stored::entries::same_store;
 
-/// What the guard keeps, as it is written.
+/// What the guard holds, as it is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct KeptLine {
+pub struct StoredRemoval {
     object: String,
     /// The number of its store where it was written.
     source: usize,
@@ -28,23 +28,23 @@ pub struct KeptLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     instead: Option<Digest>,
     #[serde(flatten)]
-    fate: Fate,
+    judgement: Judgement,
 }
 
-impl KeptLine {
+impl StoredRemoval {
     /// As it is written; `stores` are our stores' URLs.
-    pub fn of(gone: &Gone, stores: &[String]) -> Self {
-        let source = gone.origin.id.source;
+    pub fn of(removal: &Removal, stores: &[String]) -> Self {
+        let source = removal.origin.id.source;
         Self {
-            object: gone.object.bytes().to_owned(),
+            object: removal.object.bytes().to_owned(),
             source,
             store: stores.get(source).cloned().unwrap_or_default(),
-            key: gone.origin.id.key.clone(),
-            value: STANDARD.encode(&gone.origin.written.value),
-            revision: gone.origin.written.revision,
-            date: gone.date,
-            instead: gone.instead,
-            fate: gone.fate.clone(),
+            key: removal.origin.id.key.clone(),
+            value: STANDARD.encode(&removal.origin.written.value),
+            revision: removal.origin.written.revision,
+            date: removal.date,
+            instead: removal.instead,
+            judgement: removal.judgement.clone(),
         }
     }
 
@@ -52,12 +52,12 @@ impl KeptLine {
     ///
     /// # Errors
     /// What cannot be understood.
-    pub fn gone(self, stores: &[String]) -> Result<Option<Gone>, String> {
+    pub fn removal(self, stores: &[String]) -> Result<Option<Removal>, String> {
         let named = |store: &str| stores.iter().position(|url| same_store(url, store));
         let Some(source) = Some(self.store.as_str()).filter(|store| !store.is_empty()).map_or(Some(self.source), named) else { return Ok(None) };
         let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
         let origin = Origin { id: EntryId { source, key: self.key }, written };
         let object = Object::read(&self.object)?;
-        Ok(Some(Gone { object, origin, at: Duration::ZERO, date: self.date, fate: self.fate, seen: 0, instead: self.instead }))
+        Ok(Some(Removal { object, origin, at: Duration::ZERO, date: self.date, judgement: self.judgement, seen: 0, instead: self.instead }))
     }
 }

@@ -1,21 +1,21 @@
-//! What a leader keeps beside the snapshot, as its followers get it: whoever leads next goes on from there.
+//! What a leader keeps beside the snapshot, as its followers get it: the next leader goes on from there.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::controller::rules::guard::Gone;
+use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{SavedStore, StoredEntries};
 use crate::controller::stored::operator::OperatorState;
-use crate::controller::stored::removals::KeptLine;
+use crate::controller::stored::removals::StoredRemoval;
 
 /// What the task that owns the state takes over from the leader.
 #[derive(Debug, Clone, Default)]
 pub struct Replica {
     /// The revision that the leader has seen of each store, by URL.
     pub at: BTreeMap<String, u64>,
-    /// What the guard keeps.
-    pub kept: Vec<Gone>,
+    /// What the guard holds.
+    pub kept: Vec<Removal>,
     /// Paths of what may go when it goes.
     pub expected: Vec<String>,
     /// Entries: those whose current value is refused, with their last good one; all of them for whoever has none.
@@ -30,14 +30,14 @@ pub enum Document {
     State {
         /// The revision of each store.
         at: BTreeMap<String, u64>,
-        /// What the guard keeps.
-        kept: Vec<KeptLine>,
+        /// What the guard holds.
+        kept: Vec<StoredRemoval>,
         /// Paths of what may go when it goes.
         expected: Vec<String>,
         /// Entries with a last good value, or all.
         entries: Vec<StoredEntries>,
     },
-    /// What operators did, and hold.
+    /// What operators did, and pinned.
     Operator {
         /// The same as on disk.
         saved: OperatorState,
@@ -76,7 +76,7 @@ impl Replica {
     pub fn document(&self, stores: &[String]) -> Document {
         Document::State {
             at: self.at.clone(),
-            kept: self.kept.iter().map(|gone| KeptLine::of(gone, stores)).collect(),
+            kept: self.kept.iter().map(|removal| StoredRemoval::of(removal, stores)).collect(),
             expected: self.expected.clone(),
             entries: self.entries.iter().map(StoredEntries::of).collect(),
         }
@@ -86,8 +86,14 @@ impl Replica {
     ///
     /// # Errors
     /// What cannot be understood.
-    pub fn read(at: BTreeMap<String, u64>, kept: Vec<KeptLine>, expected: Vec<String>, entries: Vec<StoredEntries>, stores: &[String]) -> Result<Self, String> {
-        let kept = kept.into_iter().filter_map(|line| line.gone(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
+    pub fn read(
+        at: BTreeMap<String, u64>,
+        kept: Vec<StoredRemoval>,
+        expected: Vec<String>,
+        entries: Vec<StoredEntries>,
+        stores: &[String],
+    ) -> Result<Self, String> {
+        let kept = kept.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
         Ok(Self { at, kept, expected, entries: entries.into_iter().map(StoredEntries::into_store).collect() })
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_adapter::{AdapterError, ErrorKind, Key};
 
 use crate::controller::message::Signal;
-use crate::controller::rules::election::{Ask, Election, Heard, Role, Standing, Trouble};
+use crate::controller::rules::election::{Election, ElectionInput, Role, StoreFailure, StoreRequest, StoredRecord};
 use crate::controller::settings::Store;
 
 /// A store that has not answered for so long when we start may be down: a controller that never met another one does not
@@ -51,17 +51,17 @@ impl Elector {
     /// Runs it. What is held is let go at the end.
     pub async fn run(self, mut election: Election, mut signals: mpsc::Receiver<Signal>, stop: CancellationToken) {
         let key = Key::from(format!("{}/leader", self.store.status_root()));
-        election.heard(Heard::Others(!self.alone), self.now());
+        election.heard(ElectionInput::Others(!self.alone), self.now());
         if self.store_down == StoreDown::Named {
-            election.heard(Heard::Caretake, self.now());
+            election.heard(ElectionInput::Caretake, self.now());
         }
         let mut answered = false;
-        let mut asking: Option<std::pin::Pin<Box<dyn Future<Output = Heard> + Send>>> = None;
+        let mut asking: Option<std::pin::Pin<Box<dyn Future<Output = ElectionInput> + Send>>> = None;
         loop {
             let now = self.now();
             if self.store_down == StoreDown::Sole && !answered && now >= SOLE_PATIENCE {
                 answered = true;
-                election.heard(Heard::Caretake, now);
+                election.heard(ElectionInput::Caretake, now);
             }
             self.tell(election.role(now));
             if asking.is_none()
@@ -79,14 +79,14 @@ impl Elector {
                 () = stop.cancelled() => break,
                 heard = async { match &mut asking { Some(ask) => ask.as_mut().await, None => std::future::pending().await } } => {
                     asking = None;
-                    answered |= !matches!(heard, Heard::Read(Err(Trouble::Unreachable)) | Heard::Wrote(Err(Trouble::Unreachable)));
+                    answered |= !matches!(heard, ElectionInput::Read(Err(StoreFailure::Unreachable)) | ElectionInput::Wrote(Err(StoreFailure::Unreachable)));
                     election.heard(heard, self.now());
                 }
                 signal = signals.recv() => match signal {
                     None => break,
-                    Some(Signal::Saw { epoch, living }) => election.heard(Heard::Saw { epoch, living }, self.now()),
-                    Some(Signal::Others(others)) => election.heard(Heard::Others(others), self.now()),
-                    Some(Signal::Look) => election.heard(Heard::Look, self.now()),
+                    Some(Signal::Saw { epoch, living }) => election.heard(ElectionInput::Saw { epoch, living }, self.now()),
+                    Some(Signal::Others(others)) => election.heard(ElectionInput::Others(others), self.now()),
+                    Some(Signal::Look) => election.heard(ElectionInput::Look, self.now()),
                     Some(Signal::StepDown(to)) => {
                         if let Some(ask) = asking.take() {
                             election.heard(ask.await, self.now());
@@ -111,7 +111,7 @@ impl Elector {
     async fn let_go(&self, election: &mut Election, key: &Key) -> bool {
         let release = election.release();
         let led = election.role(self.now()).epoch().is_some();
-        election.heard(Heard::StepDown, self.now());
+        election.heard(ElectionInput::StepDown, self.now());
         self.tell(election.role(self.now()));
         if let Some(ask) = release
             && let Err(error) = timeout(RELEASE, write(&self.store, key, &ask)).await
@@ -134,37 +134,37 @@ impl Elector {
     }
 }
 
-fn trouble(error: &AdapterError) -> Trouble {
+fn trouble(error: &AdapterError) -> StoreFailure {
     match error.kind {
-        ErrorKind::Denied | ErrorKind::Settings => Trouble::Denied,
+        ErrorKind::Denied | ErrorKind::Settings => StoreFailure::Denied,
         // A store that is full, or takes no writes at the moment, refuses everybody.
-        ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::UnknownOutcome => Trouble::Unreachable,
+        ErrorKind::Refused | ErrorKind::Unreachable | ErrorKind::UnknownOutcome => StoreFailure::Unreachable,
     }
 }
 
 /// Asks, and waits for the answer no longer than leaves time for another try within the lease.
-async fn carry_out(store: Arc<Store>, key: Key, ask: Ask, ttl: Duration) -> Heard {
+async fn carry_out(store: Arc<Store>, key: Key, ask: StoreRequest, ttl: Duration) -> ElectionInput {
     match &ask {
-        Ask::Read => {
+        StoreRequest::Read => {
             let read = timeout(ttl / 4, store.adapter.get(&key)).await;
             let found = read.unwrap_or_else(|_| Err(AdapterError::new(ErrorKind::Unreachable, &store.url, "no answer in time", "look at the store")));
-            Heard::Read(match found {
-                Ok(entry) => Ok(entry.map(|entry| Standing { revision: entry.revision, record: serde_json::from_slice(&entry.value).ok() })),
+            ElectionInput::Read(match found {
+                Ok(entry) => Ok(entry.map(|entry| StoredRecord { revision: entry.revision, record: serde_json::from_slice(&entry.value).ok() })),
                 Err(error) => Err(trouble(&error)),
             })
         }
-        Ask::Write { .. } => match timeout(ttl / 3, write(&store, &key, &ask)).await {
+        StoreRequest::Write { .. } => match timeout(ttl / 3, write(&store, &key, &ask)).await {
             Ok(heard) => heard,
-            Err(_) => Heard::Wrote(Err(Trouble::Unreachable)),
+            Err(_) => ElectionInput::Wrote(Err(StoreFailure::Unreachable)),
         },
     }
 }
 
-async fn write(store: &Store, key: &Key, ask: &Ask) -> Heard {
-    let Ask::Write { record, expected } = ask else { return Heard::Wrote(Err(Trouble::Unreachable)) };
+async fn write(store: &Store, key: &Key, ask: &StoreRequest) -> ElectionInput {
+    let StoreRequest::Write { record, expected } = ask else { return ElectionInput::Wrote(Err(StoreFailure::Unreachable)) };
     let value = Bytes::from(serde_json::to_vec(record).unwrap_or_default());
     let written = store.adapter.put_if(key, value, *expected).await;
-    Heard::Wrote(written.map_err(|error| {
+    ElectionInput::Wrote(written.map_err(|error| {
         tracing::debug!(%error, "the record of leading was not written");
         trouble(&error)
     }))

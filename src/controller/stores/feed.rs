@@ -86,7 +86,7 @@ fn below(event: Event, root: &str) -> Event {
         Event::Changes { changes, at } => {
             let change = |change| match change {
                 Change::Put(put) => entry(put).map(Change::Put),
-                Change::Delete(gone) => key(&gone).map(Change::Delete),
+                Change::Delete(removal) => key(&removal).map(Change::Delete),
             };
             Event::Changes { changes: changes.into_iter().filter_map(change).collect(), at }
         }

@@ -6,8 +6,8 @@ use super::*;
 
 const TTL: Duration = Duration::from_secs(6);
 
-fn me(name: &str, run: &str) -> Me {
-    Me { cluster: "c".to_owned(), holder: Holder { name: name.to_owned(), run: run.to_owned() }, previous_run: None, url: format!("http://{name}") }
+fn me(name: &str, run: &str) -> Candidate {
+    Candidate { cluster: "c".to_owned(), holder: Holder { name: name.to_owned(), run: run.to_owned() }, previous_run: None, url: format!("http://{name}") }
 }
 
 fn secs(seconds: f64) -> Duration {
@@ -22,17 +22,19 @@ struct Store {
 }
 
 impl Store {
-    fn answer(&mut self, ask: &Ask) -> Heard {
+    fn answer(&mut self, ask: &StoreRequest) -> ElectionInput {
         match ask {
-            Ask::Read => Heard::Read(Ok(self.record.clone().map(|record| Standing { revision: Revision(self.revision), record: Some(record) }))),
-            Ask::Write { record, expected } => {
+            StoreRequest::Read => {
+                ElectionInput::Read(Ok(self.record.clone().map(|record| StoredRecord { revision: Revision(self.revision), record: Some(record) })))
+            }
+            StoreRequest::Write { record, expected } => {
                 let found = self.record.as_ref().map_or(Expected::Absent, |_| Expected::At(Revision(self.revision)));
                 if found != *expected {
-                    return Heard::Wrote(Ok(PutIf::Conflict));
+                    return ElectionInput::Wrote(Ok(PutIf::Conflict));
                 }
                 self.revision += 1;
                 self.record = Some(record.clone());
-                Heard::Wrote(Ok(PutIf::Written(Revision(self.revision))))
+                ElectionInput::Wrote(Ok(PutIf::Written(Revision(self.revision))))
             }
         }
     }
@@ -78,10 +80,10 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert!(now >= secs(6.1), "{now:?}");
     assert_eq!(leads(&b, now), Some(2));
     assert!(matches!(a.role(now), Role::Caretaking { epoch: 1, .. }), "it has not heard");
-    a.heard(Heard::Saw { epoch: 2, living: true }, now);
+    a.heard(ElectionInput::Saw { epoch: 2, living: true }, now);
     assert!(matches!(a.role(now), Role::Following { .. }));
     // The next run of b knows the one before, and does not follow the dead.
-    let mut again = Election::new(Me { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
+    let mut again = Election::new(Candidate { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
     let ask = again.poll(now).unwrap();
     again.heard(store.answer(&ask), now);
     assert_eq!(again.role(now), Role::Following { leader: None });
@@ -94,8 +96,8 @@ fn a_wiped_store_is_waited_for_only_by_who_may_not_be_alone() {
     for (others, waits) in [(false, false), (true, true)] {
         let (mut store, mut first) = (Store::default(), Election::new(me("b", "1"), TTL, Duration::ZERO, 0));
         store.serve(&mut first, secs(0.0));
-        let mut again = Election::new(Me { previous_run: Some("1".to_owned()), ..me("b", "2") }, TTL, Duration::ZERO, 1);
-        again.heard(Heard::Others(others), secs(1.0));
+        let mut again = Election::new(Candidate { previous_run: Some("1".to_owned()), ..me("b", "2") }, TTL, Duration::ZERO, 1);
+        again.heard(ElectionInput::Others(others), secs(1.0));
         store.serve(&mut again, secs(1.0));
         assert_eq!(leads(&again, secs(1.0)), Some(2), "the run before is dead");
         store = Store::default();
@@ -111,8 +113,8 @@ fn who_lets_go_is_followed_at_once_and_rests() {
     store.serve(&mut a, secs(0.0));
     store.serve(&mut b, secs(0.1));
     let release = a.release().unwrap();
-    assert_eq!(store.answer(&release), Heard::Wrote(Ok(PutIf::Written(Revision(2)))));
-    a.heard(Heard::StepDown, secs(1.0));
+    assert_eq!(store.answer(&release), ElectionInput::Wrote(Ok(PutIf::Written(Revision(2)))));
+    a.heard(ElectionInput::StepDown, secs(1.0));
     store.serve(&mut a, secs(2.0));
     assert_eq!(leads(&a, secs(2.0)), None, "it rests");
     store.serve(&mut b, secs(2.0));
@@ -123,13 +125,13 @@ fn who_lets_go_is_followed_at_once_and_rests() {
 fn a_leader_proves_its_record_before_it_raises_its_epoch() {
     let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0));
     store.serve(&mut a, secs(0.0));
-    a.heard(Heard::Saw { epoch: 9, living: false }, secs(1.0));
+    a.heard(ElectionInput::Saw { epoch: 9, living: false }, secs(1.0));
     store.serve(&mut a, secs(1.0));
     assert_eq!(leads(&a, secs(1.0)), Some(10));
     // Another one has the record: no epoch is high enough.
     store.revision += 1;
     store.record = Some(Record { holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, epoch: 11, ..store.record.clone().unwrap() });
-    a.heard(Heard::Saw { epoch: 12, living: false }, secs(1.5));
+    a.heard(ElectionInput::Saw { epoch: 12, living: false }, secs(1.5));
     store.serve(&mut a, secs(1.5));
     assert!(matches!(a.role(secs(1.5)), Role::Following { leader: Some(record) } if record.holder.name == "b"));
 }
@@ -137,24 +139,24 @@ fn a_leader_proves_its_record_before_it_raises_its_epoch() {
 #[test]
 fn without_the_right_to_write_a_controller_leads_alone_unless_somebody_renews() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
-    assert_eq!(a.poll(secs(0.0)), Some(Ask::Read));
-    a.heard(Heard::Read(Ok(None)), secs(0.0));
-    assert!(matches!(a.poll(secs(0.0)), Some(Ask::Write { .. })));
-    a.heard(Heard::Wrote(Err(Trouble::Denied)), secs(0.0));
+    assert_eq!(a.poll(secs(0.0)), Some(StoreRequest::Read));
+    a.heard(ElectionInput::Read(Ok(None)), secs(0.0));
+    assert!(matches!(a.poll(secs(0.0)), Some(StoreRequest::Write { .. })));
+    a.heard(ElectionInput::Wrote(Err(StoreFailure::Denied)), secs(0.0));
     a.poll(secs(0.1));
-    a.heard(Heard::Read(Ok(None)), secs(0.1));
+    a.heard(ElectionInput::Read(Ok(None)), secs(0.1));
     assert_eq!(leads(&a, secs(100.0)), Some(4));
     let other = |renewal: u64| {
         let record = Record { cluster: "c".to_owned(), holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, renewal, ..Record::default() };
-        Heard::Read(Ok(Some(Standing { revision: Revision(renewal), record: Some(record) })))
+        ElectionInput::Read(Ok(Some(StoredRecord { revision: Revision(renewal), record: Some(record) })))
     };
     for (second, renewal, leading) in [(101.0, 1, true), (103.0, 2, false), (105.0, 3, false), (112.0, 3, true)] {
         let mut now = secs(second);
         // The right may have come back.
-        if matches!(a.poll(now), Some(Ask::Write { .. })) {
-            a.heard(Heard::Wrote(Err(Trouble::Denied)), now);
+        if matches!(a.poll(now), Some(StoreRequest::Write { .. })) {
+            a.heard(ElectionInput::Wrote(Err(StoreFailure::Denied)), now);
             now += secs(0.25);
-            assert_eq!(a.poll(now), Some(Ask::Read));
+            assert_eq!(a.poll(now), Some(StoreRequest::Read));
         }
         a.heard(other(renewal), now);
         assert_eq!(leads(&a, now).is_some(), leading, "at {second}");
@@ -168,7 +170,7 @@ fn a_leader_that_only_lost_the_store_takes_care_until_it_sees_a_higher_epoch() {
     for quarter in 0..8 {
         let now = secs(2.0 + f64::from(quarter) / 2.0);
         assert!(a.poll(now).is_some());
-        a.heard(Heard::Wrote(Err(Trouble::Unreachable)), now);
+        a.heard(ElectionInput::Wrote(Err(StoreFailure::Unreachable)), now);
         let lapsed = now >= secs(4.0);
         assert_eq!(leads(&a, now).is_none(), lapsed, "{now:?}");
     }
@@ -180,7 +182,7 @@ fn a_leader_that_only_lost_the_store_takes_care_until_it_sees_a_higher_epoch() {
 #[test]
 fn a_foreign_record_and_garbage_are_not_led_over() {
     let mut store = Store::default();
-    store.answer(&Ask::Write { record: Record { cluster: "other".to_owned(), epoch: 1, ..Record::default() }, expected: Expected::Absent });
+    store.answer(&StoreRequest::Write { record: Record { cluster: "other".to_owned(), epoch: 1, ..Record::default() }, expected: Expected::Absent });
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 0);
     for second in 0..60 {
         store.serve(&mut a, Duration::from_secs(second));
@@ -189,11 +191,11 @@ fn a_foreign_record_and_garbage_are_not_led_over() {
     assert_eq!(a.highest(), 0, "a foreign epoch is not ours to exceed");
     let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 0);
     b.poll(secs(0.0));
-    let garbage = Heard::Read(Ok(Some(Standing { revision: Revision(3), record: None })));
+    let garbage = ElectionInput::Read(Ok(Some(StoredRecord { revision: Revision(3), record: None })));
     b.heard(garbage.clone(), secs(0.0));
-    assert_eq!(b.poll(secs(5.9)), Some(Ask::Read), "it may be somebody's");
+    assert_eq!(b.poll(secs(5.9)), Some(StoreRequest::Read), "it may be somebody's");
     b.heard(garbage, secs(5.9));
-    assert!(matches!(b.poll(secs(6.0)), Some(Ask::Write { expected: Expected::At(Revision(3)), .. })));
+    assert!(matches!(b.poll(secs(6.0)), Some(StoreRequest::Write { expected: Expected::At(Revision(3)), .. })));
 }
 
 #[test]
@@ -201,22 +203,22 @@ fn two_under_one_epoch_part_and_an_epoch_beyond_all_is_no_claim() {
     let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 8));
     store.serve(&mut a, secs(0.0));
     assert_eq!(leads(&a, secs(0.0)), Some(9));
-    a.heard(Heard::Saw { epoch: 9, living: false }, secs(0.5));
+    a.heard(ElectionInput::Saw { epoch: 9, living: false }, secs(0.5));
     store.serve(&mut a, secs(0.5));
     assert!(leads(&a, secs(0.5)) > Some(9));
     let before = a.highest();
-    a.heard(Heard::Saw { epoch: u64::MAX, living: true }, secs(1.0));
+    a.heard(ElectionInput::Saw { epoch: u64::MAX, living: true }, secs(1.0));
     assert_eq!(a.highest(), before);
 }
 
 #[test]
 fn where_there_are_others_nobody_leads_without_the_record() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
-    a.heard(Heard::Others(true), secs(0.0));
+    a.heard(ElectionInput::Others(true), secs(0.0));
     for second in 0..20 {
         let now = Duration::from_secs(second);
         while let Some(ask) = a.poll(now) {
-            a.heard(if ask == Ask::Read { Heard::Read(Ok(None)) } else { Heard::Wrote(Err(Trouble::Denied)) }, now);
+            a.heard(if ask == StoreRequest::Read { ElectionInput::Read(Ok(None)) } else { ElectionInput::Wrote(Err(StoreFailure::Denied)) }, now);
         }
         assert_eq!(leads(&a, now), None);
     }
@@ -228,15 +230,15 @@ fn where_there_are_others_nobody_leads_without_the_record() {
 #[test]
 fn told_to_lead_without_the_store_a_controller_does_until_somebody_else_does() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 5);
-    a.heard(Heard::Caretake, secs(0.0));
+    a.heard(ElectionInput::Caretake, secs(0.0));
     assert_eq!(a.role(secs(0.0)), Role::Caretaking { epoch: 6, named: true });
-    a.heard(Heard::Saw { epoch: 8, living: false }, secs(1.0));
+    a.heard(ElectionInput::Saw { epoch: 8, living: false }, secs(1.0));
     assert_eq!(a.role(secs(1.0)), Role::Caretaking { epoch: 9, named: true }, "a proxy remembers a dead leader");
-    a.heard(Heard::Saw { epoch: 10, living: true }, secs(1.0));
+    a.heard(ElectionInput::Saw { epoch: 10, living: true }, secs(1.0));
     assert_eq!(a.role(secs(1.0)), Role::Following { leader: None });
     let mut store = Store::default();
     let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 5);
-    b.heard(Heard::Caretake, secs(0.0));
+    b.heard(ElectionInput::Caretake, secs(0.0));
     store.serve(&mut b, secs(0.5));
     assert_eq!(leads(&b, secs(0.5)), Some(7), "the store is back");
 }
@@ -247,7 +249,7 @@ struct Node {
     /// Until when the process stands still.
     paused: u64,
     /// What the store will answer, and when it reaches us.
-    answer: Option<(u64, Heard)>,
+    answer: Option<(u64, ElectionInput)>,
     crashed: bool,
 }
 
@@ -256,7 +258,7 @@ struct World {
     store: Store,
     nodes: Vec<Node>,
     /// Writes on their way to the store.
-    arriving: Vec<(u64, usize, Ask, bool)>,
+    arriving: Vec<(u64, usize, StoreRequest, bool)>,
     runs: u64,
     epochs: BTreeMap<u64, String>,
 }
@@ -279,7 +281,7 @@ impl World {
 
     fn start(&mut self, number: usize, previous_run: Option<String>, highest: u64) -> Node {
         self.runs += 1;
-        let me = Me { previous_run, ..me(&format!("n{number}"), &format!("r{}", self.runs)) };
+        let me = Candidate { previous_run, ..me(&format!("n{number}"), &format!("r{}", self.runs)) };
         let jitter = Duration::from_millis(self.random.u64(0..300));
         Node { election: Election::new(me, TTL, jitter, highest), paused: 0, answer: None, crashed: false }
     }
@@ -298,7 +300,9 @@ impl World {
         let Some(ask) = node.election.poll(at) else { return };
         let (there, back) = if calm { (5, 5) } else { (delay(random), delay(random)) };
         let lost = !calm && random.u8(0..10) == 0;
-        let failed = matches!(ask, Ask::Read).then_some(Heard::Read(Err(Trouble::Unreachable))).unwrap_or(Heard::Wrote(Err(Trouble::Unreachable)));
+        let failed = matches!(ask, StoreRequest::Read)
+            .then_some(ElectionInput::Read(Err(StoreFailure::Unreachable)))
+            .unwrap_or(ElectionInput::Wrote(Err(StoreFailure::Unreachable)));
         node.answer = Some((now + PATIENCE, failed));
         let answered = (calm || random.u8(0..10) != 0) && there + back < PATIENCE;
         if !lost {
@@ -402,7 +406,7 @@ fn an_older_record_of_ours_that_comes_back_with_a_restored_store_is_no_lease() {
         let (backup, at) = (store.record.clone(), store.revision);
         if others {
             // Somebody else led meanwhile, and may still.
-            a.heard(Heard::StepDown, secs(1.0));
+            a.heard(ElectionInput::StepDown, secs(1.0));
             let mut b = Election::new(me("b", "b1"), TTL, Duration::ZERO, 0);
             store.serve(&mut b, secs(1.0));
             store.serve(&mut b, secs(7.5));

@@ -61,11 +61,11 @@ impl World {
     }
 
     /// Why things are kept, and how many for each reason.
-    fn kept(&self) -> BTreeMap<String, usize> {
+    fn held(&self) -> BTreeMap<String, usize> {
         let mut kept = BTreeMap::new();
-        for gone in self.guard.kept() {
-            let told = match &gone.fate {
-                Fate::Held { why } => why.clone(),
+        for removal in self.guard.held() {
+            let told = match &removal.judgement {
+                Judgement::Held { why } => why.clone(),
                 other => format!("{other:?}"),
             };
             *kept.entry(told).or_default() += 1;
@@ -82,21 +82,21 @@ fn endpoints(backend: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|n| format!("endpoint/{backend}/{n:03}")).collect()
 }
 
-fn kept(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
+fn held(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
     pairs.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect()
 }
 
 #[test]
 fn few_routes_go_after_a_moment_and_many_are_held() {
-    for (all, gone, told) in
+    for (all, removed, told) in
         [(1, 1, ""), (4, 4, ""), (5, 4, ""), (5, 5, "5 of 5 routes went within a minute"), (500, 100, ""), (500, 101, "101 of 500 routes went within a minute")]
     {
         let mut world = World::new(all, &[]);
-        world.remove(&routes(0..gone));
-        assert_eq!(world.kept(), kept(&[("Waiting", gone)]), "nothing goes before it is judged");
+        world.remove(&routes(0..removed));
+        assert_eq!(world.held(), held(&[("Waiting", removed)]), "nothing goes before it is judged");
         assert_eq!(world.guard.apply(&world.config, &world.membership).0.len(), all + 1);
         world.after(500);
-        assert_eq!(world.kept(), if told.is_empty() { kept(&[]) } else { kept(&[(told, gone)]) }, "{gone} of {all}");
+        assert_eq!(world.held(), if told.is_empty() { held(&[]) } else { held(&[(told, removed)]) }, "{removed} of {all}");
     }
 }
 
@@ -107,11 +107,11 @@ fn endpoints_that_drain_or_have_no_weight_are_not_what_is_left_of_a_backend() {
         let idle = |n: usize| Object::read(&format!(r#"{{"kind":"endpoint","minLevel":1,"name":"shop/idle{n}","spec":{idle}}}"#)).unwrap();
         world.membership = world.membership.with((0..8).map(|n| Change::Put(idle(n))));
         world.remove(&endpoints("shop", 0..1)).after(500);
-        assert_eq!(world.kept(), kept(&[("backend shop lost its last endpoint", 1)]), "the last one that takes requests");
+        assert_eq!(world.held(), held(&[("backend shop lost its last endpoint", 1)]), "the last one that takes requests");
         let mut world = World::new(1, &[("shop", 1)]);
         world.membership = world.membership.with([Change::Put(idle(0))]);
         world.remove(&["endpoint/shop/idle0".to_owned()]).after(500);
-        assert_eq!(world.kept(), kept(&[]), "it took none");
+        assert_eq!(world.held(), held(&[]), "it took none");
     }
 }
 
@@ -121,9 +121,9 @@ fn key_by_key_is_judged_together_and_what_had_gone_comes_back() {
     for n in 0..4 {
         world.remove(&routes(n..n + 1)).after(1_000);
     }
-    assert_eq!(world.kept(), kept(&[]), "four of twenty have gone one after the other");
+    assert_eq!(world.held(), held(&[]), "four of twenty have gone one after the other");
     world.remove(&routes(4..5)).after(600);
-    assert_eq!(world.kept(), kept(&[("5 of 20 routes went within a minute", 5)]), "the fifth brings the others back");
+    assert_eq!(world.held(), held(&[("5 of 20 routes went within a minute", 5)]), "the fifth brings the others back");
     let (config, _) = world.guard.apply(&world.config, &world.membership);
     assert_eq!(config.of_kind("route").count(), 20);
 }
@@ -134,18 +134,18 @@ fn a_writer_that_never_rests_is_judged_after_five_seconds() {
     for n in 0..40 {
         world.remove(&routes(n..n + 1)).after(200);
     }
-    assert!(world.kept().get("Waiting").is_none_or(|waiting| *waiting < 40), "{:?}", world.kept());
+    assert!(world.held().get("Waiting").is_none_or(|waiting| *waiting < 40), "{:?}", world.held());
 }
 
 #[test]
 fn a_listener_is_held_and_a_drained_endpoint_goes() {
     let mut world = World::new(1, &[("shop", 1)]);
     world.remove(&["listener/web".to_owned()]).after(600);
-    assert_eq!(world.kept(), kept(&[("a listener went", 1)]));
+    assert_eq!(world.held(), held(&[("a listener went", 1)]));
     let drained = Object::read(r#"{"kind":"endpoint","minLevel":1,"name":"shop/000","spec":{"address":"10.0.0.1:80","drain":true}}"#).unwrap();
     world.guard.take(&[], vec![departed(drained)], ((&world.config, &world.membership), &[]), None, (world.now, 0));
     world.after(600);
-    assert_eq!(world.kept(), kept(&[("a listener went", 1)]));
+    assert_eq!(world.held(), held(&[("a listener went", 1)]));
 }
 
 #[test]
@@ -153,38 +153,38 @@ fn a_listener_that_was_renamed_is_not_missed() {
     let mut world = World::new(1, &[]);
     world.remove(&["listener/web".to_owned()]).after(600);
     world.add("listener/front");
-    assert_eq!(world.kept(), kept(&[]));
+    assert_eq!(world.held(), held(&[]));
 }
 
 #[test]
 fn a_backends_last_endpoint_goes_when_confirmed_if_it_is_a_small_part_of_all() {
     let mut world = World::new(1, &[("shop", 1), ("other", 20)]);
     world.remove(&endpoints("shop", 0..1)).after(600);
-    assert_eq!(world.kept(), kept(&[("Confirming", 1)]));
+    assert_eq!(world.held(), held(&[("Confirming", 1)]));
     let (_, membership) = world.guard.apply(&world.config, &world.membership);
     assert!(membership.get("suspect/shop/000").is_some() && membership.get("endpoint/shop/000").is_some());
     let went = world.now;
     assert!(!world.guard.confirmed(went + Duration::from_secs(9)));
     assert!(world.guard.confirmed(went + Duration::from_secs(10)));
-    assert_eq!(world.kept(), kept(&[]));
+    assert_eq!(world.held(), held(&[]));
     let mut lone = World::new(1, &[("shop", 1)]);
     lone.remove(&endpoints("shop", 0..1)).after(600);
-    assert_eq!(lone.kept(), kept(&[("backend shop lost its last endpoint", 1)]));
+    assert_eq!(lone.held(), held(&[("backend shop lost its last endpoint", 1)]));
 }
 
 #[test]
 fn many_endpoints_of_several_backends_are_held_and_a_few_go() {
     let mut world = World::new(1, &[("a", 50), ("b", 50)]);
     world.remove(&[endpoints("a", 0..2), endpoints("b", 0..2)].concat()).after(600);
-    assert_eq!(world.kept(), kept(&[]));
+    assert_eq!(world.held(), held(&[]));
     world.remove(&[endpoints("a", 2..6), endpoints("b", 2..6)].concat()).after(600);
-    assert_eq!(world.kept(), kept(&[("12 of 100 endpoints of 2 backends went within a minute", 12)]));
+    assert_eq!(world.held(), held(&[("12 of 100 endpoints of 2 backends went within a minute", 12)]));
 }
 
 #[test]
 fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
     let written = |guard: &str| Object::read(&format!(r#"{{"kind":"backend","minLevel":1,"name":"b","spec":{{"guard":{guard}}}}}"#)).unwrap();
-    for (guard, gone, told) in [
+    for (guard, removed, told) in [
         ("{}", 8, [("Confirming", 8)].as_slice()),
         (r#"{"percent":90}"#, 8, &[]),
         (r#"{"percent":90}"#, 10, &[("Confirming", 10)]),
@@ -194,15 +194,15 @@ fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
     ] {
         let mut world = World::new(1, &[("a", 100), ("b", 10)]);
         world.config = world.config.with([Change::Put(written(guard))]);
-        world.remove(&endpoints("b", 0..gone)).after(600);
-        assert_eq!(world.kept(), kept(told), "{guard}, {gone} went");
+        world.remove(&endpoints("b", 0..removed)).after(600);
+        assert_eq!(world.held(), held(told), "{guard}, {removed} went");
     }
     let mut world = World::new(1, &[("b", 2)]);
     world.config = world.config.with([Change::Put(written(r#"{"enabled":false}"#))]);
     let all: Vec<Departed> = world.membership.objects().cloned().map(departed).collect();
     let config = world.config.clone();
-    world.guard.take(&[], all, ((&config, &Lane::default()), &[]), Some(Doubted { source: 0, why: "the store became empty" }), (world.now, 0));
-    assert_eq!(world.kept(), kept(&[("the store became empty", 2)]));
+    world.guard.take(&[], all, ((&config, &Lane::default()), &[]), Some(DistrustedStore { source: 0, why: "the store became empty" }), (world.now, 0));
+    assert_eq!(world.held(), held(&[("the store became empty", 2)]));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_rolling_deploy_that_replaces_every_endpoint_holds_nothing_that_is_added_fir
     }
     world.after(15_000);
     world.guard.confirmed(world.now);
-    assert_eq!(world.kept(), kept(&[]));
+    assert_eq!(world.held(), held(&[]));
 }
 
 #[test]
@@ -223,14 +223,14 @@ fn what_comes_back_and_what_is_approved_is_held_no_longer() {
     let mut world = World::new(10, &[]);
     world.remove(&routes(0..6)).after(600);
     world.add("route/r000");
-    assert_eq!(world.guard.kept().count(), 5);
+    assert_eq!(world.guard.held().count(), 5);
     assert_eq!(world.guard.approve(&|path| path == "route/r001", &[], false, world.now), ["route/r001"]);
     assert_eq!(world.guard.approve(&|path| path == "route/none", &[], false, world.now), [""; 0]);
     assert_eq!(world.guard.approve(&|_| true, &[], false, world.now).len(), 4);
-    assert_eq!(world.kept(), kept(&[]));
+    assert_eq!(world.held(), held(&[]));
     world.guard.approve(&|_| false, &["listener/web".to_owned()], false, world.now);
     world.remove(&["listener/web".to_owned()]);
-    assert_eq!(world.kept(), kept(&[]), "its approval came first");
+    assert_eq!(world.held(), held(&[]), "its approval came first");
 }
 
 #[test]
@@ -242,34 +242,34 @@ fn a_store_that_is_not_believed_changes_nothing() {
         &[],
         all.into_iter().chain([changed]).collect(),
         ((&Lane::default(), &Lane::default()), &[]),
-        Some(Doubted { source: 0, why: "the store became empty" }),
+        Some(DistrustedStore { source: 0, why: "the store became empty" }),
         (world.now, 0),
     );
     world.after(600);
-    assert_eq!(world.kept(), kept(&[("the store became empty", 4)]));
+    assert_eq!(world.held(), held(&[("the store became empty", 4)]));
 }
 
 #[test]
 fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
     let mut world = World::new(20, &[("a", 2)]);
     world.remove(&routes(0..2)).after(600);
-    assert!(world.kept().is_empty(), "two of twenty go");
+    assert!(world.held().is_empty(), "two of twenty go");
     let all: Vec<Departed> = world.config.of_kind("route").cloned().map(departed).collect();
-    world.guard.take(&[], all, ((&Lane::default(), &Lane::default()), &[]), Some(Doubted { source: 0, why: "the store became empty" }), (world.now, 0));
-    assert_eq!(world.kept(), BTreeMap::from([("the store became empty".to_owned(), 20)]));
+    world.guard.take(&[], all, ((&Lane::default(), &Lane::default()), &[]), Some(DistrustedStore { source: 0, why: "the store became empty" }), (world.now, 0));
+    assert_eq!(world.held(), BTreeMap::from([("the store became empty".to_owned(), 20)]));
 }
 
 #[test]
 fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read() {
     let mut world = World::new(20, &[]);
     world.remove(&routes(0..3));
-    let saved: Vec<Gone> = world.guard.kept().cloned().collect();
+    let saved: Vec<Removal> = world.guard.held().cloned().collect();
     world.guard = Guard::new(Thresholds::default());
     world.guard.restore(saved, world.now);
     world.after(3_000);
-    assert_eq!(world.kept(), BTreeMap::from([("Waiting".to_owned(), 3)]));
+    assert_eq!(world.held(), BTreeMap::from([("Waiting".to_owned(), 3)]));
     world.remove(&routes(3..20)).after(600);
-    assert_eq!(world.kept(), BTreeMap::from([("20 of 20 routes went within a minute".to_owned(), 20)]));
+    assert_eq!(world.held(), BTreeMap::from([("20 of 20 routes went within a minute".to_owned(), 20)]));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
     let policy = || vec!["backend/shop".to_owned()];
     let mut alone = World::new(10, &[("shop", 4)]);
     alone.add("backend/shop").remove(&policy()).after(600);
-    assert!(alone.kept().is_empty(), "nobody misses it");
+    assert!(alone.held().is_empty(), "nobody misses it");
     // Deleted before its endpoints, key by key, or after them.
     for policy_first in [true, false] {
         let mut world = World::new(10, &[("shop", 4)]);
@@ -288,17 +288,17 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
         }
         let held =
             BTreeMap::from([("backend shop lost its last endpoint".to_owned(), 4), ("the policy of backend shop went with what it is about".to_owned(), 1)]);
-        assert_eq!(world.kept(), held, "policy first: {policy_first}");
+        assert_eq!(world.held(), held, "policy first: {policy_first}");
         let (config, _) = world.guard.apply(&world.config, &world.membership);
         assert!(config.get("backend/shop").is_some());
     }
     let mut many = World::new(10, &[("shop", 4)]);
     many.add("backend/shop").remove(&[policy(), routes(0..6)].concat()).after(600);
-    assert_eq!(many.kept().len(), 2, "{:?}", many.kept());
+    assert_eq!(many.held().len(), 2, "{:?}", many.held());
     // The last endpoint of a small backend goes once the store has confirmed that, and its policy with it.
     let mut small = World::new(10, &[("shop", 1), ("big", 30)]);
     small.add("backend/shop").remove(&[policy(), endpoints("shop", 0..1)].concat()).after(600);
-    assert_eq!(small.kept(), BTreeMap::from([("Confirming".to_owned(), 2)]));
+    assert_eq!(small.held(), BTreeMap::from([("Confirming".to_owned(), 2)]));
     // Of a store that is not believed an older one is no better.
     let mut flagged = World::new(1, &[]);
     let older = Departed { replaced: true, ..departed(object("backend/shop")) };
@@ -306,23 +306,23 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
         &[],
         vec![older],
         ((&flagged.config, &flagged.membership), &[]),
-        Some(Doubted { source: 0, why: "the store went back" }),
+        Some(DistrustedStore { source: 0, why: "the store went back" }),
         (flagged.now, 0),
     );
-    assert_eq!(flagged.kept().len(), 1);
+    assert_eq!(flagged.held().len(), 1);
 }
 
 #[test]
 fn a_held_endpoint_gives_way_to_whoever_registers_its_address_in_any_spelling() {
     let mut world = World::new(1, &[("pay", 1), ("shop", 20)]);
     world.remove(&endpoints("pay", 0..1)).after(600);
-    assert_eq!(world.kept(), kept(&[("Confirming", 1)]));
+    assert_eq!(world.held(), held(&[("Confirming", 1)]));
     let lanes = (&world.config.clone(), &world.membership.clone());
     for (registered, given_up) in [("10.0.0.2:80", 0), ("[::ffff:10.0.0.1]:80", 1)] {
         let registered = Address::try_from(registered.to_owned()).unwrap().canonical();
         assert_eq!(world.guard.give_way(lanes, &|address| address.canonical() == registered).len(), given_up);
     }
-    assert!(world.kept().is_empty());
+    assert!(world.held().is_empty());
 }
 
 #[test]
@@ -338,6 +338,6 @@ fn a_held_listener_gives_way_to_one_on_its_port_that_the_same_proxies_could_bind
         world.remove(&["listener/web".to_owned()]).after(600);
         world.config = world.config.with([Change::Put(listener("next", spec))]);
         world.guard.give_way((&world.config, &world.membership), &|_| false);
-        assert_eq!(world.kept() == kept(&[("a listener went", 1)]), stays, "{spec}");
+        assert_eq!(world.held() == held(&[("a listener went", 1)]), stays, "{spec}");
     }
 }

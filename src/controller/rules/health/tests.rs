@@ -43,11 +43,11 @@ impl World {
     }
 
     /// A proxy says that these fail and that it cannot tell of those.
-    fn say(&mut self, proxy: &str, failing: &[&str], unsure: &[&str]) -> Vec<Turn> {
+    fn say(&mut self, proxy: &str, failing: &[&str], unsure: &[&str]) -> Vec<HealthChange> {
         self.say_why(proxy, failing, "status 503", unsure)
     }
 
-    fn say_why(&mut self, proxy: &str, failing: &[&str], why: &str, unsure: &[&str]) -> Vec<Turn> {
+    fn say_why(&mut self, proxy: &str, failing: &[&str], why: &str, unsure: &[&str]) -> Vec<HealthChange> {
         let version = Version { epoch: self.version.epoch, sequence: self.version.sequence - 1 };
         let failing = failing.iter().map(|&name| (name.to_owned(), why.to_owned())).collect();
         let said = Probed { version, failing, unsure: unsure.iter().map(|&name| name.to_owned()).collect() };
@@ -56,7 +56,7 @@ impl World {
         self.judge(&names, true)
     }
 
-    fn judge(&mut self, names: &BTreeSet<String>, met: bool) -> Vec<Turn> {
+    fn judge(&mut self, names: &BTreeSet<String>, met: bool) -> Vec<HealthChange> {
         let said = &self.said;
         self.health.judge(names, &|proxy| said.get(proxy), met, 7)
     }
@@ -98,7 +98,7 @@ fn an_endpoint_turns_with_the_majority_of_its_probers_and_back() {
     assert_eq!(three.len(), 3);
     assert!(world.say(&three[0], &["shop/a"], &[]).is_empty(), "one of three is cut off, perhaps");
     let turns = world.say(&three[1], &["shop/a"], &[]);
-    assert_eq!(turns, [Turn { endpoint: "shop/a".to_owned(), healthy: false, told: "2 of 3 probers: status 503".to_owned() }]);
+    assert_eq!(turns, [HealthChange { endpoint: "shop/a".to_owned(), healthy: false, told: "2 of 3 probers: status 503".to_owned() }]);
     assert_eq!(paths(&world.publish(), "health"), ["shop/a"]);
     assert!(world.say(&three[2], &["shop/a"], &[]).is_empty());
     assert!(world.say(&three[0], &[], &[]).is_empty(), "one good answer of three is not enough either");
@@ -143,7 +143,7 @@ fn a_proxy_that_has_not_heard_of_an_endpoint_does_not_call_it_healthy() {
     // It reports what it found out of the version before.
     let stale = Probed { version: V1, ..Probed::default() };
     world.publish();
-    world.health.out.insert("shop/d".to_owned(), Out::default());
+    world.health.out.insert("shop/d".to_owned(), Unhealthy::default());
     let before = world.said.insert("p0".to_owned(), stale.clone()).unwrap();
     let names = world.health.differing("p0", &before, &stale);
     assert!(world.judge(&names, true).is_empty());
