@@ -22,6 +22,7 @@ use crate::controller::state::source::{SourceState, StoreRegression};
 use crate::controller::stored::replica::Replica;
 
 mod claims;
+mod desired;
 pub mod events;
 mod lead;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Content, Downstream, Told};
 
 use super::State;
+use super::desired::Basis;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{DistrustedStore, EXPECTED, Judgement, Removal, is_distrusted, own_settings};
@@ -67,11 +68,8 @@ impl State {
             self.generation += 1;
         }
         if before != self.role && self.role.epoch().is_some() && (self.suppressed || before.epoch() != self.role.epoch()) {
-            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
-            if matches!(self.role, Role::Caretaking { named: true, .. }) && self.pin.is_none() && self.is_ready() {
-                // What is on disk may be older than what was published.
-                self.lanes.0 = self.snapshot.config.clone();
-            }
+            let keeps_published = matches!(self.role, Role::Caretaking { named: true, .. }) && self.pin.is_none() && self.is_ready();
+            self.derive(if keeps_published { Basis::PublishedConfig } else { Basis::Stores });
             output.absorb(self.publish(true, true, now));
         }
         output.changed = true;
@@ -287,7 +285,7 @@ impl State {
             self.guard.doubt(DistrustedStore { source, why: "it went before this controller lost its disk, or since" });
         }
         self.give_way(now);
-        self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        self.derive(Basis::Stores);
         self.tell_held(now);
     }
 

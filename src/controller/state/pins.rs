@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use waypost_model::compile::EntryId;
 use waypost_model::key::{Place, ResourceKey, place};
-use waypost_model::lane::{Change, Lane};
+use waypost_model::lane::Lane;
 
 use super::State;
 use crate::controller::message::{Now, Output};
@@ -75,18 +75,5 @@ impl State {
             Place::Current => self.lanes.0 != hold.lane,
             Place::Folder | Place::Unknown(_) => false,
         }
-    }
-
-    /// The membership that is to be published: which routes are held says nothing of a config that an operator pinned.
-    pub(super) fn membership(&self) -> Lane {
-        if self.pin.is_none() {
-            return self.lanes.1.clone();
-        }
-        self.lanes.1.with(self.guard.held_marks().map(|mark| Change::Delete(mark.path().to_owned())))
-    }
-
-    /// The config that is to be published.
-    pub(super) fn config(&self) -> &Lane {
-        self.pin.as_ref().map_or(&self.lanes.0, |(hold, _)| &hold.lane)
     }
 }

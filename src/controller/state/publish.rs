@@ -76,9 +76,7 @@ impl State {
         self.give_way(now);
         self.tell_held(now);
         let before = self.lanes.1.clone();
-        if !matches!(self.role, Role::Caretaking { .. }) {
-            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
-        }
+        self.refresh();
         // A route that is held from now on is marked in membership.
         let members_differ = outcome.membership || self.lanes.1 != before;
         for id in &outcome.touched {
@@ -110,8 +108,8 @@ impl State {
         let fresh = matches!(scope, Scope::All | Scope::Operated);
         let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
         let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
-        let config = lane(config, self.config(), &self.snapshot.config);
-        let membership = lane(membership, &self.membership(), self.health.base());
+        let config = lane(config, self.desired_config(), &self.snapshot.config);
+        let membership = lane(membership, &self.desired_membership(), self.health.base());
         let membership = self.health.overlay(&config, membership, version);
         let next = Snapshot { cluster: self.cluster.clone().unwrap_or_default(), version, config, membership };
         if first || !next.same_content(&self.snapshot) {

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 
 use waypost_model::key::{Place, place};
-use waypost_model::lane::{Change, Lane};
-use waypost_model::object::Object;
 
 use super::State;
+use super::desired::Basis;
 use crate::controller::message::{Now, Output};
-use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::objects::object_path;
 
@@ -19,10 +17,7 @@ impl State {
     /// What the guard holds changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
         self.tell_held(now);
-        // Without the record of leading, what the stores say waits.
-        if !matches!(self.role, Role::Caretaking { .. }) {
-            self.lanes = self.guard.apply(self.compiler.config(), self.compiler.membership());
-        }
+        self.refresh();
         let mut output = self.publish(true, true, now);
         (output.changed, output.entries_changed) = (true, true);
         output
@@ -90,21 +85,9 @@ impl State {
             );
         }
         self.operated |= !went.is_empty();
-        went.iter().for_each(|path| self.let_go(path));
+        self.derive(Basis::Approved(&went));
         let output = if went.is_empty() { Output::default() } else { self.guarded(now) };
         Output { approved: went, ..output }
-    }
-
-    /// What stands at a path is what the stores say, and nothing else that they say now.
-    fn let_go(&mut self, path: &str) {
-        let change = |lane: &Lane| lane.get(path).map_or_else(|| Change::Delete(path.to_owned()), |object| Change::Put(object.clone()));
-        match path.strip_prefix("endpoint/") {
-            None => {
-                self.lanes.0 = self.lanes.0.with([change(self.compiler.config())]);
-                self.lanes.1 = self.lanes.1.with([Change::Delete(Object::held(path).path().to_owned())]);
-            }
-            Some(name) => self.lanes.1 = self.lanes.1.with([change(self.compiler.membership()), Change::Delete(Object::suspect(name).path().to_owned())]),
-        }
     }
 
     /// The tree of what went last of a store and is kept, if it is not the active one.

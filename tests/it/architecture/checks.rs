@@ -23,6 +23,7 @@ pub(super) fn all(house: &House) -> Broken {
         purity(house),
         store_names(house),
         default_methods(house),
+        one_writer(house),
         swaps(house),
         queues(house),
         kinds(house),
@@ -250,6 +251,25 @@ pub(super) fn default_methods(house: &House) -> Broken {
         source.parsed.default_methods.iter().map(one).collect::<Vec<_>>()
     });
     methods.collect()
+}
+
+/// What is desired is derived in one file, and nothing else writes it.
+pub(super) fn one_writer(house: &House) -> Broken {
+    let mut broken = Vec::new();
+    for source in house.below("src/controller/state").filter(|source| source.path != Path::new("src/controller/state/desired.rs")) {
+        let tokens: Vec<&Token> = source.parsed.tokens.iter().map(|(token, _)| token).collect();
+        for (position, window) in tokens.windows(6).enumerate() {
+            let is_lanes = window[0].is_ident("self") && *window[1] == Token::Punct('.') && window[2].is_ident("lanes");
+            // Either the pair or one of the two: `self.lanes =`, `self.lanes.0 =`; `==` compares.
+            let assigned = |at: usize| *window[at] == Token::Punct('=') && window.get(at + 1).is_none_or(|next| **next != Token::Punct('='));
+            let one_of_two = *window[3] == Token::Punct('.') && matches!(tokens.get(position + 5), Some(Token::Punct('=')));
+            let one_of_two = one_of_two && !matches!(tokens.get(position + 6), Some(Token::Punct('=')));
+            if is_lanes && (assigned(3) || one_of_two) {
+                broken.push(at(source.path, source.parsed.tokens[position].1, "what is desired is written in state/desired.rs alone"));
+            }
+        }
+    }
+    broken
 }
 
 pub(super) fn swaps(house: &House) -> Broken {

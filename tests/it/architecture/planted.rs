@@ -12,7 +12,7 @@ fn below(text: &str, code: &str) -> String {
     format!("{text}\n{code}\n")
 }
 
-const PLANTED: [Planted; 13] = [
+const PLANTED: [Planted; 14] = [
     (
         "a cycle between files",
         "src/controller/rules/objects.rs",
@@ -67,6 +67,12 @@ const PLANTED: [Planted; 13] = [
         "src/controller/rules/guard.rs",
         |text| below(text, "use crate::controller::message::Input;"),
         "rules may not use message",
+    ),
+    (
+        "a second writer of what is desired",
+        "src/controller/state/lead.rs",
+        |text| text.replacen("self.derive(Basis::Stores);", "self.lanes.0 = self.snapshot.config.clone();", 1),
+        "what is desired is written",
     ),
     (
         "a kind without its line",
