@@ -21,16 +21,18 @@ servers: setup ## the real etcd, Consul and ZooKeeper
 
 tools: setup
 	@if ! [ -x "$(WAYPOST_CACHE)/tools/bin/cargo-deny" ]; then echo "waypost: installing cargo-deny (once)" >&2; cargo install cargo-deny --version 0.20.2 --locked --quiet --root "$(WAYPOST_CACHE)/tools"; fi
+	@if ! [ -x "$(WAYPOST_CACHE)/tools/bin/cargo-machete" ]; then echo "waypost: installing cargo-machete (once)" >&2; cargo install cargo-machete --version 0.9.2 --locked --quiet --root "$(WAYPOST_CACHE)/tools"; fi
 
 build: setup ## debug build of everything
 	cargo build --workspace --locked
 
-check: tools ## fmt, clippy, rustdoc, cargo-deny, the architecture, the key reference
+check: tools ## fmt, clippy, rustdoc, cargo-deny, unused dependencies, the architecture, the key reference
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 	"$(WAYPOST_CACHE)/tools/bin/cargo-deny" --offline check --hide-inclusion-graph bans licenses sources
 	scripts/advisories.sh
+	"$(WAYPOST_CACHE)/tools/bin/cargo-machete" --skip-target-dir
 	cargo build --workspace --locked --quiet
 	scripts/key-reference.sh | diff -u docs/keys.md - || { echo 'docs/keys.md is out of date: run make key-reference' >&2; exit 1; }
 	cargo test --locked --quiet --test it -- architecture
