@@ -1,15 +1,33 @@
 #!/usr/bin/env bash
-# Prints docs/keys.md: the introduction in docs/keys.intro.md, and one section per kind of key, from the JSON Schema
-# that the types generate. `make check` compares.
+# Prints docs/keys.md: the introduction in docs/keys.intro.md, and one section per kind of key: worked examples from examples/keys, with
+# the verdicts that `waypost lint` gives them, and the fields, from the JSON Schema that the types generate. `make check` compares.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 waypost="$CARGO_TARGET_DIR/debug/waypost"
 
+# lint exits 3 where it refuses something, as it should here.
+findings=$("$waypost" lint -o json examples/keys 2>/dev/null || [ $? -eq 3 ])
+
+# The examples of one kind, each with its value and what the verdict says.
+examples() {
+  printf '\nWorked examples; what stands behind a key is its verdict:\n'
+  find "examples/keys/$1" -name '*.json' | sort | while read -r file; do
+    key="keys/${file#examples/keys/}"
+    key="${key%.json}"
+    printf '\n```\nwaypost/%s\n%s\n```\n\n' "${key#keys/}" "$(cat "$file")"
+    jq -r --arg key "$key" '
+      [.[] | select(.key == $key) | .conditions[] | "- `\(.type)` is \(.status), `\(.reason)`: \(.message)"]
+      | if length == 0 then "- `Accepted` is True." else .[] end' <<<"$findings"
+  done
+}
+
 cat docs/keys.intro.md
 for kind in listener:listeners/NAME route:routes/NAME backend:backends/NAME endpoint:endpoints/BACKEND/ID; do
   schema=$("$waypost" lint --schema "${kind%%:*}")
   printf '\n## `waypost/%s`\n' "${kind#*:}"
+  name="${kind#*:}"
+  examples "${name%%/*}"
   jq -r '
     def link: sub("#/\\$defs/"; "") | "[\(.)](#\(ascii_downcase))";
     def kind:
