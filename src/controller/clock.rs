@@ -1,4 +1,4 @@
-//! The date, for people and for what is kept over a restart.
+//! The date, for people and for files.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use waypost_wire::{Heartbeat, SourceAge};
 
-/// What is known of one store.
+/// The state of one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// The store's URL.

@@ -32,7 +32,7 @@ pub struct Handle {
     pub(super) upstream: watch::Receiver<Upstream>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) fresh: Freshness,
-    /// What proxies hold, while that is asked for.
+    /// Snapshots that proxies offer, while a leader asks for them.
     pub(super) offers: Arc<ProxyOffers>,
     pub(super) me: (String, String),
 }

@@ -62,11 +62,11 @@ pub enum Input {
     Role(Role),
     /// The leader published this; we relay it.
     Relayed(Arc<Snapshot>),
-    /// A proxy told what was published before we lead, which was lost here: of what went since, nobody knows how.
+    /// A proxy offered what was published before we lead, and what was lost here. Why something left the stores since then is not known.
     RecoveredFromProxy(Arc<Snapshot>),
-    /// All that other controllers have of what was published before we lead under this epoch is known.
+    /// Recovery from the other controllers has ended: this controller may publish under this epoch.
     Recovered(u64),
-    /// What the leader keeps, for the day on which we lead.
+    /// What the leader keeps beside the snapshot. It counts once this controller leads.
     Replica(Box<Replica>),
     /// Proxies that follow another controller, which passes on what they say.
     Downstream {
@@ -108,7 +108,7 @@ pub enum Input {
         /// What it said.
         report: Box<Report>,
     },
-    /// An operator holds the config, or lets it go; and who that is.
+    /// An operator pins the config, or ends the pin.
     Pin {
         /// What is held from now on.
         hold: Option<Box<Pin>>,
@@ -129,7 +129,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// A file of the state directory cannot be used; what is said tells what that costs.
+    /// A file of the state directory cannot be used; `message` says what is lost with it.
     pub fn damaged(file: &str, message: String) -> Self {
         Self::Event { reason: "StateDamaged", about: file.to_owned(), message }
     }
@@ -146,7 +146,7 @@ pub struct Output {
     pub entries_changed: bool,
     /// A store was not believed: what was judged goes to disk soon, so that a restart does not judge it again.
     pub doubted: bool,
-    /// Somebody saw this epoch, which is above ours.
+    /// Another program has seen this epoch, which is above ours.
     pub saw: Option<u64>,
     /// Every store is to be read anew: what it said so far may be older than what is published.
     pub relist: bool,
@@ -189,13 +189,13 @@ pub enum Query {
     Proxies(oneshot::Sender<Vec<ProxyInfo>>),
     /// Events from this number on.
     Events(u64, oneshot::Sender<Vec<Event>>),
-    /// The authors' bytes of what serves now; of what the guard holds alone, if that is asked for.
+    /// The authors' bytes of everything that serves now, or (`true`) of held removals only.
     Export(bool, oneshot::Sender<Vec<Exported>>),
     /// What would go if an operator let these keys go, or everything if there are none; now, or later too. With the keys of just that.
     Approvable(Vec<String>, bool, oneshot::Sender<Vec<(String, String)>>),
-    /// What is published and what it came from; nothing before the first publication.
+    /// The published config with the entries that it was compiled from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
-    /// Whether an operator holds the config.
+    /// Whether the config is pinned.
     Pinned(oneshot::Sender<bool>),
     /// How much time is left of what an operator pinned.
     PinLeft(oneshot::Sender<Option<Duration>>),
@@ -203,15 +203,15 @@ pub enum Query {
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
     Met(oneshot::Sender<bool>),
-    /// What there is to be recalled from proxies.
+    /// What decides whether this controller has to recover from proxies.
     RecoveryState(oneshot::Sender<RecoveryState>),
     /// Whether another controller follows us.
     Followed(oneshot::Sender<bool>),
-    /// Whether nothing is known of some store.
+    /// Whether a store was never read, so that a follower needs all entries.
     Empty(oneshot::Sender<bool>),
     /// The proxies that follow us, directly or not, with their last reports.
     Downstream(oneshot::Sender<Vec<Downstream>>),
-    /// What followers keep; with all entries, if that is asked for.
+    /// What followers replicate; with all entries (`true`), or only those with a last good value.
     Replica(bool, oneshot::Sender<Replica>),
     /// The metrics.
     Metrics(oneshot::Sender<String>),
@@ -224,9 +224,9 @@ pub enum Command {
     Input(Input),
     /// Somebody asks.
     Ask(Query),
-    /// An operator holds the config, but only if what is published has this digest; gets whether it had.
+    /// Pins the config, but only if the published one has this digest; answers whether it had.
     PinIf(Input, Digest, oneshot::Sender<bool>),
-    /// Something that followers keep has changed.
+    /// Something that followers replicate has changed.
     Touch,
     /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk; nothing
     /// if we do not lead.
@@ -238,14 +238,14 @@ pub enum Command {
 #[error("the controller is stopping")]
 pub struct Stopped;
 
-/// What the election is told from outside.
+/// What the rest of the controller signals to the election.
 #[derive(Debug)]
 pub enum Signal {
-    /// Somebody has seen this epoch.
+    /// A program has seen this epoch.
     Saw {
         /// The epoch.
         epoch: u64,
-        /// Whether it comes from who leads.
+        /// Whether a controller leads under it now.
         living: bool,
     },
     /// Let go; gets whether there was something to let go.

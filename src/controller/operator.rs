@@ -1,5 +1,5 @@
 //! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
-//! that owns the state, which is told the result.
+//! that owns the state, which gets the result.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -65,11 +65,11 @@ pub enum Request {
         /// Gets one sentence about what was done, or why nothing was.
         to: oneshot::Sender<Done<String>>,
     },
-    /// An operator did something elsewhere; gets why that cannot be kept.
+    /// Records what an operator did elsewhere; answers why that cannot be written.
     Record(Audit, oneshot::Sender<Done>),
-    /// A program joins; gets whether its name is new, or why that cannot be kept.
+    /// A program joins; answers whether its name is new, or why that cannot be written.
     Joined(Joining, oneshot::Sender<Done<bool>>),
-    /// The leader keeps this.
+    /// Take over the leader's record.
     Adopt {
         /// What it keeps.
         saved: OperatorState,
@@ -97,7 +97,7 @@ pub struct Operator {
     pub owner: mpsc::Sender<Command>,
     /// What is kept.
     pub saved: Arc<Mutex<OperatorState>>,
-    /// What we are: only who leads does anything.
+    /// This controller's role: only a leader carries out requests.
     pub roles: watch::Receiver<Role>,
     /// When the clock of leading began.
     pub started: Instant,
@@ -124,7 +124,7 @@ impl Operator {
                 epoch = due => Some(Request::Begin(epoch)),
             };
             let Some(request) = request else { return };
-            // The caller may have gone; it is done all the same.
+            // The caller may have left; the request is carried out all the same.
             match request {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
@@ -137,7 +137,7 @@ impl Operator {
         }
     }
 
-    /// The epoch under which we lead, once others were asked for what is known of operators.
+    /// The epoch under which this controller leads, once it has recovered what operators did.
     fn epoch(&self) -> Done<u64> {
         let role = self.roles.borrow();
         let epoch = role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or(OperateError::NotLeading)?;
@@ -188,7 +188,7 @@ impl Operator {
         }
     }
 
-    /// What was held is released by itself; the leader keeps that.
+    /// The time of a pin is over; the leader records that.
     async fn over(&self, mark: &PinRecord) {
         if self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.as_ref() != Some(mark) {
             return;
@@ -205,12 +205,12 @@ impl Operator {
         self.touch().await
     }
 
-    /// Followers are told what is kept now.
+    /// Followers get the new record.
     async fn touch(&self) -> Done {
         self.owner.send(Command::Touch).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
-    /// Keeps what the leader keeps.
+    /// Takes over the leader's record.
     async fn adopt(&self, mut next: OperatorState, left: Option<Duration>) -> Done {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if own.rank() > next.rank() {
@@ -224,7 +224,7 @@ impl Operator {
             // Its clock may be another than ours: how much time is left of what is held is known to the leader.
             return if left.is_some() { self.tell(hold, "the leader").await } else { Ok(()) };
         }
-        // Names that are taken stay taken, whoever knew of them.
+        // Names that are taken stay taken, on whichever controller that was recorded.
         next.joined.extend(own.joined.iter().cloned());
         for (program, key) in &own.keys {
             next.keys.entry(program.clone()).or_insert(*key);
@@ -249,7 +249,7 @@ impl Operator {
         self.touch().await
     }
 
-    /// A config that the leader holds. Where its file cannot be used, what the leader publishes is that config.
+    /// The config that the leader pinned. Where its file cannot be used, it is the one that the leader publishes.
     async fn lane_of_leader(&self, mark: &PinRecord) -> Done<Lane> {
         match self.lane(mark.clone()).await {
             Ok(lane) => Ok(lane),
@@ -339,7 +339,7 @@ impl Operator {
         Err(OperateError::Refused("the config changes faster than it can be kept; stop the writer, or pin a config of `waypost history`".to_owned()))
     }
 
-    /// A hold of a config of the history.
+    /// A pin of a config of the history.
     async fn pin_from_history(&self, number: u64, seconds: Option<u64>, by: &str, date: u64) -> Done<Pin> {
         let mark = PinRecord { reason: Reason::Pinned, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest: None };
         let lane = self.lane(mark.clone()).await?;

@@ -45,7 +45,7 @@ const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 pub(super) struct Restored {
     pub(super) hold: Option<Pin>,
     pub(super) published: Option<Snapshot>,
-    /// What is told of files that cannot be used.
+    /// Events for files that cannot be used.
     pub(super) damaged: Vec<Input>,
 }
 
@@ -134,7 +134,7 @@ impl Owner {
                             tracing::debug!("whoever asked for the hold has gone");
                         }
                     }
-                    // The caller may have gone.
+                    // The caller may have left.
                     Some(Command::Approve(input, to)) => drop(to.send(self.approve(input))),
                     None => break,
                 },
@@ -229,7 +229,7 @@ impl Owner {
         approved
     }
 
-    /// An operator lets go what is held: what went, and the number under which that goes to disk; nothing if we do not lead.
+    /// Approves removals. Returns their paths and the number of the save request that has them; `None` if this controller does not lead.
     fn approve(&mut self, input: Input) -> Option<(Vec<String>, u64)> {
         if !self.state.role().leads(self.now().since_start) {
             return None;
@@ -337,7 +337,7 @@ impl Owner {
         self.unsaved.count += 1;
         let stores = self.saved().chain(self.others.iter().cloned()).collect();
         let published = self.state.is_ready().then(|| self.state.snapshot.clone());
-        // Who follows gets the history of the leader; what we published when we led before is no news.
+        // A follower replicates the leader's history; what this controller published when it led is not added to it.
         let epoch = self.state.role().epoch();
         let config = self.config.clone().filter(|(version, ..)| Some(version.epoch) == epoch);
         let (number, kept, held) = (self.unsaved.count, self.state.removals_for_followers().0, self.held());
@@ -363,7 +363,7 @@ impl Owner {
         self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
     }
 
-    /// The same with what the guard holds.
+    /// The same with held removals.
     fn serving(&self) -> Vec<SavedStore> {
         with_held(self.saved().collect(), &self.held())
     }
@@ -374,7 +374,7 @@ impl Owner {
         all.map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect()
     }
 
-    /// Who leads, as far as is known.
+    /// The leader, as far as it is known.
     fn leader(&self) -> Option<LeaderInfo> {
         match self.state.role() {
             Role::Leading { epoch, .. } | Role::Caretaking { epoch, .. } => {
@@ -387,7 +387,7 @@ impl Owner {
         }
     }
 
-    /// What followers keep of what we know.
+    /// What followers replicate.
     fn replica(&self, all: bool) -> Replica {
         let entries = |number| if all { self.state.compiler.save(number) } else { self.state.compiler.last_goods(number) };
         let entries = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), entries(number))).collect();
@@ -404,7 +404,7 @@ impl Owner {
 
     fn answer(&self, query: Query) {
         let now = self.now();
-        // The caller may have gone; that is no error.
+        // The caller may have left; that is no error.
         match query {
             Query::Status(to) => drop(to.send(status::status(&self.state, &self.stores, self.leader(), now))),
             Query::Ready(to) => drop(to.send(status::ready(&self.state, &self.stores, now))),

@@ -1,4 +1,4 @@
-//! What a controller is told at its start.
+//! The settings of a controller.
 
 use std::path::PathBuf;
 use std::sync::Arc;

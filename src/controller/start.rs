@@ -130,7 +130,7 @@ fn state_of(settings: &Settings, stores: &[Arc<Store>], cluster: Option<String>)
     state
 }
 
-/// What is told of configs of the history that cannot be read.
+/// Events for configs of the history that cannot be read.
 fn lost_configs(history: &History) -> Vec<Input> {
     history.damaged().iter().map(|(file, error)| Input::damaged(file, format!("{error}; this config of the history is lost"))).collect()
 }
@@ -141,7 +141,7 @@ struct Opened {
     published: Option<Snapshot>,
     identity: Identity,
     previous_run: Option<String>,
-    /// What is told of files that cannot be used.
+    /// Events for files that cannot be used.
     damaged: Vec<Input>,
 }
 
@@ -204,7 +204,7 @@ impl Spawn<'_> {
         self.tasks.spawn(elect(elector, me, self.identity.epoch, clusters, signals, self.stop.clone()));
     }
 
-    /// What writes to the state directory: gets what is to be written, and tells what was.
+    /// The task that writes to the state directory: a sender of save requests, and a receiver of the number of the last that was written.
     fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<SaveRequest>>, watch::Receiver<u64>) {
         let ((saver, save_request), (told, written)) = (watch::channel(None), watch::channel(0));
         let stores = self.stores.iter().map(|store| store.url.clone()).collect();

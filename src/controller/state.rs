@@ -44,12 +44,12 @@ mod tracks;
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// When an entry was seen and since which version it is served.
+/// The way of one entry: when the controller read it, and from which version on it is served.
 #[derive(Debug, Clone, Copy)]
 pub struct Track {
     /// The entry's revision.
     pub revision: u64,
-    /// When the controller saw it.
+    /// When the controller read it, since its start.
     pub seen: Duration,
     /// The first version that has it; `None` while it waits for its window.
     pub version: Option<Version>,
@@ -85,27 +85,27 @@ pub struct State {
     pub snapshot: Arc<Snapshot>,
     /// When it was published.
     pub published: Duration,
-    /// When each entry was seen and published.
+    /// The way of each entry from the store to the proxies.
     pub tracks: HashMap<EntryId, Track>,
     /// Entries that wait for a publication of their lane.
     unpublished: BTreeSet<EntryId>,
     /// Entries that are published and not yet live everywhere.
     arriving: BTreeSet<EntryId>,
     windows: (Window, Window),
-    /// What went away and may not be meant.
+    /// Removals that may not be meant.
     pub guard: Guard,
     /// Which endpoints can take requests.
     pub health: Health,
     /// Until when proxies that followed the previous leader may not have found us.
     proxies_expected_until: Duration,
-    /// What the stores say, with what the guard holds.
+    /// What is to be published, but for a pin: written by `desired.rs` alone.
     lanes: (Lane, Lane),
     /// What an operator pinned, and when that is over.
     pin: Option<(Pin, Option<Duration>)>,
     swept: Duration,
-    /// The highest epoch that each program claimed to have seen, and when that was believed.
+    /// The highest epoch that each program claimed to have seen, and when that claim was accepted.
     claims: HashMap<String, (u64, Duration)>,
-    /// Reasons for which something is held, as far as they were told.
+    /// Reasons of held removals of which there was an event already.
     announced_reasons: BTreeSet<String>,
     names: Vec<String>,
     missing_listener_announced: bool,
@@ -128,13 +128,13 @@ pub struct State {
     recovered: bool,
     /// Something waits until we may publish again.
     suppressed: bool,
-    /// What was published before we lead was lost here, and is known from a proxy.
+    /// What was published before we lead was lost here, and recovered from a proxy.
     recovered_from_proxy: bool,
     /// An operator asked for something that is not published yet.
     operated: bool,
-    /// Why a store is not believed, which went back or became empty while we followed.
+    /// A store that went back or became empty while we followed.
     regression: Option<StoreRegression>,
-    /// What the leader keeps, while we follow.
+    /// What was replicated from the leader, while we follow.
     replica: Replica,
     /// When it said so last, in milliseconds since 1970.
     replicated_at: u64,
@@ -205,7 +205,7 @@ impl State {
         self.snapshot.version.sequence > 0
     }
 
-    /// The next moment at which [`Input::Tick`] is needed.
+    /// The next moment at which [`crate::controller::message::Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
         // Only the leader ends what an operator pinned: clocks may differ.
         let released = self.pin.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);

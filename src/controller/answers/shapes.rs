@@ -79,13 +79,13 @@ pub struct EntryAnswer {
     pub judged_soon: bool,
 }
 
-/// Something that is gone from its store and serves on.
+/// A removal that is held: its store does not have it any more, and it serves on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldInfo {
     /// The key below the root, such as `routes/shop`.
     pub key: String,
-    /// The store it is gone from.
+    /// The store that it left.
     pub store: String,
     /// Since when, in milliseconds since 1970.
     pub since: u64,
@@ -221,7 +221,7 @@ pub struct StatusInfo {
     pub membership: String,
     /// The stores.
     pub sources: Vec<SourceInfo>,
-    /// What is gone from its store and serves on, because that may not be meant.
+    /// Removals that are held: each serves on although its store does not have it any more.
     pub held: Vec<HeldInfo>,
     /// What an operator pinned the config at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -357,7 +357,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether only the controller on which it happened can know: the leader is told.
+    /// Whether only the controller on which it happened can know of it, so that it is passed on to the leader.
     pub fn is_own(&self) -> bool {
         ["ForeignStore", "HoldLost", "Refused", "StateDamaged"].contains(&self.reason.as_str())
     }

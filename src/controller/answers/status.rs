@@ -56,7 +56,7 @@ fn controllers(state: &State, now: Now) -> Vec<OtherController> {
     state.peers.iter().map(one).collect()
 }
 
-/// The status, but for who leads.
+/// The status; the leader is given.
 pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
     let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));

@@ -45,7 +45,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// What a file has, nothing if it cannot be used; and what is told if it is not all there, with what that costs.
+/// The content of a file, or the default if it cannot be used; and an event if something of it is lost, which says what.
 pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &str) -> (T, Option<Input>) {
     match read {
         Ok(Loaded { value, note }) => (value, note.map(|note| Input::damaged(file, note))),
@@ -54,7 +54,7 @@ pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &st
 }
 
 /// Reads a file of the state directory, or its generation before; the default if there is none. A file that was being replaced when
-/// the process was killed is no loss: nobody was told that it is done.
+/// the process was killed is no loss: nothing that it would have held was acknowledged.
 pub(crate) fn load<T: Default>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Loaded<T>, String> {
     let file = folder.join(name);
     let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(Loaded::default()) };

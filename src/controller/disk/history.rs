@@ -102,7 +102,7 @@ impl History {
         }
     }
 
-    /// The objects of the config that somebody holds.
+    /// The objects of the pinned config.
     ///
     /// # Errors
     /// There is no such config, its file cannot be used, or it is another one under that number.
@@ -197,7 +197,7 @@ impl History {
             Change::Put(object) => format!("put {}", object.path()),
             Change::Delete(path) => format!("delete {path}"),
         };
-        // After a restart, or after what another controller kept: what is on disk.
+        // After a restart, or after a config of another controller was adopted, the last config is on disk only.
         let before = self.last.clone().or_else(|| self.lane(last?).ok()).unwrap_or_default();
         let changes = before.changes_to(config);
         let mut lines: Vec<String> = changes.iter().take(20).map(told).collect();

@@ -1,4 +1,4 @@
-//! Writing what is known to the state directory, off the task that owns it.
+//! Writes the state to the state directory, beside the task that owns it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -61,7 +61,7 @@ impl Files {
     /// Writes what the owner hands over. Always ends with the last.
     pub async fn save(self, mut save_request: watch::Receiver<Option<SaveRequest>>, stop: CancellationToken) {
         let mut failed = false;
-        // What cannot be read was told of at the start.
+        // There was an event at the start for what cannot be read.
         let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
         loop {
             // The owner drops its sender after it handed over the last.

@@ -1,4 +1,4 @@
-//! What operators ask for, and what is kept of it.
+//! What operators ask for, and the record of what they did.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl Handle {
         }
         let what = if later { format!("let go now or later: {}", keys.join(", ")) } else { format!("let go: {}", would.join(", ")) };
         self.record(by.clone(), what).await?;
-        // What went meanwhile is in no audit.
+        // Removals since then are in no audit, and are not approved.
         let keys = if later { keys } else { exactly };
         let (to, answer) = oneshot::channel();
         self.commands.send(Command::Approve(Input::Approve { keys, later, by }, to)).await.map_err(|_| Stopped)?;

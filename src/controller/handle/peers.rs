@@ -24,12 +24,12 @@ impl Handle {
         self.roles.clone()
     }
 
-    /// What proxies hold, while that is asked for.
+    /// Snapshots that proxies offer, while a leader asks for them.
     pub fn offers(&self) -> &ProxyOffers {
         &self.offers
     }
 
-    /// Proxies that have seen more than this are asked for what they hold, by us or the leader; nothing while nobody is.
+    /// The version above which proxies are asked for their snapshots, by us or for the leader; `None` while nobody asks.
     pub fn offers_wanted_above(&self) -> Option<Version> {
         match *self.roles.borrow() {
             Role::Leading { .. } => self.offers.above(true),
@@ -67,7 +67,7 @@ impl Handle {
         }
     }
 
-    /// We lead, and know what could be known of what operators did: that counts from now on.
+    /// This controller leads, and has recovered what operators did: its record counts from now on.
     ///
     /// # Errors
     /// The controller has stopped.
@@ -83,7 +83,7 @@ impl Handle {
         self.operator.send(Request::Open(epoch)).await.map_err(|_| Stopped)
     }
 
-    /// Keeps what the leader's operators did, unless it is known; gets why that cannot be.
+    /// Takes over the leader's record of what operators did, unless ours is as new.
     ///
     /// # Errors
     /// The controller has stopped.

@@ -104,7 +104,7 @@ impl Handle {
     /// The file of that config cannot be used, or the controller has stopped.
     pub async fn export(&self) -> Result<Vec<Exported>, String> {
         let now = self.ask(|to| Query::Export(false, to)).await.map_err(|stopped| stopped.to_string())?;
-        // A pin that ended while nobody led is still kept, and holds nothing.
+        // A pin whose time ended while nobody led is still on record, and has no effect.
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         let held = mark.filter(|mark| !mark.is_over(now_millis())).map(|mark| mark.config);
         let Some(held) = held else { return Ok(now) };

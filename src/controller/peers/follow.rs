@@ -19,17 +19,17 @@ use crate::controller::message::{Input, Query, Signal, Upstream};
 use crate::controller::peers::streams::{SILENCE, StreamError, join, next_line, turned};
 use crate::controller::rules::election::{Holder, Record, Role};
 
-/// Without a line for this long a leader may have gone: what its record says now is what counts.
+/// Without a line for this long the leader may be dead: from then on, only a later renewal of its record shows that it lives.
 const LEADER_QUIET: Duration = Duration::from_millis(1_000 * SILENCE_SECONDS / 3);
 /// A record that was on its way when a leader was heard last has arrived after this time.
 const RENEWAL_ARRIVAL: Duration = Duration::from_secs(1);
-/// A record that was not renewed for this long may be one of a leader that has gone.
+/// A record that was not renewed for this long may be that of a dead leader.
 const RECORD_STALE_AFTER: Duration = Duration::from_secs(3);
 /// One question to another controller may take so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// A pause between two tries; the real one is random below it.
 pub(super) const PAUSE: Duration = Duration::from_millis(500);
-/// A caretaker looks this often for somebody who has it.
+/// A caretaker looks this often for a leader that has the store.
 const SUCCESSOR_LOOK: Duration = Duration::from_millis(200);
 
 /// Follows the leader.
@@ -37,7 +37,7 @@ const SUCCESSOR_LOOK: Duration = Duration::from_millis(200);
 pub struct Relay {
     /// The controller.
     pub handle: Handle,
-    /// Controllers that are known without the store: from flags, and from the last time.
+    /// URLs of controllers that are known without the store, by name: from flags, and from before a restart.
     pub peers: BTreeMap<String, String>,
     /// Asks other controllers.
     pub client: reqwest::Client,
@@ -50,9 +50,9 @@ pub struct Relay {
     pub heard: AtomicU64,
     /// When somebody was followed last.
     pub lost: Instant,
-    /// The number of the event that the leader is told next.
+    /// The number of the first event that was not passed on to the leader yet.
     pub telling: AtomicU64,
-    /// What came last did not add up: what is asked for next is compared from the ground up.
+    /// The last publication did not match its digest: the next request compares everything from the ground up.
     pub whole: AtomicBool,
     /// What the leader's record said last, and since when.
     pub renewed: (u64, Instant),
@@ -80,7 +80,7 @@ impl Relay {
                     if self.roles.changed().await.is_err() {
                         return;
                     }
-                    // Who led has told everybody.
+                    // As leader it has passed on all events.
                     let (_, next) = self.own_events().await;
                     self.telling.store(next, Ordering::Relaxed);
                 }
@@ -182,7 +182,7 @@ impl Relay {
         }
     }
 
-    /// What every controller says that is known and answers, of our cluster; as the answers come.
+    /// Asks all known controllers; yields the answers of those of our cluster as they arrive.
     pub(super) async fn ask_peers(&self) -> impl Stream<Item = ControllerInfo> + Unpin + '_ {
         let known = self.handle.ask(Query::Peers).await.unwrap_or_default();
         let urls: BTreeSet<String> = known.into_values().chain(self.peers.values().cloned()).filter(|url| *url != self.handle.me.1).collect();
@@ -197,7 +197,7 @@ impl Relay {
         timeout(PATIENCE, answer.json()).await.ok()?.ok()
     }
 
-    /// The best controller to follow when the leader is not known, or cannot be reached: the leader, else whoever
+    /// The best controller to follow when the leader is not known, or cannot be reached: the leader, else one that
     /// follows somebody, but not through us.
     async fn choose(&self) -> Option<(String, Vec<String>)> {
         let own = self.handle.snapshots.borrow().version;
@@ -283,7 +283,7 @@ impl Relay {
                 Ok(Ok(line)) => line,
                 Ok(Err(error)) => {
                     if last.elapsed() < LEADER_QUIET {
-                        // It ended while it was heard: only what its record says later tells whether the leader lives.
+                        // The stream ended while it was alive: only a later renewal of the leader's record shows that the leader lives.
                         self.heard.store(u64::MAX, Ordering::Relaxed);
                     }
                     return Err(error);

@@ -81,7 +81,7 @@ impl Keeper {
         }
     }
 
-    /// What cannot be kept is not told: a key that a restart forgets would seal what nobody can open.
+    /// Keys that cannot be written are not published: after a restart nobody could open what they sealed.
     fn keep(&self, ring: KeyRing) {
         let bytes = serde_json::to_vec(&ring).unwrap_or_default();
         match waypost_trust::write_secret(&self.file, &bytes) {
@@ -90,7 +90,7 @@ impl Keeper {
         }
     }
 
-    /// Who leads and has no keys takes over those that another controller has.
+    /// A leader without keys takes over those of another controller.
     async fn learn(&self) {
         self.handle.met(PATIENCE).await;
         let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
@@ -103,7 +103,7 @@ impl Keeper {
         }
     }
 
-    /// One look at the keys by who leads; `met` once every proxy had time to find us.
+    /// One look at the keys by the leader; `met` is true once every proxy had time to connect.
     async fn lead(&self, epoch: u64, met: bool) {
         if self.ring.borrow().keys.is_empty() {
             self.learn().await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waypost_model::snapshot::{Snapshot, Version};
 
-/// Which proxies are asked, and what came.
+/// Which proxies are asked for their snapshots, and the newest snapshot that was offered.
 #[derive(Debug, Default)]
 pub struct ProxyOffers {
     leads: AtomicBool,
@@ -43,18 +43,18 @@ impl ProxyOffers {
         *lock(&self.upstream) = above;
     }
 
-    /// Proxies that have seen more than this are asked, by who `leads` or for whom we follow; nothing while nobody is.
+    /// The version above which proxies are asked for their snapshots, by us if we lead (`leads`) or for the leader; `None` while nobody asks.
     pub fn above(&self, leads: bool) -> Option<Version> {
         let own = || lock(&self.best).as_ref().map(|best| best.version).unwrap_or_default();
         if leads { self.leads.load(Ordering::Relaxed).then(own) } else { *lock(&self.upstream) }
     }
 
-    /// The turn to tell; nothing while somebody else does.
+    /// The permission to send an offer; `None` while another proxy sends one.
     pub fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.telling.try_lock().ok()
     }
 
-    /// A proxy told what it holds.
+    /// A proxy offered the snapshot that it serves.
     pub fn take(&self, snapshot: Snapshot) {
         let mut best = lock(&self.best);
         if self.leads.load(Ordering::Relaxed) && best.as_ref().is_none_or(|best| best.version < snapshot.version) {
@@ -62,7 +62,7 @@ impl ProxyOffers {
         }
     }
 
-    /// The newest that came.
+    /// The newest snapshot that was offered.
     pub fn best(&self) -> Option<Arc<Snapshot>> {
         lock(&self.best).clone()
     }

@@ -15,17 +15,17 @@ use crate::controller::rules::election::Role;
 
 /// Other controllers have this long to say what they have, before a new leader goes on without them.
 const RECOVER: Duration = Duration::from_millis(300);
-/// So often somebody who has more is asked for it by whoever knows something already.
+/// How often a peer that has more is asked for it by a controller that has something itself.
 const TRIES: u32 = 3;
 
-/// What came of asking the others before we lead.
+/// The result of asking the peers before we lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recovery {
     /// Nobody who answers has more than we.
     Done,
     /// Somebody has, and it did not come.
     More,
-    /// Somebody who answers did not tell what operators did.
+    /// A peer that answers did not send what operators did.
     Untold,
     /// Somebody leads under our epoch, or this higher one.
     Contested(u64),
@@ -62,7 +62,7 @@ impl Relay {
         }
     }
 
-    /// Asks everybody once, and fetches what the one has who has most.
+    /// Asks all peers once, and fetches what the one with the highest version has.
     pub(super) async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
@@ -87,7 +87,7 @@ impl Relay {
         if unaware {
             return Recovery::Unaware;
         }
-        // What operators did is newer or older by a count of its own, whoever has it.
+        // What operators did has a rank of its own: any peer may have the newest.
         let mut told = true;
         for url in &met {
             if best.as_ref().is_none_or(|best| best.url != *url) {

@@ -1,4 +1,4 @@
-//! Before a controller leads that knows nothing: the proxies are asked for what they hold, and the other controllers once more.
+//! Recovery from proxies, before a controller leads that has lost what was published: they are asked for their snapshots, and the peers once more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::controller::rules::recovery::{Next, Waiting};
 const PAUSE: Duration = Duration::from_millis(50);
 /// Other controllers are asked again this often: one may have been late.
 const ASKED: Duration = Duration::from_secs(1);
-/// What was told is taken within this time, unless the store was lost in that moment.
+/// An offer is taken up within this time, unless the store was lost in that moment.
 const TAKEN: Duration = Duration::from_secs(1);
 
 impl Relay {
@@ -80,7 +80,7 @@ impl Relay {
         }
     }
 
-    /// Goes on with what a proxy told.
+    /// Takes up the snapshot that a proxy offered.
     async fn take(&self, best: Arc<Snapshot>) -> Result<(), Stopped> {
         tracing::info!("goes on from version {}, which a proxy told", best.version);
         let mut snapshots = self.handle.snapshots.clone();

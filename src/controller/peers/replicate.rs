@@ -23,7 +23,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Documents of a leader can be as long as its whole history.
 const MAX_DOCUMENT: usize = 256 * 1024 * 1024;
 
-/// How much of what another controller keeps is wanted.
+/// How much of another controller's state is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fetch {
     /// Everything, and every change.
@@ -35,7 +35,7 @@ pub(super) enum Fetch {
 }
 
 impl Relay {
-    /// Keeps what the leader keeps. Ends only with us: without it, relaying goes on.
+    /// Replicates what the leader keeps beside the snapshot. Never ends: relaying goes on where this fails.
     pub(super) async fn keep(&self, url: Url) {
         loop {
             if let Err(error) = self.keep_once(url.clone(), Fetch::Endlessly).await {
@@ -62,7 +62,7 @@ impl Relay {
                     self.handle.tell(Input::Replica(Box::new(replica))).await?;
                 }
                 Document::Config { number, digest, file } => {
-                    // What cannot be kept here is kept elsewhere; what comes next may be more important.
+                    // Another controller keeps what could not be written here; the next document may be more important.
                     if let Err(error) = self.handle.adopt_config(number, digest, &file, what == Fetch::Endlessly).await {
                         tracing::warn!("C{number} of the leader's history was not kept: {error}");
                     }
@@ -81,7 +81,7 @@ impl Relay {
         }
     }
 
-    /// What the leader was not told yet, and the number of the event after that.
+    /// Events that were not passed on to the leader yet, and the number of the event after them.
     pub(super) async fn own_events(&self) -> (Vec<Told>, u64) {
         let from = self.telling.load(Ordering::Relaxed);
         let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
@@ -98,7 +98,7 @@ impl Relay {
             let Ok(mut proxies) = self.handle.ask(Query::Downstream).await else { return std::future::pending().await };
             let mut fresh = HashMap::new();
             for proxy in &mut proxies {
-                // One that came back and has not reported yet is as it was.
+                // A proxy that reconnected and has not reported yet is as in its last report.
                 let Some(report) = proxy.report.take().or_else(|| told.get(&proxy.name).cloned()) else { continue };
                 if told.get(&proxy.name) != Some(&report) {
                     proxy.report = Some(report.clone());

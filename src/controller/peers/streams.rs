@@ -11,7 +11,7 @@ use waypost_wire::SILENCE_SECONDS;
 use crate::controller::message::Stopped;
 use crate::controller::rules::election::Role;
 
-/// Without a line for this long the other controller is gone.
+/// Without a line for this long the other controller counts as dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
 /// Why a stream of another controller ended, or could not be opened.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use waypost_adapter::{Expected, PutIf, Revision};
 
-/// Who holds the record.
+/// The controller that has the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The controller's name.
@@ -25,7 +25,7 @@ pub struct Holder {
 pub struct Record {
     /// The cluster's id.
     pub cluster: String,
-    /// Who holds it.
+    /// The controller that has it.
     pub holder: Holder,
     /// Where the holder's API is.
     pub url: String,
@@ -33,7 +33,7 @@ pub struct Record {
     pub epoch: u64,
     /// Grows with every renewal: an unchanged record is one that nobody renews.
     pub renewal: u64,
-    /// The holder's TTL in milliseconds; whoever waits waits no less.
+    /// The holder's TTL in milliseconds; a challenger waits at least as long.
     #[serde(default)]
     pub ttl_millis: u64,
     /// The holder let go: nobody has to wait.
@@ -97,7 +97,7 @@ pub enum ElectionInput {
     Saw {
         /// The epoch.
         epoch: u64,
-        /// Whether it comes from who leads.
+        /// Whether a controller leads under it now.
         living: bool,
     },
     /// An operator asks us to let go.
@@ -170,7 +170,7 @@ pub const CLAIMED: u64 = HIGHEST / 2;
 /// How we stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Post {
-    /// We hold nothing.
+    /// We do not have the record.
     None,
     /// The record is ours at this revision; `renewed` is when the last acknowledged renewal was sent.
     Held { epoch: u64, revision: Revision, renewal: u64, renewed: Option<Duration> },
@@ -256,7 +256,7 @@ impl Election {
             Post::Alone { epoch } => Role::Leading { epoch, until: Duration::MAX },
             Post::Named { epoch } => Role::Caretaking { epoch, named: true },
             Post::Held { epoch, renewed: Some(renewed), .. } if now < renewed + self.lease() => Role::Leading { epoch, until: renewed + self.lease() },
-            // Whoever saw a higher epoch has a successor.
+            // A controller that has seen a higher epoch has a successor.
             Post::Held { epoch, renewed: Some(_), .. } if self.highest <= epoch => Role::Caretaking { epoch, named: false },
             Post::Held { .. } => following(),
         }

@@ -45,18 +45,18 @@ impl Default for Thresholds {
     }
 }
 
-/// Removals are judged when none came for this long.
+/// Removals are judged when there was no further one for this long.
 const SETTLE: Duration = Duration::from_millis(500);
 /// And after this long in any case.
 const SETTLE_MOST: Duration = Duration::from_secs(5);
 /// A small removal of a backend's last endpoints goes when its store has confirmed it for this long.
 const CONFIRM: Duration = Duration::from_secs(10);
-/// What went within this time is judged together.
+/// Removals within this time are judged together.
 const MEMORY: Duration = Duration::from_secs(60);
 /// An approval that was given before its removal is good for this long.
 pub(crate) const EXPECTED: Duration = Duration::from_secs(300);
 
-/// What is to become of something that went.
+/// What is to become of a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "fate")]
 pub enum Judgement {
@@ -244,7 +244,7 @@ impl Guard {
         self.removals.insert(removal.object.path().to_owned(), removal);
     }
 
-    /// Forgets what is kept and not `published` any more as it was.
+    /// Forgets held removals that are not `published` any more as they were.
     pub fn forget_unless(&mut self, published: &dyn Fn(&Removal) -> bool) {
         self.removals.retain(|_, removal| removal.judgement == Judgement::Released || published(removal));
     }
@@ -348,7 +348,7 @@ impl Guard {
         given_up
     }
 
-    /// A store is not believed: everything that went of it stays.
+    /// A store is distrusted: every removal of it is held.
     pub fn doubt(&mut self, DistrustedStore { source, why }: DistrustedStore<'_>) {
         let own: Vec<String> = self.removals.iter().filter(|(_, removal)| removal.origin.id.source == source).map(|(path, _)| path.clone()).collect();
         self.hold(&own, why);
@@ -461,12 +461,12 @@ impl Guard {
         }
     }
 
-    /// Everything of a kind that went within the last minute or is held.
+    /// All removals of a kind that are held or happened within the last minute.
     fn paths(&self, kind: &str) -> Vec<String> {
         self.removals.iter().filter(|(_, removal)| removal.object.kind() == kind).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Holds these, also those that had gone already; what is held keeps its reason.
+    /// Holds these removals, also released ones; those that are held already keep their reason.
     fn hold(&mut self, paths: &[String], why: &str) {
         for path in paths {
             if let Some(removal) = self.removals.get_mut(path).filter(|removal| !matches!(removal.judgement, Judgement::Held { .. })) {
@@ -496,12 +496,12 @@ impl Guard {
         chosen
     }
 
-    /// Everything that stays although it went, with its fate.
+    /// All removals that are held: unjudged, to be confirmed, or until an approval.
     pub fn held(&self) -> impl Iterator<Item = &Removal> {
         self.removals.values().filter(|removal| removal.judgement != Judgement::Released)
     }
 
-    /// The store whose word decides about what is kept of a path.
+    /// The store that the held removal at a path left.
     pub fn source_of(&self, path: &str) -> Option<usize> {
         self.removals.get(path).map(|removal| removal.origin.id.source)
     }
@@ -557,7 +557,7 @@ fn address_of(endpoint: &Object) -> Option<Address> {
     Address::try_from(rest.split('"').next()?.to_owned()).ok()
 }
 
-/// Whether an endpoint was drained before it went, or had no weight.
+/// Whether an endpoint was drained before its removal, or had no weight.
 fn is_drained(object: &Object) -> bool {
     object.kind() == "endpoint" && !takes_requests(object)
 }

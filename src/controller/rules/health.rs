@@ -51,7 +51,7 @@ pub struct BackendHealth {
 /// An endpoint that is probed: by whom, and the version with which each of them learned of it.
 type Probers = Vec<(String, Version)>;
 
-/// Who probes what, and what came of it.
+/// Which proxy probes which endpoint, and what they found.
 #[derive(Debug, Default)]
 pub struct Health {
     /// Membership without what is added here, as it is published.
@@ -198,7 +198,7 @@ impl Health {
         differ
     }
 
-    /// Works out who probes what: of the endpoints that changed, of all of some backends, or of all if proxies came or went.
+    /// Assigns endpoints to probers: those that changed, those of some backends, or all if proxies connected or left.
     fn watch(&mut self, changes: &[Change], backends: &BTreeSet<String>, version: Version) {
         let fleet = Fleet::new(self.members.clone());
         if std::mem::take(&mut self.moved) || !backends.is_empty() {

@@ -36,7 +36,7 @@ impl Reason {
     }
 }
 
-/// What is kept of a hold over a restart, and shown.
+/// The record of a pin: what survives a restart, and what is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PinRecord {
@@ -81,7 +81,7 @@ impl PinRecord {
 /// A mark and the config that it names.
 #[derive(Debug, Clone)]
 pub struct Pin {
-    /// What is kept of it.
+    /// Its record.
     pub mark: PinRecord,
     /// The config that is published meanwhile.
     pub lane: Lane,

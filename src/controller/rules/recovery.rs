@@ -1,4 +1,4 @@
-//! What proxies hold, for controllers that have lost what was published: when they are asked, and how long a leader waits for it.
+//! Recovery from proxies, for a leader that has lost what was published: how long it waits for their offers. Pure.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use waypost_model::snapshot::Version;
 
 /// Most proxies that lost their controller have come back within this time.
 const PROXY_RETURN_TIME: Duration = Duration::from_secs(7);
-/// Where the stores have something, and those that came hold nothing, others are waited for so long.
+/// Where no store is empty and the proxies that connected have nothing, a leader waits this long for other proxies.
 const EMPTY_PROXY_PATIENCE: Duration = Duration::from_secs(1);
-/// Those that came have told what they hold within this time.
+/// Proxies that connected have offered their snapshots within this time.
 const OFFER_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a controller knows of what there is to be recalled.
+/// What decides how long a leader waits for offers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryState {
     /// Our cluster, if it is known.
@@ -29,7 +29,7 @@ pub struct RecoveryState {
 /// What is to be done before a leader that knew nothing publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Wait for what proxies and other controllers may tell.
+    /// Wait for offers of proxies and answers of other controllers.
     Wait,
     /// The same, and say so: it may take long.
     WaitLong,
@@ -37,23 +37,23 @@ pub enum Next {
     Go,
 }
 
-/// How long a leader that knew nothing has waited, and what it has seen meanwhile.
+/// How long a leader that has lost what was published has waited, and what it has observed meanwhile.
 #[derive(Debug, Default)]
 pub struct Waiting {
     came: Option<Duration>,
     /// Since when no store is empty.
     full: Option<Duration>,
-    /// The highest version that any proxy may hold, also one that has gone again.
+    /// The highest version that any proxy may have, also one that has left again.
     pub held: Option<Version>,
 }
 
 impl Waiting {
-    /// Time is counted from now on; what was seen is not forgotten.
+    /// Counts time from now on; what was observed is not forgotten.
     pub fn begin_anew(&mut self) {
         (self.came, self.full) = (None, None);
     }
 
-    /// `elapsed` after it began, where `told` is what came so far.
+    /// What to do `elapsed` after the wait began, with `told` the highest version that was offered so far.
     pub fn next(&mut self, elapsed: Duration, seen: &RecoveryState, told: Version) -> Next {
         self.held = self.held.max(seen.held);
         if seen.came {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::controller::answers::shapes::Event;
 
-/// How many events are kept.
+/// How many events are remembered.
 const KEPT: usize = 1_000;
 
 /// The last events.

@@ -115,12 +115,12 @@ impl State {
             return Output { saw, ..Output::default() };
         }
         (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
-        // Whoever published this knew more.
+        // The controller that published this had more than was recovered from a proxy.
         self.recovered_from_proxy = false;
         Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
     }
 
-    /// All that others know of what was published before we lead is known.
+    /// Recovery from the other controllers has ended.
     pub(super) fn recovered(&mut self, epoch: u64, now: Now) -> Output {
         self.recovered |= self.begun == Some(epoch);
         if self.suppressed { self.publish(true, true, now) } else { Output::default() }
@@ -158,7 +158,7 @@ impl State {
         match self.role.epoch() {
             // Who has only just been elected has not taken over yet what the previous leader kept.
             Some(_) if inherited || self.replica.at.is_empty() => (self.guard.held().cloned().collect(), self.guard.expected().cloned().collect()),
-            // Before a leader was heard, what is known is what was known when we stopped.
+            // Before a leader was heard, the removals are those from before the restart.
             None if self.replica.at.is_empty() => (self.guard.held().cloned().collect(), Vec::new()),
             following => {
                 let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
@@ -177,7 +177,7 @@ impl State {
         self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
     }
 
-    /// The leader told what it keeps.
+    /// Takes up what was replicated from the leader.
     pub(super) fn replicated(&mut self, replica: Replica, now: Now) -> Output {
         if !self.accepts_relays() {
             return Output::default();
@@ -215,7 +215,7 @@ impl State {
         }
     }
 
-    /// Another controller tells of the proxies that follow it.
+    /// Another controller reports the proxies that follow it.
     pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, version: Option<Version>, now: Now) -> Output {
         let mut output = Output { changed: true, ..Output::default() };
         let mut reports = Vec::new();
@@ -245,7 +245,7 @@ impl State {
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
         self.proxies_expected_until = if self.snapshot.version.sequence > 0 { now.since_start + PROXY_SEARCH_TIME } else { Duration::ZERO };
-        // From now on what we keep counts, also once we follow again.
+        // From now on our own record counts, also once we follow again.
         let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
         if self.snapshot.version.sequence > 0 {
             self.forget_what_was_let_go(&at);
@@ -326,7 +326,7 @@ impl State {
             _ if held => !known(removal),
             _ => stands(&snapshot.config, config_now, &removal.object),
         };
-        // What is known of whoever led is from before that: nobody let it go.
+        // What was replicated from the previous leader is older than the removal: nobody approved it.
         let unjudged = |removal: &Removal| matches!(removal.judgement, Judgement::Held { .. }) && removal.at > self.published && !known(removal);
         self.guard.forget_unless(&|removal| published(removal) || unjudged(removal));
         let none = Lane::default();

@@ -23,14 +23,14 @@ impl State {
         until.map(|until| until.saturating_sub(now.since_start))
     }
 
-    /// Whether a resource waits behind a hold: the config that is published has another form of it, or none.
+    /// Whether a resource waits behind a pin: the published config has another form of it, or none.
     pub fn is_behind_pin(&self, resource: &ResourceKey) -> bool {
         let path = object_path(resource);
         let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
         !resource.kind.is_membership() && self.pin.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
     }
 
-    /// Whether something that was written waits behind a hold.
+    /// Whether something that was written waits behind a pin.
     pub fn waits(&self) -> bool {
         self.pin.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
     }
@@ -39,7 +39,7 @@ impl State {
         if let (Some(Pin { mark, left, .. }), Some((known, until))) = (&hold, &mut self.pin)
             && known.mark == *mark
         {
-            // It is held already; how long is known better now.
+            // The same pin; only the time that is left is new.
             *until = left.map(|left| now.since_start + left);
             return Output::default();
         }
@@ -58,7 +58,7 @@ impl State {
             self.track(id, now);
         }
         self.unpublished.extend(entries.iter().cloned());
-        // What was held before a restart, or by whoever led, nobody asks for now.
+        // A pin from before a restart, or of the previous leader, is no request of an operator now.
         self.operated |= self.role.epoch().is_some();
         // Which routes are held is part of membership, and says nothing of a config that an operator pinned.
         let mut output = self.publish(true, true, now);
@@ -67,7 +67,7 @@ impl State {
         output
     }
 
-    /// Whether an entry, or the end of one, waits behind a hold.
+    /// Whether an entry, or its removal, waits behind a pin.
     pub(super) fn waits_behind_pin(&self, id: &EntryId) -> bool {
         let Some((hold, _)) = &self.pin else { return false };
         match place(&id.key, false) {

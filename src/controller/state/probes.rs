@@ -19,7 +19,7 @@ impl State {
         self.judge(&names, now)
     }
 
-    /// Proxies came or went: others may probe now.
+    /// Proxies connected or left: others may probe now.
     pub(super) fn gather(&mut self, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();
@@ -45,7 +45,7 @@ impl State {
         output
     }
 
-    /// Proxies that probed have gone: what the others say decides, although they say the same as before.
+    /// A proxy that probed has left: the reports of the others decide, although they have not changed.
     pub(super) fn prober_gone(&mut self, name: &str, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();

@@ -1,4 +1,4 @@
-//! What is known of each proxy: its streams and its last report.
+//! The proxies: their streams and their last reports.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use waypost_model::snapshot::{Snapshot, Version};
 pub use waypost_wire::Downstream;
 use waypost_wire::{Content, Probed, REPORT_SECONDS, Report};
 
-/// A proxy that neither watches nor reports for this long is gone from the list.
+/// A proxy that neither watches nor reports for this long leaves the list.
 const FORGET: Duration = Duration::from_secs(24 * 3_600);
 /// A report is current for this long.
 const CURRENT: Duration = Duration::from_secs(3 * REPORT_SECONDS);
-/// A proxy that is behind for this long is told of.
+/// A proxy that is behind for this long counts as behind in the status.
 pub(super) const BEHIND_AFTER: Duration = Duration::from_secs(2);
 /// A proxy that lost its stream may come back within this time; what it probes is not given to others before.
 const RETURN: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Proxy {
         self.foreign = cluster.is_some() && ours.is_some() && cluster != ours;
     }
 
-    /// The highest version that it may hold: one that says that it serves nothing holds nothing.
+    /// The highest version that it may serve; `None` if it said that it serves nothing.
     fn may_hold(&self) -> Option<Version> {
         Some(self.highest).filter(|highest| highest.sequence > 0 && !(self.told && self.report.applied.is_none()))
     }
@@ -101,19 +101,19 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Our cluster is known.
+    /// Sets the cluster's id.
     pub fn belong_to(&mut self, cluster: &str) {
         self.ours = Some(cluster.to_owned());
         let differs = |proxy: &Proxy| proxy.cluster.as_deref().is_some_and(|theirs| theirs != cluster);
         self.known.values_mut().for_each(|proxy| proxy.foreign = differs(proxy));
     }
 
-    /// Whether one of ours has seen a later version than this.
+    /// Whether a proxy of our cluster has seen a later version than this.
     pub fn have_seen_more(&self, version: Version) -> bool {
         self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
     }
 
-    /// Whether any of ours follows us, and the highest version that one of those may hold.
+    /// Whether any proxy of our cluster follows us, and the highest version that one of those may serve.
     pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
         let came = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign);
         let ours = came().filter(|proxy| proxy.cluster == self.ours);
@@ -154,7 +154,7 @@ impl Proxies {
         turned
     }
 
-    /// What is to be told upstream: all that follow us, directly or not.
+    /// All proxies that follow us, directly or not, as they are reported to the leader.
     pub fn downstream(&self, now: Duration) -> Vec<Downstream> {
         let one = |(name, proxy): (&String, &Proxy)| Downstream {
             name: name.clone(),
@@ -189,7 +189,7 @@ impl Proxies {
         wanted.is_some_and(|(_, wanted)| content != *wanted)
     }
 
-    /// A report came. Returns the one before.
+    /// Takes in a report. Returns the one before.
     pub fn reported(&mut self, name: &str, report: Report, now: Duration) -> Report {
         let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
         let proxy = self.known.entry(name.to_owned()).or_default();
@@ -223,7 +223,7 @@ impl Proxies {
         self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report))?.report.probed.as_ref()
     }
 
-    /// Forgets what has been gone for a day.
+    /// Forgets proxies that left a day ago.
     pub fn sweep(&mut self, now: Duration) {
         self.known.values_mut().for_each(|proxy| proxy.via.retain(|_, at| now.saturating_sub(*at) < CURRENT));
         self.known.retain(|_, proxy| proxy.streams > 0 || now.saturating_sub(proxy.heard) < FORGET);

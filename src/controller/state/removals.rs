@@ -10,7 +10,7 @@ use crate::controller::message::{Now, Output};
 use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::objects::object_path;
 
-/// So many removals that are given up at once are told of one by one.
+/// At most this many removals that give way at once have an event each.
 const MOST_TOLD: usize = 100;
 
 impl State {

@@ -1,4 +1,4 @@
-//! What is known of one store.
+//! The state of one store.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct SourceState {
     pub failing: Option<Duration>,
 }
 
-/// A store that went back or became empty while others led, so that a leader has to judge it.
+/// A store went back or became empty while others led, so that a leader has to judge that.
 #[derive(Debug, Clone)]
 pub(super) struct StoreRegression {
     /// Why it is not believed.

@@ -1,4 +1,4 @@
-//! Following every entry from when it was seen until every proxy serves it.
+//! Follows every entry from when it was read until every proxy serves it.
 
 use std::collections::HashSet;
 
@@ -40,7 +40,7 @@ impl State {
         self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, deleted: false });
     }
 
-    /// Gives every entry whose lane has gone out the version that has it.
+    /// Notes the version of every entry whose lane was published.
     pub(super) fn settle(&mut self, now: Now) {
         let version = self.snapshot.version;
         let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());

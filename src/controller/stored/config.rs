@@ -23,7 +23,7 @@ pub struct ConfigRecord {
     pub changes: Vec<String>,
 }
 
-/// A config with the authors' bytes, as it is kept.
+/// A config with the authors' bytes, as it is on disk.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredConfig {
     /// What is shown of it.

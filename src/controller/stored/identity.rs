@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Identity {
     /// The cluster's id; empty before it is known.
     pub cluster: String,
-    /// The highest epoch under which we led, or that we saw.
+    /// The highest epoch under which this controller led, or that it has seen.
     pub epoch: u64,
     /// The last run of this controller.
     pub run: String,

@@ -7,7 +7,7 @@ use waypost_model::object::Digest;
 
 use crate::controller::rules::pins::PinRecord;
 
-/// Who did what is kept for so many actions.
+/// How many actions the audit remembers.
 pub const AUDITED: usize = 500;
 
 /// Who did what.
@@ -21,7 +21,7 @@ pub struct Audit {
     pub what: String,
 }
 
-/// What is kept over a restart.
+/// What operators did and pinned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorState {
     /// What is held.
@@ -42,7 +42,7 @@ pub struct OperatorState {
     /// Grows with every change: of two controllers' the newer one counts.
     #[serde(default)]
     pub count: u64,
-    /// The epoch of the last change; what a later leader kept is newer, whatever it counts.
+    /// The epoch of the last change; the record of a later leader is newer, whatever its count.
     #[serde(default)]
     pub epoch: u64,
 }
@@ -69,7 +69,7 @@ impl OperatorState {
         (self.epoch, self.count)
     }
 
-    /// What we hold and whoever wrote `next` never knew of, as far as its audit goes back.
+    /// Our pin, if the leader that wrote `next` never knew of it, as far as its audit goes back.
     pub fn unknown_to(&self, next: &Self) -> Option<&PinRecord> {
         let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
         let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));

@@ -1,4 +1,4 @@
-//! What a leader keeps beside the snapshot, as its followers get it: the next leader goes on from there.
+//! What followers replicate from the leader beside the snapshot: the next leader goes on from there.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub struct Replica {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Document {
-    /// What the task that owns the state keeps.
+    /// Removals, approvals and entries.
     State {
         /// The revision of each store.
         at: BTreeMap<String, u64>,

@@ -1,4 +1,4 @@
-//! Taking part in the election: asks the store what [`Election`] wants to know, and tells everybody what we are.
+//! Takes part in the election: carries out the requests of [`Election`] at the store, and publishes this controller's role.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -95,7 +95,7 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
     }
 }
 
-/// The id that holds, once the store was asked and has one; `None` to ask again. What was told `before` is not told again.
+/// The cluster's id, once the store was asked and has one; `None` to ask again. What was logged `before` is not logged again.
 async fn look(store: &Store, key: &Key, own: Option<&str>, (before, inputs): (bool, &mpsc::Sender<Input>)) -> Option<String> {
     let ours = || own.map_or_else(new_id, str::to_owned);
     match store.adapter.get(key).await {
