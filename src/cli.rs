@@ -115,8 +115,8 @@ enum Verb {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let command = waypost_proxy::flags::with_environment(Cli::command());
-    let arguments = match waypost_proxy::flags::with_file(joined_verbs(std::env::args_os().collect()), &command, &["store", "limits", "guard"]) {
+    let command = waypost_settings::with_environment(Cli::command());
+    let arguments = match waypost_settings::with_file(joined_verbs(std::env::args_os().collect()), &command, &["store", "limits", "guard"]) {
         Ok(arguments) => arguments,
         Err(message) => return report(Failure::usage(message)),
     };

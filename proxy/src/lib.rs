@@ -17,7 +17,6 @@ mod clients;
 pub mod config;
 pub mod endpoint;
 mod enrol;
-pub mod flags;
 mod fresh;
 mod http;
 pub mod light;

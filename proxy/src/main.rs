@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::EnvFilter;
 use waypost_proxy::cli::Flags;
-use waypost_proxy::{RunError, flags, start};
+use waypost_proxy::{RunError, start};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = flags::with_environment(Flags::command());
-    let arguments = match flags::with_file(std::env::args_os().collect(), &command, &[]) {
+    let command = waypost_settings::with_environment(Flags::command());
+    let arguments = match waypost_settings::with_file(std::env::args_os().collect(), &command, &[]) {
         Ok(arguments) => arguments,
         Err(message) => return fail(2, &message),
     };

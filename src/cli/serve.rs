@@ -235,7 +235,7 @@ fn leader_ttl(text: &str) -> Result<Duration, String> {
 fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
     let mut wanted: Vec<StoreFlags> = flags.store.iter().map(|url| flags.credentials.with(url)).collect();
     if let Some(path) = &flags.config {
-        let table = waypost_proxy::flags::read(path).map_err(Failure::usage)?;
+        let table = waypost_settings::read(path).map_err(Failure::usage)?;
         let named = |error: toml::de::Error| Failure::usage(format!("{}: {}", path.display(), error.message()));
         if let Some(value) = table.get("store").filter(|_| wanted.is_empty()) {
             wanted = match value {
@@ -266,8 +266,8 @@ pub(super) fn limits_of_file() -> Result<Limits, Failure> {
 /// A table of the file that `--config` names; the defaults if none is named or it has none.
 fn table_of_file<T: serde::de::DeserializeOwned + Default>(name: &str) -> Result<T, Failure> {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let Some(path) = waypost_proxy::flags::config_path(&arguments) else { return Ok(T::default()) };
-    let table = waypost_proxy::flags::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
+    let Some(path) = waypost_settings::config_path(&arguments) else { return Ok(T::default()) };
+    let table = waypost_settings::read(std::path::Path::new(&path)).map_err(Failure::usage)?;
     let Some(value) = table.get(name) else { return Ok(T::default()) };
     T::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: [{name}]: {}", error.message())))
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use super::source::{Parsed, PathAt, parse};
 
 /// The packages, by the folder of their manifest.
-pub(super) const PACKAGES: [&str; 13] = [
+pub(super) const PACKAGES: [&str; 14] = [
     "",
     "model",
+    "settings",
     "disk",
     "trust",
     "wire",

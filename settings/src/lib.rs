@@ -1,5 +1,5 @@
-//! Flags from a file: every flag of a program may also stand in a TOML file, below the environment and the command
-//! line in rank.
+//! Flags, environment and TOML file in one: every flag of a program is also a variable and a key of its file. The command line
+//! comes first in rank, then the environment, then the file.
 
 use std::ffi::OsString;
 use std::path::Path;
