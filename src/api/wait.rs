@@ -24,7 +24,7 @@ pub enum For {
     /// Understood.
     Accepted,
     /// Deleted.
-    Stopped,
+    Gone,
 }
 
 /// How waiting ended.
@@ -102,14 +102,14 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
 /// Decides whether waiting is over.
 fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Option<WaitAnswer> {
     let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: found.entry.clone(), message });
-    if let (For::Stopped, Some(why)) = (what, &found.serves_on) {
+    if let (For::Gone, Some(why)) = (what, &found.serves_on) {
         let message = format!("{key} is deleted and serves on: {why}");
         return Some(WaitAnswer { outcome: WaitOutcome::Rejected, message, entry: None });
     }
     let Some(entry) = &found.entry else {
-        return if what == For::Stopped && found.serving.is_empty() && !found.judged_soon { done(format!("{key} is gone")) } else { None };
+        return if what == For::Gone && found.serving.is_empty() && !found.judged_soon { done(format!("{key} is gone")) } else { None };
     };
-    if what == For::Stopped || written.is_some_and(|written| entry.revision < written) {
+    if what == For::Gone || written.is_some_and(|written| entry.revision < written) {
         return None;
     }
     if let Some(condition) = refusal(entry, what) {
@@ -144,10 +144,10 @@ fn refusal(entry: &EntryInfo, what: For) -> Option<&Condition> {
 
 fn late(key: &str, what: For, limit: Duration, found: &EntryAnswer) -> String {
     match &found.entry {
-        None if what == For::Stopped && found.judged_soon => format!("{key} is deleted, and after {limit:?} the store has not confirmed it for long enough"),
-        None if what == For::Stopped => format!("{key} is deleted, but after {limit:?} still served by {}", found.serving.join(", ")),
+        None if what == For::Gone && found.judged_soon => format!("{key} is deleted, and after {limit:?} the store has not confirmed it for long enough"),
+        None if what == For::Gone => format!("{key} is deleted, but after {limit:?} still served by {}", found.serving.join(", ")),
         None => format!("{key} is not in the store after {limit:?}"),
-        Some(_) if what == For::Stopped => format!("{key} is still in the store after {limit:?}"),
+        Some(_) if what == For::Gone => format!("{key} is still in the store after {limit:?}"),
         Some(entry) if entry.live.of == 0 => {
             format!("{key} is accepted, but {}", entry.live.lagging.first().map_or("no proxy is connected", String::as_str))
         }

@@ -46,7 +46,7 @@ pub(super) async fn run(flags: DeleteFlags) -> Outcome {
         say!("{full} {}", if found.is_some() { "is deleted" } else { "was not there" });
     }
     if flags.wait {
-        wait_for(&flags.controller, &WaitFor { key, what: For::Stopped, timeout: flags.timeout, output: flags.output.output }).await?;
+        wait_for(&flags.controller, &WaitFor { key, what: For::Gone, timeout: flags.timeout, output: flags.output.output }).await?;
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> O
     let what = match wanted.what {
         For::Live => "live",
         For::Accepted => "accepted",
-        For::Stopped => "gone",
+        For::Gone => "gone",
     };
     let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
     // The controller ends the wait; this ends it where the controller does not answer at all.
