@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Known vulnerabilities. The list is fetched from its public repository; where that cannot be reached the last
-# fetched one counts, and without any this says so and passes: a build must not depend on the network's mood.
+# Checks for known vulnerabilities. The list is fetched from its public repository; if that cannot be reached, the last
+# fetched list is used. Without any list this prints a message and passes: a build must not depend on the network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The figures: bench.sh propagation|swap|proxy|fleet|profile [FLAG...]. Installs what is compared, builds with optimisation, measures
-# on loopback and ends by itself; exits 1 where a promise is broken.
+# Runs a benchmark: bench.sh propagation|swap|proxy|fleet|profile [FLAG...]. Installs the programs to compare with, builds with
+# optimisation, measures on loopback and ends by itself; exits 1 if a figure misses its target.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -25,7 +25,7 @@ case "$what" in
     fi
     ;;
 esac
-# profile: where the proxy's CPU time goes under small requests, by library and by function.
+# profile: the proxy's CPU time under small requests, by library and by function.
 profile() {
   local data load
   data=$(mktemp)

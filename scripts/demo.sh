@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tour: demo.sh [file|etcd|consul|zookeeper]. Builds, runs `waypost dev`, one more proxy and two echo endpoints,
-# and shows what matters while requests flow. Ends by itself; exits 1 if a request failed. Only loopback is used.
+# and shows the main features while requests flow. Ends by itself; exits 1 if a request failed. Only loopback is used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -11,14 +11,14 @@ case "$store" in
   *) say "unknown store $store: one of file, etcd, consul, zookeeper"; exit 2 ;;
 esac
 say "building (the first time takes some minutes)"
-# Only the store that is shown, unless everything is built already: a build from nothing takes half the time.
+# Builds only the adapter of the chosen store, unless everything is built already: a first build takes half the time.
 features=(--no-default-features --features "$store")
 [ ! -x "$CARGO_TARGET_DIR/debug/waypost" ] || features=()
 cargo build --locked --quiet --package waypost --package waypost-proxy "${features[@]}"
 bin="$CARGO_TARGET_DIR/debug"
 waypost() { "$bin/waypost" "$@"; }
 
-# port NAME USUAL: the usual port, or a free one above it where somebody has that.
+# port NAME USUAL: the usual port, or a free one above it if another process has that.
 is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || (exec 3<>"/dev/tcp/127.0.0.2/$1") 2>/dev/null; }
 port() {
   local found=$2
@@ -104,7 +104,7 @@ waypost wait endpoints/hello/b
 show curl http://127.0.0.2:$web/
 curl -s http://127.0.0.2:$web/ | head -n 3
 
-# From here on requests flow through the second proxy, 200 a second, until the end.
+# From here to the end, 200 requests a second go through the second proxy.
 stdbuf -oL curl --rate 200/s -s -o /dev/null -w '%{http_code}\n' "http://127.0.0.2:$web/demo/[1-1000000]" >"$dir/requests" 2>/dev/null &
 load=$!
 jobs+=("$load")
@@ -149,7 +149,7 @@ waypost status | sed 's/^/  /' || true
 
 kill "$load" 2>/dev/null || true
 wait "$load" 2>/dev/null || true
-# curl may have been ended in the middle of a line.
+# curl may have been stopped in the middle of a line.
 total=$(grep -c '^...$' "$dir/requests") failed=$(grep '^...$' "$dir/requests" | grep -cv '^200$' || true)
 step "$total requests, $failed failed."
 [ "$failed" = 0 ] && [ "$total" -gt 0 ]

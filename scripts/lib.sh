@@ -13,7 +13,7 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# need_packages PKG...: installs the Debian packages that are missing, and says which.
+# need_packages PKG...: installs the Debian packages that are missing, and prints their names.
 need_packages() {
   local missing=() p
   for p in "$@"; do
@@ -27,8 +27,8 @@ need_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# need_programs PKG...: the same for packages whose services must not start with their installation: only their programs
-# are wanted, with configurations of our own. What was there before, and its service, is left alone.
+# need_programs PKG...: the same for packages whose services must not start with their installation: only their programs are
+# needed, with other configurations. Packages that were installed before, and their services, stay unchanged.
 need_programs() {
   local policy=/usr/sbin/policy-rc.d made=""
   if ! [ -e "$policy" ]; then

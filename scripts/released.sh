@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The programs of an earlier state of this repository, built once: released.sh COMMIT prints the directory with `waypost` and
-# `waypost-proxy`. What does not change between the two is taken over from the debug build that is there.
+# `waypost-proxy`. Dependencies that are the same are reused from the present debug build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 commit=$1
 dest="$WAYPOST_CACHE/released/$commit"
 mkdir -p "$dest"
-# One at a time.
+# Only one run at a time.
 exec 9>"$dest/lock"
 flock 9
 if ! { [ -x "$dest/waypost" ] && [ -x "$dest/waypost-proxy" ]; }; then
@@ -21,7 +21,7 @@ if ! { [ -x "$dest/waypost" ] && [ -x "$dest/waypost-proxy" ]; }; then
   if [ -d "$CARGO_TARGET_DIR/debug/deps" ]; then
     mkdir "$work/target/debug"
     for part in deps build .fingerprint; do cp -al "$CARGO_TARGET_DIR/debug/$part" "$work/target/debug/"; done
-    # Of our own packages nothing: the sources are older than what was built of newer ones, and would pass for built.
+    # Waypost's own packages are not reused: their older sources would count as built already, by the newer build.
     rm -rf "$work"/target/debug/.fingerprint/waypost*
   fi
   CARGO_TARGET_DIR="$work/target" cargo build --quiet --locked --manifest-path "$work/source/Cargo.toml" -p waypost -p waypost-proxy >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The real servers of the tests: etcd 3.7.3, Consul 1.22.5 and ZooKeeper 3.9.5, built from their
-# published modules, and Debian's etcd 3.4 and ZooKeeper 3.8. Idempotent; a second run takes no time.
+# published modules, and Debian's etcd 3.4 and ZooKeeper 3.8. Idempotent; a second run does nothing.
 # Usage: servers.sh [etcd|consul|zookeeper|old]...   (default: all)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a build needs on a bare Debian 12 machine. Idempotent; prints what it installs.
+# Installs what a build needs on a bare Debian 12 machine. Idempotent; prints what it installs.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 

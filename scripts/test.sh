@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# All tests, and a closing line that counts them. `WAYPOST_TEST="cargo test arguments"` narrows it down.
+# Runs all tests, and prints their number at the end. `WAYPOST_TEST="cargo test arguments"` selects some of them.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# The programs first: the whole-product tests start them.
+# The programs are built first, because the whole-product tests start them.
 cargo build --workspace --locked || exit 1
 # shellcheck disable=SC2086
 cargo test --workspace --locked --no-fail-fast ${WAYPOST_TEST:-} 2>&1 | tee "$log"
@@ -15,8 +15,8 @@ failed=$(awk '/^test result:/ {sum += $6} END {print sum + 0}' "$log")
 if [ "$failed" -gt 0 ] || [ "$status" -ne 0 ]; then
   grep -E '^test .* FAILED$' "$log"
 fi
-# A fleet of 50 proxies on three controllers, 500 of which lose their controller together: with optimisation, or the compiler
-# would be measured. `make bench-fleet` storms for ten minutes.
+# A fleet of 50 proxies on three controllers, then 500 followers that lose their controller together. Built with optimisation,
+# because a debug build would be too slow to measure. `make bench-fleet` runs its storm for ten minutes.
 if [ -z "${WAYPOST_TEST:-}" ]; then
   if cargo build --profile fleet --locked --quiet -p waypost -p waypost-proxy -p waypost-bench && "$CARGO_TARGET_DIR/fleet/waypost-bench" fleet; then
     passed=$((passed + 1))

@@ -1,5 +1,5 @@
-//! A control plane of three controllers on etcd, with a fleet: how soon one change is everywhere, what a storm of changes
-//! costs, what a proxy without anything waits for, and what happens when 500 lose their controller together.
+//! A control plane of three controllers on etcd, with a fleet of proxies. It measures the time until a change is live everywhere, the cost
+//! of a storm of changes, the time until a new proxy has everything, and the recovery of 500 followers that lose their controller together.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,10 +24,10 @@ use crate::stats::{percentile, sorted_ms};
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Routes that are there
+    /// Routes in the store
     #[arg(long, default_value_t = 10_000)]
     routes: usize,
-    /// Proxies, two of them real
+    /// Proxies; two of them are real
     #[arg(long, default_value_t = 50)]
     proxies: usize,
     /// Single changes to measure
@@ -44,12 +44,12 @@ pub(crate) struct Flags {
     subscribers: usize,
 }
 
-/// Changes a second in the storm, and who writes them.
+/// Changes per second in the storm.
 const RATE: u64 = 350;
-/// Seconds of a run that is for the record.
+/// Minimum seconds of a run whose figures are recorded.
 const LONG: u64 = 600;
 const WRITERS: u64 = 50;
-/// Memory that grows by no more is flat.
+/// Maximum growth of memory that counts as flat.
 const FLAT: f64 = 1.1;
 
 struct Fleet {
@@ -70,13 +70,13 @@ impl Fleet {
         Self { folder, etcd, adapter, apis, controllers }
     }
 
-    /// A proxy that prefers controller number `first`.
+    /// A proxy without listeners that prefers controller number `first`.
     fn light(&self, name: String, first: usize) -> Light {
         let urls = (0..3).map(|number| url(self.apis[(number + first) % 3])).collect();
         Light::start(waypost_proxy::Config::new(name, urls, self.folder.path().join("unused")))
     }
 
-    /// A real one; its program, and where it serves.
+    /// Starts a real proxy.
     fn real(&self, number: usize, web: SocketAddr) -> Process {
         let mut command = Command::new(program("waypost-proxy"));
         for offset in 0..3 {
@@ -103,7 +103,7 @@ impl Fleet {
         page(&self.apis[number].to_string(), "/v1/controller").await.contains("\"leads\":true")
     }
 
-    /// Reads that etcd has answered.
+    /// The number of reads that etcd has answered.
     async fn reads(&self) -> f64 {
         let text = page(&self.etcd.endpoints()[0], "/metrics").await;
         let ranges = text.lines().filter_map(|line| line.strip_prefix("etcd_mvcc_range_total "));
@@ -111,7 +111,7 @@ impl Fleet {
     }
 }
 
-/// What a server answers.
+/// The response of a server, as text.
 async fn page(address: &str, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("a request");
@@ -137,7 +137,7 @@ fn micros() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros()).expect("a date")
 }
 
-/// A route that says when it was written.
+/// A route whose response is the time at which it was written.
 fn stamped(name: &str, at: u64) -> String {
     let filter = format!(r#"{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"@{at}@"}}}}"#);
     format!(r#"{{"hostnames":["{name}.example.com"],"rules":[{{"filters":[{filter}]}}]}}"#)
@@ -147,7 +147,7 @@ fn stamp(text: &str) -> Option<u64> {
     text.split('@').nth(1)?.parse().ok()
 }
 
-/// Waits until a follower has so many objects in its config.
+/// Waits until a follower has this number of objects in its config.
 async fn until_has(light: &Light, objects: usize) {
     let mut arrivals = light.arrivals();
     let has = |arrived: &Option<waypost_proxy::light::Arrived>| {
@@ -157,7 +157,7 @@ async fn until_has(light: &Light, objects: usize) {
     assert!(waited.is_ok_and(|found| found.is_ok()), "a follower never had {objects} objects");
 }
 
-/// Notes how long after they were written changes arrive at a follower.
+/// Records the delay from the write of each change to its arrival at a follower.
 fn note(light: &Light, into: Arc<Mutex<Vec<Duration>>>) -> tokio::task::JoinHandle<()> {
     let mut arrivals = light.arrivals();
     tokio::spawn(async move {
@@ -177,7 +177,7 @@ fn note(light: &Light, into: Arc<Mutex<Vec<Duration>>>) -> tokio::task::JoinHand
     })
 }
 
-/// One change after the other: from its acknowledgement until the last of all proxies has it.
+/// Writes one change after the other; returns the times from the acknowledgement until the last proxy has it.
 async fn single(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], count: usize) -> Vec<f64> {
     let mut took = Vec::new();
     let mut clients: Vec<Client> = webs.iter().map(|web| Client::new(*web)).collect();
@@ -215,10 +215,10 @@ async fn single(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], count: usi
     sorted_ms(took)
 }
 
-/// What was written last, by route.
+/// The last written stamp of each route.
 type Last = BTreeMap<String, u64>;
 
-/// Changes at a steady rate; returns how many were written, and what last.
+/// Writes changes at a steady rate; returns their number, and the last of each route.
 async fn storm(fleet: &Fleet, seconds: u64) -> (u64, Last) {
     let done = Arc::new(AtomicU64::new(0));
     let begun = Instant::now();
@@ -230,7 +230,7 @@ async fn storm(fleet: &Fleet, seconds: u64) -> (u64, Last) {
             let mut last = Last::new();
             while begun.elapsed() < Duration::from_secs(seconds) {
                 pace.tick().await;
-                // No two writers have a route in common.
+                // No two writers use the same route.
                 let (name, at) = (format!("storm-{}", fastrand::u64(0..10) * WRITERS + writer), micros());
                 put(&adapter, &format!("routes/{name}"), stamped(&name, at)).await;
                 last.insert(format!("route/{name}"), at);
@@ -246,7 +246,7 @@ async fn storm(fleet: &Fleet, seconds: u64) -> (u64, Last) {
     (done.load(Ordering::Relaxed), last)
 }
 
-/// The followers that do not have what was written last. One that gets nothing has no arrivals to be late.
+/// The number of followers that do not have the last changes. A follower that receives nothing has no arrivals that could be late.
 fn left_behind(lights: &[Light], last: &Last) -> usize {
     let has_all = |light: &&Light| {
         let arrivals = light.arrivals();
@@ -257,13 +257,13 @@ fn left_behind(lights: &[Light], last: &Last) -> usize {
     lights.iter().filter(|light| !has_all(light)).count()
 }
 
-/// The bytes with which one change of one route is told.
+/// The size in bytes of the delta for one change of one route.
 async fn delta(fleet: &Fleet) -> usize {
     let mut stream = tokio::net::TcpStream::connect(fleet.apis[0]).await.expect("a connection");
     stream.write_all(b"GET /v1/watch HTTP/1.1\r\nhost: c\r\n\r\n").await.expect("a request");
     let mut all = Vec::new();
     let mut piece = vec![0; 1 << 20];
-    // Everything, and then only heartbeats.
+    // First the complete state, then only heartbeats.
     loop {
         match tokio::time::timeout(Duration::from_millis(700), stream.read(&mut piece)).await {
             Ok(Ok(count @ 1..)) => all.extend_from_slice(&piece[..count]),
@@ -323,7 +323,7 @@ async fn one_by_one(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], flags:
     )
 }
 
-/// A storm, and what the controllers take of memory meanwhile.
+/// A storm, with the memory of the controllers during it.
 async fn sampled(fleet: &Fleet, seconds: u64) -> (u64, Last, Vec<Vec<f64>>) {
     let begun = Instant::now();
     let sampling = async {
@@ -341,7 +341,7 @@ async fn sampled(fleet: &Fleet, seconds: u64) -> (u64, Last, Vec<Vec<f64>>) {
 async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     let notes = Arc::new(Mutex::new(Vec::new()));
     let noters: Vec<_> = lights.iter().map(|light| note(light, notes.clone())).collect();
-    // Everything has grown to its size before memory is compared: the history takes one config a second, and 50 in all.
+    // Memory is compared only after everything has grown to its size: the history takes one config a second, and 50 in all.
     storm(fleet, 60).await;
     notes.lock().expect("notes").clear();
     let (cpu, begun) = (fleet.cpu(), Instant::now());
@@ -356,7 +356,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let rate = written as f64 / seconds;
     println!("CPU of the controllers at {rate:.0} changes/s: {}", cpu.join(", "));
-    // In the short run other programs of the machine weigh more.
+    // In a short run, other programs on the machine have more influence.
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let wanted = RATE as f64 * if flags.storm >= LONG { 0.98 } else { 0.85 };
     told(
@@ -370,14 +370,14 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     ) & is_flat(fleet, samples, flags.storm).await
 }
 
-/// Whether memory stays flat. Within a minute what the allocator keeps swings by as much as may be given away, and what grows without
-/// end grows in every minute: in the short run two more minutes may show that it was the allocator.
+/// Whether memory stays flat. Within a minute the memory that the allocator retains varies by as much as the limit, while a leak grows in
+/// every minute: in a short run two more minutes can show that it was the allocator.
 async fn is_flat(fleet: &Fleet, mut samples: Vec<Vec<f64>>, seconds: u64) -> bool {
     let tries = if seconds >= LONG { 1 } else { 3 };
     let shown = |all: &[f64]| all.iter().map(|mb| format!("{mb:.0}")).collect::<Vec<_>>().join(", ");
     for left in (0..tries).rev() {
-        // What is allocated and given back between two files makes it swing: what it never gives back is compared, of the first
-        // third and the last.
+        // Memory that is allocated and freed between two files makes the figure vary, so the minimum of the first third is compared with
+        // that of the last.
         let (before, after) = (least(&samples[..samples.len() / 3]), least(&samples[samples.len() * 2 / 3..]));
         let growth = growth(&before, &after, seconds);
         let kept = growth <= FLAT;
@@ -392,12 +392,12 @@ async fn is_flat(fleet: &Fleet, mut samples: Vec<Vec<f64>>, seconds: u64) -> boo
     false
 }
 
-/// The least of each controller.
+/// The minimum of each controller.
 fn least(samples: &[Vec<f64>]) -> Vec<f64> {
     (0..3).map(|number| samples.iter().map(|sample| sample[number]).fold(f64::MAX, f64::min)).collect()
 }
 
-/// By how much memory has grown: of the controller that grew most, in ten minutes; of all three together in one.
+/// The growth of memory: in ten minutes that of the controller that grew most; in one minute that of all three together.
 fn growth(before: &[f64], after: &[f64], seconds: u64) -> f64 {
     if seconds >= LONG {
         return before.iter().zip(after).map(|(before, after)| after / before).fold(0.0, f64::max);
@@ -425,7 +425,7 @@ async fn cold(fleet: &Fleet, flags: &Flags) -> bool {
     ) & told("the delta of one route", bytes <= 2_048, &format!("{bytes} bytes (at most 2,048)"))
 }
 
-/// All follow one controller, which is killed.
+/// All followers follow one controller, which is killed.
 async fn lost_together(flags: &Flags) -> bool {
     let mut fleet = Fleet::start();
     put(&fleet.adapter, "listeners/web", format!("{{\"address\":\"{}\"}}", loopback())).await;

@@ -1,4 +1,4 @@
-//! Requests on kept connections: one after the other on each, as fast as they are answered or at a pace.
+//! Requests on keep-alive connections: one after the other on each, as fast as they are answered or at a fixed pace.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::origin::{head_end, header};
 
-/// A response as it came.
+/// A response as received.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -24,7 +24,7 @@ impl Response {
     }
 }
 
-/// A kept connection.
+/// A keep-alive connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
@@ -37,7 +37,7 @@ impl Client {
         Self { address, stream: None, buffer: Vec::with_capacity(70_000) }
     }
 
-    /// One request and its whole response; a broken connection is an error, and the next request makes a new one.
+    /// Sends one request and reads its whole response. A broken connection is an error, and the next request opens a new one.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<Response, String> {
         let result = tokio::time::timeout(Duration::from_secs(10), self.exchange(request)).await;
         let result = result.unwrap_or_else(|_| Err("no response within 10 s".to_owned()));
@@ -66,7 +66,7 @@ impl Client {
         };
         let head = self.buffer[..end].to_vec();
         if header(&head, b"transfer-encoding").is_some() {
-            // Bodies whose content is of no interest: only their end counts.
+            // The content of such a body is ignored; only its end is searched.
             while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
                 if stream.read_buf(&mut self.buffer).await.map_err(|error| format!("read: {error}"))? == 0 {
                     return Err("closed in the middle of a body".to_owned());
@@ -88,24 +88,24 @@ impl Client {
     }
 }
 
-/// What one connection makes of its responses.
+/// Supplies the requests of a connection, and checks the responses.
 pub(crate) trait Check: Send + 'static {
     /// The next request.
     fn next(&mut self) -> Arc<[u8]>;
-    /// Why the response is wrong, if it is.
+    /// Checks a response; the error describes what is wrong.
     fn check(&mut self, response: &Response) -> Result<(), String>;
 }
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) sent: u64,
     pub(crate) failures: Vec<String>,
-    /// When each response was whole, and how long it took.
+    /// For each response, when it was complete and how long it took.
     pub(crate) latencies: Vec<(Instant, Duration)>,
 }
 
-/// A load that runs until it is finished.
+/// A load that runs until [`Load::finish`].
 #[derive(Debug)]
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -113,7 +113,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// One thread drives all connections; with `pace` each asks once in that time, else as fast as it is answered.
+    /// Starts a thread that drives all connections. With `pace` each connection sends one request per that time, otherwise as fast as
+    /// possible.
     pub(crate) fn start<C: Check>(address: SocketAddr, pace: Option<Duration>, checks: Vec<C>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -138,7 +139,7 @@ impl Load {
         Self { stop, threads: vec![thread] }
     }
 
-    /// Ends it.
+    /// Ends the load; returns its results.
     pub(crate) fn finish(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Outcome::default();
@@ -160,7 +161,7 @@ async fn drive<C: Check>(mut client: Client, mut check: C, pace: Option<Duration
         tick
     });
     while !stop.load(Ordering::Relaxed) {
-        // From when the request was due: what waits behind a stall has waited as well.
+        // The time counts from when the request was due, so that requests which wait behind a stall include the wait.
         let due = match &mut tick {
             Some(tick) => Some(tick.tick().await.into_std()),
             None => None,
@@ -177,7 +178,7 @@ async fn drive<C: Check>(mut client: Client, mut check: C, pace: Option<Duration
     outcome
 }
 
-/// The same request again and again; any answer but 200 is a failure.
+/// Repeats one request; any status except 200 is a failure.
 #[derive(Debug, Clone)]
 pub(crate) struct Same(pub(crate) Arc<[u8]>);
 

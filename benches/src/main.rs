@@ -1,5 +1,5 @@
-//! `waypost-bench`: the figures of the promises, each a command. `make bench-propagation`, `bench-swap` and
-//! `bench-proxy` call it; it starts what it needs on loopback, ends by itself, and exits 1 where a promise is broken.
+//! `waypost-bench`: measures the figures that Waypost promises, each with a command. `make bench-propagation`, `bench-swap` and
+//! `bench-proxy` call it. It starts the programs it needs on loopback, ends by itself, and exits 1 if a promise is broken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a measurement that goes wrong ends with a message")]
 
 mod fleet;
@@ -23,13 +23,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Write acknowledged to served, on every store
+    /// Time from a write's acknowledgement until it is served, on every store
     Propagation(propagation::Flags),
     /// Swaps under keep-alive load
     Swap(swap::Flags),
     /// Three controllers with 50 proxies, and 500 that lose their controller together
     Fleet(fleet::Flags),
-    /// CPU per request beside nginx and HAProxy, and memory
+    /// CPU per request compared with nginx and HAProxy, and memory
     Proxy(proxy::Flags),
 }
 

@@ -1,11 +1,11 @@
-//! The endpoint behind the proxies: answers at once, as cheaply as it can.
+//! The endpoint behind the proxies: it answers at once, with as little work as possible.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What an endpoint answers.
+/// The response of an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// This body, always.
@@ -14,7 +14,7 @@ pub(crate) enum Answer {
     Echo(&'static str),
 }
 
-/// Starts an endpoint on `address`; port 0 finds one.
+/// Starts an endpoint on `address`; port 0 selects a free one.
 pub(crate) async fn start(address: SocketAddr, answer: Answer) -> SocketAddr {
     let listener = TcpListener::bind(address).await.expect("an endpoint's port");
     let address = listener.local_addr().expect("its address");
@@ -63,7 +63,7 @@ async fn converse(mut stream: TcpStream, answer: Answer) {
     }
 }
 
-/// Where the head ends, if it has come.
+/// The offset of the end of the head; `None` if the head is incomplete.
 pub(crate) fn head_end(buffer: &[u8]) -> Option<usize> {
     buffer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }

@@ -1,4 +1,4 @@
-//! A controller and a proxy as processes of their own, as they are deployed.
+//! A controller and a proxy as separate processes, as in production.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use waypost_testkit::{Process, free_port};
 
 use crate::load::Client;
 
-/// Where the programs are: beside this one.
+/// The path of a program, which is in the same directory as this one.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::current_exe().expect("our own path").with_file_name(name);
     assert!(path.exists(), "{} is missing: cargo build --release --workspace", path.display());
@@ -46,12 +46,12 @@ impl Product {
         Self { controller, proxy, admin }
     }
 
-    /// Waits until `web` answers a host with 200.
+    /// Waits until `web` answers requests for a host with 200.
     pub(crate) async fn until_served(web: SocketAddr, host: &str) {
         Self::until_status(web, host, 200).await;
     }
 
-    /// Waits until `web` answers a host with this status.
+    /// Waits until `web` answers requests for a host with this status.
     pub(crate) async fn until_status(web: SocketAddr, host: &str, status: u16) {
         let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes();
         let mut client = Client::new(web);
@@ -65,7 +65,7 @@ impl Product {
         }
     }
 
-    /// A metric of the proxy, as a number.
+    /// The samples of a metric of the proxy.
     pub(crate) async fn metric(&self, name: &str) -> Vec<(String, f64)> {
         let response = Client::new(self.admin).ask(b"GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n").await.expect("metrics");
         let text = String::from_utf8_lossy(&response.body).into_owned();
@@ -77,7 +77,7 @@ impl Product {
     }
 }
 
-/// CPU time that the living threads of processes have used, in seconds, to the microsecond.
+/// CPU time used by the running threads of processes, in seconds, with microsecond resolution.
 pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
     let mut nanoseconds = 0u64;
     for process in processes {
@@ -92,10 +92,11 @@ pub(crate) fn cpu_seconds(processes: &[u32]) -> f64 {
     seconds
 }
 
-/// CPU time that a process has used, in seconds, to the hundredth: with that of threads that have ended (proc(5), `stat`, fields 14 and 15).
+/// CPU time used by a process, including threads that have ended, in seconds, with a resolution of 0.01 s (proc(5), `stat`, fields 14 and
+/// 15).
 pub(crate) fn cpu_seconds_of_all(process: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The program's name is in brackets, and may have anything in it.
+    // The program's name is in brackets, and may contain any character.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

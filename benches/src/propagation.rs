@@ -1,4 +1,4 @@
-//! Write acknowledged to served: 200 writes each at 0, 1,000 and 10,000 routes, on every store.
+//! Time from a write's acknowledgement until it is served: 200 writes each at 0, 1,000 and 10,000 routes, on every store.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,29 +20,29 @@ pub(crate) struct Flags {
     /// Stores to measure
     #[arg(long, value_delimiter = ',', default_value = "file,etcd,zookeeper,consul")]
     stores: Vec<String>,
-    /// Routes that are there before
+    /// Routes in the store before the writes
     #[arg(long, value_delimiter = ',', default_value = "0,1000,10000")]
     routes: Vec<usize>,
     /// Writes to measure
     #[arg(long, default_value_t = 200)]
     writes: usize,
-    /// Traefik beside it, on Consul and etcd, at 0 routes (20 writes)
+    /// Also measure Traefik, on Consul and etcd, at 0 routes (20 writes)
     #[arg(long, env = "PEERS", value_parser = clap::builder::BoolishValueParser::new(), default_value = "false", action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     peers: bool,
 }
 
-/// A store that runs.
+/// A running store.
 struct Running {
     url: String,
     endpoint: String,
     adapter: Arc<dyn Adapter>,
-    /// Kept alive.
+    /// The server, which runs until it is dropped.
     _server: Option<Box<dyn Server>>,
 }
 
 impl Running {
-    /// One write that is measured: it returns with the store's own acknowledgement. Through the adapter a write to Consul
-    /// returns only after it was read back for its revision, so there it is the plain request.
+    /// Writes an entry for a measurement: it returns with the store's own acknowledgement. The adapter's write to Consul returns only after
+    /// the entry was read back for its revision, so for Consul this sends the plain request.
     async fn put(&self, key: &str, value: String) {
         if !self.url.starts_with("consul://") {
             return put(&self.adapter, key, value).await;
@@ -94,7 +94,7 @@ pub(crate) fn route(host: &str) -> String {
     format!(r#"{{"hostnames":["{host}"],"rules":[{{"matches":[{{"path":{{"type":"PathPrefix","value":"/"}}}}],"backendRefs":[{{"name":"shop"}}]}}]}}"#)
 }
 
-/// From a write's acknowledgement until the host is served.
+/// Time from a write's acknowledgement until the host is served.
 async fn one(running: &Running, client: &mut Client, name: &str) -> Duration {
     let host = format!("{name}.example.com");
     let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes();
@@ -114,7 +114,7 @@ async fn served(client: &mut Client, request: &[u8]) -> Duration {
     }
 }
 
-/// From a write's acknowledgement until a bare blocking query has delivered the whole tree.
+/// Time from a write's acknowledgement until a plain blocking query has delivered the whole tree.
 async fn bare(running: &Running, name: &str, index: &mut String) -> Duration {
     let address: SocketAddr = running.endpoint.parse().expect("an address");
     let (ready, mut began) = tokio::sync::mpsc::channel(1);
@@ -141,7 +141,7 @@ async fn index_now(running: &Running) -> String {
     response.header("x-consul-index").expect("an index")
 }
 
-/// Measures; returns whether every promise was kept.
+/// Runs the measurements; returns whether every promise was kept.
 pub(crate) async fn run(flags: Flags) -> bool {
     println!("write acknowledged -> served, {} writes each, milliseconds", flags.writes);
     println!("{:<10} {:>7} {:>8} {:>8} {:>8}   promise", "store", "routes", "p50", "p99", "max");
@@ -179,7 +179,7 @@ async fn measure(store: &str, running: &Running, product: &Product, web: SocketA
     let compare = store == "consul" && routes >= 10_000;
     for number in 0..writes {
         if compare && number % 20 == 0 {
-            // The bare query has the store for itself meanwhile.
+            // Meanwhile the plain query is the store's only client.
             product.controller.freeze();
             let mut index = index_now(running).await;
             for extra in 0..10 {
@@ -204,7 +204,7 @@ async fn measure(store: &str, running: &Running, product: &Product, web: SocketA
     kept
 }
 
-/// The same writes in Traefik's own layout, on the stores it reads.
+/// The same writes in Traefik's own layout, on the stores that it supports.
 async fn peers() {
     for store in ["consul", "etcd"] {
         let folder = tempfile::tempdir().expect("a folder");

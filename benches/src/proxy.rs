@@ -1,4 +1,4 @@
-//! CPU time per request beside nginx and HAProxy; memory; the spread of connections over cores.
+//! CPU time per request compared with nginx and HAProxy; memory; the distribution of connections over cores.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::stats::median;
 
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// Interleaved runs of each
+    /// Interleaved runs of each proxy
     #[arg(long, default_value_t = 9)]
     runs: usize,
     /// Seconds of each run
@@ -24,10 +24,10 @@ pub(crate) struct Flags {
     /// Connections
     #[arg(long, default_value_t = 16)]
     connections: usize,
-    /// Bytes of the bodies
+    /// Sizes of the bodies in bytes
     #[arg(long, value_delimiter = ',', default_value = "65,65536")]
     sizes: Vec<usize>,
-    /// Which parts to measure
+    /// Parts to measure
     #[arg(long, value_delimiter = ',', default_value = "cpu,memory,spread")]
     parts: Vec<String>,
 }
@@ -44,7 +44,7 @@ fn store(folder: &Path) -> String {
     format!("file://{}/waypost", folder.display())
 }
 
-/// Measures; returns whether every promise was kept.
+/// Runs the measurements; returns whether every promise was kept.
 pub(crate) async fn run(flags: Flags) -> bool {
     let wants = |part: &str| flags.parts.iter().any(|wanted| wanted == part);
     let mut kept = true;
@@ -151,7 +151,7 @@ async fn memory() -> bool {
     }
     tokio::time::sleep(Duration::from_secs(8)).await;
     let loaded = resident_mb(product.proxy.id());
-    // Several connections, so that the pools of all cores fill.
+    // Several connections are used, so that the pools of all cores fill.
     let mut clients: Vec<Client> = (0..16).map(|_| Client::new(web)).collect();
     for number in 0..ROUTES {
         let client = &mut clients[number % 16];
@@ -167,7 +167,7 @@ async fn memory() -> bool {
     kept
 }
 
-/// The route is there: without having been used, as far as its endpoint is concerned.
+/// Waits until a route is in the table of the proxy, that is until its requests are not answered by 404 or 503.
 async fn until_known(product: &Product, web: SocketAddr, number: usize) {
     let request = format!("GET / HTTP/1.1\r\nhost: h{number}\r\n\r\n").into_bytes();
     let end = std::time::Instant::now() + Duration::from_secs(120);

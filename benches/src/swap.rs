@@ -1,5 +1,5 @@
-//! A thousand snapshot swaps under keep-alive load: nothing fails, every response is of exactly one version, and the
-//! tail stays where it is.
+//! A thousand snapshot swaps under keep-alive load: no request fails, every response is of exactly one version, and tail latency does not
+//! grow.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -24,10 +24,10 @@ pub(crate) struct Flags {
 
 const CONNECTIONS: u32 = 32;
 
-/// Which config a version was: a version that is seen with two of them was a mix.
+/// The config of each version. A version that is seen with two configs was a mix.
 type Versions = Arc<Mutex<HashMap<String, String>>>;
 
-/// One connection's requests: every eighth has a body, which must come back.
+/// The requests of one connection: every eighth has a body, which must be returned unchanged.
 struct Strict {
     get: Arc<[u8]>,
     post: Arc<[u8]>,
@@ -42,8 +42,8 @@ impl Check for Strict {
         if self.number.is_multiple_of(8) { self.post.clone() } else { self.get.clone() }
     }
 
-    /// The config is told four times: by the header that the proxy gave the endpoint, by the one it gave us, by the
-    /// endpoint it chose, and by its version.
+    /// The config shows in four places: the header that the proxy sent to the endpoint, the one it sent to the client, the endpoint it
+    /// chose, and its version.
     fn check(&mut self, response: &Response) -> Result<(), String> {
         if response.status != 200 {
             return Err(format!("status {}: {}", response.status, String::from_utf8_lossy(&response.body)));
@@ -75,7 +75,7 @@ fn route(config: usize) -> String {
     format!(r#"{{"rules":[{{"filters":[{request},{response}],"backendRefs":[{{"name":"{backend}"}}]}}]}}"#)
 }
 
-/// Measures; returns whether every promise was kept.
+/// Runs the measurements; returns whether every promise was kept.
 pub(crate) async fn run(flags: Flags) -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let store = folder.path().join("waypost");

@@ -1,7 +1,7 @@
-//! Files that survive a crash: written whole or not at all, with a checksum, keeping the generation before.
+//! Files that survive a crash. Each is written completely or not at all, has a checksum, and its previous generation stays beside it.
 //!
-//! The first line is `waypost 1 sha256 <hex>`, the digest of everything behind it. A file that is torn or was
-//! changed is not used; the one before it (`<name>.previous`) is.
+//! The first line is `waypost 1 sha256 <hex>`, the digest of the rest. A file that is torn or was changed is not used; its previous
+//! generation (`<name>.previous`) is.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
@@ -15,28 +15,28 @@ const MAGIC: &str = "waypost 1 sha256 ";
 /// Why a file could not be used.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The disk said so.
+    /// The operating system reported an error.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the disk said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The content is not what was written.
+    /// The content does not match the checksum.
     #[error("{path}: the checksum does not fit; the file is torn or was changed by hand")]
     Corrupt {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// What was read.
+/// The content of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Content {
-    /// What was written.
+    /// The bytes as they were written.
     pub bytes: Vec<u8>,
-    /// Why it is not the newest generation, if it is not.
+    /// Why the bytes are not the newest generation; `None` if they are.
     pub fallback: Option<String>,
 }
 
@@ -45,45 +45,45 @@ fn beside(path: &Path, prefix: &str, suffix: &str) -> PathBuf {
     path.with_file_name(format!("{prefix}{name}{suffix}"))
 }
 
-/// The first line of a file whose content has this digest.
+/// The header line of a file whose content has this digest.
 fn head(digest: &[u8]) -> Vec<u8> {
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     [MAGIC.as_bytes(), digest.as_bytes(), b"\n"].concat()
 }
 
-/// Writes `bytes` so that after a crash either they or what was there before is found. Makes missing folders.
+/// Writes `bytes` so that after a crash the file has either them or its previous content. Creates missing folders.
 ///
 /// # Errors
-/// The disk refused; what was there before stays.
+/// The disk refused; the previous content stays.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// The same of what `content` writes, without holding it in memory as a whole.
+/// Like [`fn@write`], for the output of `content`, which is never in memory as a whole.
 ///
 /// # Errors
-/// The disk refused; what was there before stays.
+/// The disk refused; the previous content stays.
 pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     write_one(path, content, true)
 }
 
-/// The same without keeping the generation before, for files that are generations themselves.
+/// Like [`fn@write`], without a previous generation: for files that are generations themselves.
 ///
 /// # Errors
-/// The disk refused; what was there before stays.
+/// The disk refused; the previous content stays.
 pub fn write_once(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_once_with(path, |out| out.write_all(bytes))
 }
 
-/// The same of what `content` writes, without holding it in memory as a whole.
+/// Like [`write_once`], for the output of `content`, which is never in memory as a whole.
 ///
 /// # Errors
-/// The disk refused; what was there before stays.
+/// The disk refused; the previous content stays.
 pub fn write_once_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     write_one(path, content, false)
 }
 
-/// Passes on what is written, and its digest.
+/// A writer that computes the digest of the bytes it passes on.
 struct Digested<W> {
     inner: W,
     digest: Sha256,
@@ -106,7 +106,7 @@ fn write_one(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>
     fs::create_dir_all(folder)?;
     let temporary = beside(path, ".", ".new");
     let mut out = Digested { inner: BufWriter::new(File::create(&temporary)?), digest: Sha256::new() };
-    // The digest is known at the end, and then takes the place of this one.
+    // A placeholder: the digest is known only at the end, and then replaces it.
     out.inner.write_all(&head(&[0; 32]))?;
     content(&mut out)?;
     let digest = out.digest.finalize();
@@ -121,10 +121,10 @@ fn write_one(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>
     File::open(folder)?.sync_all()
 }
 
-/// Reads the newest generation that is whole; `None` if there is none at all.
+/// Reads the newest intact generation of a file; `None` if the file does not exist in any generation.
 ///
 /// # Errors
-/// There are files, but none can be used.
+/// Files exist, but none of them can be used.
 pub fn read(path: &Path) -> Result<Option<Content>, ReadError> {
     let newest = read_exact(path);
     if let Ok(Some(bytes)) = newest {
@@ -139,10 +139,10 @@ pub fn read(path: &Path) -> Result<Option<Content>, ReadError> {
     }
 }
 
-/// Reads one file; `None` if it is not there.
+/// Reads one file; `None` if it does not exist.
 ///
 /// # Errors
-/// It is there and cannot be used.
+/// The file exists and cannot be used.
 pub fn read_exact(path: &Path) -> Result<Option<Vec<u8>>, ReadError> {
     let mut bytes = match fs::read(path) {
         Ok(bytes) => bytes,

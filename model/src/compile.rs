@@ -1,4 +1,4 @@
-//! The whole tree: entries of every store in, lanes and verdicts out. Only what changed is parsed again.
+//! Compiles the entries of all stores into lanes and verdicts. Only changed entries are parsed again.
 
 mod entry;
 mod index;
@@ -40,7 +40,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// A compiler for so many stores, without any entries.
+    /// A compiler for this number of stores, without any entries.
     pub fn new(stores: usize, limits: Limits) -> Self {
         Self {
             limits,
@@ -65,7 +65,7 @@ impl Compiler {
         &self.membership
     }
 
-    /// Whether an endpoint of any backend is written with this address.
+    /// Whether an endpoint of any backend has this address.
     pub fn is_registered(&self, address: &Address) -> bool {
         self.index.is_registered(address)
     }
@@ -80,23 +80,24 @@ impl Compiler {
         self.active.as_ref().map(|active| active.tree.as_str())
     }
 
-    /// Whether every store has delivered its entries, now or before a restart.
+    /// Whether every store has delivered its entries, in this run or before a restart.
     pub fn complete(&self) -> bool {
         self.sources.iter().all(|source| source.complete)
     }
 
-    /// How many entries a store has.
+    /// The number of entries of a store.
     pub fn entries_of(&self, source: usize) -> usize {
         self.sources.get(source).map_or(0, |source| source.entries.len())
     }
 
-    /// Whether a store has anything below the root that could be served, good or not. Folders may stay where everything was deleted.
+    /// Whether a store has any resource below the root, accepted or not. Folders do not count: they may remain when all resources were
+    /// deleted.
     pub fn has_any(&self, source: usize) -> bool {
         let counts = |entry: &Entry| matches!(entry.place, Place::Resource { .. });
         self.sources.get(source).is_some_and(|source| source.entries.values().any(counts))
     }
 
-    /// How far the limits are used, whichever entry comes nearest. Looks at all entries.
+    /// The highest use of each limit, over all entries. Reads every entry.
     pub fn most_used(&self) -> Limits {
         let mut most = Limits {
             routes_per_host: self.index.most_routes_per_host(),
@@ -126,7 +127,7 @@ impl Compiler {
         self.sources.iter().enumerate().flat_map(of).collect()
     }
 
-    /// Takes in what was saved before a restart.
+    /// Restores the entries that were saved before a restart.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>) {
         for SavedEntry { input, last_good } in saved {
             if let Some(written) = last_good {
@@ -142,7 +143,7 @@ impl Compiler {
         }
     }
 
-    /// All entries of a store that are not folders, to be saved.
+    /// All entries of a store except folders, in the form in which they are saved.
     pub fn save(&self, source: usize) -> Vec<SavedEntry> {
         let saved = |(key, entry): (&String, &Entry)| SavedEntry {
             input: EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() },
@@ -152,7 +153,7 @@ impl Compiler {
         source.into_iter().flat_map(|source| &source.entries).filter(|(_, entry)| entry.place != Place::Folder).map(saved).collect()
     }
 
-    /// The entries of a store whose current value is refused and whose last good one serves.
+    /// The entries of a store whose current value is refused and whose last good value is served.
     pub fn last_goods(&self, source: usize) -> Vec<SavedEntry> {
         let one = |(key, entry): (&String, &Entry)| {
             let input = EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
@@ -161,8 +162,8 @@ impl Compiler {
         self.sources.get(source).into_iter().flat_map(|source| &source.entries).filter_map(one).collect()
     }
 
-    /// Takes over what another controller knows of a store: everything, if nothing is known of it yet, else the last good
-    /// values of what is refused here and never was good.
+    /// Takes over the entries that another controller has of a store. If this controller has none of the store yet, it takes all of them;
+    /// otherwise only the last good values of entries that it refuses and never accepted.
     pub fn adopt(&mut self, source: usize, saved: Vec<SavedEntry>) {
         if self.sources.get(source).is_some_and(|source| !source.complete) {
             self.restore(source, saved);
@@ -178,7 +179,7 @@ impl Compiler {
         }
     }
 
-    /// What serves instead of an entry's current value, if that was refused.
+    /// The value that is served instead of the entry's current one, if the current one is refused.
     fn last_good<'a>(&'a self, entry: &'a Entry) -> Option<&'a Written> {
         entry.problem.as_ref()?;
         match entry.place {
@@ -187,7 +188,7 @@ impl Compiler {
         }
     }
 
-    /// Replaces all entries of a store. Entries that did not change are not parsed again.
+    /// Replaces all entries of a store. Unchanged entries are not parsed again.
     pub fn reset(&mut self, source: usize, entries: Vec<EntryInput>) {
         let keys: BTreeSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         let known = self.sources.get(source).map(|source| &source.entries);
@@ -243,7 +244,7 @@ impl Compiler {
         }
     }
 
-    /// An entry that was one too many takes the room of one that went.
+    /// Accepts one of the entries over the limit, after another entry was deleted.
     fn admit_one(&mut self, source: usize) {
         let Some(state) = self.sources.get_mut(source) else { return };
         if state.entries.len() - state.over.len() >= self.limits.entries {
@@ -262,7 +263,7 @@ impl Compiler {
         match place {
             Place::Current => self.current_dirty = true,
             Place::Resource { tree, resource } => {
-                // The first or last key of a tree decides whether `current` may name it.
+                // The first key of a tree, or the removal of its last one, decides whether `current` may name the tree.
                 self.current_dirty |= tree.is_some();
                 self.dirty.insert(resource.clone());
             }
@@ -270,7 +271,7 @@ impl Compiler {
         }
     }
 
-    /// Compiles everything that was marked since the last commit.
+    /// Compiles everything that was marked as changed since the last commit.
     pub fn commit(&mut self) -> Outcome {
         if std::mem::take(&mut self.current_dirty) {
             self.choose_tree();
@@ -279,7 +280,7 @@ impl Compiler {
         let mut dirty = std::mem::take(&mut self.dirty);
         let waited = self.index.waiting_for_room();
         dirty.extend(waited.iter().cloned());
-        // Once more for what found no room before others made some.
+        // A second pass for resources that found no room before the first pass made some.
         for pass in [dirty, BTreeSet::new()] {
             let pass = if pass.is_empty() && self.index.made_room() { self.index.waiting_for_room() } else { pass };
             for resource in self.by_need_of_room(pass) {
@@ -305,14 +306,14 @@ impl Compiler {
         outcome
     }
 
-    /// What goes comes first, and so makes room for what comes.
+    /// Orders resources for installation: removals first, because they make room for the others.
     fn by_need_of_room(&self, dirty: BTreeSet<ResourceKey>) -> Vec<ResourceKey> {
         let (coming, going): (Vec<_>, Vec<_>) = dirty.into_iter().partition(|resource| self.effective(resource).is_some());
         [going, coming].concat()
     }
 
-    /// Installs what now stands for a resource; returns the change of its lane, if any. What finds no room waits, and
-    /// what was installed under its name before goes on.
+    /// Installs the effective entry of a resource; returns the change of its lane, if any. A resource without room waits, and the object
+    /// that was installed under its name before stays.
     fn install(&mut self, resource: &ResourceKey) -> Option<Change> {
         let found = self.effective(resource).map(|(source, good)| (source, good.object.clone(), good.resource.clone(), good.written.clone()));
         let Some((source, object, parsed, written)) = found else {
@@ -325,13 +326,13 @@ impl Compiler {
         self.index.put(resource, &object, &parsed, origin).then_some(Change::Put(object))
     }
 
-    /// The entry that stands for a resource: that of the first store that has one.
+    /// The entry that is served for a resource: that of the first store that has an accepted one.
     fn effective(&self, resource: &ResourceKey) -> Option<(usize, &Good)> {
         let key = self.active_key(resource);
         self.sources.iter().enumerate().find_map(|(number, source)| source.entries.get(&key)?.good.as_ref().map(|good| (number, good)))
     }
 
-    /// The key below the root under which the active entry of a resource stands.
+    /// The key below the root of a resource's active entry.
     pub fn active_key(&self, resource: &ResourceKey) -> String {
         match self.active_tree() {
             Some(tree) if !resource.kind.is_membership() => format!("trees/{tree}/{resource}"),
@@ -345,7 +346,7 @@ impl Compiler {
         having.map(|(number, _)| EntryId { source: number, key: key.clone() }).collect()
     }
 
-    /// Reads `current` of the first store that has it. A tree without keys is refused, and the last one stays.
+    /// Reads `current` of the first store that has it. A tree without keys is refused, and the tree that was active before stays.
     fn choose_tree(&mut self) {
         let holder = self.sources.iter().position(|source| source.entries.contains_key(CURRENT));
         let wanted = holder.and_then(|number| self.sources.get(number)?.entries.get(CURRENT)).map(|entry| (named_tree(entry), entry.written.clone()));
@@ -392,7 +393,7 @@ impl Compiler {
     }
 }
 
-/// The key that names the active tree.
+/// The key whose value names the active tree.
 pub const CURRENT: &str = "current";
 
 /// The tree that an entry at `current` names.
@@ -403,14 +404,14 @@ fn named_tree(entry: &Entry) -> Result<String, String> {
     }
 }
 
-/// The tree that the value of `current` names.
+/// The tree that a value of `current` names.
 fn tree_name(value: &[u8]) -> Result<String, String> {
     let text = String::from_utf8_lossy(value);
     let name = text.trim().trim_matches('"');
     crate::key::check_name("tree", name).map(|()| name.to_owned())
 }
 
-/// Parses an entry's value; on success it becomes what serves.
+/// Parses an entry's value; an accepted value becomes the one that is served.
 fn interpret(entry: &mut Entry, source: usize, limits: &Limits) {
     if let Some(reason) = &entry.unreadable {
         entry.problem = Some(Problem::whole(reason.clone()));

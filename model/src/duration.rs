@@ -60,7 +60,7 @@ fn parse(text: &str) -> Option<StdDuration> {
         total += number.parse::<u64>().ok()? * factor;
         rest = tail;
         if rest.is_empty() {
-            // More could not be written with five digits.
+            // A longer duration could not be written with five digits.
             return (total < 100_000 * 3_600_000).then(|| StdDuration::from_millis(total));
         }
     }

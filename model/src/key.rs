@@ -1,4 +1,4 @@
-//! What a key of a store names.
+//! Parses the keys of a store: what each names.
 
 use std::fmt;
 
@@ -48,17 +48,17 @@ impl Kind {
         }
     }
 
-    /// `true` for what machines write and every proxy gets at once (membership, M); `false` for config (C).
+    /// Whether machines write the kind and every proxy gets it at once (membership, M); `false` for config (C).
     pub const fn is_membership(self) -> bool {
         matches!(self.object_kind().lane, LaneKind::Membership)
     }
 
-    /// The kind of this folder name.
+    /// The kind with this folder name.
     pub fn from_plural(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.plural() == name)
     }
 
-    /// The kind of `route` or `routes`.
+    /// The kind with this folder name or singular name: `route` or `routes`.
     pub fn from_any(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.plural() == name || kind.singular() == name)
     }
@@ -74,7 +74,7 @@ pub struct ResourceKey {
 }
 
 impl ResourceKey {
-    /// `kind` and `name` as they are.
+    /// A key of this kind and name, unchecked.
     pub fn new(kind: Kind, name: impl Into<String>) -> Self {
         Self { kind, name: name.into() }
     }
@@ -84,7 +84,7 @@ impl ResourceKey {
         self.name.split_once('/').filter(|_| self.kind == Kind::Endpoint)
     }
 
-    /// The backend that it is about: a backend's own name, an endpoint's first part.
+    /// The backend that the resource belongs to: a backend's own name, or the first part of an endpoint's name.
     pub fn backend(&self) -> Option<&str> {
         match self.kind {
             Kind::Backend => Some(&self.name),
@@ -100,10 +100,10 @@ impl fmt::Display for ResourceKey {
     }
 }
 
-/// What a key below the root stands for.
+/// The meaning of a key below the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A parent without content: nothing to say about it.
+    /// A parent key without content; it has no verdict.
     Folder,
     /// `current`: names the active tree.
     Current,
@@ -111,15 +111,15 @@ pub enum Place {
     Resource {
         /// The tree it belongs to, `None` at the root.
         tree: Option<String>,
-        /// Which resource.
+        /// The resource.
         resource: ResourceKey,
     },
-    /// Nothing that Waypost knows; the message says what to write instead.
+    /// A key that Waypost does not know; the message says which key to write instead.
     Unknown(String),
 }
 
-/// Reads a key relative to the root (no leading slash). `empty` says whether its value is empty: an empty key
-/// that ends in `/`, or that stands where a folder would, is a folder.
+/// Parses a key relative to the root (no leading slash). `empty` says whether its value is empty: a key with an empty value is a folder if
+/// it ends in `/` or stands where a folder would.
 pub fn place(relative: &str, empty: bool) -> Place {
     if relative.is_empty() || (empty && relative.ends_with('/')) {
         return Place::Folder;
@@ -178,7 +178,7 @@ fn unknown_kind(folder: &str) -> String {
     }
 }
 
-/// Names are `[A-Za-z0-9._-]+`.
+/// Checks that a name matches `[A-Za-z0-9._-]+`.
 pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     match name {
@@ -197,10 +197,10 @@ fn check_id(id: &str) -> Result<(), String> {
     Err(format!("endpoint id {id:?} may only have letters, digits, '.', '_', '-', ':', '[' and ']'"))
 }
 
-/// Reads what people type for a resource: `route/shop`, `routes/shop` or the full key below `root`.
+/// Parses a resource as people type it: `route/shop`, `routes/shop` or the full key below `root`.
 ///
 /// # Errors
-/// What is wrong with it, naming the nearest kind.
+/// The key names no resource; the message has the nearest kind.
 pub fn parse_typed(root: &str, typed: &str) -> Result<ResourceKey, String> {
     let relative = typed.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(typed).trim_matches('/');
     let (kind, name) = relative.split_once('/').ok_or_else(|| format!("{typed:?} names no resource; write KIND/NAME, such as routes/shop"))?;
@@ -212,11 +212,11 @@ pub fn parse_typed(root: &str, typed: &str) -> Result<ResourceKey, String> {
     }
 }
 
-/// Reads what people type for a key: a resource in any form that [`parse_typed`] takes, `current`, a key of a tree, or
-/// any of them below `root`. Returns the key below the root.
+/// Parses a key as people type it: a resource in any form that [`parse_typed`] accepts, `current`, a key of a tree, or any of these below
+/// `root`. Returns the key below the root.
 ///
 /// # Errors
-/// What is wrong with it, naming the nearest kind.
+/// The key is not valid; the message has the nearest kind.
 pub fn parse_key(root: &str, typed: &str) -> Result<String, String> {
     let relative = typed.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(typed).trim_matches('/');
     match place(relative, false) {
@@ -225,7 +225,7 @@ pub fn parse_key(root: &str, typed: &str) -> Result<String, String> {
     }
 }
 
-/// Puts words together that are one key: `route shop` is `route/shop`.
+/// Joins two words that are one key: `route shop` becomes `route/shop`.
 pub fn join_typed(words: &[String]) -> Vec<String> {
     let mut keys = Vec::new();
     let mut words = words.iter().peekable();

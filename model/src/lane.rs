@@ -1,7 +1,6 @@
 //! A lane: all objects of one config (C) or of the membership (M), in 256 buckets with a digest each.
 //!
-//! A bucket is shared between lanes until it changes, so a lane of many thousand objects is copied, compared and
-//! digested by its buckets.
+//! Lanes share a bucket until it changes, so a lane of many thousand objects is copied, compared and digested by its buckets.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ pub fn bucket_of(path: &str) -> u8 {
 /// The objects of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
-    /// Sorted by `kind/name`. A change copies the bucket: that is cheap for pointers side by side, and not for a tree of names.
+    /// Sorted by `kind/name`. A change copies the bucket; copying a vector of pointers is cheap, copying a tree of names is not.
     objects: Vec<Arc<Object>>,
     digest: Digest,
 }
@@ -38,7 +37,7 @@ impl Bucket {
         self.objects.iter()
     }
 
-    /// Where `kind/name` is, or would be.
+    /// The position of `kind/name`, or where it would be inserted.
     fn find(&self, path: &str) -> Result<usize, usize> {
         self.objects.binary_search_by(|object| object.path().cmp(path))
     }
@@ -47,7 +46,7 @@ impl Bucket {
         self.objects.get(self.find(path).ok()?)
     }
 
-    /// Returns whether it is one more.
+    /// Puts an object; returns whether it is new.
     fn put(&mut self, object: Arc<Object>) -> bool {
         let found = self.find(object.path());
         match found.ok().and_then(|at| self.objects.get_mut(at)) {
@@ -57,19 +56,19 @@ impl Bucket {
         found.is_err()
     }
 
-    /// Returns whether it was there.
+    /// Removes an object; returns whether it was present.
     fn remove(&mut self, path: &str) -> bool {
         let found = self.find(path);
         found.map(|at| self.objects.remove(at)).is_ok()
     }
 
-    /// The objects of one kind, which stand side by side; `prefix` is it with a slash.
+    /// The objects of one kind, which are adjacent; `prefix` is the kind with a slash.
     fn of_kind(&self, prefix: &str) -> &[Arc<Object>] {
         let rest = self.objects.split_at(self.objects.partition_point(|object| object.path() < prefix)).1;
         rest.split_at(rest.partition_point(|object| object.path().starts_with(prefix))).0
     }
 
-    /// What has to be done to `self` to make it `newer`: what goes, then what comes. Most objects are the same in both.
+    /// Appends the changes that turn `self` into `newer`, deletions first. Most objects are the same in both.
     fn changes_to(&self, newer: &Self, changes: &mut Vec<Change>) {
         let (mut old, mut new) = (self.objects.iter().peekable(), newer.objects.iter().peekable());
         let mut fresh = Vec::new();
@@ -119,7 +118,7 @@ pub struct Lane {
 
 impl Default for Lane {
     fn default() -> Self {
-        // One empty bucket for all: a bucket is copied before it changes.
+        // All 256 share one empty bucket: a bucket is copied before it changes.
         let empty = Arc::new(Bucket::default());
         Self::from_buckets((0..BUCKETS).map(|_| empty.clone()).collect(), 0)
     }
@@ -142,7 +141,7 @@ impl Lane {
         self.digest
     }
 
-    /// How many objects there are.
+    /// The number of objects.
     pub const fn len(&self) -> usize {
         self.length
     }
@@ -157,18 +156,18 @@ impl Lane {
         self.buckets.iter().map(|bucket| bucket.digest).collect()
     }
 
-    /// The bucket of that number.
+    /// The bucket with this number.
     pub fn bucket(&self, number: u8) -> Option<&Arc<Bucket>> {
         self.buckets.get(usize::from(number))
     }
 
-    /// Whether the bucket's objects still are what their digests, and its own, say.
+    /// Whether the bucket's objects still match their digests, and the bucket its own.
     pub fn is_sound(&self, number: u8) -> bool {
         let sound = |bucket: &Arc<Bucket>| bucket.objects.iter().all(|object| object.is_sound()) && bucket.digest_of_objects() == bucket.digest;
         self.bucket(number).is_none_or(sound)
     }
 
-    /// What is left without the buckets that are not sound.
+    /// This lane without the buckets that do not match their digests.
     pub fn sound(&self) -> Self {
         self.without_buckets((0..=u8::MAX).filter(|number| !self.is_sound(*number)))
     }
@@ -189,7 +188,7 @@ impl Lane {
         self.buckets.iter().flat_map(move |bucket| bucket.of_kind(&prefix))
     }
 
-    /// This lane with `changes` applied: an object to put, or the path of one to take away.
+    /// This lane with `changes` applied.
     pub fn with(&self, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut buckets = self.buckets.as_ref().clone();
         let mut touched = [false; BUCKETS];
@@ -222,7 +221,7 @@ impl Lane {
         Self::from_buckets(buckets, length)
     }
 
-    /// What has to be done to `self` to make it `newer`.
+    /// The changes that turn `self` into `newer`.
     pub fn changes_to(&self, newer: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.buckets.iter().zip(newer.buckets.iter()).filter(|(old, new)| old.digest != new.digest) {
@@ -231,7 +230,7 @@ impl Lane {
         changes
     }
 
-    /// The numbers of the buckets whose digests differ from `digests`; all if there are not 256.
+    /// The numbers of the buckets whose digests differ from `digests`; all of them if `digests` are not 256.
     pub fn differing(&self, digests: &[Digest]) -> Vec<u8> {
         let whole = digests.len() == BUCKETS;
         let differs = |number: usize, bucket: &Bucket| !whole || digests.get(number) != Some(&bucket.digest);
@@ -240,12 +239,12 @@ impl Lane {
     }
 }
 
-/// One step from a lane to the next.
+/// One change from a lane to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Put this object.
     Put(Arc<Object>),
-    /// Take away the object at this `kind/name`.
+    /// Remove the object at this `kind/name`.
     Delete(String),
 }
 

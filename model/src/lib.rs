@@ -1,16 +1,16 @@
-//! The pure core of Waypost: from the bytes that people and machines write to versioned snapshots.
+//! The pure core of Waypost: it turns the bytes that people and machines write into versioned snapshots.
 //!
-//! Nothing here reads a clock, a file or a socket; every function is input → output.
+//! No function here reads a clock, a file or a socket; every one maps input to output.
 //!
 //! ```text
 //! key + value ──parse──▶ resource or Problem ──compile──▶ Lane (C, M) ──▶ Snapshot
 //!                                              └────────▶ Verdict of every entry
 //! ```
 //!
-//! Where to look: [`key`] says what a key names, [`resource`] what may be written under it, [`parse`] turns
-//! bytes into one of those or says what is wrong, [`compile`] keeps the whole tree and its verdicts up to date,
-//! [`object`], [`lane`] and [`snapshot`] are the digested form that proxies receive, [`order`] decides which of
-//! two routes wins, [`path`] in which form paths are compared, [`probing`] which proxies probe an endpoint.
+//! Where to look: [`key`] parses keys, [`resource`] has the types of values, [`parse`] turns bytes into a resource or a problem,
+//! [`compile`] maintains all entries and their verdicts, [`object`], [`lane`] and [`snapshot`] are the digested form that proxies receive,
+//! [`order`] decides which of two routes wins, [`path`] defines the form in which paths are compared, and [`probing`] which proxies probe
+//! an endpoint.
 
 pub mod compile;
 pub mod duration;

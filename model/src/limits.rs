@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Bytes of one value.
     pub value_bytes: usize,
-    /// Bytes of what a value compiles to: a YAML value that repeats itself by aliases grows.
+    /// Bytes of one compiled value; it can be larger than the value, because YAML aliases repeat parts of it.
     pub object_bytes: usize,
     /// Entries of one store.
     pub entries: usize,
@@ -18,11 +18,11 @@ pub struct Limits {
     pub matches_per_rule: usize,
     /// Hostnames of one route.
     pub hostnames_per_route: usize,
-    /// Hostnames × matches × listeners of one route: each combination costs room in controllers and proxies.
+    /// Hostnames × matches × listeners of one route: each combination costs memory in controllers and proxies.
     pub matches_per_route: usize,
     /// Routes that name the same hostname.
     pub routes_per_host: usize,
-    /// Regular expressions of all routes that name the same hostname: a request may have to try each.
+    /// Regular expressions of all routes that name the same hostname: a request may have to try each of them.
     pub patterns_per_host: usize,
     /// Endpoints of one backend.
     pub endpoints_per_backend: usize,
@@ -52,7 +52,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// All zero: where counting begins.
+    /// All limits zero, as the start of a count.
     pub const fn nothing() -> Self {
         Self {
             value_bytes: 0,
@@ -70,7 +70,7 @@ impl Limits {
         }
     }
 
-    /// No bounds, for what was accepted before.
+    /// No limits, for values that were accepted before.
     pub const fn unbounded() -> Self {
         Self {
             value_bytes: usize::MAX,
@@ -88,10 +88,10 @@ impl Limits {
         }
     }
 
-    /// Refuses settings that proxies could not follow.
+    /// Checks that proxies can follow the settings.
     ///
     /// # Errors
-    /// Which setting, and what it may be.
+    /// Names the setting that is too large, and its maximum.
     pub fn check(&self) -> Result<(), String> {
         let bounds = [
             ("valueBytes", self.value_bytes, MOST_OBJECT_BYTES),
@@ -105,20 +105,20 @@ impl Limits {
     }
 }
 
-/// No object may be larger: it has to fit on a line of the watch stream.
+/// The maximum of [`Limits::object_bytes`]: an object has to fit into one line of the watch stream.
 pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
 
 /// Default of [`Limits::regex_bytes`].
 const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
 
-/// Characters of a regular expression as it is written. Not a setting: what it costs to find out how large it compiles depends on it.
+/// Maximum bytes of the text of a regular expression. Not a setting: the cost of finding its compiled size depends on it.
 pub const REGEX_TEXT: usize = 4_096;
 
-/// Bytes of the path of a match. Not a setting: the time of a lookup depends on it.
+/// Maximum bytes of the path of a match. Not a setting: the time of a lookup depends on it.
 pub const PATH_BYTES: usize = 4_096;
 
-/// What a proxy, which has no settings of the model, takes of a compiled regular expression.
+/// Maximum bytes of a compiled regular expression on a proxy, which has no settings of the model.
 pub const MOST_REGEX_BYTES: usize = 10 * DEFAULT_REGEX_BYTES;
 
-/// Nesting of brackets in a value. Not a setting: the parser's own stack depends on it.
+/// Maximum nesting depth of brackets in a value. Not a setting: the parser's own stack depends on it.
 pub const DEPTH: usize = 64;

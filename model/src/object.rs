@@ -1,4 +1,4 @@
-//! Compiled objects: the digested, opaque form in which a resource travels and is stored.
+//! Compiled objects: the digested, opaque form in which resources are sent and stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of several pieces, one after the other.
+    /// The digest of several pieces, concatenated.
     pub fn of_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hash = Sha256::new();
         pieces.into_iter().for_each(|piece| hash.update(piece));
@@ -35,7 +35,7 @@ impl Digest {
         &self.0
     }
 
-    /// The 64 hexadecimal digits. Lanes are digested by them, thousands at a time.
+    /// The 64 hexadecimal digits, without a formatter: a lane's digest is computed from thousands of them.
     pub fn hex(&self) -> [u8; 64] {
         let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
         let mut digits = [0; 64];
@@ -84,20 +84,19 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// The level of features that this release's proxies understand. An object with a higher `minLevel` keeps its
-/// previous form on this proxy.
+/// The feature level that proxies of this release understand. An object with a higher `minLevel` keeps its previous form on such a proxy.
 pub const LEVEL: u32 = 2;
 
-/// The lowest level of proxies that may serve a resource.
+/// The lowest feature level of proxies that may serve a resource.
 fn level_of(resource: &Resource) -> u32 {
     match resource {
-        // A proxy of level 1 passes every upgrade.
+        // Proxies of level 1 let every upgrade through.
         Resource::Route(route) if route.rules.iter().any(crate::resource::Rule::restricts_upgrades) => 2,
         other => other.kind().object_kind().minimum_level,
     }
 }
 
-/// What an object holds; only building a routing table looks into it.
+/// The content of an object. Only the builder of a routing table decodes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Body<T> {
@@ -105,7 +104,7 @@ pub struct Body<T> {
     pub kind: String,
     /// The resource's name.
     pub name: String,
-    /// The lowest level of proxies that understand it.
+    /// The lowest feature level of proxies that understand it.
     pub min_level: u32,
     /// The store it comes from, counted from 0: earlier stores win conflicts.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -125,7 +124,7 @@ fn canonical<T: Serialize>(kind: &str, name: &str, min_level: u32, order: usize,
     serde_json_canonicalizer::to_string(&body).unwrap_or_default()
 }
 
-/// What is read of an object whose kind may be unknown.
+/// The fields that are read of every object, also of an unknown kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {
@@ -147,7 +146,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// Compiles a resource of the store number `order`.
+    /// Compiles a resource of the store with the number `order`.
     pub fn compile(name: &str, order: usize, resource: &Resource) -> Arc<Self> {
         let min_level = level_of(resource);
         let kind = resource.kind().singular();
@@ -160,24 +159,24 @@ impl Object {
         Arc::new(Self::new(kind, name, min_level, bytes))
     }
 
-    /// Marks an endpoint as suspect: the store says that it is gone, and whether that is meant is not known yet. Of a
-    /// kind of its own, so that a proxy which does not know it uses the endpoint as before.
+    /// Marks an endpoint as suspect: it is missing in its store, and it is not known yet whether that is meant. The mark is of a kind of
+    /// its own, so that a proxy which does not know the kind uses the endpoint as before.
     pub fn suspect(endpoint: &str) -> Arc<Self> {
         Self::mark(kind::SUSPECT, endpoint, &serde_json::json!({}))
     }
 
-    /// Marks a route, by its path, as held: it left its store, and goes on only for requests that no written route takes. Of a kind of
-    /// its own, so that a proxy which does not know it serves the route as before.
+    /// Marks a route, by its path, as held: it left its store and takes only requests that no route in a store matches. The mark is of a
+    /// kind of its own, so that a proxy which does not know the kind serves the route as before.
     pub fn held(path: &str) -> Arc<Self> {
         Self::mark(kind::HELD, path, &serde_json::json!({}))
     }
 
-    /// What the proxies that probe an endpoint agree on: that it cannot take requests. Of those that can there is none.
+    /// Marks an endpoint as unhealthy, by the shared verdict of its probers. Healthy endpoints have no such object.
     pub fn unhealthy(endpoint: &str) -> Arc<Self> {
         Self::mark(kind::HEALTH, endpoint, &serde_json::json!({"healthy": false}))
     }
 
-    /// A proxy that probes endpoints, and its zone.
+    /// Announces a proxy that probes endpoints, and its zone.
     pub fn prober(proxy: &str, zone: Option<&str>) -> Arc<Self> {
         Self::mark(kind::PROBER, proxy, &zone.map_or_else(|| serde_json::json!({}), |zone| serde_json::json!({ "zone": zone })))
     }
@@ -187,10 +186,10 @@ impl Object {
         Arc::new(Self::new(kind.name, name, level, canonical(kind.name, name, level, 0, spec)))
     }
 
-    /// Takes in the bytes of an object as they came over the wire or from disk.
+    /// Reads the bytes of an object, from the wire or from disk.
     ///
     /// # Errors
-    /// The bytes are not an object with kind and name, or a name does not fit on its line of the digest.
+    /// The bytes are not an object with kind and name, or one of these does not fit into a line of the digest.
     pub fn read(bytes: &str) -> Result<Arc<Self>, String> {
         let head: Head = serde_json::from_str(bytes).map_err(|error| error.to_string())?;
         let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_control() || c == ' ');
@@ -225,7 +224,7 @@ impl Object {
         self.path.get(self.kind_length + 1..).unwrap_or_default()
     }
 
-    /// The lowest level of proxies that understand it.
+    /// The lowest feature level of proxies that understand it.
     pub const fn min_level(&self) -> u32 {
         self.min_level
     }
@@ -240,15 +239,15 @@ impl Object {
         self.digest
     }
 
-    /// Whether the bytes still have the digest that they came with.
+    /// Whether the bytes still match the digest.
     pub fn is_sound(&self) -> bool {
         Digest::of(self.bytes.as_bytes()) == self.digest
     }
 
-    /// Interprets the object.
+    /// Decodes the object's content.
     ///
     /// # Errors
-    /// What is wrong with its content, for a person.
+    /// Describes what is wrong with the content.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<Body<T>, String> {
         serde_json::from_str(&self.bytes).map_err(|error| error.to_string())
     }

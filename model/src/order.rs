@@ -1,8 +1,8 @@
-//! Which of two matches takes a request: the one documented order, for verdicts and for the proxy's table.
+//! The precedence of matches: one documented order decides which of two matches takes a request, in verdicts and in the proxy's table.
 //!
-//! That of the Gateway API (HTTPRouteRule, matches): the more specific hostname (a name before a longer wildcard before a
-//! shorter one before none), then the path (exact, regular expression, prefix; longer first), then a method, then more headers,
-//! then more query parameters, then the order of the stores, then the name, then the place within the route.
+//! It is the order of the Gateway API (HTTPRouteRule, matches): the more specific hostname (a name before a longer wildcard before a
+//! shorter one before none), then the path (exact, regular expression, prefix; longer first), then a method, then more headers, then more
+//! query parameters, then the order of the stores, then the route's name, then the position within the route.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -79,12 +79,12 @@ pub fn patterns(rule: &Rule) -> impl Iterator<Item = &crate::resource::Pattern> 
     })
 }
 
-/// What a match claims of the requests to one hostname and listener: two matches with the same claim exclude each other. A digest,
-/// because one route may have thousands of claims and each would repeat the match as text.
+/// The claim of a match on the requests to one hostname and listener: two matches with the same claim exclude each other. It is a digest,
+/// because a route may have thousands of claims and each would repeat the match as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim([u8; 16]);
 
-/// The conditions of a match in a form that does not depend on their order.
+/// The digest of a match's conditions, independent of their order.
 #[derive(Debug, Clone, Copy)]
 pub struct Conditions(Digest);
 
@@ -97,7 +97,7 @@ impl Conditions {
         Self(Digest::of(&serde_json::to_vec(&sorted).unwrap_or_default()))
     }
 
-    /// The claim of these conditions on the requests to a hostname, or to every one, on a listener, or on every one.
+    /// The claim of these conditions on the requests to a hostname and a listener; `None` stands for all.
     pub fn on(&self, listener: Option<&str>, hostname: Option<&Hostname>) -> Claim {
         let (listener, hostname) = (listener.unwrap_or("*"), hostname.map_or("*", Hostname::as_str));
         let digest = Digest::of_all([self.0.bytes().as_slice(), listener.as_bytes(), b" ", hostname.as_bytes()]);

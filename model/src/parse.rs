@@ -1,7 +1,7 @@
-//! From the bytes of one value to a resource, or to what is wrong with it.
+//! Parses the bytes of one value into a resource or a problem.
 //!
-//! A value is JSON if it begins with `{`, otherwise YAML with an object at its top. An endpoint may also be the
-//! bare or quoted address, or empty below a key that is the address.
+//! A value that begins with `{` is JSON; any other is YAML with an object at its top. An endpoint may also be the bare or quoted address,
+//! or empty below a key that is the address.
 
 mod position;
 mod workable;
@@ -15,10 +15,10 @@ use crate::resource::{Endpoint, Listener, Resource, Route};
 use crate::schema::known_fields;
 use crate::value::Address;
 
-/// Reads the value of the entry that `key` names.
+/// Parses the value of the entry at `key`.
 ///
 /// # Errors
-/// The first thing that is wrong with it, in the order of the text.
+/// The first problem of the value, in the order of the text.
 pub fn parse(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resource, Problem> {
     if value.len() > limits.value_bytes {
         return Err(Problem::whole(format!("the value has {} bytes; at most {} are accepted (setting valueBytes)", value.len(), limits.value_bytes)));
@@ -77,7 +77,7 @@ fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
     Ok(route)
 }
 
-/// Each match counts once for each hostname and listener.
+/// Checks the product of hostnames, matches and listeners.
 fn within_product(route: &Route, limits: &Limits) -> Result<(), Problem> {
     let (hostnames, listeners) = (route.hostnames.len().max(1), route.listeners.len().max(1));
     let matches: usize = route.rules.iter().map(|rule| rule.matches.len().max(1)).sum();
@@ -92,7 +92,7 @@ fn within_product(route: &Route, limits: &Limits) -> Result<(), Problem> {
     )))
 }
 
-/// Compiles one expression after the other, and stops at the first that is too much.
+/// Compiles one expression after the other, and stops at the first that exceeds a limit.
 fn within_patterns(route: &Route, limits: &Limits) -> Result<(), Problem> {
     let mut total = 0usize;
     let mut count = 0usize;
@@ -121,7 +121,7 @@ fn within_patterns(route: &Route, limits: &Limits) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reads an object and refuses every field that nobody reads.
+/// Parses an object and refuses every unknown field.
 fn typed<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
     if text.trim().is_empty() {
         return Err(Problem::whole(format!("the value is empty; write {}", example(kind))));
@@ -213,7 +213,7 @@ fn error_path(path: &serde_path_to_error::Path) -> Vec<String> {
         .collect()
 }
 
-/// `rules[0].matches` of the segments.
+/// The path of a field as text, such as `rules[0].matches`.
 fn dotted(path: &[String]) -> String {
     path.iter().fold(String::new(), |text, segment| match segment.parse::<usize>() {
         Ok(index) => format!("{text}[{index}]"),
@@ -222,8 +222,7 @@ fn dotted(path: &[String]) -> String {
     })
 }
 
-/// What a parser says, without its own position, which is that of the end of a token, and in words that tell what to
-/// write instead.
+/// A parser's message without its position, which is that of the end of a token, and in words that say what to write instead.
 fn reason(error: &impl ToString) -> String {
     let text = error.to_string();
     let text = text.rfind(" at line ").and_then(|at| text.get(..at)).unwrap_or(&text);
@@ -240,7 +239,7 @@ fn reason(error: &impl ToString) -> String {
     }
 }
 
-/// The names of JSON for those of serde.
+/// Replaces serde's names of types with those of JSON.
 fn in_json_words(text: &str) -> &str {
     match text {
         "a sequence" => "a list, such as [...]",
@@ -251,7 +250,7 @@ fn in_json_words(text: &str) -> &str {
     }
 }
 
-/// Decides which of the findings is told: an unknown field explains a missing one, so it comes first.
+/// Decides which finding is reported: an unknown field explains a missing one, so it comes first.
 fn verdict<T, E: ToString>(
     result: Result<T, serde_path_to_error::Error<E>>,
     ignored: &[Vec<String>],
@@ -367,7 +366,7 @@ mod tests {
         }
     }
 
-    /// At the limit, one above, and ten times above, for everything that a route may have many of.
+    /// At the limit, one above, and ten times above, for each part of a route that has a limit.
     #[test]
     fn a_route_may_have_so_many_parts_and_not_one_more() {
         let limits = Limits { rules_per_route: 4, matches_per_rule: 4, hostnames_per_route: 4, ..Limits::default() };

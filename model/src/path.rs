@@ -1,6 +1,6 @@
-//! The two forms of a path. *Sent on* is what an endpoint gets: the bytes of the request, of which only dot segments are
-//! resolved, because signatures cover the rest. *Matched* is what rules are compared with: one spelling for all paths that
-//! mean the same (RFC 3986, 6.2.2), so that no spelling passes a rule by. The second form is derived from the first.
+//! The two forms of a path. The form *sent on* is what an endpoint receives: the bytes of the request with only dot segments resolved,
+//! because signatures cover the rest. The *matched* form is compared with rules: one spelling for all paths that mean the same (RFC 3986,
+//! 6.2.2), so that no spelling bypasses a rule. The matched form is derived from the form sent on.
 
 use std::borrow::Cow;
 
@@ -10,30 +10,30 @@ pub enum PathError {
     /// `..` leads above the root.
     #[error("the path leads above its root by \"..\"")]
     AboveRoot,
-    /// A dot segment with a parameter, which some servers resolve and others do not.
+    /// A dot segment has a parameter; some servers resolve such segments and others do not.
     #[error("the path has a dot segment with a parameter, such as \"..;\"")]
     DotParameter,
     /// An escaped NUL ends a path in some programs and not in others.
     #[error("the path has %00")]
     Null,
-    /// Read with `%2F`, `%5C` and `\` as they are, and read with `/` in their place, the path belongs to different rules.
+    /// The path belongs to different rules depending on whether `%2F`, `%5C` and `\` are read as they are or as `/`.
     #[error("the path has %2F, %5C or a backslash, and means another rule where these are read as \"/\"")]
     Ambiguous,
 }
 
-/// A request's path in its forms.
+/// The forms of a request's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths<'a> {
-    /// What the endpoint gets.
+    /// The form that the endpoint receives.
     pub sent_on: Cow<'a, str>,
-    /// What rules are compared with.
+    /// The form that is compared with rules.
     pub matched: Cow<'a, str>,
     /// The matched form with `%2F`, `%5C` and `\` read as `/`, where the path has any of these.
     pub with_slashes: Option<String>,
 }
 
 impl<'a> Paths<'a> {
-    /// The forms of a request's path.
+    /// Derives the forms of a request's path.
     ///
     /// # Errors
     /// The path can only be meant to deceive.
@@ -47,22 +47,22 @@ impl<'a> Paths<'a> {
         Ok(Self { sent_on, matched: matched.into(), with_slashes })
     }
 
-    /// The path as it came, in every form: of a listener that switches normalization off.
+    /// The path as received, in every form: for a listener that switches normalization off.
     pub fn as_received(path: &'a str) -> Self {
         Self { sent_on: path.into(), matched: path.into(), with_slashes: None }
     }
 }
 
-/// A path of a rule in the form in which requests are matched.
+/// The matched form of a rule's path.
 ///
 /// # Errors
-/// Why no request can have it.
+/// Why no request can have this path.
 pub fn of_rule(path: &str) -> Result<String, String> {
     let resolved = sent_on(path).map_err(|error| format!("path {path:?} can never match: {error}, and such requests are refused"))?;
     Ok(matched(&resolved))
 }
 
-/// Refuses a path to rewrite to or to redirect to that others would read as another one.
+/// Refuses a path of a rewrite or redirect that servers or clients would read as another path.
 ///
 /// # Errors
 /// What to write instead.
@@ -75,12 +75,12 @@ pub fn check_target(path: &str) -> Result<(), String> {
     if path.split('%').skip(1).all(is_escape) { Ok(()) } else { Err(format!("{path:?} has a '%' that begins no escape; write \"%25\" for it")) }
 }
 
-/// Whether a rule's path, in its matched form, could only match requests that are refused because they are ambiguous.
+/// Whether a rule's path, in its matched form, could match only requests that are refused as ambiguous.
 pub fn is_ambiguous(path: &str) -> bool {
     path.contains("%2F") || path.contains("%5C")
 }
 
-/// What follows the first `count` segments of a path. Empty segments are skipped and not counted.
+/// The part of a path after its first `count` segments. Empty segments are skipped and not counted.
 pub fn after_segments(path: &str, count: usize) -> &str {
     let mut rest = path;
     for _ in 0..count {
@@ -117,7 +117,7 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What a segment is for the resolution of dot segments.
+/// How a segment counts in the resolution of dot segments.
 #[derive(PartialEq)]
 enum Segment {
     Dot,
@@ -138,7 +138,7 @@ impl Segment {
     }
 }
 
-/// Resolves dot segments, also where their dots are escaped, and nothing else (RFC 3986, 5.2.4).
+/// Resolves dot segments, also those with escaped dots, and nothing else (RFC 3986, 5.2.4).
 fn sent_on(path: &str) -> Result<Cow<'_, str>, PathError> {
     if path.contains("%00") {
         return Err(PathError::Null);
@@ -165,8 +165,8 @@ fn sent_on(path: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(format!("/{}{end}", resolved.join("/")).into())
 }
 
-/// One spelling: unreserved characters unescaped, other escapes in upper case, what no path may have escaped, and each run of
-/// slashes as one.
+/// The matched form: unreserved characters unescaped, other escapes in upper case, characters that are illegal in a path escaped, and each
+/// run of slashes as one slash.
 fn matched(path: &str) -> String {
     let mut spelled = String::with_capacity(path.len());
     let bytes = path.as_bytes();
@@ -196,7 +196,7 @@ fn escape(byte: u8, spelled: &mut String) {
     spelled.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
-/// The reading of those who take escaped slashes and backslashes for slashes, if it differs.
+/// The matched form as read by programs that treat escaped slashes and backslashes as slashes, if it differs.
 fn with_slashes(matched: &str) -> Result<Option<String>, PathError> {
     if !is_ambiguous(matched) {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! Which proxies probe which endpoint: the same answer wherever it is asked, from what is published alone.
+//! Decides which proxies probe which endpoint. The decision depends only on published data, so every program comes to the same one.
 //!
-//! Highest random weight hashing (Thaler and Ravishankar, 1998): every proxy has a score for every endpoint, and the highest
-//! scores probe. A proxy that comes or goes moves only what it probes itself.
+//! Highest random weight hashing (Thaler and Ravishankar, 1998): every proxy has a score for every endpoint, and the proxies with the
+//! highest scores probe it. When a proxy joins or leaves, only the endpoints that it probes itself move.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ impl Fleet {
         Self(members.into_iter().map(|(name, zone)| Member { hash: hash(&name), name, zone }).collect())
     }
 
-    /// The proxies that probe an endpoint (`BACKEND/ID`), at most `count`: the best of the endpoint's own zone first, then the
-    /// best of every other zone, then the second best of each, so that no zone decides alone where there are several.
+    /// The proxies that probe an endpoint (`BACKEND/ID`), at most `count`: the best of the endpoint's own zone first, then the best of
+    /// every other zone, then the second best of each, so that no zone decides alone if there are several.
     pub fn probers(&self, endpoint: &str, zone: Option<&str>, count: usize) -> Vec<&str> {
         let own = hash(endpoint);
         let mut scored: Vec<(u64, &Member)> = self.0.iter().map(|member| (mix(own ^ member.hash), member)).collect();
@@ -37,7 +37,7 @@ impl Fleet {
                 (*place, zone.is_none() || member.zone.as_deref() != zone, member.name.as_str())
             })
             .collect();
-        // Stable: within one place the score still counts.
+        // The sort is stable, so within one place the order of the scores remains.
         ranked.sort_by_key(|(place, elsewhere, _)| (*place, *elsewhere));
         ranked.into_iter().take(count).map(|(_, _, name)| name).collect()
     }
@@ -48,7 +48,7 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// The finalizer of SplitMix64: names that differ in little have scores that differ in much.
+/// The finalizer of SplitMix64: similar names get very different scores.
 const fn mix(seed: u64) -> u64 {
     let a = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let b = (a ^ (a >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,4 +1,4 @@
-//! What is wrong with a value, where, and what to write instead.
+//! Problems of a value: what is wrong, where, and what to write instead.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Problem {
     pub field: String,
     /// What is wrong and what to write instead, in one sentence.
     pub message: String,
-    /// The nearest known name, if a name was not known.
+    /// The nearest known name, if the problem is an unknown name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
 }
@@ -42,7 +42,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The known name that is nearest to `unknown`, if one is near enough to be meant.
+/// The known name that is nearest to `unknown`, if it is near enough to be a misspelling.
 pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     known
         .into_iter()

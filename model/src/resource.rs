@@ -1,7 +1,7 @@
-//! What may be written under each kind of key. Every type is valid by construction.
+//! The types of the values under each kind of key. Every type is valid by construction.
 //!
-//! Reading is lenient about fields that are not known: an object of a newer controller must pass. The strictness
-//! that people want for what they write is in [`crate::parse`].
+//! Deserializing ignores unknown fields, because an object of a newer controller must be readable. [`crate::parse`] refuses unknown fields
+//! in the values that people write.
 
 mod backend;
 mod endpoint;

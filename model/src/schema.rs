@@ -1,11 +1,11 @@
-//! JSON Schema of every kind, generated from the types; `waypost lint`, the docs and error messages read it.
+//! JSON Schema of every kind, generated from the types. Used by `waypost lint`, the docs and error messages.
 
 use serde_json::Value;
 
 use crate::key::Kind;
 use crate::resource::{Backend, Endpoint, Listener, Route};
 
-/// The schema of what is written under keys of this kind (JSON Schema 2020-12).
+/// The schema of the values under keys of this kind (JSON Schema 2020-12).
 pub fn of(kind: Kind) -> Value {
     let schema = match kind {
         Kind::Listener => schemars::schema_for!(Listener),
@@ -18,7 +18,7 @@ pub fn of(kind: Kind) -> Value {
     if kind == Kind::Endpoint { or_bare(value) } else { value }
 }
 
-/// An endpoint may also be the bare address.
+/// Adds the bare address as an alternative to an endpoint's object.
 fn or_bare(mut object: Value) -> Value {
     let taken = |object: &mut Value, name: &str| object.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
     let (schema, title, description) = (taken(&mut object, "$schema"), taken(&mut object, "title"), taken(&mut object, "description"));
@@ -31,7 +31,7 @@ fn or_bare(mut object: Value) -> Value {
     either
 }
 
-/// Says of every object that it has no further properties, which is what the parser enforces.
+/// Forbids further properties in every object, as the parser does.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -45,7 +45,7 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// The names of the fields at `path` of a value of this kind, sorted; empty where anything may stand.
+/// The names of the fields at `path` in a value of this kind, sorted; empty if any field is allowed there.
 pub fn known_fields(kind: Kind, path: &[String]) -> Vec<String> {
     let root = of(kind);
     let mut at = resolve(&root, &root);

@@ -1,4 +1,4 @@
-//! Versions and snapshots: what is published.
+//! Versions and snapshots: the published state.
 
 use std::fmt;
 
@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lane::Lane;
 
-/// Orders publications: `epoch.sequence`. The epoch grows with every run of leading, the sequence with every
-/// publication of it.
+/// Orders publications: `epoch.sequence`. The epoch grows with every term of a leader, the sequence with every publication in the term.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Version {
@@ -48,9 +47,9 @@ impl TryFrom<String> for Version {
 /// One config and one membership, immutable, published together.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// The cluster that published it; proxies refuse a foreign one.
+    /// The cluster that published it; proxies refuse the snapshots of another cluster.
     pub cluster: String,
-    /// When, in the order of publications.
+    /// Its position in the order of publications.
     pub version: Version,
     /// Listeners, routes and backends (C).
     pub config: Lane,
@@ -59,7 +58,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the content is the same, whatever the version.
+    /// Whether the content is the same, regardless of the version.
     pub fn same_content(&self, other: &Self) -> bool {
         self.config == other.config && self.membership == other.membership
     }

@@ -1,11 +1,11 @@
-//! Small values that are valid by construction: each refuses what it cannot mean, and says what to write.
+//! Small values that are valid by construction: each type refuses invalid text with a message that says what to write.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Gives a checked text its serde, display and schema forms.
+/// Implements serde, display and schema for a checked text.
 macro_rules! text_value {
     ($name:ident, $check:path, $example:literal) => {
         impl TryFrom<String> for $name {
@@ -63,7 +63,7 @@ impl Address {
         &self.0
     }
 
-    /// One spelling for all that lead to the same place: names in lower case without a trailing dot, IPv4 in IPv6 as IPv4.
+    /// One spelling for all addresses that lead to the same place: names in lower case without a trailing dot, IPv4-mapped IPv6 as IPv4.
     pub fn canonical(&self) -> String {
         if let Some(socket) = self.socket() {
             return SocketAddr::new(socket.ip().to_canonical(), socket.port()).to_string();
@@ -145,7 +145,7 @@ impl BindAddress {
     }
 }
 
-/// Whether one process can bind only one of two addresses: they have the same port, and one of them covers the other.
+/// Whether one process cannot bind both addresses: they have the same port, and one of them covers the other.
 pub fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
     a.port() == b.port() && covers
@@ -165,8 +165,8 @@ fn check_bind(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("address {text:?} is not an IP address and port; a listener binds addresses, such as \"0.0.0.0:80\", not names"))
 }
 
-/// A host that a route serves: `shop.example.com`, `*.example.com` for every name below it, or an IP address. In the one
-/// spelling that requests are compared in: lower case, without a trailing dot, IPv6 as in RFC 5952 and without brackets.
+/// A host that a route serves: `shop.example.com`, `*.example.com` for every name below it, or an IP address. It is stored in the spelling
+/// that requests are compared in: lower case, without a trailing dot, IPv6 as in RFC 5952 and without brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Hostname(String);
@@ -179,13 +179,13 @@ impl Hostname {
         &self.0
     }
 
-    /// What stands behind `*.`, for a wildcard.
+    /// The part after `*.` of a wildcard.
     pub fn wildcard_suffix(&self) -> Option<&str> {
         self.0.strip_prefix("*.")
     }
 }
 
-/// One host that requests can be sent to: a [`Hostname`] that is no wildcard.
+/// One host that requests can be sent to: a [`Hostname`] that is not a wildcard.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PreciseHostname(String);
@@ -193,7 +193,7 @@ pub struct PreciseHostname(String);
 text_value!(PreciseHostname, check_precise_hostname, "shop.example.com");
 
 impl PreciseHostname {
-    /// The host as it stands in a URI or in a `Host` header: IPv6 in brackets (RFC 3986, 3.2.2).
+    /// The host in the form of a URI or a `Host` header: IPv6 in brackets (RFC 3986, 3.2.2).
     pub fn in_uri(&self) -> String {
         if self.0.contains(':') { format!("[{}]", self.0) } else { self.0.clone() }
     }
@@ -242,7 +242,7 @@ fn check_hostname(text: &str) -> Result<String, String> {
     Err(format!("hostname {text:?} is not a host name; write it as in \"shop.example.com\""))
 }
 
-/// The address that a host is, with brackets or without.
+/// The IP address, if the host is one, with or without brackets.
 pub fn host_address(host: &str) -> Option<IpAddr> {
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6),
@@ -250,7 +250,7 @@ pub fn host_address(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether clients read a label as a number, and so a host that ends in it as an IPv4 address (WHATWG URL, 3.5).
+/// Whether clients read a label as a number, and hence a host that ends in it as an IPv4 address (WHATWG URL, 3.5).
 fn is_number(label: &str) -> bool {
     let hex = label.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     hex || !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
@@ -346,12 +346,12 @@ fn check_upgrade(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// RFC 9110, 5.6.2.
+/// Whether the text is a token (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c))
 }
 
-/// The name of a resource, as a reference.
+/// The name of a resource, used as a reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

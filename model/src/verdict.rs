@@ -1,4 +1,4 @@
-//! Verdicts: the answer to an entry, in the shape of Gateway API conditions.
+//! Verdicts: the result of validating an entry, in the shape of Gateway API conditions.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 pub struct Condition {
     /// `Accepted`, `ResolvedRefs` or `Programmed`.
     pub r#type: ConditionType,
-    /// Whether it holds.
+    /// Whether the condition holds.
     pub status: Status,
-    /// One word for programs.
+    /// A single word for programs.
     pub reason: String,
-    /// One sentence for people.
+    /// A sentence for people.
     pub message: String,
 }
 
-/// Which question a condition answers.
+/// The question that a condition answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConditionType {
-    /// Is the value understood and in force?
+    /// Is the value valid and in force?
     Accepted,
     /// Does everything it refers to exist?
     ResolvedRefs,
@@ -51,7 +51,7 @@ impl Condition {
 }
 
 impl Condition {
-    /// Whether the entry is accepted, and there is something to know about it.
+    /// Whether the entry is accepted with a warning.
     pub fn is_warning(&self) -> bool {
         self.r#type == ConditionType::Accepted && self.status == Status::True && self.reason != "Accepted"
     }
@@ -75,7 +75,7 @@ impl Verdict {
         self.get(ConditionType::Accepted).is_some_and(|condition| condition.status == Status::True)
     }
 
-    /// What there is to know about an entry that is accepted.
+    /// The warning of an accepted entry, if there is one.
     pub fn warning(&self) -> Option<&Condition> {
         self.conditions.iter().find(|condition| condition.is_warning())
     }

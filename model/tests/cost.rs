@@ -1,5 +1,5 @@
-//! What one accepted entry costs a controller, at every limit and at their products. `make cost` runs it as a release: at most
-//! 50 ms and 32 MB. Alone in its binary, because it measures the process's memory.
+//! The cost of one accepted entry for a controller, at every limit and at their products. `make cost` runs it as a release build: at most
+//! 50 ms and 32 MB. It is alone in its binary, because it measures the process's memory.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ fn list(count: usize, one: impl Fn(usize) -> String) -> String {
     (0..count).map(one).collect::<Vec<_>>().join(",")
 }
 
-/// A route of so many hostnames, listeners, rules and matches of each, with a match made by `found`.
+/// A route with these numbers of hostnames, listeners, rules and matches per rule; `found` makes a match.
 fn route(hosts: usize, listeners: usize, rules: usize, matches: usize, found: impl Fn(usize) -> String) -> String {
     let rule = |rule: usize| format!(r#"{{"matches":[{}],"backendRefs":[{{"name":"b{rule}"}}]}}"#, list(matches, |at| found(rule * matches + at)));
     let (hostnames, names) = (list(hosts, |n| format!(r#""h{n}.example.com""#)), list(listeners, |n| format!(r#""l{n}""#)));
     format!(r#"{{"hostnames":[{hostnames}],"listeners":[{names}],"rules":[{}]}}"#, list(rules, rule))
 }
 
-/// Values at the limits, by what they use up.
+/// Values at the limits, each with the name of the limit that it reaches.
 fn values() -> Vec<(&'static str, String)> {
     let path = |n: usize| format!(r#"{{"path":{{"value":"/p{n}"}}}}"#);
     let long = |n: usize| format!(r#"{{"path":{{"value":"/{}{n}"}}}}"#, "a/".repeat(1_500));

@@ -1,4 +1,4 @@
-//! The one place where the serving threads get their table from: exactly one `ArcSwap`, one store.
+//! The routing table that the serving threads use: exactly one `ArcSwap`, with one `store()`.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -8,13 +8,13 @@ use arc_swap::ArcSwap;
 
 use crate::table::Table;
 
-/// The table that is served.
+/// The table in use.
 #[derive(Debug)]
 pub struct Active {
     table: ArcSwap<Table>,
 }
 
-/// One thread's hold on a table. Requests count their use of it here, so that cores do not share a counter.
+/// A thread's reference to a table. Requests count their use of it here, so that cores do not share a counter.
 #[derive(Debug)]
 pub struct Pinned(Arc<Table>);
 
@@ -31,17 +31,17 @@ thread_local! {
 }
 
 impl Active {
-    /// Serves `table` from now on.
+    /// Starts with `table`.
     pub fn new(table: Table) -> Arc<Self> {
         Arc::new(Self { table: ArcSwap::from_pointee(table) })
     }
 
-    /// The table as it is now.
+    /// The table in use.
     pub fn load(&self) -> Arc<Table> {
         self.table.load_full()
     }
 
-    /// The table for one request on this thread: it keeps it to its end.
+    /// The table for one request on this thread; the request uses it until its end.
     pub fn pin(&self) -> Arc<Pinned> {
         let current = self.table.load();
         PINNED.with_borrow_mut(|pinned| match pinned {
@@ -50,8 +50,8 @@ impl Active {
         })
     }
 
-    /// Replaces the table for all requests that begin from now on. Returns the one before, so that the caller drops
-    /// it, not a serving thread.
+    /// Replaces the table for all requests that begin from now on. Returns the previous one, so that the caller drops it instead of a
+    /// serving thread.
     pub(crate) fn store(&self, table: Arc<Table>) -> Arc<Table> {
         self.table.swap(table)
     }

@@ -1,4 +1,4 @@
-//! The admin surface: probes, metrics, the release and the live tail. Never on the proxied path.
+//! The admin surface: health probes, metrics, the release and the live tail. It is never on the path of proxied requests.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::worker::Workers;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What the admin surface shows.
+/// The parts of the proxy that the admin surface shows.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) progress: Arc<Progress>,
@@ -38,7 +38,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Answers on `listener` until dropped.
+    /// Serves requests on `listener` until dropped.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         loop {
             let stream = match listener.accept().await {
@@ -77,7 +77,7 @@ impl Admin {
         }
     }
 
-    /// Ready: a snapshot is live, what was served before still is, and the process is not about to leave.
+    /// The proxy is ready if a snapshot is in use, every listener that was served before still is, and the process does not shut down.
     fn ready(&self, verbose: bool) -> Response<Body> {
         let applied = self.progress.get();
         let checks = [

@@ -1,5 +1,5 @@
-//! From what a controller published to what is served: mark, build, swap, bind, and tell. One thread does this;
-//! what comes while it works is merged into the next table.
+//! Applies publications: marks the config on disk, builds the table, swaps it, binds listeners and reports. One thread does this; state
+//! that is received while it works is merged into the next table.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ use crate::save::Keep;
 use crate::state::StateDir;
 use crate::table::{Builder, Judged, Table};
 
-/// How often a listener that could not be bound is tried again.
+/// Interval of the attempts to bind a listener that could not be bound.
 const REBIND: Duration = Duration::from_millis(250);
-/// How often tables that nobody uses any more are looked for.
+/// Interval of the search for tables that are not used any more.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What the rest of the proxy knows of the work here.
+/// The state of applying, shared with the rest of the proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     inner: Mutex<Applied>,
@@ -32,40 +32,40 @@ pub(crate) struct Progress {
     pub(crate) changed: Notify,
 }
 
-/// What is served.
+/// The state that is served.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Applied {
-    /// The cluster that it comes from; empty before the first snapshot.
+    /// The cluster of the snapshot; empty before the first one.
     pub(crate) cluster: String,
     /// The version; `None` before the first snapshot.
     pub(crate) version: Option<Version>,
-    /// The digests of that.
+    /// The digests of the snapshot.
     pub(crate) content: Option<Content>,
-    /// The highest version seen.
+    /// The highest version received.
     pub(crate) highest: Version,
-    /// Objects and listeners that could not be put to use.
+    /// Objects and listeners that could not be used.
     pub(crate) problems: Vec<ObjectProblem>,
-    /// Why the last publication was refused, if it was.
+    /// Why the last publication was refused; `None` if it was not.
     pub(crate) refused: Option<String>,
-    /// What was found out of the endpoints that are this proxy's own to probe.
+    /// The results of the health checks that are this proxy's own.
     pub(crate) probed: Probed,
-    /// The version of the shared keys that are held.
+    /// The version of the shared keys.
     pub(crate) secrets: Version,
 }
 
 impl Progress {
-    /// What is served now.
+    /// The current state.
     pub(crate) fn get(&self) -> Applied {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes it and wakes the reporter.
+    /// Changes the state and wakes the reporter.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Applied)) {
         change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
     }
 
-    /// What was found out of the endpoints that are this proxy's own to probe; told at once if it is new.
+    /// Sets the results of this proxy's own health checks; wakes the reporter if they changed.
     pub(crate) fn probed(&self, probed: Probed) {
         let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let new = (&applied.probed.failing, &applied.probed.unsure) != (&probed.failing, &probed.unsure);
@@ -77,18 +77,18 @@ impl Progress {
     }
 }
 
-/// What arrived, and when.
+/// The receiver's state after a publication, and when it was received.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    /// What the controller published.
+    /// The state.
     pub held: Held,
-    /// When it was whole.
+    /// When the publication was complete.
     pub at: Instant,
-    /// What was held before had drifted: nothing that was built from it is to be used again.
+    /// Whether the previous state had drifted, so that nothing built from it may be reused.
     pub anew: bool,
 }
 
-/// Everything that applying needs.
+/// The thread that applies publications.
 pub(crate) struct Applier {
     pub(crate) active: Arc<Active>,
     pub(crate) builder: Builder,
@@ -96,28 +96,28 @@ pub(crate) struct Applier {
     pub(crate) state: StateDir,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
-    /// How many idle connections to endpoints are kept.
+    /// The limit of idle connections to endpoints.
     pub(crate) idle: IdleCap,
-    /// Where what is to be kept on disk goes.
+    /// Receives the state to save on disk.
     pub(crate) keep: watch::Sender<Option<Keep>>,
-    /// The config that is served: what a quarantined one is replaced by.
+    /// The config that is served; it stays in use when another one is quarantined.
     pub(crate) served: Option<(Lane, Version)>,
-    /// Where endpoints that are names go, to be resolved.
+    /// Receives the endpoints with host names, to be resolved.
     pub(crate) names: watch::Sender<Arc<Names>>,
-    /// Where what is to be probed goes.
+    /// Receives the endpoints to probe.
     pub(crate) work: watch::Sender<Arc<Work>>,
-    /// What this proxy found out by itself, while that counts.
+    /// Endpoint health that this proxy determined by itself; empty while the shared verdicts count.
     pub(crate) judged: watch::Receiver<Judged>,
     /// The snapshot that is served.
     pub(crate) current: Option<Snapshot>,
-    /// Tables that requests may still use. They are dropped here once none does, never on a serving thread.
+    /// Replaced tables that requests may still use. They are dropped here after their last request, never on a serving thread.
     pub(crate) retired: Vec<Arc<Table>>,
-    /// There is no listener to bind, and that was told.
+    /// Whether there is no listener to bind, and that was logged.
     pub(crate) silent: bool,
 }
 
 impl Applier {
-    /// Works until the sender of snapshots is gone.
+    /// Runs until the sender of snapshots is dropped.
     pub(crate) async fn run(mut self, mut arrivals: watch::Receiver<Option<Arrived>>) {
         let mut unbound = false;
         loop {
@@ -145,7 +145,7 @@ impl Applier {
         }
     }
 
-    /// Serves a snapshot. Returns whether a listener could not be bound.
+    /// Applies a snapshot. Returns whether a listener could not be bound.
     pub(crate) fn apply(&mut self, arrived: &Arrived) -> bool {
         let snapshot = arrived.held.snapshot();
         let config = snapshot.config.digest();
@@ -153,7 +153,7 @@ impl Applier {
             let reason = format!("config {} crashed this proxy and is quarantined; write another config", config.short());
             return self.serve_without(&snapshot, reason);
         }
-        // Also the first one after a start, which may come from disk: it may be what ended the run before.
+        // The first config after a start counts as changed as well: it may come from disk, and may have ended the previous run.
         let changed = self.served.as_ref().map(|(lane, _)| lane.digest()) != Some(config);
         if changed && let Err(error) = self.state.begin(config) {
             tracing::warn!(%error, "the state directory cannot be written; this proxy will not start alone from this config");
@@ -173,7 +173,7 @@ impl Applier {
         self.served = Some((snapshot.config.clone(), snapshot.version));
         self.progress.update(|applied| {
             if applied.cluster != snapshot.cluster {
-                // Versions of another cluster say nothing about those of this one.
+                // Versions of another cluster cannot be compared with those of this one.
                 (applied.cluster, applied.highest) = (snapshot.cluster.clone(), snapshot.version);
             }
             // Lanes from disk may be of different versions.
@@ -184,7 +184,7 @@ impl Applier {
         unbound
     }
 
-    /// Serves on, with what this proxy found out by itself of the endpoints. Returns whether a listener could not be bound.
+    /// Rebuilds the table with endpoint health that this proxy determined by itself. Returns whether a listener could not be bound.
     fn judge(&mut self) -> bool {
         let judged = self.judged.borrow_and_update().clone();
         self.builder.judge(judged);
@@ -193,7 +193,7 @@ impl Applier {
         self.build(&snapshot).is_some_and(|table| self.serve(&snapshot, table, refused))
     }
 
-    /// Serves the membership of a snapshot whose config cannot be served, with the config that was.
+    /// Applies the membership of a snapshot whose config cannot be served, together with the config in use.
     fn serve_without(&mut self, snapshot: &Snapshot, reason: String) -> bool {
         tracing::error!(version = %snapshot.version, "{reason}");
         self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), snapshot.version.max(applied.highest)));
@@ -209,13 +209,13 @@ impl Applier {
     fn build(&mut self, snapshot: &Snapshot) -> Option<Arc<Table>> {
         let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.builder.build(snapshot)));
         if built.is_err() {
-            // What it was in the middle of may be half done.
+            // The panic may have left the builder in an inconsistent state.
             self.builder = self.builder.anew();
         }
         built.ok().map(Arc::new)
     }
 
-    /// Serves a table; `refused` says that its config is an older one than was published.
+    /// Swaps in a table; `refused` says that its config is older than the published one.
     fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>, refused: bool) -> bool {
         self.idle.follow(table.backends.values().map(|backend| backend.endpoints.len()).sum());
         let old = self.active.store(table);
@@ -235,12 +235,12 @@ impl Applier {
         self.bind()
     }
 
-    /// Drops the tables that nobody uses any more.
+    /// Drops the tables that are not used any more.
     fn drop_retired(&mut self) {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
-    /// Binds what is wanted. Returns whether something could not be bound.
+    /// Binds the table's listeners. Returns whether one could not be bound.
     fn bind(&mut self) -> bool {
         let table = self.active.load();
         let failed = self.listeners.reconcile(&table.listeners);

@@ -1,4 +1,4 @@
-//! Which endpoint of a backend takes a request.
+//! Load balancing: decides which endpoint of a backend takes a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,52 +9,53 @@ use crate::endpoint::{EndpointState, Peer};
 #[cfg(test)]
 use crate::outlier::Outcome;
 
-/// An endpoint as requests see it.
+/// An endpoint as the balancer uses it.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Its id within the backend.
     pub id: Arc<str>,
-    /// Where to connect: `host:port`.
+    /// The address to connect to: `host:port`.
     pub address: Arc<str>,
-    /// The same as a socket's address, unless the host is a name.
+    /// The address as a socket address; `None` if the host is a name.
     pub peer: Option<Peer>,
-    /// Its share.
+    /// Its share of requests.
     pub weight: u32,
     /// Its zone, for the access log.
     pub zone: Option<Arc<str>>,
-    /// Takes no new requests.
+    /// Whether it takes no new requests.
     pub drain: bool,
-    /// The store says that it is gone, and whether that is meant is not known yet: it takes what no other can.
+    /// Whether it is missing in its store, and it is not known yet whether that is meant. It takes only requests that no other endpoint
+    /// can.
     pub suspect: bool,
     /// Its probers agree that it cannot take requests.
     pub unhealthy: bool,
-    /// What is known of it.
+    /// Its state on this proxy, shared over tables and cores.
     pub state: Arc<EndpointState>,
 }
 
-/// Above this many endpoints least-request looks at a sample instead of all.
+/// Maximum number of endpoints of which least-request reads all; of more it reads a sample.
 const LOOK_AT_ALL: usize = 64;
 const SAMPLE: usize = 8;
-/// So many are drawn where weights differ.
+/// Number of endpoints drawn by weight, if weights differ.
 const DRAWS: usize = 4;
-/// The longest schedule of a weighted round robin.
+/// Maximum length of the schedule of a weighted round robin.
 const SCHEDULE: u64 = 4_096;
 /// Percentage points by which a share has to exceed the median of the others to stand out.
 const STANDS_OUT: u32 = 50;
-/// Clients gave up on an endpoint if they waited ten times as long as the others take, and at least a tenth of a second.
+/// Clients count as having given up on an endpoint if they waited ten times as long as other endpoints take, and at least 0.1 s.
 const MUCH_LONGER: u32 = 10;
 const WORTH_WAITING: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// The endpoints of a backend that may take requests, ready to be chosen from.
+/// The endpoints of a backend that may take requests, with the balancing policy.
 #[derive(Debug, Default)]
 pub struct Balancer {
     endpoints: Vec<Endpoint>,
-    /// Those that take what no other can.
+    /// Suspect endpoints, which take only requests that no other endpoint can.
     suspects: Vec<Endpoint>,
     total_weight: u64,
-    /// For each endpoint, its weight and those of all before it together.
+    /// For each endpoint, the sum of its weight and those of all endpoints before it.
     weights_up_to: Vec<u64>,
-    /// All weights are the same.
+    /// Whether all weights are equal.
     even: bool,
     policy: Policy,
 }
@@ -71,8 +72,8 @@ enum Policy {
 }
 
 impl Balancer {
-    /// A balancer over the endpoints that take requests; `turn` is shared with the tables before and after. With a `check`,
-    /// those that are unhealthy take none, unless that would leave too few.
+    /// A balancer over the endpoints that take requests; `turn` is shared with the previous and next tables. With a `check`, unhealthy
+    /// endpoints take no requests, unless that would leave too few.
     pub fn new(all: &[Endpoint], balancing: Balancing, check: Option<&HealthCheck>, turn: Arc<AtomicU64>) -> Self {
         let usable: Vec<Endpoint> = all.iter().filter(|endpoint| !endpoint.drain && endpoint.weight > 0).cloned().collect();
         let (suspects, endpoints): (Vec<Endpoint>, Vec<Endpoint>) = healthy(usable, check).into_iter().partition(|endpoint| endpoint.suspect);
@@ -94,13 +95,13 @@ impl Balancer {
         Self { endpoints, suspects, total_weight, weights_up_to, even, policy }
     }
 
-    /// Whether nothing can take a request.
+    /// Whether no endpoint can take a request.
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty() && self.suspects.iter().all(|endpoint| endpoint.state.ejected())
     }
 
-    /// Chooses an endpoint that is not in `tried`. Those that just refused a connection, or that clients give up on, come last, those
-    /// that were ejected only where there is no other.
+    /// Chooses an endpoint that is not in `tried`. Endpoints that just refused a connection, or that clients give up on, come last; ejected
+    /// endpoints are chosen only if there is no other.
     pub fn pick(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
         let chosen = self.pick_once(tried)?;
         if !self.is_given_up(chosen) {
@@ -121,15 +122,15 @@ impl Balancer {
             .or_else(|| self.suspect(tried))
     }
 
-    /// Whether clients gave up on an endpoint that waited much longer than others take.
+    /// Whether clients gave up on an endpoint after they waited much longer than other endpoints take.
     fn is_given_up(&self, endpoint: &Endpoint) -> bool {
         let Some(waited) = endpoint.state.detector().take_abandoned() else { return false };
         let others = self.others(endpoint).filter_map(|other| other.state.detector().latency());
         median(others.collect()).is_some_and(|typical| waited >= (typical * MUCH_LONGER).max(WORTH_WAITING))
     }
 
-    /// An attempt at an endpoint had no response, or an error: ejects it if that stands out among the others. Returns for how long,
-    /// and why.
+    /// Ejects an endpoint after a failed attempt or an error, if its share of these stands out among the other endpoints. Returns the
+    /// duration and the reason.
     pub fn judge(&self, endpoint: &Endpoint) -> Option<(std::time::Duration, &'static str)> {
         let detector = endpoint.state.detector();
         let failures = detector.suspicious_failures().is_some_and(|own| {
@@ -141,7 +142,7 @@ impl Balancer {
             stands_out(own, others)
         });
         if !failures && !errors {
-            // A trial that went as badly as it does everywhere is no reason to stay out.
+            // A trial whose failures do not stand out is no reason to keep the endpoint ejected.
             if detector.is_ejected() && (detector.suspicious_failures().is_some() || detector.suspicious_errors().is_some()) {
                 detector.readmit();
             }
@@ -157,14 +158,14 @@ impl Balancer {
         ))
     }
 
-    /// The other endpoints of the backend, a sample if there are many.
+    /// The other endpoints of the backend; a sample if there are many.
     fn others(&self, endpoint: &Endpoint) -> impl Iterator<Item = &Endpoint> {
         let id = endpoint.id.clone();
         let step = self.endpoints.len().div_ceil(LOOK_AT_ALL).max(1);
         self.endpoints.iter().step_by(step).filter(move |other| other.id != id)
     }
 
-    /// The least busy of the suspects that are not ejected.
+    /// The suspect endpoint with the fewest requests in flight, of those that have not refused a connection.
     fn suspect(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
         let usable = self.suspects.iter().filter(|endpoint| !tried.contains(&endpoint.id) && !endpoint.state.ejected());
         usable.min_by_key(|endpoint| endpoint.state.in_flight())
@@ -191,15 +192,14 @@ impl Balancer {
         self.endpoints.get(self.weights_up_to.partition_point(|sum| *sum <= ticket))
     }
 
-    /// Of a few endpoints that are drawn by their weights, the one with the lowest cost in proportion to its weight: while nothing is
-    /// busy, the first one drawn, so that the shares are those of the weights.
+    /// Draws a few endpoints by weight, and takes the one with the lowest cost in proportion to its weight. Without load that is the first
+    /// one drawn, so the shares of requests are those of the weights.
     fn least_drawn(&self) -> Option<&Endpoint> {
         let load = |endpoint: &Endpoint| (endpoint.state.cost() - 1) * 1_000_000 / u64::from(endpoint.weight.max(1));
         (0..DRAWS).filter_map(|_| self.random()).filter(|endpoint| !endpoint.state.avoided() && !endpoint.state.is_out()).min_by_key(|endpoint| load(endpoint))
     }
 
-    /// The endpoint with the lowest cost in proportion to its weight, of all or of a sample; ties are broken by where the look
-    /// begins.
+    /// The endpoint with the lowest cost in proportion to its weight, of all or of a sample. A random starting point breaks ties.
     fn least(&self, usable: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
         let count = self.endpoints.len();
         if count == 0 {
@@ -218,18 +218,18 @@ impl Balancer {
     }
 }
 
-/// Whether a share is far above that of most others. Where there are no others, or all fare alike, nobody stands out.
+/// Whether a share is far above that of most others. Without others, or if all shares are similar, none stands out.
 fn stands_out(own: u32, others: Vec<u32>) -> bool {
     median(others).is_some_and(|others| own >= others + STANDS_OUT)
 }
 
-/// The middle of some values; the lower one of two.
+/// The median of some values; of two in the middle, the lower one.
 fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
     values.sort_unstable();
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
-/// Without the unhealthy ones, unless too few would be left.
+/// Removes the unhealthy endpoints, unless too few would be left.
 fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
     let fitness = all.iter().map(|endpoint| Fitness { unhealthy: endpoint.unhealthy, suspect: endpoint.suspect });
     match check {
@@ -238,8 +238,8 @@ fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
     }
 }
 
-/// The order of a weighted round robin in which the turns of each are spread evenly: turn number k of one with a share of n is due
-/// at (2k + 1) / 2n of the whole.
+/// The order of a weighted round robin with the turns of each endpoint spread evenly: turn k of an endpoint with n turns is due at (2k + 1)
+/// / 2n of the whole.
 fn schedule(weights: &[u64]) -> Vec<usize> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u64 = weights.iter().map(|weight| weight / divisor).sum();
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(order.iter().collect::<std::collections::HashSet<_>>().len(), weights.len(), "each has its turn");
     }
 
-    /// Makes attempts at whatever is picked, and judges as requests do.
+    /// Makes attempts at the picked endpoints, and checks for outliers as requests do.
     fn attempts(balancer: &Balancer, count: usize, outcome: impl Fn(&str) -> Outcome) -> std::collections::BTreeMap<String, usize> {
         let mut taken = std::collections::BTreeMap::new();
         for _ in 0..count {

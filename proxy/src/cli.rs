@@ -12,7 +12,7 @@ use crate::config::{AccessLog, Config};
 use crate::enrol::Certified;
 use crate::run::Running;
 
-/// A thin proxy that follows a Waypost controller and serves on without it.
+/// A thin proxy that follows a Waypost controller, and continues to serve without it.
 #[derive(Debug, Parser)]
 #[command(name = "waypost-proxy", version, about)]
 pub struct Flags {
@@ -22,13 +22,13 @@ pub struct Flags {
     /// Directory for the last good config and membership; created
     #[arg(long, value_name = "DIR", env = "WAYPOST_STATE")]
     pub state: PathBuf,
-    /// What serving needs.
+    /// The flags of serving.
     #[command(flatten)]
     pub serving: ServingFlags,
-    /// File with the token that lets this proxy join, once; or WAYPOST_JOIN has it
+    /// File with the token with which this proxy joins, once; or set WAYPOST_JOIN to the token
     #[arg(long, value_name = "FILE", env = "WAYPOST_JOIN_FILE")]
     pub join_file: Option<PathBuf>,
-    /// Certificates that this proxy does not get by joining.
+    /// Certificates from files, for a proxy that does not get them by joining.
     #[command(flatten)]
     pub tls: TlsFlags,
     /// Talk to controllers in clear text beyond loopback
@@ -39,10 +39,10 @@ pub struct Flags {
     pub config: Option<PathBuf>,
 }
 
-/// A certificate from files, PEM, instead of one from the cluster's own authority. They are read again when they change.
+/// A certificate from PEM files, instead of one from the cluster's own authority. The files are read again when they change.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TlsFlags {
-    /// File with our own certificate, and those that lead to its authority (PEM); read again when it changes
+    /// File with our own certificate and its intermediate certificates (PEM); read again when it changes
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], env = "WAYPOST_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
     /// File with its key (PEM)
@@ -54,13 +54,13 @@ pub struct TlsFlags {
 }
 
 impl TlsFlags {
-    /// Where the files are; nothing if none are given.
+    /// The paths of the files; `None` if none are given.
     pub fn files(self) -> Option<Files> {
         Some(Files { cert: self.tls_cert?, key: self.tls_key?, ca: self.tls_ca? })
     }
 }
 
-/// The token of `WAYPOST_JOIN`, or of the file that is named. The file may be gone: once joined, nobody needs it.
+/// The token of `WAYPOST_JOIN`, or of the named file. The file may be missing: a program that has joined does not need it.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -92,13 +92,13 @@ pub struct ServingFlags {
     /// Bind every listener on this address, with its own port
     #[arg(long, value_name = "IP", env = "WAYPOST_BIND")]
     pub bind: Option<IpAddr>,
-    /// Serve this address while no listener is written
+    /// Serve this address while there is no listener in the stores
     #[arg(long, value_name = "ADDR", env = "WAYPOST_LISTEN")]
     pub listen: Option<SocketAddr>,
     /// Add waypost-version: EPOCH.SEQUENCE to every response
     #[arg(long, env = "WAYPOST_VERSION_HEADER")]
     pub version_header: bool,
-    /// Add waypost-age: SECONDS to every response: since the stores were confirmed to say what is served
+    /// Add waypost-age: SECONDS to every response: the time since the stores confirmed the data that is served
     #[arg(long, env = "WAYPOST_AGE_HEADER")]
     pub age_header: bool,
     /// Write the access log (JSON lines) to this file, or - for standard output
@@ -107,16 +107,16 @@ pub struct ServingFlags {
     /// Bytes of a request's head; a larger one is refused with 431
     #[arg(long, value_name = "N", default_value_t = 81_920, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576), env = "WAYPOST_MAX_HEAD_BYTES")]
     pub max_head_bytes: u32,
-    /// Client connections; at the limit the oldest idle one goes [default: four fifths of the limit of open files, which is raised]
+    /// Client connections; at the limit the oldest idle one is closed [default: four fifths of the limit of open files, which is raised]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..), env = "WAYPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<u32>,
-    /// Idle connections to endpoints that are kept [default: 1024, more with threads × endpoints, within descriptors and memory]
+    /// Idle connections to endpoints [default: 1024, more with threads × endpoints, within descriptors and memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "WAYPOST_MAX_IDLE_CONNECTIONS")]
     pub max_idle_connections: Option<u32>,
-    /// After SIGTERM, go on accepting for this long while the readiness probe fails
+    /// After SIGTERM, continue to accept connections for this long while the readiness probe fails
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "WAYPOST_DRAIN_DELAY")]
     pub drain_delay: Duration,
-    /// After that, let requests under way take this long
+    /// After that, time that requests in progress may take
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, env = "WAYPOST_DRAIN_DEADLINE")]
     pub drain_deadline: Duration,
 }
@@ -128,15 +128,15 @@ fn label(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "write it as KEY=VALUE, such as tier=edge".to_owned())
 }
 
-/// Reads a duration as in the keys: `10s`, `250ms`.
+/// Parses a duration in the format of the keys: `10s`, `250ms`.
 ///
 /// # Errors
-/// What to write instead.
+/// Says what to write instead.
 pub fn duration(text: &str) -> Result<Duration, String> {
     waypost_model::duration::Duration::try_from(text.to_owned()).map(waypost_model::duration::Duration::get)
 }
 
-/// The host's name, as a name for what runs on it.
+/// The host's name, in a form that is valid as a proxy's name.
 pub fn host_name() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = text.trim().chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect();
@@ -147,7 +147,7 @@ impl ServingFlags {
     /// The settings of a proxy that follows `controllers`.
     ///
     /// # Errors
-    /// What cannot be used.
+    /// Describes a flag that cannot be used.
     pub fn into_config(self, controllers: Vec<url::Url>, state: PathBuf) -> Result<Config, String> {
         let name = self.name.unwrap_or_else(host_name);
         waypost_model::key::check_name("proxy", &name)?;
@@ -175,10 +175,10 @@ impl ServingFlags {
 }
 
 impl Flags {
-    /// The settings that the flags stand for.
+    /// The settings of the flags.
     ///
     /// # Errors
-    /// What cannot be used.
+    /// Describes a flag that cannot be used.
     pub fn into_config(self) -> Result<Config, String> {
         let insecure = self.insecure;
         let certified = match self.tls.files() {
@@ -189,7 +189,7 @@ impl Flags {
     }
 }
 
-/// Leaves in peace on SIGTERM or SIGINT, and at once on the second one.
+/// Shuts down gracefully on SIGTERM or SIGINT, and at once on the second one.
 pub fn stop_on_signal(running: &Running) {
     let stop = running.stopper();
     let spawned = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -209,7 +209,7 @@ pub fn stop_on_signal(running: &Running) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT. SIGHUP ends nothing: the access log is opened again by itself within a second.
+/// Waits for SIGTERM or SIGINT. SIGHUP is ignored: the access log is reopened within a second anyway.
 pub async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup())) {

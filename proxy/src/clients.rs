@@ -1,5 +1,5 @@
-//! The client connections that are open, and which of them goes when there are too many: descriptors run out long before memory,
-//! and without a reserve the admin surface, the controller's stream and connections to endpoints would go with them.
+//! The open client connections, and which of them are closed at the limit. Descriptors run out long before memory; without a reserve the
+//! admin surface, the controller's stream and connections to endpoints would fail as well.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,31 +12,31 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::table::ListenerConfig;
 
-/// Descriptors that are kept for everything but clients, whatever the limit.
+/// Descriptors that are reserved for everything but clients, whatever the limit.
 const RESERVE: usize = 64;
-/// At the limit, a hundredth of the connections is closed together: a search through all of them then serves many new ones.
+/// At the limit, one of this many connections is closed at once, so that one search through all of them makes room for many new ones.
 const SHED_SHARE: usize = 100;
-/// The proxy reports that it sheds connections until this long after the last one.
+/// Time after the last closed connection during which the proxy reports that it sheds connections.
 const TELL: Duration = Duration::from_secs(60);
 
-/// How many descriptors this process may have open: the soft limit is raised to the hard one.
+/// The number of descriptors that this process may open; raises the soft limit to the hard one.
 pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(1_024);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Client connections that leave a reserve: four fifths of all descriptors, and less where that leaves too few for the rest.
+/// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve for the rest.
 pub(crate) fn default_cap(descriptors: usize) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     (descriptors / 5 * 4).min(descriptors.saturating_sub(open + RESERVE)).max(8)
 }
 
-/// The requests of one connection, shared with the registry, which may close it.
+/// The requests of one connection. It is shared with the registry, which may close the connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// Requests under way.
+    /// Requests in progress.
     requests: AtomicUsize,
-    /// Milliseconds since the first connection at which the last one ended.
+    /// When the last request ended, in milliseconds since the first connection.
     idle_since: AtomicU64,
     began: Instant,
     /// Asks an idle connection to close.
@@ -44,7 +44,7 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// A request is under way until the guard is dropped.
+    /// Counts a request as in progress until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
@@ -54,13 +54,13 @@ impl Activity {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Since when it has nothing to do, if so.
+    /// The time since which the connection is idle; `None` if it is not.
     fn idle_since(&self) -> Option<u64> {
         (self.requests.load(Ordering::Relaxed) == 0).then(|| self.idle_since.load(Ordering::Relaxed))
     }
 }
 
-/// A request under way on a connection.
+/// A request in progress on a connection.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Activity>);
 
@@ -73,9 +73,9 @@ impl Drop for Busy {
 
 #[derive(Debug)]
 struct Entry {
-    /// Whose it is.
+    /// The client's network.
     network: IpAddr,
-    /// A trusted proxy's: many clients share it.
+    /// Whether the client is a trusted proxy, which many clients share.
     is_trusted: bool,
     activity: Arc<Activity>,
 }
@@ -87,7 +87,7 @@ struct Open {
     shed_at: Option<Instant>,
 }
 
-/// All client connections of the process.
+/// All open client connections of the process.
 #[derive(Debug)]
 pub(crate) struct Clients {
     cap: usize,
@@ -96,12 +96,12 @@ pub(crate) struct Clients {
     metrics: Arc<Metrics>,
 }
 
-/// A connection's place among all, given back when dropped.
+/// A connection's place in the limit; it is released when dropped.
 #[derive(Debug)]
 pub(crate) struct Admission {
     clients: Arc<Clients>,
     number: u64,
-    /// What the connection is doing.
+    /// The connection's requests.
     pub(crate) activity: Arc<Activity>,
 }
 
@@ -112,13 +112,13 @@ impl Drop for Admission {
 }
 
 impl Clients {
-    /// At most `cap` connections.
+    /// A registry with a limit of `cap` connections.
     pub(crate) fn new(cap: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { cap, began: Instant::now(), open: Mutex::default(), metrics })
     }
 
-    /// Lets a connection in. At the limit the oldest idle ones of the address with the most are closed for it; `None` if every
-    /// connection is in the middle of a request.
+    /// Admits a connection. At the limit it closes the oldest idle connections of the network that has most of them; `None` if every
+    /// connection has a request in progress.
     pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, listener: &ListenerConfig) -> Option<Admission> {
         let mut open = self.lock();
         if open.entries.len() >= self.cap {
@@ -141,7 +141,7 @@ impl Clients {
         Some(Admission { clients: self.clone(), number, activity })
     }
 
-    /// What to tell people while connections are shed.
+    /// A message for people, while connections are being shed.
     pub(crate) fn trouble(&self) -> Option<String> {
         let is_recent = self.lock().shed_at.is_some_and(|at| at.elapsed() < TELL);
         let told = || {
@@ -160,7 +160,7 @@ impl Clients {
 }
 
 impl Open {
-    /// Closes at most `count` idle connections of the address that has the most of them. Returns how many it closed.
+    /// Closes at most `count` idle connections of the network that has most of them. Returns the number.
     fn shed(&mut self, count: usize) -> usize {
         let mut by_network: HashMap<IpAddr, Vec<(u64, u64)>> = HashMap::new();
         for (number, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_trusted) {
@@ -180,7 +180,7 @@ impl Open {
     }
 }
 
-/// Of IPv6 the network that one customer has (a /64), of IPv4 the address.
+/// The network of a client: for IPv6 the /64 that one customer has, for IPv4 the address.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,

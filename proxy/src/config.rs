@@ -1,4 +1,4 @@
-//! Everything that a proxy is told at its start.
+//! All settings of a proxy.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use crate::enrol::Certified;
 
-/// Default of [`Config::max_head_bytes`]. Also the most that is read at once: a head and 64 KiB of body, which is what
-/// many servers write at once, come in one read. Buffers begin at 8 KiB and grow only while reads fill them.
+/// Default of [`Config::max_head_bytes`]. It also limits a single read: a head and 64 KiB of body, which many servers write at once, arrive
+/// in one read. Buffers start with 8 KiB and grow only while reads fill them.
 pub const DEFAULT_HEAD_BYTES: usize = 80 * 1024;
 
-/// A proxy's settings, checked before anything is bound.
+/// A proxy's settings, validated before anything is bound.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The controllers to follow, in the order of preference.
     pub controllers: Vec<url::Url>,
-    /// Where the last good config and membership are kept.
+    /// The directory for the last good config and membership.
     pub state: PathBuf,
-    /// The admin surface: probes, metrics, tail.
+    /// The address of the admin surface: probes, metrics, tail.
     pub admin: SocketAddr,
     /// The proxy's name; unique in its cluster.
     pub name: String,
@@ -26,43 +26,43 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Serving threads.
     pub threads: usize,
-    /// Binds every listener on this address instead of its own.
+    /// The address on which every listener is bound instead of its own.
     pub bind: Option<IpAddr>,
-    /// The listener to serve while none is written.
+    /// The address to serve while there is no listener.
     pub listen: Option<SocketAddr>,
     /// Adds `waypost-version` to every response.
     pub version_header: bool,
     /// Adds `waypost-age` to every response.
     pub age_header: bool,
-    /// Where to write the access log, if anywhere.
+    /// The target of the access log; `None` for no log.
     pub access_log: Option<AccessLog>,
     /// Bytes of a request's head; a larger one is refused with 431.
     pub max_head_bytes: usize,
-    /// Client connections of the process; if absent, as many as the limit of open files allows beside everything else.
+    /// Maximum client connections of the process; by default as many as the limit of open files allows.
     pub max_connections: Option<usize>,
-    /// Idle connections to endpoints of the process; if absent, a number that grows with the endpoints.
+    /// Maximum idle connections of the process to endpoints; by default a number that grows with the endpoints.
     pub max_idle_connections: Option<usize>,
-    /// How long to go on accepting after the readiness probe fails.
+    /// How long connections are still accepted after the readiness probe fails.
     pub drain_delay: Duration,
-    /// How long requests under way may take after that.
+    /// How long requests in progress may take after that.
     pub drain_deadline: Duration,
-    /// Talks to controllers in clear text beyond loopback.
+    /// Whether controllers may be reached in clear text beyond loopback.
     pub insecure: bool,
-    /// Where the certificate comes from that controllers with `https` want to see.
+    /// The source of this proxy's certificate, which controllers with `https` require.
     pub certified: Certified,
 }
 
-/// Where the access log goes.
+/// The target of the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessLog {
     /// Standard output.
     Stdout,
-    /// A file, opened again every second, so that it may be renamed away.
+    /// A file. It is reopened every second, so that it may be renamed.
     File(PathBuf),
 }
 
 impl Config {
-    /// A proxy of this name that follows `controllers`, with the defaults of production.
+    /// A proxy of this name that follows `controllers`, with the production defaults.
     pub fn new(name: impl Into<String>, controllers: Vec<url::Url>, state: PathBuf) -> Self {
         Self {
             controllers,
@@ -86,7 +86,7 @@ impl Config {
         }
     }
 
-    /// Every controller that would be talked to in clear text over a network, which needs `--insecure`.
+    /// All controllers that would be reached in clear text over a network, which requires `--insecure`.
     pub fn clear_text_controllers(&self) -> Vec<String> {
         let loopback = |url: &url::Url| match url.host() {
             Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

@@ -1,4 +1,4 @@
-//! What is known of an endpoint on this proxy, across snapshots and cores.
+//! The state of endpoints on this proxy, across snapshots and cores.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,35 +10,35 @@ use waypost_model::value::Address;
 
 use crate::outlier::{Detector, Outcome};
 
-/// How long an endpoint that refused a connection is left alone while there are others.
+/// How long an endpoint that refused a connection is avoided while there are others.
 const AVOID: Duration = Duration::from_secs(1);
 
-/// One address that connections can go to.
+/// A resolved address that connections can go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The address.
     pub socket: SocketAddr,
-    /// The same as text, under which idle connections are kept.
+    /// The address as text, which is the key of its idle connections.
     pub text: Arc<str>,
 }
 
 impl Peer {
-    /// An address.
+    /// The address with its text.
     pub fn new(socket: SocketAddr) -> Self {
         Self { socket, text: socket.to_string().into() }
     }
 }
 
-/// Live state of one address of one backend; shared by all cores, kept over swaps.
+/// The state of one address of one backend. All cores share it, and it survives table swaps.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct EndpointState {
     in_flight: AtomicU64,
-    /// Where connections go, of an endpoint that is a name and was resolved.
+    /// The resolved addresses of an endpoint with a host name; `None` before it is resolved.
     peers: Mutex<Option<Arc<[Peer]>>>,
-    /// Milliseconds since `born` until which it is left alone.
+    /// The end of the time in which it is avoided, in milliseconds since `born`.
     avoid_until: AtomicU64,
-    /// A suspect that refused a connection.
+    /// Whether it refused a connection while it was suspect.
     ejected: AtomicBool,
     detector: Detector,
     born: Instant,
@@ -58,43 +58,43 @@ impl Default for EndpointState {
 }
 
 impl EndpointState {
-    /// Requests under way on this proxy.
+    /// Requests in progress on this proxy.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// An attempt begins: it is counted until it is dropped, however it ends.
+    /// Begins an attempt, which counts as in flight until it is dropped, however it ends.
     pub fn begin(self: &Arc<Self>) -> Attempt {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Attempt { state: self.clone(), began: Instant::now(), ended: false, is_trial: self.detector.begin_trial() }
     }
 
-    /// What the outcomes of its attempts say.
+    /// The outlier detection of its attempts.
     pub const fn detector(&self) -> &Detector {
         &self.detector
     }
 
-    /// Whether it was ejected, and no trial is due.
+    /// Whether it is ejected, and no trial is due.
     pub fn is_out(&self) -> bool {
         self.detector.is_out(|| self.age())
     }
 
-    /// What a request more costs at it, in proportion to others: requests under way, and how the last ones ended.
+    /// The relative cost of another request: requests in flight, weighted by the recent outcomes.
     pub fn cost(&self) -> u64 {
         (self.in_flight() + 1) * self.detector.cost_factor(|| self.age())
     }
 
-    /// Takes it out. Returns for how long.
+    /// Ejects it. Returns the duration.
     pub fn eject_for_outcomes(&self, for_errors: bool) -> Duration {
         self.detector.eject(for_errors, self.age())
     }
 
-    /// Clients give up on it: it is left alone for a while.
+    /// Avoids it for a while, because clients give up on it.
     pub fn leave_alone(&self) {
         self.detector.leave_alone(self.age());
     }
 
-    /// The endpoint's name has these addresses from now on.
+    /// Sets the addresses that the endpoint's host name resolved to.
     pub fn resolved(&self, peers: &[Peer]) {
         let mut known = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_deref() != Some(peers) {
@@ -102,38 +102,38 @@ impl EndpointState {
         }
     }
 
-    /// The addresses of the endpoint's name, once it was resolved.
+    /// The addresses that the endpoint's host name resolved to; `None` before.
     pub fn peers(&self) -> Option<Arc<[Peer]>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A connection could not be made.
+    /// A connection could not be opened.
     pub fn refused(&self) {
         self.avoid_until.store(self.age() + u64::try_from(AVOID.as_millis()).unwrap_or_default(), Ordering::Relaxed);
     }
 
-    /// A connection was made.
+    /// A connection was opened.
     pub fn connected(&self) {
         self.avoid_until.store(0, Ordering::Relaxed);
     }
 
-    /// Whether it refused a connection a moment ago, or clients gave up on it.
+    /// Whether it just refused a connection, or clients gave up on it.
     pub fn avoided(&self) -> bool {
         let until = self.avoid_until.load(Ordering::Relaxed).max(self.detector.slow_until());
         until != 0 && self.age() < until
     }
 
-    /// It is out for as long as it is suspect.
+    /// Takes a suspect that refused a connection out, for as long as it is suspect.
     pub fn eject(&self) {
         self.ejected.store(true, Ordering::Relaxed);
     }
 
-    /// It is no suspect any more.
+    /// Clears that, because it is not suspect any more.
     pub fn trusted(&self) {
         self.ejected.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it is out.
+    /// Whether it refused a connection while it was suspect.
     pub fn ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed)
     }
@@ -143,8 +143,8 @@ impl EndpointState {
     }
 }
 
-/// One try of a request at one endpoint, and the only way in which its outcome is told. One that is dropped without an outcome was
-/// left by its client, which says only that it would have taken longer.
+/// One try of a request at one endpoint, and the only way to record its outcome. An attempt that is dropped without an outcome was
+/// cancelled by its client; that shows only that the response would have taken longer.
 #[derive(Debug)]
 pub struct Attempt {
     state: Arc<EndpointState>,
@@ -154,15 +154,14 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The attempt ended like this. Returns whether that may be a reason to eject the endpoint. What comes after a response's head
-    /// says nothing more.
+    /// Records the outcome. Returns whether that may be a reason to eject the endpoint. Events after a response's head do not count.
     pub fn end(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         let was_trial = std::mem::take(&mut self.is_trial);
         self.state.detector.record(outcome, self.began.elapsed(), was_trial, self.state.age())
     }
 
-    /// The attempt ended for a reason that is not the endpoint's.
+    /// Ends the attempt without an outcome, because the endpoint was not the reason.
     pub fn end_without_outcome(&mut self) {
         self.ended = true;
     }
@@ -180,7 +179,7 @@ impl Drop for Attempt {
     }
 }
 
-/// All states by (backend, address), so that a new table finds what the old one counted.
+/// The states of all endpoints by backend and address, so that a new table uses the counters of the old one.
 #[derive(Debug, Default)]
 pub struct States {
     known: HashMap<(String, Address), Weak<EndpointState>>,
@@ -198,7 +197,7 @@ impl States {
         })
     }
 
-    /// The counter of a backend whose endpoints take turns.
+    /// The turn counter of a backend with round robin.
     pub fn turn(&mut self, backend: &str) -> Arc<AtomicU64> {
         let slot = self.turns.entry(backend.to_owned()).or_default();
         slot.upgrade().unwrap_or_else(|| {
@@ -208,7 +207,7 @@ impl States {
         })
     }
 
-    /// Forgets what nobody holds any more.
+    /// Removes the states that no table uses any more.
     pub fn sweep(&mut self) {
         self.known.retain(|_, state| state.strong_count() > 0);
         self.turns.retain(|_, turn| turn.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! This proxy's certificate: got once with a token, renewed before it runs out, or read from files that somebody else renews.
+//! This proxy's certificate: obtained once with a token and renewed before it expires, or read from files that another program renews.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,26 +10,26 @@ use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest
 
 use crate::link::Link;
 
-/// An answer takes at most this long.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Files are looked at this often.
+/// Interval of the checks whether the files have changed.
 const LOOK: Duration = Duration::from_secs(2);
-/// A renewal that failed is tried again after this time.
+/// Pause before a failed renewal is repeated.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Where this proxy's certificate comes from.
+/// The source of this proxy's certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Certified {
-    /// From a controller, with a token; kept in the state directory.
+    /// A controller issues it for a token; it is stored in the state directory.
     Joining {
         /// The token; not needed once there is a certificate.
         token: Option<String>,
     },
-    /// From files, which are read again when they change.
+    /// PEM files, which are read again when they change.
     Files(Files),
 }
 
-/// Secrets do not belong into logs.
+/// Secrets must not appear in logs.
 impl std::fmt::Debug for Certified {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -50,9 +50,9 @@ pub(crate) struct Enrolment {
 
 #[derive(Debug, Clone)]
 enum Used {
-    /// Ours to renew.
+    /// A certificate that this proxy renews.
     Own(Keyring, Own),
-    /// Others renew it.
+    /// A certificate that another program renews.
     Files(FromFiles),
 }
 
@@ -78,7 +78,7 @@ impl Enrolment {
         Self { name, certified, folder, now: Mutex::new(None) }
     }
 
-    /// Connects to a controller; to one with `https` with our certificate, which is got first if there is none.
+    /// Connects to a controller. For `https` it uses this proxy's certificate, which it obtains first if there is none.
     pub(crate) async fn connect(&self, url: &url::Url) -> Result<Link, String> {
         if url.scheme() != "https" {
             return Link::open(url, None).await;
@@ -99,7 +99,7 @@ impl Enrolment {
         used
     }
 
-    /// Takes what is on disk, or joins.
+    /// Loads the certificate from disk, or joins.
     async fn begin(&self, url: &url::Url) -> Result<Used, String> {
         let token = match &self.certified {
             Certified::Joining { token } => token,
@@ -112,7 +112,7 @@ impl Enrolment {
             tracing::error!("{error}; joining anew");
             None
         });
-        // A token is newer than a certificate of another name or authority.
+        // The token is newer than a certificate of another name or authority.
         let fits = |own: &Own| token.as_ref().is_none_or(|token| self.fits(own, token));
         match (kept.filter(|own| !own.is_over(date()) && fits(own)), token) {
             (Some(own), _) => self.take(own),
@@ -124,7 +124,7 @@ impl Enrolment {
         }
     }
 
-    /// Whether a certificate is of this name, and of the authority that the token names.
+    /// Whether a certificate is of this name, and of the authority in the token.
     fn fits(&self, own: &Own, token: &str) -> bool {
         let authority = match Claims::peek(token) {
             Ok(Claims::Join { authority, .. }) => Some(authority),
@@ -167,7 +167,7 @@ impl Enrolment {
         self.take(own)
     }
 
-    /// A certificate came for `key`: it is kept.
+    /// Validates and stores the certificate that was issued for `key`.
     fn got(&self, answer: &[u8], key: &KeyPair) -> Result<Own, String> {
         let Certificate { chain, authority, from, until, .. } = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
         let own = Own::new(key, Issued { chain, authority, from, until });
@@ -180,13 +180,13 @@ impl Enrolment {
         Ok(own)
     }
 
-    /// Keeps the certificate good until dropped; `controllers` can be asked for the next one.
+    /// Renews the certificate until dropped, through one of `controllers`.
     pub(crate) async fn renew(self: Arc<Self>, controllers: Vec<url::Url>) {
         loop {
             let wait = match self.used() {
                 Some(Used::Own(keyring, own)) => match own.renew_in(date()) {
                     Duration::ZERO => self.renew_now(&controllers, &keyring).await,
-                    // The clock may jump.
+                    // The clock may jump, so the wait is limited.
                     left => left.min(RETRY),
                 },
                 Some(Used::Files(files)) => {
@@ -199,7 +199,7 @@ impl Enrolment {
         }
     }
 
-    /// Gets the next certificate of whichever controller answers; returns how long to wait.
+    /// Requests the next certificate from the first controller that answers; returns the pause before the next call.
     async fn renew_now(&self, controllers: &[url::Url], keyring: &Keyring) -> Duration {
         let mut told = String::new();
         for url in controllers.iter().filter(|url| url.scheme() == "https") {
@@ -226,7 +226,7 @@ impl Enrolment {
         Ok(())
     }
 
-    /// Uses what is new in the files.
+    /// Reloads the files if they changed.
     fn look(&self, mut files: FromFiles) {
         match files.look() {
             Ok(false) => {}

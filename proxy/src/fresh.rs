@@ -1,13 +1,13 @@
-//! How fresh what is served is, as far as the controllers say.
+//! The freshness of the data that is served, as reported by the controllers.
 
 use std::time::{Duration, Instant};
 
 use waypost_wire::Heartbeat;
 
-/// What was heard last.
+/// The last reported freshness.
 #[derive(Debug, Clone)]
 pub(crate) struct Fresh {
-    /// When somebody led last, as far as is known; the start before anybody was heard.
+    /// When a leader was last active, as far as is known; the start of the proxy before any report.
     pub(crate) led: Instant,
     /// The stores.
     pub(crate) sources: Vec<Source>,
@@ -31,7 +31,7 @@ impl Default for Fresh {
 }
 
 impl Fresh {
-    /// A controller said this just now.
+    /// Records the heartbeat of a controller.
     pub(crate) fn hear(&mut self, heartbeat: Heartbeat) {
         let now = Instant::now();
         let before = |millis: u64| now.checked_sub(Duration::from_millis(millis));
@@ -40,7 +40,7 @@ impl Fresh {
         self.sources = heartbeat.sources.into_iter().map(source).collect();
     }
 
-    /// How long ago the store was confirmed that was confirmed longest ago; `None` if one never was, or none is known.
+    /// The longest time since the confirmation of a store; `None` if one was never confirmed, or no store is known.
     pub(crate) fn age(&self) -> Option<Duration> {
         let oldest = self.sources.iter().map(|source| source.confirmed).min()??;
         Some(oldest.elapsed())

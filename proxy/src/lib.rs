@@ -1,4 +1,4 @@
-//! The thin proxy: it follows a controller, keeps what it last heard on disk, and serves.
+//! The thin proxy: it follows a controller, stores the published state on disk, and serves requests.
 //!
 //! ```text
 //! subscribe ─▶ apply: check ▶ disk marker ▶ build table ─▶ active (the one ArcSwap) ─▶ http on every core
@@ -6,7 +6,7 @@
 //!     └──────────── report ◀── what was applied, what could not be, what was probed
 //! ```
 //!
-//! Parsing and building never run on a serving thread; a request takes one table and keeps it for its life.
+//! Parsing and building never run on a serving thread; a request uses one table until its end.
 
 pub mod active;
 pub mod admin;
@@ -41,5 +41,5 @@ pub use config::Config;
 pub use enrol::Certified;
 pub use run::{RunError, Running, start};
 
-/// The release, as it is shown.
+/// The release, for display.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

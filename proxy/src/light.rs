@@ -1,4 +1,4 @@
-//! A proxy without listeners: it follows, checks and reports with the same code, and serves nothing. For measuring control
+//! A proxy without listeners: it follows, verifies and reports with the same code as a proxy, and serves nothing. It measures control
 //! planes with more proxies than one machine could run.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::link::{Link, post};
 use crate::metrics::Metrics;
 use crate::subscribe::Subscriber;
 
-/// A follower; it ends when it is dropped.
+/// A proxy without listeners; it ends when it is dropped.
 #[derive(Debug)]
 pub struct Light {
     arrivals: watch::Receiver<Option<Arrived>>,
@@ -47,7 +47,7 @@ impl Light {
         Self { arrivals: arrived, tasks: vec![tokio::spawn(subscriber.run()), reporting] }
     }
 
-    /// What arrived last.
+    /// The last received state.
     pub fn arrivals(&self) -> watch::Receiver<Option<Arrived>> {
         self.arrivals.clone()
     }
@@ -59,7 +59,7 @@ impl Drop for Light {
     }
 }
 
-/// Says after every change, and every few seconds, that it is served.
+/// Reports after every change, and every few seconds, that the state is served.
 async fn report(name: String, run_id: String, mut arrived: watch::Receiver<Option<Arrived>>, mut links: watch::Receiver<Option<Link>>) {
     let path = format!("/v1/proxies/{name}/report");
     let pause = std::time::Duration::from_secs(waypost_wire::REPORT_SECONDS);
@@ -78,7 +78,7 @@ async fn report(name: String, run_id: String, mut arrived: watch::Receiver<Optio
             && let Ok(request) = post(&link.url, &path, body)
             && let Ok(response) = link.sender.send_request(request).await
         {
-            // Its content does not matter, but the stream is to end.
+            // The body is ignored, but it is read so that the stream ends.
             drop(response.into_body().collect().await);
         }
         tokio::select! {

@@ -19,22 +19,22 @@ use tokio_rustls::TlsConnector;
 use waypost_trust::cause;
 use waypost_wire::{HEARTBEAT_SECONDS, SILENCE_SECONDS};
 
-/// Without a line for this long the controller is gone.
+/// Time without a line after which the controller counts as lost.
 pub(crate) const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
-/// A connection is there after this time, or not at all.
+/// Time limit of connecting.
 pub(crate) const CONNECT: Duration = Duration::from_secs(2);
 
-/// The sending side of the connection to a controller, and where it goes.
+/// The sending side of a connection to a controller, with the controller's URL.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     /// The controller.
     pub(crate) url: url::Url,
-    /// Takes requests.
+    /// Sends requests.
     pub(crate) sender: http2::SendRequest<Full<Bytes>>,
 }
 
 impl Link {
-    /// Connects, over TLS if there is a way for that.
+    /// Connects, over TLS if `tls` has settings for it.
     pub(crate) async fn open(url: &url::Url, tls: Option<Arc<ClientConfig>>) -> Result<Self, String> {
         let host = url.host_str().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(7400);
@@ -61,7 +61,7 @@ impl Link {
         Ok(Self { url: url.clone(), sender })
     }
 
-    /// Posts JSON; returns what a good answer has in it.
+    /// Posts JSON; returns the body of a successful answer.
     pub(crate) async fn ask(&mut self, path: &str, body: Vec<u8>, patience: Duration) -> Result<Bytes, String> {
         let request = post(&self.url, path, body).map_err(|error| error.to_string())?;
         let asked = async {
@@ -74,36 +74,36 @@ impl Link {
     }
 }
 
-/// The lines of an endless answer, each of which comes in time.
+/// The lines of an endless answer, with a time limit for each.
 #[derive(Debug)]
 pub(crate) struct Lines {
     body: Incoming,
     buffer: BytesMut,
-    /// Whether anything has come.
+    /// Whether any data was received.
     pub(crate) heard: bool,
 }
 
-/// Why there are no more lines.
+/// Why a stream of lines ended.
 #[derive(Debug, Error)]
 pub(crate) enum Ended {
-    /// Nothing came for too long.
+    /// No data for too long.
     #[error("it went silent")]
     Silent,
-    /// The other side, or the connection, has gone.
+    /// The peer closed the stream, or the connection broke.
     #[error("it closed the stream")]
     Closed,
-    /// A line is longer than any that is sent.
+    /// A line is longer than the limit.
     #[error("a line has more than {0} bytes")]
     TooLong(usize),
 }
 
 impl Lines {
-    /// Those of an answer.
+    /// The lines of a response body.
     pub(crate) fn of(body: Incoming) -> Self {
         Self { body, buffer: BytesMut::new(), heard: false }
     }
 
-    /// The next line, which has at most `longest` bytes.
+    /// The next line, of at most `longest` bytes.
     pub(crate) async fn next(&mut self, longest: usize) -> Result<BytesMut, Ended> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
@@ -127,7 +127,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
     format!("{status}: {}", String::from_utf8_lossy(body).trim())
 }
 
-/// A POST of JSON to a controller.
+/// A POST request with JSON for a controller.
 pub(crate) fn post(url: &url::Url, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, http::Error> {
     let uri = format!("{}://{}{path}", url.scheme(), url.authority());
     Request::builder().method(Method::POST).uri(uri).header("content-type", "application/json").body(Full::from(body))

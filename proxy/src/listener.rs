@@ -1,5 +1,5 @@
-//! Listeners: bound, accepted from and closed as the table says, one by one. A listener that cannot be bound hurts
-//! only itself and is tried again.
+//! Listeners: binds, accepts and closes them as the table says, each independently. A listener that cannot be bound affects no other, and
+//! is tried again.
 
 mod owner;
 
@@ -22,24 +22,23 @@ use crate::clients::Clients;
 use crate::table::ListenerConfig;
 use crate::worker::{Accepted, Workers};
 
-/// Connections that the kernel keeps for us.
+/// Connections that the kernel queues for a listener.
 const BACKLOG: i32 = 4_096;
-/// Connections under way when a listener closes have this long to arrive.
+/// Time for connections in progress to arrive after a listener stops.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
-/// Who has an address that is taken is looked up once in this time.
+/// Minimum interval between lookups of the process that has a taken address.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Bound {
     config: Arc<ListenerConfig>,
-    /// The listener that the socket's new connections belong to: a socket outlives a change of everything but its
-    /// address.
+    /// The listener of the socket's new connections: a socket survives every change of its listener except one of the address.
     current: watch::Sender<Arc<ListenerConfig>>,
-    /// The listening socket itself, to let another one take its port over.
+    /// The listening socket, so that another one can take its port over.
     socket: TcpListener,
     /// Stops accepting.
     stop: CancellationToken,
-    /// Ends the listener's connections in peace.
+    /// Ends the listener's connections gracefully.
     end: CancellationToken,
 }
 
@@ -56,9 +55,9 @@ pub(crate) struct Listeners {
 struct Inner {
     bound: HashMap<Arc<str>, Bound>,
     failed: HashMap<Arc<str>, Failed>,
-    /// Names of listeners that were served, or were there from the start: without one of them the proxy is not ready.
+    /// Names of listeners that were served, or were in the first table: the proxy is not ready if one of them is missing.
     expected: HashSet<Arc<str>>,
-    /// Whether the first table was seen.
+    /// Whether the first table was received.
     begun: bool,
     closed: bool,
 }
@@ -72,14 +71,14 @@ struct Failed {
 }
 
 impl Listeners {
-    /// No listeners yet; they will accept on `runtime`.
+    /// Creates an empty set of listeners, which accept on `runtime`.
     pub(crate) fn new(workers: Workers, clients: Arc<Clients>, runtime: tokio::runtime::Handle) -> Self {
         Self { workers, clients, runtime, inner: Mutex::default() }
     }
 
-    /// Makes the bound listeners those of `wanted`. A socket whose address is still wanted goes on, whatever its
-    /// listener is called now; a new one is bound before the old one closes, and if it cannot be, the old one stays.
-    /// Returns what could not be bound.
+    /// Makes the bound listeners equal to `wanted`. A socket whose address is still wanted stays, even if its listener has another name
+    /// now. A new socket is bound before the old one closes; if that fails, the old one stays. Returns the listeners that could not be
+    /// bound.
     pub(crate) fn reconcile(&self, wanted: &HashMap<Arc<str>, Arc<ListenerConfig>>) -> Vec<(Arc<str>, String)> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.closed {
@@ -89,7 +88,7 @@ impl Listeners {
         let known = std::mem::take(&mut inner.failed);
         let mut sorted: Vec<_> = wanted.values().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
-        // A socket stays with its listener, then goes to one that has its address under another name.
+        // A socket stays with its listener; otherwise it passes to a listener of another name with the same address.
         let keeps = |config: &&&Arc<ListenerConfig>| before.get(&config.address).is_some_and(|bound| bound.config.name == config.name);
         let (kept, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|config| keeps(&config));
         let mut moved = Vec::new();
@@ -103,7 +102,7 @@ impl Listeners {
             match self.bind(config, &inner, &before, known.get(&config.name)) {
                 Ok(bound) => drop(inner.bound.insert(config.name.clone(), bound)),
                 Err(failed) => {
-                    // What it was bound to before is better than nothing.
+                    // The socket of the previous address stays, which is better than none.
                     let old = before.values().find(|bound| bound.config.name == config.name).map(|bound| bound.config.address);
                     if let Some(old) = old.and_then(|address| before.remove(&address)) {
                         inner.bound.insert(config.name.clone(), old);
@@ -120,7 +119,7 @@ impl Listeners {
         inner.failed.iter().map(|(name, failed)| (name.clone(), failed.reason.clone())).collect()
     }
 
-    /// Binds a listener; those of `closing` are about to close, and let their ports be taken over.
+    /// Binds a listener. The sockets in `closing` are about to close, and let their ports be taken over.
     fn bind(&self, config: &Arc<ListenerConfig>, inner: &Inner, closing: &HashMap<SocketAddr, Bound>, known: Option<&Failed>) -> Result<Bound, Failed> {
         let address = config.address;
         let failed = |reason: String| Failed { address, reason, at: Instant::now() };
@@ -132,7 +131,7 @@ impl Listeners {
         let socket = match bind_beside(address, &leaving) {
             Ok(socket) => socket,
             Err(error) => {
-                // Binding is tried four times a second; the owner of the address is looked up less often.
+                // Binding is tried four times a second; the process that has the address is looked up less often.
                 let same = known.filter(|known| known.address == address && error.kind() == io::ErrorKind::AddrInUse && known.at.elapsed() < LOOK_UP);
                 return Err(same.cloned().unwrap_or_else(|| failed(explain(address, &error))));
             }
@@ -146,10 +145,10 @@ impl Listeners {
         Ok(Bound { config: config.clone(), current, socket, stop, end })
     }
 
-    /// What became of each wanted listener.
+    /// The state of each wanted listener.
     pub(crate) fn states(&self) -> Vec<ListenerState> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that could not move is served where it was.
+        // A listener that could not move to its new address is still served at the old one.
         let bound = inner.bound.iter().map(|(name, bound)| ListenerState { name: name.to_string(), address: bound.config.address.to_string(), bound: true });
         let failed = inner.failed.keys().filter(|name| !inner.bound.contains_key(*name));
         let failed = failed.map(|name| ListenerState { name: name.to_string(), address: String::new(), bound: false });
@@ -158,19 +157,19 @@ impl Listeners {
         all
     }
 
-    /// Whether everything is bound that was served before, or was there from the start. A listener that came later and cannot be
-    /// bound is its key's verdict: the proxy serves no less than before.
+    /// Whether every listener is bound that was served before, or was in the first table. A listener that was added later and cannot be
+    /// bound makes its entry's verdict negative, not the proxy unready: it serves no less than before.
     pub(crate) fn serves_what_it_did(&self) -> bool {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.expected.iter().all(|name| inner.bound.contains_key(name))
     }
 
-    /// The client connections that they let in.
+    /// The open client connections.
     pub(crate) fn clients(&self) -> &Clients {
         &self.clients
     }
 
-    /// Stops accepting everywhere, for good.
+    /// Stops accepting on all listeners, finally.
     pub(crate) fn close_all(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.closed = true;
@@ -182,7 +181,7 @@ impl Listeners {
 }
 
 impl Inner {
-    /// Takes note of what is served from now on, or was wanted at the start.
+    /// Adds the listeners that are served now, or were wanted at the start, to the expected ones.
     fn expect(&mut self, wanted: &HashMap<Arc<str>, Arc<ListenerConfig>>) {
         self.expected.retain(|name| wanted.contains_key(name));
         if !std::mem::replace(&mut self.begun, true) {
@@ -192,7 +191,7 @@ impl Inner {
     }
 }
 
-/// Binds an address whose port others of ours still have, which are about to close: nobody is turned away in between.
+/// Binds an address whose port is still bound by sockets that are about to close, so that no connection is refused in between.
 fn bind_beside(address: SocketAddr, leaving: &[&Bound]) -> io::Result<TcpListener> {
     if leaving.is_empty() {
         return bind(address, false);
@@ -201,13 +200,13 @@ fn bind_beside(address: SocketAddr, leaving: &[&Bound]) -> io::Result<TcpListene
         SockRef::from(&bound.socket).set_reuse_port(true)?;
     }
     let socket = bind(address, true)?;
-    // From now on nobody else shares it.
+    // From now on no other socket may share the port.
     SockRef::from(&socket).set_reuse_port(false)?;
     Ok(socket)
 }
 
 impl Bound {
-    /// The same socket for a listener that may have another name or other settings.
+    /// The same socket for a listener with another name or other settings.
     fn renamed(self, config: &Arc<ListenerConfig>) -> Self {
         if !Arc::ptr_eq(&self.config, config) {
             self.current.send_replace(config.clone());
@@ -224,7 +223,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
-    // Connections inherit both.
+    // Accepted connections inherit both options.
     socket.set_tcp_nodelay(true)?;
     keep_alive(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
@@ -232,7 +231,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A peer that has vanished without a word is found out within two minutes.
+/// Enables keep-alive probes, which detect a vanished peer within two minutes.
 pub(crate) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     let probes = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
     socket.set_tcp_keepalive(&probes)
@@ -272,8 +271,8 @@ impl Acceptor {
                 accepted = listener.accept() => self.take(accepted).await,
             }
         }
-        // New connections are no longer begun, those that were are still served, then the socket goes: nobody who
-        // was let in is turned away.
+        // New connections are not accepted any more. Those that were begun before are still served, then the socket closes, so that no
+        // admitted client is refused.
         if let Err(error) = refuse_new(&listener) {
             tracing::debug!(%error, "a listener closes without a filter");
         }
@@ -288,13 +287,13 @@ impl Acceptor {
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => {
                 let listener = self.current.borrow().clone();
-                // Without a place it is closed: the client sees that at once, and may try another proxy.
+                // At the limit the connection is closed: the client sees that at once, and may try another proxy.
                 let Some(admission) = self.clients.admit(peer, &listener) else { return };
                 self.workers.hand_over(Accepted { stream, peer, listener, end: self.end.clone(), admission }).await;
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                // Out of file descriptors, most likely: let some go before trying again.
+                // Most likely the process has no file descriptors left: wait until some are released.
                 tracing::warn!(%error, listener = &*self.current.borrow().name, "a connection could not be accepted; raise the limit of open files");
                 sleep(Duration::from_millis(50)).await;
             }
@@ -302,8 +301,8 @@ impl Acceptor {
     }
 }
 
-/// Lets no new connection begin on a listening socket: its SYN is dropped, whereas the last packet of a handshake
-/// under way passes. The client tries again and meets a closed port, not a reset connection.
+/// Makes the kernel drop the SYN of new connections, but not the last packet of a handshake in progress. The client repeats its SYN and
+/// finds a closed port, instead of a reset connection.
 fn refuse_new(listener: &tokio::net::TcpListener) -> io::Result<()> {
     const SYN: u32 = 0x02;
     const SYN_OR_ACK: u32 = 0x12;

@@ -1,4 +1,4 @@
-//! What a proxy counts. Labels are bounded: no series grows with routes or endpoints.
+//! The metrics of a proxy. Labels are bounded: no series grows with routes or endpoints.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,25 +33,25 @@ pub struct Metrics {
     registry: Registry,
     responses: Vec<Counter>,
     core_connections: Family<Core, Gauge<i64, AtomicI64>>,
-    /// Client connections that are open.
+    /// Open client connections.
     pub connections: Gauge<i64, AtomicI64>,
-    /// What became of client connections where there were too many.
+    /// Client connections that were shed or refused at the limit.
     pub crowded: Crowded,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: Gauge<i64, AtomicI64>,
-    /// Retries under way, which the budget bounds.
+    /// Retries in progress, which the budget limits.
     pub retrying: AtomicU64,
     /// Requests that were tried again.
     pub retries: Counter,
     /// Retries that the budget did not allow.
     pub retries_denied: Counter,
-    /// Endpoints that were taken out because of the outcomes of their attempts.
+    /// Endpoints that were ejected because of the outcomes of their attempts.
     pub ejections: Counter,
-    /// Requests for an upgrade that their rule does not allow; they went on without it.
+    /// Requests for an upgrade that their rule does not allow; they continued without it.
     pub upgrades_dropped: Counter,
-    /// Connections to endpoints that could not be made.
+    /// Connections to endpoints that could not be opened.
     pub connect_errors: Counter,
-    /// Connections to endpoints that were made.
+    /// Connections to endpoints that were opened.
     pub connects: Counter,
     /// Tables that were swapped in.
     pub swaps: Counter,
@@ -59,9 +59,9 @@ pub struct Metrics {
     pub swap_seconds: Histogram,
     /// Publications that were refused as a whole.
     pub refused: Counter,
-    /// How often what is held was not what was published any more.
+    /// How often the received state no longer matched the publication.
     pub drift: Counter,
-    /// Objects that could not be put to use.
+    /// Objects that could not be used.
     pub object_problems: Gauge<i64, AtomicI64>,
     /// Epoch of the version that is served.
     pub epoch: Gauge<i64, AtomicI64>,
@@ -69,24 +69,24 @@ pub struct Metrics {
     pub sequence: Gauge<i64, AtomicI64>,
     /// 1 while the watch stream to a controller is alive.
     pub controller_connected: Gauge<i64, AtomicI64>,
-    /// When a controller was last heard, as a UNIX time.
+    /// UNIX time of the last contact with a controller.
     pub confirmed: Gauge<i64, AtomicI64>,
     source_age: Gauge<f64, AtomicU64>,
     /// Endpoints that this proxy probes.
     pub probing: Gauge<i64, AtomicI64>,
-    /// 1 while it probes all of them for itself.
+    /// 1 while this proxy probes all endpoints for itself.
     pub probing_alone: Gauge<i64, AtomicI64>,
     probes: Family<Outcome, Counter>,
-    /// Lines of the access log that were dropped because the disk was slower.
+    /// Lines of the access log that were dropped because the disk was too slow.
     pub log_dropped: Counter,
 }
 
-/// Client connections beyond the limit.
+/// Client connections at the limit.
 #[derive(Debug, Default)]
 pub struct Crowded {
-    /// Idle ones that were closed to let others in.
+    /// Idle connections that were closed to admit others.
     pub shed: Counter,
-    /// Those that were closed at once because all others were busy.
+    /// Connections that were closed at once because all others were busy.
     pub refused: Counter,
 }
 
@@ -177,12 +177,12 @@ impl Metrics {
         self.probes.get_or_create(&Outcome { outcome: if good { "good" } else { "failed" } }).inc();
     }
 
-    /// Responses since the start.
+    /// The number of responses since the start.
     pub fn responses(&self) -> u64 {
         self.responses.iter().map(Counter::get).sum()
     }
 
-    /// Takes a place in the retry budget: a fifth of the requests under way, at least three.
+    /// Takes a place in the retry budget: a fifth of the requests in progress, at least three.
     pub fn retry(&self) -> Option<RetryGuard<'_>> {
         let under_way = u64::try_from(self.in_flight.get()).unwrap_or_default();
         let allowed = (under_way / 5).max(3);
@@ -195,7 +195,7 @@ impl Metrics {
         None
     }
 
-    /// Everything in the text format of Prometheus; `loads` are the client connections of each core, `age` is since the stores
+    /// All metrics in the text format of Prometheus. `loads` are the client connections of each core, `age` is the time since the stores
     /// were confirmed.
     pub fn render(&self, loads: &[usize], age: Option<Duration>) -> String {
         self.source_age.set(age.map_or(-1.0, |age| age.as_secs_f64()));

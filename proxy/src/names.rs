@@ -1,5 +1,5 @@
-//! Endpoints that are written as names: resolved beside the requests, and again when the answer's time is over, so that a
-//! changed record is followed whatever the load.
+//! Resolves endpoints with host names, independently of requests, and again when an answer expires, so that a changed record is followed at
+//! any load.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::endpoint::{EndpointState, Peer};
 
-/// An answer is taken as good for at least and at most this long, whatever its TTL.
+/// Minimum and maximum lifetime of an answer, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(300);
-/// A name that cannot be resolved is tried again after this, and later and later; what it was keeps serving.
+/// Pause before a failed lookup is repeated; it doubles with each failure. The last addresses stay in use.
 const RETRY: Duration = Duration::from_secs(2);
-/// Names that are resolved at the same time.
+/// Maximum concurrent lookups.
 const AT_ONCE: usize = 16;
 
-/// The endpoints of the table that are names, by `host:port`.
+/// The endpoints of the table with host names, by `host:port`.
 pub(crate) type Names = BTreeMap<Arc<str>, Vec<Weak<EndpointState>>>;
 
-/// Keeps the names resolved until their sender is gone.
+/// Resolves the names until their sender is dropped.
 pub(crate) async fn run(names: watch::Receiver<Arc<Names>>) {
     follow(names, system_resolver).await;
 }
@@ -37,7 +37,7 @@ async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Optio
         let wanted = names.borrow_and_update().clone();
         known.retain(|name, _| wanted.contains_key(name));
         for (name, states) in wanted.iter() {
-            // An endpoint that is new may have a name that is known.
+            // A new endpoint may have a name that is resolved already.
             known.entry(name.clone()).or_insert_with(Known::new).tell(states);
         }
         let now = Instant::now();
@@ -45,7 +45,7 @@ async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Optio
             && let Some((name, one)) = known.iter_mut().filter(|(_, one)| !one.asked && one.due <= now).min_by_key(|(_, one)| one.due)
         {
             one.asked = true;
-            // Made with the first name: a proxy without any does not pay for it.
+            // Created for the first name, so that a proxy without names has no resolver.
             lookups.spawn(look_up(resolver.get_or_insert_with(&make).clone(), name.clone()));
         }
         let next = known.values().filter(|one| !one.asked).map(|one| one.due).min().unwrap_or(now + MOST);
@@ -63,16 +63,16 @@ async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Optio
     }
 }
 
-/// What is known of a name.
+/// The state of a name.
 struct Known {
     peers: Vec<Peer>,
-    /// When to ask again.
+    /// When the next lookup is due.
     due: Instant,
-    /// It is being looked up.
+    /// Whether a lookup is in progress.
     asked: bool,
     /// The pause after the next failure.
     pause: Duration,
-    /// The last failure that was told.
+    /// The last failure that was logged.
     told: Option<String>,
 }
 
@@ -102,13 +102,13 @@ impl Known {
     }
 }
 
-/// The resolver that the system's configuration describes; `None` if it describes none.
+/// The resolver of the system's configuration; `None` if there is no usable configuration.
 fn system_resolver() -> Option<TokioResolver> {
     let built = TokioResolver::builder_tokio().and_then(|builder| builder.build());
     built.inspect_err(|error| tracing::warn!(%error, "the system's DNS configuration cannot be used; names are resolved by the C library, without TTL")).ok()
 }
 
-/// What a lookup of a name came to: its addresses and how long they are good, or why there are none.
+/// The result of a lookup: the addresses and their lifetime, or the reason for the failure.
 type Found = (Arc<str>, Result<(Vec<Peer>, Duration), String>);
 
 async fn look_up(resolver: Option<TokioResolver>, name: Arc<str>) -> Found {
@@ -116,7 +116,7 @@ async fn look_up(resolver: Option<TokioResolver>, name: Arc<str>) -> Found {
     (name, found)
 }
 
-/// The addresses of `host:port`, and how long they are good.
+/// The addresses of `host:port`, and their lifetime.
 async fn addresses(resolver: Option<&TokioResolver>, name: &str) -> Result<(Vec<Peer>, Duration), String> {
     let (host, port) = name.rsplit_once(':').ok_or("the address has no port")?;
     let port: u16 = port.parse().map_err(|_| "the port is no number")?;
@@ -130,7 +130,7 @@ async fn addresses(resolver: Option<&TokioResolver>, name: &str) -> Result<(Vec<
             let lasts = found.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(LEAST, MOST);
             Ok((peers(found.iter().collect()), lasts))
         }
-        // What only the C library knows, such as names of a local service.
+        // A fallback for names that only the C library resolves, such as those of a local service.
         Err(reason) => {
             let found = tokio::net::lookup_host((host, port)).await.map_err(|_| reason)?;
             Ok((peers(found.map(|address| address.ip()).collect()), RETRY))
@@ -149,8 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// The answer to a query for an address: the header, the question again, and one A record that lives for a second;
-    /// nothing for other types.
+    /// The answer to a query for an address: the header, the question, and one A record with a TTL of a second; no record for other types.
     fn answer(query: &[u8], ip: [u8; 4]) -> Vec<u8> {
         let question_end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
         let wants_a = query[question_end - 4..question_end - 2] == [0, 1];

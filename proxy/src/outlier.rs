@@ -1,37 +1,37 @@
-//! What the outcomes of attempts say about one endpoint on this proxy. Kept over swaps and shared by all cores, so everything is
-//! an atomic: recording costs two of them for each attempt. The comparison with other endpoints is [`crate::balance`]'s.
+//! Outlier detection for one endpoint on this proxy, from the outcomes of its attempts. All cores share it and it survives table swaps, so
+//! every field is an atomic: recording costs two of them per attempt. The comparison with other endpoints is in [`crate::balance`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// So many attempts in a row without a response are a reason to eject.
+/// Attempts in a row without a response that are a reason to eject.
 const CONSECUTIVE: u64 = 5;
-/// So many attempts are remembered for the share of those without a response; half of them are a reason, too.
+/// Number of recent attempts whose failures are counted; half of them failed is a reason to eject as well.
 const RECENT: u32 = 20;
-/// So many statuses are remembered, and needed before their share says something.
+/// Number of recent statuses that are counted, and the minimum for a meaningful share of errors.
 const STATUSES: u32 = 32;
 const STATUSES_NEEDED: u32 = 20;
-/// The first ejection; each further one is twice as long, up to the longest.
+/// Duration of the first ejection; each further one takes twice as long, up to the maximum.
 const FIRST_EJECTION: Duration = Duration::from_secs(5);
 const LONGEST_EJECTION: Duration = Duration::from_secs(300);
-/// An endpoint whose last attempt had no response a moment ago is more expensive for this long.
+/// How long an endpoint costs more after an attempt without a response.
 const PENALTY: Duration = Duration::from_secs(1);
-/// An endpoint that said that it has too much to do gets half as much for this long.
+/// How long an endpoint gets half of the requests after it answered that it is overloaded.
 const RELIEF: Duration = Duration::from_secs(1);
-/// An endpoint that clients gave up on is left alone for this long; twice as long each further time, up to a minute.
+/// How long an endpoint is avoided after clients gave up on it; it doubles each time, up to a minute.
 const SLOW: Duration = Duration::from_secs(1);
 const SLOW_DOUBLINGS: u32 = 6;
 
-/// How an attempt ended that says something about its endpoint.
+/// The outcome of an attempt, as far as it concerns the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// A response's head came, with this status.
+    /// The head of a response was received, with this status.
     Answered(u16),
-    /// There was none: no connection, a reset, or a time-out.
+    /// No response was received: no connection, a reset, or a time-out.
     Failed,
 }
 
-/// The last of some yes or no, newest in the lowest bit, and how many there are.
+/// The most recent of a series of booleans, newest in the lowest bit, and their number.
 #[derive(Debug, Default)]
 struct Ring(AtomicU64);
 
@@ -42,7 +42,7 @@ impl Ring {
             let (bits, count) = (ring & mask, (ring >> 32).min(u64::from(length) - 1));
             Some((count + 1) << 32 | (bits << 1 | u64::from(yes)) & mask)
         };
-        // It never fails: there is always a next one.
+        // It never fails, because the closure always returns a value.
         self.0.fetch_update(Relaxed, Relaxed, next).unwrap_or_default();
     }
 
@@ -58,35 +58,35 @@ impl Ring {
         (self.0.load(Relaxed) & u64::from(u32::MAX)).count_ones()
     }
 
-    /// The newest of them that are all yes.
+    /// The number of newest values in a row that are true.
     fn in_a_row(&self) -> u64 {
         let ring = self.0.load(Relaxed);
         u64::from(ring.trailing_ones()).min(ring >> 32)
     }
 
-    /// The part of yes, in percent.
+    /// The share of true values, in percent.
     fn share(&self) -> u32 {
         self.yes() * 100 / self.count().max(1)
     }
 }
 
-/// What is remembered of an endpoint's attempts. Times are milliseconds since the endpoint's state was made; 0 is never.
+/// The recent attempts at an endpoint. Times are milliseconds since the endpoint's state was created; 0 is never.
 #[derive(Debug, Default)]
 pub struct Detector {
     failures: Ring,
     errors: Ring,
     failed_at: AtomicU64,
     relief_until: AtomicU64,
-    /// Until when it is ejected; it stays out after that until a trial goes well.
+    /// The end of the ejection. After it the endpoint stays out until a trial succeeds.
     out_until: AtomicU64,
     ejections: AtomicU32,
-    /// Ejected for its statuses: a trial with an error goes badly.
+    /// Whether it was ejected for its statuses: then a trial with an error status fails.
     for_errors: AtomicBool,
-    /// A trial is under way.
+    /// Whether a trial is in progress.
     on_trial: AtomicBool,
     /// Smoothed time to a response's head, in microseconds.
     latency: AtomicU64,
-    /// The longest that a client waited in vain since that was last looked at, in microseconds.
+    /// The longest time that a client waited before it cancelled, since the last [`Detector::take_abandoned`], in microseconds.
     abandoned: AtomicU64,
     slow_until: AtomicU64,
     slow_times: AtomicU32,
@@ -97,7 +97,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl Detector {
-    /// Takes in how an attempt ended that took `took`, at `now`. Returns whether that may be a reason to eject the endpoint.
+    /// Records the outcome of an attempt that took `took`, at `now`. Returns whether it may be a reason to eject the endpoint.
     pub fn record(&self, outcome: Outcome, took: Duration, was_trial: bool, now: u64) -> bool {
         let failed = outcome == Outcome::Failed;
         let error = matches!(outcome, Outcome::Answered(500..));
@@ -126,18 +126,18 @@ impl Detector {
             self.slow_times.store(0, Relaxed);
             self.slow_until.store(0, Relaxed);
         }
-        // Long after its last ejection it is an endpoint like any other.
+        // After a full series of successes since its last ejection, the endpoint counts as never ejected.
         if self.failures.count() == RECENT && self.failures.yes() == 0 && self.ejections.load(Relaxed) > 0 && self.out_until.load(Relaxed) == 0 {
             self.ejections.store(0, Relaxed);
         }
     }
 
-    /// The client left without a response.
+    /// Records that the client cancelled without a response.
     pub fn abandon(&self, waited: Duration) {
         self.abandoned.fetch_max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// How long a client waited in vain, once.
+    /// Takes the longest time that a client waited before it cancelled.
     pub fn take_abandoned(&self) -> Option<Duration> {
         if self.abandoned.load(Relaxed) == 0 {
             return None;
@@ -145,33 +145,33 @@ impl Detector {
         Some(Duration::from_micros(self.abandoned.swap(0, Relaxed))).filter(|waited| *waited > Duration::ZERO)
     }
 
-    /// Clients give up on it: it is left alone for a while, if there are others.
+    /// Avoids it for a while, if there are others, because clients give up on it.
     pub fn leave_alone(&self, now: u64) {
         let times = self.slow_times.fetch_add(1, Relaxed).min(SLOW_DOUBLINGS);
         self.slow_until.store(now + (millis(SLOW) << times), Relaxed);
     }
 
-    /// Until when it is left alone.
+    /// The end of the time in which it is avoided.
     pub fn slow_until(&self) -> u64 {
         self.slow_until.load(Relaxed)
     }
 
-    /// Smoothed time to a response's head; `None` before the first.
+    /// Smoothed time to a response's head; `None` before the first one.
     pub fn latency(&self) -> Option<Duration> {
         Some(self.latency.load(Relaxed)).filter(|latency| *latency > 0).map(Duration::from_micros)
     }
 
-    /// The part of attempts without a response, in percent, if there were any attempts.
+    /// The share of attempts without a response, in percent; `None` without attempts.
     pub fn failure_share(&self) -> Option<u32> {
         (self.failures.count() > 0).then(|| self.failures.share())
     }
 
-    /// The part of responses that were errors, in percent, if there are any.
+    /// The share of responses that were errors, in percent; `None` without responses.
     pub fn error_share(&self) -> Option<u32> {
         (self.errors.count() > 0).then(|| self.errors.share())
     }
 
-    /// By how much its failures stand out, if they are a reason to eject it: in percent.
+    /// The share of failures in percent, if it is high enough to be a reason to eject the endpoint.
     pub fn suspicious_failures(&self) -> Option<u32> {
         if self.failures.in_a_row() >= CONSECUTIVE || self.is_failed_trial() && self.failures.in_a_row() > 0 {
             return Some(100);
@@ -179,7 +179,7 @@ impl Detector {
         Some(self.failures.share()).filter(|share| self.failures.count() == RECENT && *share >= 50)
     }
 
-    /// The same of its errors.
+    /// The same for its errors.
     pub fn suspicious_errors(&self) -> Option<u32> {
         if self.is_failed_trial() && self.for_errors.load(Relaxed) && self.errors.in_a_row() > 0 {
             return Some(100);
@@ -187,12 +187,12 @@ impl Detector {
         Some(self.errors.share()).filter(|_| self.errors.count() >= STATUSES_NEEDED)
     }
 
-    /// Whether a trial has gone badly: it is still out, and its time is over.
+    /// Whether a trial has failed: the endpoint is still out after the end of its ejection.
     fn is_failed_trial(&self) -> bool {
         self.out_until.load(Relaxed) > 0
     }
 
-    /// Takes it out, for twice as long as the last time. Returns for how long.
+    /// Ejects it, for twice as long as the last time. Returns the duration.
     pub fn eject(&self, for_errors: bool, now: u64) -> Duration {
         let doublings = self.ejections.fetch_add(1, Relaxed).min(16);
         let time = (FIRST_EJECTION * 2u32.pow(doublings)).min(LONGEST_EJECTION);
@@ -202,7 +202,7 @@ impl Detector {
         time
     }
 
-    /// It takes requests like any other again, and what was remembered is forgotten.
+    /// Readmits it, and clears the recorded attempts.
     pub fn readmit(&self) {
         self.failures.clear();
         self.errors.clear();
@@ -216,23 +216,23 @@ impl Detector {
         self.out_until.load(Relaxed) > 0
     }
 
-    /// Whether it can take no request now. `now` is asked for only where that matters.
+    /// Whether it can take no request now. `now` is called only if the result depends on it.
     pub fn is_out(&self, now: impl FnOnce() -> u64) -> bool {
         let until = self.out_until.load(Relaxed);
         until > 0 && (self.on_trial.load(Relaxed) || now() < until)
     }
 
-    /// An attempt begins. Returns whether it is the trial that decides whether an ejected endpoint comes back.
+    /// Begins an attempt. Returns whether it is the trial that decides whether an ejected endpoint is readmitted.
     pub fn begin_trial(&self) -> bool {
         self.is_ejected() && !self.on_trial.swap(true, Relaxed)
     }
 
-    /// A trial ended without saying anything.
+    /// Ends a trial without an outcome.
     pub fn end_trial(&self) {
         self.on_trial.store(false, Relaxed);
     }
 
-    /// By how much requests under way at it count more than at others.
+    /// The factor by which requests in flight at it count more than at other endpoints.
     pub fn cost_factor(&self, now: impl Fn() -> u64) -> u64 {
         let (failed_at, relief) = (self.failed_at.load(Relaxed), self.relief_until.load(Relaxed));
         if failed_at == 0 && relief == 0 {

@@ -1,5 +1,5 @@
-//! Probing endpoints: this proxy's own share for all proxies, and every endpoint for itself while nobody is heard who
-//! gathers what the proxies find out, or while a config is refused here, so that nobody counts this proxy.
+//! Probes endpoints: normally this proxy's own share, for all proxies. It probes every endpoint for itself while there is no leader that
+//! collects the results, or while it refuses a config, because the leader then ignores its results.
 
 mod ask;
 mod watched;
@@ -21,27 +21,27 @@ use crate::metrics::Metrics;
 use crate::table::{Check, Judged};
 use watched::Watched;
 
-/// Without word of somebody who leads for this long, what all proxies found out together is out of date.
+/// Time without contact to a leader after which the shared verdicts are out of date.
 const EXPIRES: Duration = Duration::from_secs(10);
-/// Whoever leads again has heard what the proxies know after this time.
+/// Time after which a new leader has received the results of all proxies.
 const SETTLES: Duration = Duration::from_secs(2);
-/// Probes under way at the same time.
+/// Maximum concurrent probes.
 const AT_ONCE: usize = 256;
-/// What was found out here alone is put to use at most this often.
+/// Minimum interval between changes of the table for endpoint health that this proxy determined by itself.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// What there is to probe.
+/// The endpoints to probe.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
-    /// The version that says so.
+    /// The version that they are from.
     pub(crate) version: Version,
-    /// A newer config is refused here: whoever gathers what the proxies find out does not count this one.
+    /// Whether this proxy refuses a newer config: the leader then ignores its results.
     pub(crate) refused: bool,
     /// The endpoints, by backend.
     pub(crate) checks: BTreeMap<String, Arc<Vec<Check>>>,
 }
 
-/// Probes.
+/// The task that probes endpoints.
 pub(crate) struct Prober {
     work: watch::Receiver<Arc<Work>>,
     fresh: watch::Receiver<Fresh>,
@@ -49,26 +49,26 @@ pub(crate) struct Prober {
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     known: HashMap<Arc<str>, Known>,
-    /// What is to be probed when, with its round; what is out of date is passed over.
+    /// The due times of probes, with the round of the endpoint; probes of an outdated round are skipped.
     queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
     running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
-    /// Nobody gathers what this proxy finds out.
+    /// Whether no leader collects this proxy's results.
     alone: bool,
-    /// Since when somebody gathers it again.
+    /// Since when a leader collects them again.
     back: Option<Instant>,
-    /// When what was found out here alone may be put to use again, if some of that is new.
+    /// When changed local results may be applied to the table; `None` if nothing has changed.
     gather: Option<Instant>,
     gathered: Instant,
     round: u64,
 }
 
-/// What is known of an endpoint that is probed here.
+/// The state of an endpoint that is probed.
 struct Known {
     check: Check,
     watched: Watched,
     /// When its last probe began.
     began: Instant,
-    /// Tells its probes from those of an endpoint of the same name before.
+    /// Distinguishes its probes from those of an earlier endpoint of the same name.
     round: u64,
 }
 
@@ -97,7 +97,7 @@ impl Prober {
         }
     }
 
-    /// Probes until nobody says any more what there is to probe.
+    /// Probes until the sender of the endpoints is dropped.
     pub(crate) async fn run(mut self) {
         loop {
             if self.is_turning() {
@@ -125,7 +125,7 @@ impl Prober {
         }
     }
 
-    /// Whether from now on this proxy is on its own, or is so no more.
+    /// Updates whether this proxy is on its own; returns whether that changed.
     fn is_turning(&mut self) -> bool {
         let heard = Instant::from(self.fresh.borrow().led);
         let (alone, now) = (heard.elapsed() > EXPIRES || self.work.borrow().refused, Instant::now());
@@ -142,17 +142,17 @@ impl Prober {
         turns
     }
 
-    /// When there is something to do.
+    /// When something is due next.
     fn next(&self) -> Instant {
         let heard = Instant::from(self.fresh.borrow().led);
         let turn = if self.alone { Instant::now() + SETTLES / 2 } else { heard + EXPIRES + Duration::from_millis(1) };
         let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < AT_ONCE);
-        // With nothing to probe, being alone changes nothing.
+        // Without endpoints to probe, a change has no effect.
         let turn = Some(turn).filter(|_| !self.work.borrow().checks.is_empty());
         [due, turn, self.gather].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + EXPIRES)
     }
 
-    /// Takes what there is to probe: this proxy's share, or everything.
+    /// Takes the new endpoints to probe: this proxy's share, or all of them.
     fn take(&mut self) {
         let work = self.work.borrow_and_update().clone();
         let mut before = std::mem::take(&mut self.known);
@@ -162,7 +162,7 @@ impl Prober {
                 Some(known) => Known { check: check.clone(), ..known },
                 None => {
                     self.round += 1;
-                    // Not all at once, from the first probe on.
+                    // The first probes are spread over an interval.
                     let now = Instant::now();
                     self.queue.push(Reverse((now + check.how.interval.get().mul_f64(fastrand::f64()), self.round, check.name.clone())));
                     Known { check: check.clone(), watched: Watched::default(), began: now, round: self.round }
@@ -175,7 +175,7 @@ impl Prober {
         self.gather = Some(self.gathered);
     }
 
-    /// Begins what is due.
+    /// Starts the probes that are due.
     fn begin(&mut self) {
         let now = Instant::now();
         while self.running.len() < AT_ONCE
@@ -212,7 +212,7 @@ impl Prober {
         self.gather = Some(self.gathered + GATHER);
     }
 
-    /// Reports what was found out of this proxy's share.
+    /// Reports the results of this proxy's share.
     fn tell(&self, version: Version) {
         let mut probed = Probed { version, ..Probed::default() };
         for known in self.known.values().filter(|known| known.check.mine) {
@@ -225,7 +225,7 @@ impl Prober {
         self.progress.probed(probed);
     }
 
-    /// Puts to use what was found out here alone, or takes it back.
+    /// Applies the local results to the table, or withdraws them.
     fn judge(&mut self) {
         (self.gather, self.gathered) = (None, Instant::now());
         let own = |known: &Known| Some((known.check.name.clone(), known.watched.healthy?));

@@ -1,4 +1,4 @@
-//! Telling the controller what became of its publications: at once after every change, and with every heartbeat.
+//! Reports to the controller: after every change at once, and at regular intervals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::link::Link;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 
-/// All that is held is told in this time.
+/// Time limit for uploading the complete state.
 const TELLING: Duration = Duration::from_secs(10);
 
-/// Sends reports over whatever link there is.
+/// Sends reports over the current link.
 pub(crate) struct Reporter {
     pub(crate) config: Arc<Config>,
     pub(crate) run_id: String,
@@ -29,15 +29,15 @@ pub(crate) struct Reporter {
     pub(crate) active: Arc<Active>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fresh: watch::Receiver<Fresh>,
-    /// What is held.
+    /// The received state.
     pub(crate) arrivals: watch::Receiver<Option<Arrived>>,
 }
 
 impl Reporter {
-    /// Reports until dropped. A report that is lost is made good by the next.
+    /// Reports until dropped. The next report makes up for a lost one.
     pub(crate) async fn run(self) {
         let path = format!("/v1/proxies/{}/report", self.config.name);
-        // While an endpoint drains, its last request is worth a closer look.
+        // While an endpoint drains, reports are more frequent, so that the end of its last request is noticed soon.
         loop {
             let report = self.report();
             let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
@@ -55,11 +55,11 @@ impl Reporter {
         let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
         let answer = link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await?;
-        // One that knows nothing answers nothing.
+        // Controllers of older releases answer with an empty body.
         if serde_json::from_slice::<ReportAnswer>(&answer).unwrap_or_default().recall { self.tell_held(&mut link).await } else { Ok(()) }
     }
 
-    /// A controller has lost what was published, and asks for it.
+    /// Uploads the state to a controller that has lost the published state and asks for it.
     async fn tell_held(&self, link: &mut Link) -> Result<(), String> {
         let held = self.arrivals.borrow().as_ref().map(|arrived| arrived.held.clone());
         let Some(held) = held.filter(|held| held.lanes.contains_key(&Lane::Stable)) else { return Ok(()) };
@@ -96,7 +96,7 @@ impl Reporter {
         }
     }
 
-    /// That there are too many client connections, if so: an event of the controller, once for each time.
+    /// A problem for the report while there are too many client connections; the controller makes one event of it.
     fn shortage(&self) -> Option<ObjectProblem> {
         let message = self.listeners.clients().trouble()?;
         Some(ObjectProblem { kind: "proxy".to_owned(), name: "connections".to_owned(), reason: "TooManyConnections".to_owned(), message })

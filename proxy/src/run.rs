@@ -1,4 +1,4 @@
-//! Putting the proxy together, and taking it apart in peace.
+//! Assembles the proxy, and shuts it down gracefully.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,26 +37,26 @@ pub enum RunError {
     /// The state directory cannot be used.
     #[error("the state directory {path} cannot be used: {source}; make it writable for this user, or name another with --state")]
     State {
-        /// Which directory.
+        /// The directory.
         path: std::path::PathBuf,
-        /// What the disk said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The admin address cannot be bound.
     #[error("the admin address {address} cannot be bound: {source}; end what has it, or name another with --admin")]
     Admin {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The access log cannot be opened.
     #[error("the access log cannot be opened: {0}; correct --access-log")]
     AccessLog(std::io::Error),
-    /// A controller would be talked to in clear text over a network.
+    /// A controller would be reached in clear text over a network.
     #[error("{0} would be talked to in clear text; write https://, or say --insecure if the network is trusted")]
     ClearText(String),
-    /// A thread of ours panicked.
+    /// A thread of the proxy panicked.
     #[error("the proxy's control thread panicked; this is an error of waypost-proxy, please report it")]
     Panicked,
     /// A thread could not be started.
@@ -64,39 +64,39 @@ pub enum RunError {
     Thread(std::io::Error),
 }
 
-/// A proxy that runs on threads of its own.
+/// A running proxy, on threads of its own.
 #[derive(Debug)]
 pub struct Running {
-    /// Where the admin surface listens.
+    /// The address of the admin surface.
     pub admin: SocketAddr,
     stop: CancellationToken,
     thread: JoinHandle<()>,
 }
 
 impl Running {
-    /// Asks the proxy to leave: not ready, then no new connections, then none at all.
+    /// Asks the proxy to shut down: it becomes unready, then refuses new connections, then ends.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// What [`Running::stop`] cancels, for others.
+    /// The token that [`Running::stop`] cancels.
     pub fn stopper(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Waits until it has left.
+    /// Waits until the proxy has ended.
     ///
     /// # Errors
-    /// It ended in a way that it should not.
+    /// The proxy ended because of an error.
     pub fn join(self) -> Result<(), RunError> {
         self.thread.join().map_err(|_| RunError::Panicked)
     }
 }
 
-/// Starts a proxy. It serves what is on disk at once, and what the controllers say as soon as they do.
+/// Starts a proxy. It serves the state on disk at once, and that of the controllers as soon as it receives it.
 ///
 /// # Errors
-/// A setting that cannot be used. Controllers that cannot be reached are none.
+/// A setting cannot be used. Unreachable controllers are not an error.
 pub fn start(config: Config) -> Result<Running, RunError> {
     if let (false, Some(url)) = (config.insecure, config.clear_text_controllers().first()) {
         return Err(RunError::ClearText(url.clone()));
@@ -109,7 +109,7 @@ pub fn start(config: Config) -> Result<Running, RunError> {
     Ok(Running { admin, stop, thread })
 }
 
-/// Where the admin surface listens.
+/// Binds the admin surface.
 fn bind_admin(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), RunError> {
     let failed = |source| RunError::Admin { address, source };
     let admin = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -118,7 +118,7 @@ fn bind_admin(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr)
     Ok((admin, bound))
 }
 
-/// Everything but the thread that runs it.
+/// Assembles everything except the thread that runs it.
 fn put_together(config: Config) -> Result<Parts, RunError> {
     let (state, found) = StateDir::open(&config.state).map_err(|source| RunError::State { path: config.state.clone(), source })?;
     found.notes.iter().for_each(|note| tracing::warn!("{note}"));
@@ -190,7 +190,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     })
 }
 
-/// The serving threads, and the listeners that hand connections to them.
+/// Starts the serving threads, and the listeners that hand connections to them.
 fn start_serving(config: &Config, shared: &Arc<Shared>) -> Result<(Workers, Arc<Listeners>), RunError> {
     let workers = Workers::start(config.threads, shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
@@ -198,7 +198,7 @@ fn start_serving(config: &Config, shared: &Arc<Shared>) -> Result<(Workers, Arc<
     Ok((workers.clone(), Arc::new(Listeners::new(workers, clients, accept))))
 }
 
-/// A thread with a runtime that lives until `end`.
+/// A thread with a runtime that runs until `end`.
 fn start_runtime(name: &str, end: CancellationToken) -> std::io::Result<tokio::runtime::Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
@@ -221,12 +221,12 @@ struct Parts {
     metrics: Arc<Metrics>,
     active: Arc<Active>,
     abort: CancellationToken,
-    /// Where it listens, too.
+    /// The admin surface's socket, and its address.
     admin: (std::net::TcpListener, SocketAddr),
 }
 
 impl Parts {
-    /// Serves what was found on disk.
+    /// Serves the state that was found on disk.
     fn begin(&mut self, found: &Arrived) {
         self.progress.update(|applied| (applied.cluster, applied.highest) = (self.held.cluster.clone(), self.held.highest));
         if self.held.lanes.contains_key(&waypost_wire::Lane::Stable) {
@@ -239,7 +239,7 @@ impl Parts {
     }
 
     async fn run(mut self, stop: CancellationToken) {
-        // What is on disk has not arrived now, and is held.
+        // The state from disk counts as received: it is the initial value of the channel.
         let found = Arrived { held: self.held.clone(), at: Instant::now(), anew: false };
         let ((arrivals, arrived), (link, links)) = (watch::channel(Some(found.clone())), watch::channel(None));
         let told = arrivals.subscribe();
@@ -293,7 +293,7 @@ impl Parts {
         self.abort.cancel();
         subscribing.abort();
         reporting.abort();
-        // The subscriber held the sender of snapshots; without it the applier writes what is left and ends.
+        // The subscriber had the sender of snapshots; without it the applier finishes its work and ends.
         drop(subscribing.await);
         for (what, thread) in [("applies snapshots", applying), ("saves them", saving), ("probes endpoints", probing)] {
             if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -304,7 +304,7 @@ impl Parts {
     }
 }
 
-/// A thread for work for which neither requests nor the watch stream may wait.
+/// Starts a thread for work that must delay neither requests nor the watch stream.
 fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let spawned = runtime.and_then(|runtime| std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(work)));
@@ -313,7 +313,7 @@ fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Option<
 
 async fn drain(metrics: &Metrics, deadline: Duration) {
     let end = Instant::now() + deadline;
-    // A listener ends its connections a moment after it stopped accepting.
+    // A listener ends its connections a moment after it stops accepting.
     tokio::time::sleep(Duration::from_millis(300)).await;
     while (metrics.connections.get() > 0 || metrics.in_flight.get() > 0) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;

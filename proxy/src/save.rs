@@ -1,4 +1,4 @@
-//! Keeping what is served on disk, on a thread of its own: a disk that hangs delays no change.
+//! Saves the served state to disk, on a thread of its own, so that a slow disk delays no change.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,23 +10,23 @@ use waypost_wire::Held;
 
 use crate::state::{Files, StateDir};
 
-/// Configs are written at most this often, and always the last.
+/// Minimum interval between writes of configs; the last one is always written.
 const CONFIG_EVERY: Duration = Duration::from_secs(1);
-/// Memberships are written at most this often, and always the last.
+/// Minimum interval between writes of memberships; the last one is always written.
 const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
-/// A file and the generation before it.
+/// Number of writes of a membership: the file and its previous generation.
 const COPIES: u8 = 2;
 
-/// What is to be kept.
+/// The state to save.
 #[derive(Debug, Clone)]
 pub(crate) struct Keep {
-    /// What is held.
+    /// The received state.
     pub(crate) held: Held,
-    /// Configs that are never tried again.
+    /// Configs that are never applied again.
     pub(crate) quarantined: BTreeSet<Digest>,
 }
 
-/// Writes what is to be kept.
+/// Saves the state.
 #[derive(Debug)]
 pub(crate) struct Saver {
     files: Files,
@@ -35,13 +35,13 @@ pub(crate) struct Saver {
     seen: (Version, BTreeSet<Digest>),
     config_at: Option<Instant>,
     membership_at: Option<Instant>,
-    /// How often this membership was written.
+    /// How often this membership has been written.
     membership_copies: u8,
     seen_at: Option<Instant>,
 }
 
 impl Saver {
-    /// A saver for which `found`, which was just read from disk, need not be written again.
+    /// A saver that does not write `found` again, because it was just read from disk.
     pub(crate) fn new(state: &StateDir, found: &Held) -> Self {
         let snapshot = found.snapshot();
         let known = !found.lanes.is_empty();
@@ -57,7 +57,7 @@ impl Saver {
         }
     }
 
-    /// Works until the sender is gone, then writes what is not on disk yet.
+    /// Runs until the sender is dropped, then writes everything that is not on disk yet.
     pub(crate) async fn run(mut self, mut keep: watch::Receiver<Option<Keep>>) {
         loop {
             let ended = matches!(tokio::time::timeout(CONFIG_EVERY, keep.changed()).await, Ok(Err(_)));
@@ -71,8 +71,7 @@ impl Saver {
         }
     }
 
-    /// Writes what is due, or everything that is not on disk. What could not be written is tried again when it is due
-    /// next.
+    /// Writes what is due, or with `all` everything that is not on disk. A failed write is repeated when it is due next.
     fn save(&mut self, Keep { held, quarantined }: &Keep, all: bool) {
         let snapshot = held.snapshot();
         let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
@@ -86,7 +85,8 @@ impl Saver {
         if self.membership != Some(membership) {
             self.membership_copies = 0;
         }
-        // Written once more when it is at rest: the generation before is then the same, and one bad file costs nothing.
+        // The membership is written a second time when it does not change, so that the previous generation equals it and one corrupt file
+        // costs nothing.
         if self.membership_copies < COPIES && due(self.membership_at, MEMBERSHIP_EVERY) {
             self.membership_at = Some(Instant::now());
             if noted(self.files.save_membership(held), "membership") {
@@ -94,7 +94,7 @@ impl Saver {
                 self.membership_copies += 1;
             }
         }
-        // The highest version fences off a deposed leader also after a restart; a quarantine must survive one.
+        // The highest version protects from a deposed leader, also after a restart; a quarantine must survive a restart too.
         let urgent = self.seen.0.epoch != held.highest.epoch || self.seen.1 != *quarantined;
         if urgent || self.seen.0 != held.highest && due(self.seen_at, CONFIG_EVERY) {
             self.seen_at = Some(Instant::now());

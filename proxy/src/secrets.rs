@@ -1,5 +1,5 @@
-//! The keys that this proxy shares with all others: held, kept on disk, and followed over the connection to whichever controller
-//! there is. What needs a key derives it from these.
+//! The keys that this proxy shares with all others. They are stored on disk, and followed over the connection to the current controller.
+//! Users of a key derive their own from these.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use waypost_wire::{KeyRing, SECRETS_PATH, SecretsFrame, SecretsRequest};
 use crate::apply::Progress;
 use crate::link::{CONNECT, Ended, Lines, Link, post};
 
-/// After a stream that ended on a connection that lives.
+/// Pause after the stream ended while its connection is still open.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Bytes of one line: some keys.
+/// Maximum bytes of one line, which has all keys.
 const LONGEST: usize = 1024 * 1024;
 
 /// Follows the keys.
@@ -27,7 +27,7 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// With what is on disk in `folder`, if anything is.
+    /// Loads the keys from disk in `folder`, if there are any.
     pub(crate) fn open(name: String, folder: &Path, progress: Arc<Progress>) -> Self {
         let file = folder.join("ring.json");
         let held = waypost_trust::load_secret(&file).unwrap_or_else(|error| {
@@ -37,7 +37,7 @@ impl Secrets {
         Self { name, file, held: held.unwrap_or_default(), progress }
     }
 
-    /// Follows them until dropped.
+    /// Follows the keys until dropped.
     pub(crate) async fn run(mut self, mut links: watch::Receiver<Option<Link>>) {
         self.tell();
         loop {
@@ -55,12 +55,12 @@ impl Secrets {
         }
     }
 
-    /// Says which keys there are with the next report.
+    /// Puts the version of the keys into the next report.
     fn tell(&self) {
         self.progress.update(|applied| applied.secrets = self.held.version);
     }
 
-    /// Follows them over a connection; returns why that ended.
+    /// Follows the keys over one connection; returns why that ended.
     async fn follow(&mut self, mut link: Link) -> Result<Infallible, String> {
         let request = SecretsRequest { name: self.name.clone(), controller: None };
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
@@ -81,7 +81,7 @@ impl Secrets {
         if !ring.replaces(&self.held) {
             return;
         }
-        // What a restart would forget is not acknowledged: nothing is sealed with it then.
+        // Keys that a restart would lose are not acknowledged, so that no proxy encrypts with them.
         let kept = serde_json::to_vec(&ring).map_err(|error| error.to_string());
         match kept.and_then(|bytes| waypost_trust::write_secret(&self.file, &bytes).map_err(|error| error.to_string())) {
             Ok(()) => {

@@ -1,5 +1,5 @@
-//! What a proxy keeps on disk, so that it serves without any controller: a ring of configs, the membership, the
-//! highest version, and the mark of a config that is being applied.
+//! The state directory of a proxy, which lets it serve without a controller: a ring of configs, the membership, the highest version, and a
+//! mark for the config that is being applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -12,13 +12,13 @@ use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::Version;
 use waypost_wire::{Held, Lane};
 
-/// Configs that are kept.
+/// Number of configs that are retained.
 const RING: usize = 5;
-/// So many crashes while the same config was being applied, and it is not tried again.
+/// Number of crashes while a config is being applied after which it is quarantined.
 const CRASHES: u32 = 2;
 const FORMAT: u32 = 1;
 
-/// The first line of a file of objects.
+/// The first line of a file with objects.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {
@@ -29,7 +29,7 @@ struct Head {
     track: Option<Lane>,
 }
 
-/// Every further line.
+/// Each further line.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
     lane: Lane,
@@ -57,25 +57,25 @@ pub(crate) struct StateDir {
     folder: PathBuf,
     next: u64,
     quarantined: BTreeSet<Digest>,
-    /// Crashes so far while this config was being applied.
+    /// The number of crashes so far while this config was being applied.
     crashes: Option<Mark>,
 }
 
-/// What was found at the start.
+/// The state that was found at the start.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// What to serve until a controller says otherwise.
+    /// The state to serve until a controller is reached.
     pub(crate) held: Held,
-    /// What a person should know about the files.
+    /// Messages for people about the files.
     pub(crate) notes: Vec<String>,
 }
 
 impl StateDir {
-    /// Opens or makes the directory, and reads the newest config that is whole and not quarantined.
+    /// Opens or creates the directory, and reads the newest config that is intact and not quarantined.
     pub(crate) fn open(folder: &Path) -> io::Result<(Self, Found)> {
         std::fs::create_dir_all(folder)?;
         let mut found = Found::default();
-        // Whether it can be written is found out now, not with the first snapshot.
+        // Tests now whether the directory is writable, not with the first snapshot.
         let probe = folder.join(".probe");
         match std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -93,15 +93,15 @@ impl StateDir {
         if found.held.cluster.is_empty() {
             found.held.cluster = seen.cluster;
         }
-        // Before anything else is applied, which takes the mark away.
+        // The quarantine must be saved before anything else is applied, because that removes the mark.
         if crashed_again && let Err(error) = state.files().save_seen(&found.held, &state.quarantined) {
             found.notes.push(format!("the quarantine could not be written to the state directory: {error}"));
         }
         Ok((state, found))
     }
 
-    /// A mark that is still there means that the last run ended while it applied that config. Returns whether the config
-    /// is quarantined from now on.
+    /// Handles a mark of the previous run: it means that the run ended while it applied that config. Returns whether the config is
+    /// quarantined now.
     fn judge_mark(&mut self, notes: &mut Vec<String>) -> bool {
         let Ok(text) = std::fs::read(self.folder.join("applying")) else { return false };
         let Ok(mut mark) = serde_json::from_slice::<Mark>(&text) else { return false };
@@ -136,7 +136,7 @@ impl StateDir {
                 notes.extend(content.fallback);
                 match parse(&content.bytes) {
                     Ok((head, lanes)) => {
-                        // It may not have changed since the proxy followed another cluster, whose versions are others.
+                        // The membership may be unchanged since the proxy followed another cluster, whose versions cannot be compared.
                         if head.cluster == held.cluster || held.cluster.is_empty() {
                             held.highest = held.highest.max(head.version);
                         }
@@ -154,24 +154,24 @@ impl StateDir {
         lanes.get(&track.unwrap_or(Lane::Stable)).map(Objects::digest)
     }
 
-    /// Whether this config crashed the proxy too often.
+    /// Whether this config is quarantined.
     pub(crate) fn is_quarantined(&self, config: Digest) -> bool {
         self.quarantined.contains(&config)
     }
 
-    /// Never tries this config again, on this start or a later one.
+    /// Quarantines a config: it is never applied again, on this start or a later one.
     pub(crate) fn quarantine(&mut self, config: Digest) {
         self.quarantined.insert(config);
     }
 
-    /// Marks that a config is about to be applied.
+    /// Sets the mark: this config is about to be applied.
     pub(crate) fn begin(&self, config: Digest) -> io::Result<()> {
         let crashes = self.crashes.as_ref().filter(|mark| mark.config == config).map_or(0, |mark| mark.crashes);
         let mark = serde_json::to_vec(&Mark { config, crashes })?;
         std::fs::write(self.folder.join("applying"), mark)
     }
 
-    /// Takes the mark away: the config is served.
+    /// Removes the mark: the config is served.
     pub(crate) fn end(&self) -> io::Result<()> {
         match std::fs::remove_file(self.folder.join("applying")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -179,18 +179,18 @@ impl StateDir {
         }
     }
 
-    /// What writes into the directory.
+    /// The writer of the directory's files.
     pub(crate) fn files(&self) -> Files {
         Files { folder: self.folder.clone(), next: self.next }
     }
 
-    /// The configs that are never tried again.
+    /// The quarantined configs.
     pub(crate) fn quarantined(&self) -> &BTreeSet<Digest> {
         &self.quarantined
     }
 }
 
-/// The files of a state directory, for the one who writes them.
+/// The files of a state directory, for the thread that writes them.
 #[derive(Debug)]
 pub(crate) struct Files {
     folder: PathBuf,
@@ -202,7 +202,7 @@ impl Files {
     pub(crate) fn save_config(&mut self, held: &Held) -> io::Result<()> {
         let configs = held.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
         let ring = ring(&self.folder);
-        // Room first: a full disk is relieved by what goes.
+        // Old configs are deleted first, so that a full disk gets some space.
         for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RING)) {
             std::fs::remove_file(path)?;
         }
@@ -217,7 +217,7 @@ impl Files {
         waypost_disk::write_with(&self.folder.join("membership.jsonl"), |out| render(out, held, membership))
     }
 
-    /// Writes the highest version, its digests, the cluster and what is quarantined.
+    /// Writes the highest version, its digests, the cluster and the quarantined configs.
     pub(crate) fn save_seen(&self, held: &Held, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
         let seen = Seen { cluster: held.cluster.clone(), highest: held.highest, digests: held.seen.clone(), quarantined: quarantined.clone() };
         waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&seen)?)
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(restored.highest, Version { epoch: 1, sequence: 7 }, "the membership and the older file still tell");
     }
 
-    /// The lanes are written apart; what was seen last tells whether they belong together.
+    /// The lanes are written separately; the digests of the highest version tell whether they belong together.
     #[test]
     fn what_is_on_disk_is_of_the_version_that_had_all_of_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -330,12 +330,12 @@ mod tests {
         let lost = Held { seen: digests(&held(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
         files.save_seen(&lost, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 1 }, "a later config never came to the disk");
-        // The membership may be as old as five seconds.
+        // The membership may be up to five seconds old.
         files.save_config(&held(9, "c")).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 8 }, "less than what has 9 whole");
     }
 
-    /// Files of the first release are still read, and still written like this.
+    /// Files of the first release are still readable, and the present format is the same.
     #[test]
     fn the_files_have_their_golden_forms() {
         let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/golden-1");

@@ -1,4 +1,4 @@
-//! Following a controller: one HTTP/2 connection for the watch stream and the reports.
+//! Follows a controller: one HTTP/2 connection for the watch stream and the reports.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,9 +18,9 @@ use crate::fresh::Fresh;
 use crate::link::{CONNECT, Ended, Lines, Link, SILENCE, post};
 use crate::metrics::Metrics;
 
-/// Buckets of each lane that are looked at with every heartbeat.
+/// Buckets of each lane that are audited with every heartbeat.
 const AUDITED: u8 = 4;
-/// Bounds of the pause before the next try, which is random below it.
+/// Minimum and maximum of the backoff; the actual pause is random and below it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 #[derive(Debug, Error)]
@@ -39,7 +39,7 @@ enum WatchError {
     Drifted { url: String },
 }
 
-/// Follows controllers, one after the other.
+/// Follows the controllers, one after the other.
 pub(crate) struct Subscriber {
     pub(crate) config: Arc<Config>,
     pub(crate) enrolment: Arc<Enrolment>,
@@ -47,18 +47,18 @@ pub(crate) struct Subscriber {
     pub(crate) held: Held,
     pub(crate) arrivals: watch::Sender<Option<Arrived>>,
     pub(crate) link: watch::Sender<Option<Link>>,
-    /// Gets how fresh the controllers say that it is.
+    /// Receives the freshness that the controllers report.
     pub(crate) fresh: watch::Sender<Fresh>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) metrics: Arc<Metrics>,
-    /// The bucket of each lane that is looked at next.
+    /// The bucket of each lane that is audited next.
     pub(crate) audited: u8,
-    /// What is held has drifted, and was not replaced yet.
+    /// Whether the state has drifted, and was not replaced yet.
     pub(crate) drifted: bool,
 }
 
 impl Subscriber {
-    /// Follows until dropped. Never gives up; what was served stays.
+    /// Follows controllers until dropped. It never gives up; the last state stays in use.
     pub(crate) async fn run(mut self) {
         let mut failures = 0;
         let mut told = String::new();
@@ -67,7 +67,7 @@ impl Subscriber {
             let Some(url) = self.config.controllers.get(at % self.config.controllers.len().max(1)).cloned() else { return std::future::pending().await };
             let mut heard = false;
             let error = self.follow(&url, whole, &mut heard).await;
-            // What the last version plus the delta did not add up to is compared from the ground up next time.
+            // If the last version and the delta did not give the published digest, the next request compares all buckets.
             whole = matches!(error, WatchError::Publication { .. } | WatchError::Drifted { .. });
             self.metrics.controller_connected.set(0);
             self.link.send_replace(None);
@@ -75,14 +75,14 @@ impl Subscriber {
                 self.metrics.refused.inc();
                 self.progress.update(|applied| applied.refused = Some(error.to_string()));
             }
-            // The same trouble is told once, not with every try.
+            // The same error is logged once, not with every attempt.
             let text = error.to_string();
             if text != told {
                 tracing::warn!("{text}; serving goes on with version {}", self.held.version);
                 told = text;
             }
-            // Every controller is tried before the pause grows.
-            // One that is refused is not heard better by asking again at once.
+            // Every controller is tried before the pause grows. A refused publication counts as a failure, because asking again at once
+            // does not help.
             failures = if heard && !whole { 0 } else { failures + 1 };
             let rounds = u32::try_from(failures / self.config.controllers.len().max(1)).unwrap_or(u32::MAX);
             let pause = BACKOFF.0.saturating_mul(2_u32.saturating_pow(rounds)).min(BACKOFF.1);
@@ -91,7 +91,7 @@ impl Subscriber {
         }
     }
 
-    /// Follows one controller until that ends; says whether it had anything to say.
+    /// Follows one controller until the stream ends; sets `heard` if the controller sent anything.
     async fn follow(&mut self, url: &url::Url, whole: bool, heard: &mut bool) -> WatchError {
         match self.open(url, whole).await {
             Ok(mut lines) => {
@@ -134,7 +134,7 @@ impl Subscriber {
         Ok(Lines::of(response.into_body()))
     }
 
-    /// Takes every line until there are no more; returns why that is.
+    /// Handles lines until the stream ends; returns the reason.
     async fn read(&mut self, url: &url::Url, lines: &mut Lines) -> WatchError {
         let url = url.to_string();
         let mut incoming = Incoming::default();
@@ -155,8 +155,8 @@ impl Subscriber {
         }
     }
 
-    /// Looks at some buckets of each lane, at all of them within a minute or so. What is not what it was is let go, to be
-    /// fetched again.
+    /// Audits some buckets of each lane; all of them are audited within about a minute. Buckets that do not match their digests are
+    /// dropped, so that they are fetched again.
     fn has_drifted(&mut self) -> bool {
         let buckets = (0..AUDITED).map(|offset| self.audited.wrapping_add(offset));
         let sound = buckets.into_iter().all(|number| self.held.lanes.values().all(|lane| lane.is_sound(number)));
@@ -169,7 +169,7 @@ impl Subscriber {
         !sound
     }
 
-    /// Takes a line; says whether it was a heartbeat.
+    /// Handles a line; returns whether it was a heartbeat.
     fn take(&mut self, line: &[u8], incoming: &mut Incoming) -> Result<bool, ApplyError> {
         let frame = decode(line).map_err(|error| ApplyError::Protocol(error.to_string()))?;
         let beat = matches!(frame, Frame::Heartbeat(_));

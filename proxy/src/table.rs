@@ -1,4 +1,4 @@
-//! The routing table: what a request needs, and nothing that it would have to parse.
+//! The routing table: everything that a request needs, in parsed form.
 
 mod build;
 mod checks;
@@ -22,20 +22,20 @@ pub use rule::{Action, CompiledRule, HeaderChanges, PathChange, RedirectTo, Targ
 
 use crate::balance::{Balancer, Endpoint};
 
-/// Everything that is served, of one version.
+/// All resources of one version, ready to serve.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The version it was built from.
     pub version: Version,
-    /// The version as a header value's text.
+    /// The version as text, for the response header.
     pub version_text: Arc<str>,
     /// The listeners that this proxy binds, by name.
     pub listeners: HashMap<Arc<str>, Arc<ListenerConfig>>,
     /// Backends by name.
     pub backends: HashMap<Arc<str>, Arc<Backend>>,
-    /// What is written.
+    /// The routes that are in a store.
     hosts: Hosts,
-    /// What left its store and is held: it takes the requests that nothing written takes.
+    /// Held routes, which left their store: they take only requests that match no route in a store.
     held: Hosts,
 }
 
@@ -47,45 +47,45 @@ struct Hosts {
     any: Arc<Host>,
 }
 
-/// A listener as it is bound.
+/// A listener with its settings for this proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Its name.
     pub name: Arc<str>,
-    /// Where it is bound.
+    /// The address that it binds.
     pub address: SocketAddr,
-    /// Only routes that name it are served.
+    /// Whether only routes that name it are served.
     pub explicit_only: bool,
-    /// Proxies in front whose forwarding headers are believed.
+    /// Trusted proxies in front of it, whose forwarding headers are used.
     pub trusted: Vec<TrustedNetwork>,
     /// How paths are compared with those of rules.
     pub paths: PathNormalization,
 }
 
-/// A backend with what may take requests.
+/// A backend with its balancer.
 #[derive(Debug, Default)]
 pub struct Backend {
-    /// All its endpoints, the draining ones included.
+    /// All endpoints, including draining ones.
     pub endpoints: Vec<Endpoint>,
-    /// Those that take requests.
+    /// The balancer over the endpoints that take requests.
     pub balancer: Balancer,
-    /// Time-outs towards them.
+    /// Time-outs for its endpoints.
     pub timeouts: BackendTimeouts,
-    /// Whether endpoints whose attempts fail are taken out for a while.
+    /// Whether outlier detection ejects endpoints.
     pub ejects: bool,
 }
 
 impl Table {
-    /// What now stands for the listener that accepted a connection: the one that has its socket, whatever it is called
-    /// by now, else the one of its name; of a listener that is gone, what it was.
+    /// The current settings of the listener that accepted a connection: those of the listener that has its socket, under any name,
+    /// otherwise those of the listener of its name. If the listener was removed, its last settings.
     pub fn listener_of<'a>(&'a self, accepted: &'a Arc<ListenerConfig>) -> &'a Arc<ListenerConfig> {
         let named = self.listeners.get(&accepted.name);
         let holds = |listener: &&Arc<ListenerConfig>| listener.address == accepted.address;
         named.filter(holds).or_else(|| self.listeners.values().find(holds)).or(named).unwrap_or(accepted)
     }
 
-    /// The rule for a request: the most specific hostname that has a match, then the first match in order; of what is held only
-    /// where nothing written matches.
+    /// The rule for a request: the most specific hostname with a match, then the first match in order. Held routes are searched only if no
+    /// route in a store matches.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
         self.hosts.find(request).or_else(|| self.held.find(request))
     }

@@ -1,4 +1,4 @@
-//! The access log and the live tail: one JSON line per request, made only if somebody reads it.
+//! The access log and the live tail: one JSON line per request, encoded only if there is a reader.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use tokio::sync::broadcast;
 use crate::config::AccessLog;
 use crate::metrics::Metrics;
 
-/// Lines that wait for the disk; more are dropped and counted.
+/// Maximum lines that wait for the disk; further ones are dropped and counted.
 const QUEUE: usize = 8_192;
-/// Lines that a slow tail may lag behind before it misses some.
+/// Maximum lines that a slow tail may lag behind before it misses some.
 const TAIL: usize = 1_024;
 
-/// Where request records go.
+/// Writes the records of requests to the log and the tail.
 #[derive(Debug)]
 pub(crate) struct Tail {
     live: broadcast::Sender<Arc<str>>,
@@ -25,18 +25,18 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Begins to write the access log, if there is to be one.
+    /// Starts the writer of the access log, if `log` is set.
     pub(crate) fn new(log: Option<AccessLog>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let log = log.map(start_writer).transpose()?;
         Ok(Self { live: broadcast::channel(TAIL).0, log, metrics })
     }
 
-    /// Whether anybody reads.
+    /// Whether there is any reader.
     pub(crate) fn wanted(&self) -> bool {
         self.log.is_some() || self.live.receiver_count() > 0
     }
 
-    /// Follows the requests from now on.
+    /// Follows the records from now on.
     pub(crate) fn follow(&self) -> broadcast::Receiver<Arc<str>> {
         self.live.subscribe()
     }
@@ -49,7 +49,7 @@ impl Tail {
         {
             self.metrics.log_dropped.inc();
         }
-        // Nobody may be following by now.
+        // The last follower may have left meanwhile.
         drop(self.live.send(line));
     }
 }
@@ -73,7 +73,7 @@ fn write_lines(receiver: &Receiver<Arc<str>>, first: Box<dyn std::io::Write + Se
     while let Ok(line) = receiver.recv() {
         let mut lines = vec![line];
         lines.extend(receiver.try_iter());
-        // A log that was renamed away is opened again within a second, without a signal.
+        // A renamed log is reopened within a second, without a signal.
         if opened.elapsed().as_secs() >= 1 {
             if let Ok(file) = open() {
                 out = std::io::BufWriter::new(file);
@@ -110,7 +110,7 @@ struct Line {
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     version: String,
-    /// The body did not arrive whole.
+    /// Whether the body was not transferred completely.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     aborted: bool,
 }
@@ -120,7 +120,7 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// One request on its way; written when dropped, however it ends.
+/// The record of a request in progress; it is written when dropped, however the request ends.
 #[derive(Debug)]
 pub(crate) struct Record {
     line: Line,
@@ -144,33 +144,33 @@ impl Record {
         Box::new(Self { line, started: Instant::now(), tail: tail.clone() })
     }
 
-    /// Where it came in, and which version it met.
+    /// Sets the listener, and the version of the table.
     pub(crate) fn came(&mut self, listener: &str, version: &str) {
         (self.line.listener, self.line.version) = (listener.to_owned(), version.to_owned());
     }
 
-    /// Where it went.
+    /// Sets the route.
     pub(crate) fn routed(&mut self, route: &str) {
         self.line.route = route.to_owned();
     }
 
-    /// Which endpoint took it, after how many retries.
+    /// Sets the endpoint and the number of retries.
     pub(crate) fn taken(&mut self, backend: &str, endpoint: &crate::balance::Endpoint, retries: u32) {
         (self.line.backend, self.line.endpoint, self.line.retries) = (backend.to_owned(), endpoint.id.to_string(), retries);
         self.line.zone = endpoint.zone.as_deref().unwrap_or_default().to_owned();
     }
 
-    /// The response's status.
+    /// Sets the response's status.
     pub(crate) fn status(&mut self, status: u16) {
         self.line.status = status;
     }
 
-    /// So many bytes of the body have passed.
+    /// Adds transferred bytes of the body.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.line.bytes += u64::try_from(bytes).unwrap_or_default();
     }
 
-    /// The body was whole.
+    /// Marks the body as transferred completely.
     pub(crate) fn whole(&mut self) {
         self.line.aborted = false;
     }

@@ -7,11 +7,11 @@ use std::path::Path;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, Command};
 
-/// The command with `WAYPOST_<FLAG>` for every flag that has no variable of its own.
+/// Adds the variable `WAYPOST_<FLAG>` to every flag that has none of its own.
 pub fn with_environment(command: Command) -> Command {
     let command = command.mut_args(|argument| {
         let argument = match argument.get_action() {
-            // Whoever sets a switch to 1, yes or true means it.
+            // A switch accepts 1, yes and true.
             ArgAction::SetTrue => argument.value_parser(FalseyValueParser::new()),
             _ => argument,
         };
@@ -27,11 +27,11 @@ fn variable(flag: &str) -> String {
     format!("WAYPOST_{}", flag.replace('-', "_").to_uppercase())
 }
 
-/// The arguments with those of the file that `--config` names put in where neither the command line nor the
-/// environment has them. `keep` names keys of the file that are no flags and are read elsewhere.
+/// Adds to the arguments those of the file that `--config` names, unless the command line or the environment has them. `keep` lists keys of
+/// the file that are not flags and are read elsewhere.
 ///
 /// # Errors
-/// The file cannot be read, or has a key that is no flag; the message names the nearest one.
+/// The file cannot be read, or has an unknown key; the message has the nearest flag.
 pub fn with_file(arguments: Vec<OsString>, command: &Command, keep: &[&str]) -> Result<Vec<OsString>, String> {
     let Some(path) = config_path(&arguments) else { return Ok(arguments) };
     let table = read(Path::new(&path))?;
@@ -39,14 +39,14 @@ pub fn with_file(arguments: Vec<OsString>, command: &Command, keep: &[&str]) -> 
     let mut extra = Vec::new();
     for (key, value) in table.iter().filter(|(key, _)| !keep.contains(&key.as_str())) {
         let flag = kebab(key);
-        // One file serves every verb: what only another one knows is not for this one.
+        // One file serves every verb: a key that only another verb knows is skipped.
         let Some(argument) = find(command, &flag) else {
             if all.get_subcommands().any(|other| find(other, &flag).is_some()) {
                 continue;
             }
             return Err(unknown(command, &path, key));
         };
-        // A flag whose variable has another name means something else here than elsewhere, where the file's key is from.
+        // A flag with a variable of another name has another meaning here than elsewhere, so the file's key is not for it.
         if argument.get_env().is_some_and(|name| name != variable(&flag).as_str()) {
             continue;
         }
@@ -68,7 +68,7 @@ pub fn read(path: &Path) -> Result<toml::Table, String> {
     text.parse().map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Where the file is, if one is named.
+/// The path of the file; `None` if no file is named.
 pub fn config_path(arguments: &[OsString]) -> Option<String> {
     let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
     while let Some(argument) = rest.next() {
@@ -98,7 +98,7 @@ fn unknown(command: &Command, path: &str, key: &str) -> String {
     }
 }
 
-/// `drainDelay` and `drain_delay` are `drain-delay`.
+/// Converts `drainDelay` and `drain_delay` to `drain-delay`.
 fn kebab(key: &str) -> String {
     key.chars().fold(String::new(), |mut text, c| {
         match c {

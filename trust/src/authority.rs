@@ -1,4 +1,4 @@
-//! The cluster's own authority: it makes certificates for programs, and keeps the secret under which tokens are made.
+//! The cluster's own authority: it issues certificates for programs, and has the secret that signs tokens.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -24,12 +24,12 @@ const CERT: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";
 const SECRET: &str = "secret";
 const JOINING: &str = "joining-key.pem";
-/// The authority's own certificate lives so long.
+/// Lifetime of the authority's own certificate.
 const LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// A certificate is good from so long before it was made: clocks differ, and jump.
+/// How far before its creation the validity of a certificate begins, because clocks differ and jump.
 pub(crate) const SLACK: Duration = Duration::from_secs(2 * 3_600);
 
-/// Makes certificates. Whoever has it can let anybody in, so only controllers have it.
+/// Issues certificates. Only controllers have it, because it can admit any program.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Authority {
@@ -37,48 +37,48 @@ pub struct Authority {
     cert: String,
     /// Its key, PEM.
     key: String,
-    /// The secret under which tokens are made, base64.
+    /// The secret that signs tokens, base64.
     secret: String,
 }
 
-/// Secrets do not belong into logs.
+/// Secrets must not appear in logs.
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authority").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
     }
 }
 
-/// A certificate that was made.
+/// An issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Issued {
-    /// It, and the authority's, PEM.
+    /// The certificate followed by the authority's, PEM.
     pub chain: String,
-    /// The authority's alone: whom to trust, PEM.
+    /// The authority's certificate alone, as the trust anchor, PEM.
     pub authority: String,
-    /// When it was made, in seconds since 1970.
+    /// When it was issued, in seconds since 1970.
     pub from: u64,
-    /// When it ends, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub until: u64,
 }
 
-/// A key that a program makes for itself; its private half never leaves the machine.
+/// A key pair that a program generates for itself; the private half never leaves the machine.
 pub struct KeyPair(rcgen::KeyPair);
 
 impl KeyPair {
-    /// A new one (ECDSA over P-256).
+    /// A new key pair (ECDSA over P-256).
     ///
     /// # Errors
-    /// The system has no randomness.
+    /// The system cannot supply random bytes.
     pub fn generate() -> Result<Self, TrustError> {
         Ok(Self(rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| TrustError::unusable("a new key", error))?))
     }
 
-    /// The key with which a program joins: the one that an earlier attempt kept in a directory, whose answer may have been lost,
-    /// or a new one, which is kept now.
+    /// The key pair with which a program joins: the one that an earlier attempt, whose answer may have been lost, stored in a directory, or
+    /// a new one, which is then stored there.
     ///
     /// # Errors
-    /// The system has no randomness, or the disk refuses.
+    /// The system cannot supply random bytes, or the disk refuses.
     pub fn joining(folder: &Path) -> Result<Self, TrustError> {
         let path = folder.join(JOINING);
         let kept = || rcgen::KeyPair::from_pem(std::str::from_utf8(&read(&path).ok()?).ok()?).ok();
@@ -90,9 +90,9 @@ impl KeyPair {
         Ok(key)
     }
 
-    /// It has joined: the key is kept with the certificate from now on, or not needed any more.
+    /// Deletes the stored joining key after the program has joined: the key is stored with the certificate now, or not needed any more.
     pub fn has_joined(folder: &Path) {
-        // One that stays is taken for the next attempt, and no harm.
+        // If it cannot be deleted, the next attempt to join uses it, which does no harm.
         std::fs::remove_file(folder.join(JOINING)).unwrap_or_default();
     }
 
@@ -101,13 +101,13 @@ impl KeyPair {
         self.0.serialize_pem()
     }
 
-    /// The public half, to be certified.
+    /// The public half, for the certificate.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.der_bytes().to_vec())
     }
 }
 
-/// A public key that is to be certified: a point of P-256, uncompressed, as base64 in JSON.
+/// A public key for a certificate: an uncompressed point of P-256, as base64 in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey(Vec<u8>);
@@ -139,10 +139,10 @@ impl PublicKeyData for PublicKey {
 }
 
 impl Authority {
-    /// A new one, made at `now` (since 1970).
+    /// A new authority, valid from `now` (since 1970).
     ///
     /// # Errors
-    /// The system has no randomness.
+    /// The system cannot supply random bytes.
     pub fn create(now: Duration) -> Result<Self, TrustError> {
         let failed = |error: rcgen::Error| TrustError::unusable("a new authority", error);
         let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
@@ -152,18 +152,18 @@ impl Authority {
         Ok(Self { cert, key: key.serialize_pem(), secret: new_secret()? })
     }
 
-    /// From JSON, as another controller told it.
+    /// Reads an authority from the JSON of another controller.
     ///
     /// # Errors
-    /// It is none, or cannot be used.
+    /// The JSON is not an authority, or the authority cannot be used.
     pub fn read(json: &[u8]) -> Result<Self, TrustError> {
         serde_json::from_slice::<Self>(json).map_err(|error| TrustError::unusable("the authority", error))?.usable()
     }
 
-    /// The one that is kept in a directory, if one is.
+    /// Loads the authority from a directory; `None` if there is none.
     ///
     /// # Errors
-    /// Its files cannot be read, or not be used.
+    /// Its files cannot be read or used.
     pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
         if !folder.join(KEY).exists() {
             return Ok(None);
@@ -179,18 +179,18 @@ impl Authority {
         Ok(self)
     }
 
-    /// Keeps it in a directory, where only its owner may read it.
+    /// Stores it in a directory; only the owner may read the files.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn save(&self, folder: &Path) -> Result<(), TrustError> {
         write_secret(&folder.join(CERT), self.cert.as_bytes())?;
         write_secret(&folder.join(SECRET), self.secret.as_bytes())?;
-        // The last: with it, all of them are there.
+        // The key is written last: if it exists, the other files do as well.
         write_secret(&folder.join(KEY), self.key.as_bytes())
     }
 
-    /// The secret under which tokens are made.
+    /// The secret that signs tokens.
     pub fn secret(&self) -> Vec<u8> {
         STANDARD.decode(&self.secret).unwrap_or_default()
     }
@@ -210,10 +210,10 @@ impl Authority {
         Ok(Issuer::new(own_params(&key), key))
     }
 
-    /// A certificate for a program, good for `life` from `now` (since 1970), also under these host names and addresses.
+    /// Issues a certificate for a program, valid for `life` from `now` (since 1970), also for these host names and addresses.
     ///
     /// # Errors
-    /// A name cannot stand in a certificate.
+    /// A name is not valid in a certificate.
     pub fn issue(&self, identity: &Identity, key: &PublicKey, hosts: &[String], now: Duration, life: Duration) -> Result<Issued, TrustError> {
         let failed = |error: rcgen::Error| TrustError::unusable(format!("a certificate for {identity}"), error);
         let mut params = CertificateParams::default();
@@ -237,14 +237,14 @@ impl Authority {
 /// 32 random bytes, base64.
 ///
 /// # Errors
-/// The system has no randomness.
+/// The system cannot supply random bytes.
 pub fn new_secret() -> Result<String, TrustError> {
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).map_err(|error| TrustError::unusable("a new secret", error))?;
     Ok(STANDARD.encode(secret))
 }
 
-/// A secret that can be guessed protects nothing.
+/// Decodes a secret, and refuses one that is short enough to be guessed.
 fn read_secret(text: &str) -> Result<Vec<u8>, TrustError> {
     let secret = STANDARD.decode(text.trim()).map_err(|error| TrustError::unusable("the secret of tokens", error))?;
     if secret.len() >= 32 {
@@ -254,7 +254,7 @@ fn read_secret(text: &str) -> Result<Vec<u8>, TrustError> {
     }
 }
 
-/// The secret of a file, under which tokens are made where the certificates are others'.
+/// The secret that signs tokens, from a file: for clusters whose certificates are issued by others.
 ///
 /// # Errors
 /// The file cannot be read or used.
@@ -262,10 +262,10 @@ pub fn shared_secret(file: &Path) -> Result<Vec<u8>, TrustError> {
     read_secret(&String::from_utf8_lossy(&read(file)?))
 }
 
-/// The same of one controller alone: the secret is made once and kept in a directory.
+/// The secret that signs tokens, for a single controller: created once, and stored in a directory.
 ///
 /// # Errors
-/// It cannot be read or used, or the disk refuses.
+/// The file cannot be read or used, or the disk refuses.
 pub fn own_secret(folder: &Path) -> Result<Vec<u8>, TrustError> {
     let kept = folder.join(SECRET);
     if !kept.exists() {
@@ -286,7 +286,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn own_params(key: &rcgen::KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    // Two clusters' authorities have two names: who has the wrong one is told that, and not of a bad signature.
+    // The authorities of two clusters have different names, so that the error for the wrong one names it instead of a bad signature.
     params.distinguished_name = common_name(&format!("waypost authority {:.8}", hex(key.public_key_raw())));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

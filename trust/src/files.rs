@@ -1,4 +1,4 @@
-//! A certificate from files that somebody else renews, cert-manager for one.
+//! A certificate from files that another program renews, such as cert-manager.
 
 use std::path::PathBuf;
 
@@ -6,32 +6,32 @@ use super::error::{TrustError, read};
 use super::identity::Identity;
 use super::keyring::{Keyring, Material};
 
-/// Where the files are, all PEM.
+/// The paths of the files, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate with those that lead to its authority.
+    /// The certificate and the intermediate certificates up to its authority.
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// The authorities that are trusted.
+    /// The trusted authorities.
     pub ca: PathBuf,
 }
 
-/// What the files had in them: the certificate, its key, the authorities.
+/// The content of the files: the certificate, its key, the authorities.
 type Content = [Vec<u8>; 3];
 
-/// The certificate of files, exchanged when they change.
+/// A keyring that is reloaded when its files change.
 #[derive(Clone)]
 pub struct FromFiles {
     files: Files,
     content: Content,
     keyring: Keyring,
     identity: Identity,
-    /// Why what the files have now is not used.
+    /// Why the present content of the files is not used.
     refused: Option<String>,
 }
 
-/// Secrets do not belong into logs.
+/// Secrets must not appear in logs.
 impl std::fmt::Debug for FromFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FromFiles").field("files", &self.files).finish_non_exhaustive()
@@ -46,33 +46,33 @@ impl Files {
 
 fn material([chain, key, authorities]: &Content, wanted: &Identity) -> Result<Material, TrustError> {
     let material = Material::read(chain, key, authorities)?;
-    // The proxy beside a controller has the same files.
+    // A proxy on the same machine may use the controller's files.
     let fits = material.identity() == wanted || matches!((material.identity(), wanted), (Identity::Controller(_), Identity::Proxy(_)));
     let told = || TrustError::unusable("the certificate", format!("it is that of {}, and this is {wanted}", material.identity()));
     if fits { Ok(material) } else { Err(told()) }
 }
 
 impl FromFiles {
-    /// Reads the files; the certificate has to be that of `identity`, or, of a proxy, a controller's.
+    /// Reads the files. The certificate must be that of `identity`; a proxy may also use that of a controller.
     ///
     /// # Errors
-    /// One of them cannot be read, or not be used.
+    /// A file cannot be read or used.
     pub fn open(files: Files, identity: Identity) -> Result<Self, TrustError> {
         let content = files.content()?;
         let keyring = Keyring::new(material(&content, &identity)?);
         Ok(Self { files, content, keyring, identity, refused: None })
     }
 
-    /// What is used.
+    /// The keyring with the content in use.
     pub const fn keyring(&self) -> &Keyring {
         &self.keyring
     }
 
-    /// Uses what is new in the files; returns whether anything was.
+    /// Reloads the files if they changed; returns whether they did.
     ///
     /// # Errors
-    /// What they have cannot be used (they may be changed one after the other); what was read before goes on. The same is said
-    /// once.
+    /// The content cannot be used (the files may be replaced one after the other); the content read before stays in use. The same error is
+    /// returned only once.
     pub fn look(&mut self) -> Result<bool, TrustError> {
         match self.take() {
             Ok(new) => {

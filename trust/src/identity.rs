@@ -1,11 +1,11 @@
-//! The names of programs, as certificates carry them.
+//! The identities of programs, as certificates carry them.
 
 use std::fmt;
 
-/// Whose certificate it is.
+/// The program that a certificate belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
-    /// A controller of this name. It may speak for every proxy, because it relays what they say.
+    /// A controller of this name. It may speak for every proxy, because it relays their reports.
     Controller(String),
     /// A proxy of this name.
     Proxy(String),
@@ -14,7 +14,7 @@ pub enum Identity {
 const PREFIX: &str = "spiffe://waypost/";
 
 impl Identity {
-    /// As a URI.
+    /// The identity as a URI.
     pub fn uri(&self) -> String {
         match self {
             Self::Controller(name) => format!("{PREFIX}controller/{name}"),
@@ -22,7 +22,7 @@ impl Identity {
         }
     }
 
-    /// From a URI; `None` if it is not the name of a program of ours.
+    /// The identity in a URI; `None` if the URI is not that of a Waypost program.
     pub fn of_uri(uri: &str) -> Option<Self> {
         let (kind, name) = uri.strip_prefix(PREFIX)?.split_once('/')?;
         let named = !name.is_empty() && !name.contains('/');
@@ -33,7 +33,7 @@ impl Identity {
         }
     }
 
-    /// Whether it may speak as the proxy of this name.
+    /// Whether the program may speak as the proxy of this name.
     pub fn may_be_proxy(&self, name: &str) -> bool {
         match self {
             Self::Controller(_) => true,
@@ -41,7 +41,7 @@ impl Identity {
         }
     }
 
-    /// Whether it may speak as the controller of this name.
+    /// Whether the program may speak as the controller of this name.
     pub fn may_be_controller(&self, name: &str) -> bool {
         matches!(self, Self::Controller(own) if own == name)
     }

@@ -1,4 +1,5 @@
-//! The certificate of a program and whom it trusts, exchanged while connections are open: whoever connects next sees the new one.
+//! The certificate of a program and its trusted authorities. Both are replaced while connections are open; new connections use the new
+//! ones.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -20,7 +21,7 @@ use super::identity::Identity;
 use super::verify::check;
 use super::verify::identity_of;
 
-/// A certificate with its key, and whom to trust.
+/// A certificate with its key, and the trusted authorities.
 #[derive(Debug)]
 pub struct Material {
     certified: Arc<CertifiedKey>,
@@ -29,10 +30,10 @@ pub struct Material {
 }
 
 impl Material {
-    /// From PEM: a certificate with those that lead to its authority, its key, and the authorities that are trusted.
+    /// Reads PEM: a certificate with the intermediate ones up to its authority, its key, and the trusted authorities.
     ///
     /// # Errors
-    /// What cannot be used, and why.
+    /// Names the part that cannot be used, and why.
     pub fn read(chain: &[u8], key: &[u8], authorities: &[u8]) -> Result<Self, TrustError> {
         let certs = |what: &str, pem: &[u8]| {
             let all: Vec<CertificateDer<'static>> =
@@ -54,51 +55,51 @@ impl Material {
         Ok(Self { certified: Arc::new(certified), anchors, identity })
     }
 
-    /// Whose certificate it is.
+    /// The identity in the certificate.
     pub const fn identity(&self) -> &Identity {
         &self.identity
     }
 }
 
-/// What is used now. All who have it see it change.
+/// The material in use. All clones share it, and use a replacement at once.
 #[derive(Debug, Clone)]
 pub struct Keyring(Arc<RwLock<Arc<Material>>>);
 
 impl Keyring {
-    /// With this to begin with.
+    /// A keyring with this initial material.
     pub fn new(material: Material) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(material))))
     }
 
-    /// What is used now.
+    /// The material in use.
     pub fn now(&self) -> Arc<Material> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// This is used from now on.
+    /// Replaces the material in use.
     pub fn replace(&self, material: Material) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(material);
     }
 
-    /// The side that listens: programs show their certificates, people need none.
+    /// The TLS settings of the listening side. Programs present certificates; people need none.
     ///
     /// # Errors
-    /// None that rustls knows of for these settings.
+    /// rustls reports none for these settings.
     pub fn server(&self) -> Result<Arc<ServerConfig>, TrustError> {
         let versions = ServerConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions();
         let builder = versions.map_err(|error| TrustError::unusable("TLS", error))?.with_client_cert_verifier(Arc::new(Checker(self.clone())));
         let mut config = builder.with_cert_resolver(Arc::new(Own(self.clone())));
-        // Every connection is checked anew: one that is resumed would be believed by what was shown before.
+        // Every connection is authenticated anew: a resumed one would be trusted for the certificate of an earlier one.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
 
-    /// The side that connects to a controller, whatever its address: over HTTP/2.
+    /// The TLS settings for connections to a controller, at any address, over HTTP/2.
     ///
     /// # Errors
-    /// None that rustls knows of for these settings.
+    /// rustls reports none for these settings.
     pub fn client(&self) -> Result<ClientConfig, TrustError> {
         let mut config = client(Arc::new(Checker(self.clone())))?.with_client_cert_resolver(Arc::new(Own(self.clone())));
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -106,10 +107,10 @@ impl Keyring {
     }
 }
 
-/// Connects to a controller whose authority has this fingerprint, with no certificate yet.
+/// The TLS settings of a program without a certificate, for a controller whose authority has this fingerprint.
 ///
 /// # Errors
-/// None that rustls knows of for these settings.
+/// rustls reports none for these settings.
 pub fn joining_client(authority: &str) -> Result<ClientConfig, TrustError> {
     let mut config = client(Arc::new(Pinned(authority.to_owned())))?.with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -123,7 +124,7 @@ fn client(verifier: Arc<dyn ServerCertVerifier>) -> Result<WithVerifier, TrustEr
     Ok(versions.map_err(|error| TrustError::unusable("TLS", error))?.dangerous().with_custom_certificate_verifier(verifier))
 }
 
-/// Shows our certificate.
+/// Presents the program's own certificate.
 #[derive(Debug)]
 struct Own(Keyring);
 
@@ -147,7 +148,7 @@ fn provider() -> CryptoProvider {
     default_provider()
 }
 
-/// Checks the certificates of others against what is trusted now.
+/// Verifies the certificates of peers against the authorities trusted now.
 #[derive(Debug)]
 struct Checker(Keyring);
 
@@ -177,7 +178,7 @@ impl ClientCertVerifier for Checker {
     }
 }
 
-/// Only a controller is listened to, whatever its address.
+/// Accepts only controllers, at any address.
 fn controller(identity: &Identity) -> Result<ServerCertVerified, Error> {
     match identity {
         Identity::Controller(_) => Ok(ServerCertVerified::assertion()),
@@ -210,7 +211,7 @@ impl ServerCertVerifier for Checker {
     }
 }
 
-/// Trusts the one authority with this fingerprint, which the other side shows with its own certificate.
+/// Trusts the one authority with this fingerprint, which the server sends with its own certificate.
 #[derive(Debug)]
 struct Pinned(String);
 

@@ -1,9 +1,9 @@
-//! Who is who between controllers, proxies and operators: certificates with names in them, tokens with roles, and the TLS
-//! that checks both. No sockets and no clock of its own: time is an input, but where rustls brings it.
+//! Authentication between controllers, proxies and operators: certificates with identities, tokens with roles, and the TLS settings that
+//! verify both. No sockets and no clock of its own: time is an input, except where rustls supplies it.
 //!
 //! A certificate carries the identity of a program as a URI (SPIFFE form): `spiffe://waypost/proxy/edge-1`,
-//! `spiffe://waypost/controller/c1`. Programs check that, and not the address under which they found each other; people's tools
-//! check the address, as with any server.
+//! `spiffe://waypost/controller/c1`. Programs verify that instead of the address that they connected to; tools of people verify the
+//! address, as with any server.
 
 mod authority;
 mod error;

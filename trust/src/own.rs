@@ -1,4 +1,4 @@
-//! The certificate that a program got, on its disk.
+//! A program's own certificate, stored on its disk.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Own {
     issued: Issued,
 }
 
-/// Secrets do not belong into logs.
+/// Secrets must not appear in logs.
 impl std::fmt::Debug for Own {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Own").field("until", &self.issued.until).finish_non_exhaustive()
@@ -32,20 +32,20 @@ impl std::fmt::Debug for Own {
 }
 
 impl Own {
-    /// A key with the certificate that was made for it.
+    /// A key pair with the certificate that was issued for it.
     pub fn new(key: &KeyPair, issued: Issued) -> Self {
         Self { key: key.private_pem(), issued }
     }
 
-    /// What is kept in a directory, if anything is.
+    /// Loads the certificate from a directory; `None` if there is none.
     ///
     /// # Errors
-    /// The file cannot be read, or not be understood.
+    /// The file cannot be read or parsed.
     pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
         load_secret(&folder.join(FILE))
     }
 
-    /// Keeps it in a directory, where only its owner may read it.
+    /// Stores the certificate in a directory; only the owner may read the file.
     ///
     /// # Errors
     /// The disk refuses.
@@ -53,10 +53,10 @@ impl Own {
         write_secret(&folder.join(FILE), &serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// As it is used.
+    /// The certificate as TLS material.
     ///
     /// # Errors
-    /// It cannot be.
+    /// The certificate or its key cannot be used.
     pub fn material(&self) -> Result<Material, TrustError> {
         Material::read(self.issued.chain.as_bytes(), self.key.as_bytes(), self.issued.authority.as_bytes())
     }
@@ -66,13 +66,13 @@ impl Own {
         CertificateDer::from_pem_slice(self.issued.authority.as_bytes()).ok().map(|cert| fingerprint(&cert))
     }
 
-    /// Whether its time is over at `now` (since 1970).
+    /// Whether it has expired at `now` (since 1970).
     pub const fn is_over(&self, now: Duration) -> bool {
         now.as_secs() >= self.issued.until
     }
 
-    /// How long after `now` it is to be renewed: when two thirds of its life are over, or at once if it is not good yet because
-    /// the clock was put back.
+    /// Time from `now` until renewal: when two thirds of its lifetime have passed, or at once if it is not valid yet because the clock was
+    /// set back.
     pub const fn renew_in(&self, now: Duration) -> Duration {
         if now.as_secs() + SLACK.as_secs() < self.issued.from {
             return Duration::ZERO;

@@ -1,5 +1,5 @@
-//! Tokens: what operators show with their requests, and what a program shows once to get its certificate. A token is its
-//! claims and their HMAC-SHA-256 under a secret that all controllers of a cluster share, so that nobody has to remember it.
+//! Tokens: operators send one with each request, and a program sends one once to get its certificate. A token is its claims and their
+//! HMAC-SHA-256 under a secret that all controllers of a cluster share, so no controller has to store the tokens.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrustError;
 
-/// What an operator may do. Each may do what those before it may.
+/// What an operator may do. Each role includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// See everything.
+    /// May read everything.
     Read,
-    /// Let go what the guard holds, and say what will be deleted.
+    /// May approve removals that the guard holds, and announce deletions.
     Write,
-    /// Stop and turn back the config, hand over leading, make tokens.
+    /// May freeze and roll back the config, hand over leadership, and create tokens.
     Operate,
 }
 
@@ -33,13 +33,13 @@ impl fmt::Display for Role {
     }
 }
 
-/// Which program a token lets in.
+/// The kind of program that a token admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Joining {
     /// A proxy.
     Proxy,
-    /// A controller, which then holds the cluster's authority as well.
+    /// A controller, which then has the cluster's authority as well.
     Controller,
 }
 
@@ -52,32 +52,32 @@ impl fmt::Display for Joining {
     }
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "for")]
 pub enum Claims {
-    /// Its bearer is an operator.
+    /// The bearer is an operator.
     Operator {
-        /// Who that is, for the audit.
+        /// The operator's name, for the audit log.
         name: String,
-        /// What he may do.
+        /// What the operator may do.
         role: Role,
-        /// When it ends, in seconds since 1970.
+        /// When the token expires, in seconds since 1970.
         until: u64,
-        /// SHA-256 of the authority's certificate: whom the bearer may show it to. Absent if the certificates are others'.
+        /// SHA-256 of the certificate of the authority that the bearer may show the token to. Absent if certificates are issued by others.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         authority: Option<String>,
     },
-    /// Its bearer gets a certificate.
+    /// The bearer gets a certificate.
     Join {
-        /// For which program.
+        /// The kind of program.
         joining: Joining,
-        /// For which name; any that is free if absent.
+        /// The program's name; any free name if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
-        /// When it ends, in seconds since 1970.
+        /// When the token expires, in seconds since 1970.
         until: u64,
-        /// SHA-256 of the authority's certificate: whom the bearer may tell it to.
+        /// SHA-256 of the certificate of the authority that the bearer may send the token to.
         authority: String,
     },
 }
@@ -85,25 +85,25 @@ pub enum Claims {
 const PREFIX: &str = "waypost1";
 
 impl Claims {
-    /// As a token, under the cluster's secret.
+    /// Encodes and signs the claims under the cluster's secret.
     pub fn sign(&self, secret: &[u8]) -> String {
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default());
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), claims.as_bytes());
         format!("{PREFIX}.{claims}.{}", URL_SAFE_NO_PAD.encode(mac.as_ref()))
     }
 
-    /// What a token says, whoever made it: for its bearer, who has to know whom to tell it to.
+    /// The claims of a token, without checking the signature: the bearer reads them to find the authority that it may send the token to.
     ///
     /// # Errors
-    /// It is no token.
+    /// The text is not a token.
     pub fn peek(token: &str) -> Result<Self, TrustError> {
         Ok(parts(token)?.0)
     }
 
-    /// What a token says, if it is one of this secret and not over at `now` (since 1970).
+    /// The claims of a token, if it is signed with this secret and has not expired at `now` (since 1970).
     ///
     /// # Errors
-    /// It is forged, over, or no token.
+    /// The token is forged or expired, or the text is not a token.
     pub fn check(token: &str, secret: &[u8], now: Duration) -> Result<Self, TrustError> {
         let (claims, signed, mac) = parts(token)?;
         hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes(), &mac)
@@ -114,7 +114,7 @@ impl Claims {
         Ok(claims)
     }
 
-    /// When it ends, in seconds since 1970.
+    /// When the token expires, in seconds since 1970.
     pub const fn until(&self) -> u64 {
         match self {
             Self::Operator { until, .. } | Self::Join { until, .. } => *until,
@@ -122,7 +122,7 @@ impl Claims {
     }
 }
 
-/// The claims of a token, what of it was signed, and the signature.
+/// The claims of a token, the signed part of its text, and the signature.
 fn parts(token: &str) -> Result<(Claims, &str, Vec<u8>), TrustError> {
     let none = || TrustError::Token("it is no token; copy it whole");
     let mut pieces = token.trim().split('.');

@@ -1,4 +1,4 @@
-//! Checking a certificate: that the authority made it, that its time has not run out, and whose it is.
+//! Verification of a certificate: its authority, its validity and its identity.
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::{CertificateError, Error};
@@ -6,13 +6,13 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::identity::Identity;
 
-/// The identity in a certificate that was checked already.
+/// The identity in a certificate that was verified before.
 pub fn identity_of(leaf: &CertificateDer<'_>) -> Option<Identity> {
     let cert = EndEntityCert::try_from(leaf).ok()?;
     cert.valid_uri_names().find_map(Identity::of_uri)
 }
 
-/// Checks a chain against what is trusted; returns whose it is.
+/// Verifies a chain against the trusted authorities; returns the identity in the certificate.
 pub(crate) fn check(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
@@ -26,7 +26,7 @@ pub(crate) fn check(
     identity_of(leaf).ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
 }
 
-/// In rustls' words, so that the other side is told what it can mend.
+/// The error in rustls' terms, so that the peer gets a reason that its operator can act on.
 fn told(error: webpki::Error) -> Error {
     use webpki::Error as E;
     Error::InvalidCertificate(match error {

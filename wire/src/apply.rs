@@ -1,4 +1,4 @@
-//! The receiver's side: from frames to the next snapshot, or to the reason why there is none.
+//! The receiver's side: turns frames into the next snapshot, or into the reason why there is none.
 
 use std::collections::BTreeMap;
 
@@ -12,62 +12,63 @@ use crate::frame::{Begin, Commit, Frame, Lane};
 /// Why a publication was refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ApplyError {
-    /// It is older than one that was seen before.
+    /// The publication is older than one that was received before.
     #[error("version {offered} is below {highest}, the highest that was seen; a deposed leader published it")]
     Fenced {
-        /// The version that came.
+        /// The version of the publication.
         offered: Version,
-        /// The highest version so far.
+        /// The highest version received so far.
         highest: Version,
     },
-    /// It has the version of another one with other content.
+    /// The publication has the version of another one and different content.
     #[error("version {0} came a second time with other content; two leaders published it")]
     Conflict(Version),
-    /// It is from another cluster.
+    /// The publication is from another cluster.
     #[error("the controller belongs to cluster {offered}, this proxy to {own}; if it is to move: waypost adopt {own}")]
     ForeignCluster {
-        /// The cluster that came.
+        /// The cluster of the publication.
         offered: String,
         /// The proxy's own.
         own: String,
     },
-    /// The result does not have the digests that were announced.
+    /// The result does not have the announced digests.
     #[error("version {0} does not have the digest that was announced; asking for the buckets that differ")]
     Digest(Version),
-    /// A line that cannot stand where it stands, or an object that is not one.
+    /// A line that is not allowed at its position, or a malformed object.
     #[error("the stream is broken: {0}")]
     Protocol(String),
 }
 
-/// What a receiver holds.
+/// The state of a receiver.
 #[derive(Debug, Clone, Default)]
 pub struct Held {
     /// The cluster it belongs to; empty before the first publication.
     pub cluster: String,
-    /// The highest version it has seen.
+    /// The highest version that it has received.
     pub highest: Version,
-    /// The version of what it holds.
+    /// The version of the lanes.
     pub version: Version,
     /// All lanes of that version.
     pub lanes: BTreeMap<Lane, Objects>,
-    /// Which config it follows.
+    /// The config lane that it follows.
     pub track: Option<Lane>,
-    /// It comes from disk, where the lanes may be of different versions.
+    /// Whether the state is from disk, where the lanes may be of different versions.
     pub restored: bool,
-    /// The digests of the highest version, once it was whole: no other content may come under that version.
+    /// The digests of the highest version, once it was received completely: that version must not come with other content.
     pub seen: BTreeMap<Lane, Digest>,
 }
 
 impl Held {
-    /// What it serves: the config it follows and the membership.
+    /// The snapshot to serve: the config lane that it follows, and the membership.
     pub fn snapshot(&self) -> Snapshot {
         let lane = |lane: Lane| self.lanes.get(&lane).cloned().unwrap_or_default();
         let track = self.track.filter(|track| self.lanes.contains_key(track)).unwrap_or(Lane::Stable);
         Snapshot { cluster: self.cluster.clone(), version: self.version, config: lane(track), membership: lane(Lane::Membership) }
     }
 
-    /// The newest version that had all of this. Lanes from disk, which are written apart, may be older than what was seen last. Unless they
-    /// are just that, the membership may be older than the config: whoever has that version whole has more, so this counts as the one before.
+    /// The newest version that certainly has all of this content. Lanes from disk are written separately, so they may be older than the
+    /// highest version. Unless their digests are those of the highest version, the membership may be older than the config. A receiver that
+    /// has the version completely then has newer content, so this state counts as the version before.
     pub fn newest(&self) -> Version {
         let own = self.digests();
         let is_same = |(lane, digest): (&Lane, &Digest)| own.get(lane).copied().unwrap_or_else(|| Objects::default().digest()) == *digest;
@@ -76,7 +77,7 @@ impl Held {
         if is_highest { self.highest } else { before }
     }
 
-    /// Bucket digests of all lanes, for the next request.
+    /// The bucket digests of all lanes, for the next request.
     pub fn bucket_digests(&self) -> BTreeMap<Lane, Vec<Digest>> {
         self.lanes.iter().map(|(lane, objects)| (*lane, objects.bucket_digests())).collect()
     }
@@ -86,7 +87,7 @@ impl Held {
     }
 }
 
-/// A publication on its way in.
+/// Collects the frames of a publication.
 #[derive(Debug, Default)]
 pub struct Incoming {
     begin: Option<Begin>,
@@ -95,7 +96,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes the next frame. Returns what is held after a commit; `held` itself is not touched.
+    /// Takes the next frame. Returns the new state after a commit; `held` itself does not change.
     ///
     /// # Errors
     /// The publication is refused; the stream must be opened again.
@@ -121,7 +122,7 @@ impl Incoming {
         if foreign && !begin.adopts.contains(&held.cluster) {
             return Err(ApplyError::ForeignCluster { offered: begin.cluster, own: held.cluster.clone() });
         }
-        // Versions of another cluster say nothing about ours.
+        // Versions of another cluster cannot be compared with ours.
         if !foreign && begin.version < held.highest {
             return Err(ApplyError::Fenced { offered: begin.version, highest: held.highest });
         }

@@ -1,4 +1,4 @@
-//! The lines of the watch stream.
+//! The frames of the watch stream, one per line.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use serde_json::value::RawValue;
 use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::Version;
 
-/// What a proxy says of itself when it begins to watch.
+/// The request that begins a watch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WatchRequest {
-    /// The proxy's name; empty for a person who only looks.
+    /// The proxy's name; empty for a person who only reads.
     pub name: String,
-    /// The name of the controller that asks in order to relay; a proxy has none here.
+    /// The name of the controller that asks in order to relay; absent for a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
-    /// One run of one process.
+    /// Identifies one run of one process.
     pub run_id: String,
     /// The proxy's labels, which choose its listeners.
     pub labels: BTreeMap<String, String>,
-    /// The cluster it belongs to, once it knows.
+    /// The cluster it belongs to, once it knows it.
     pub cluster: Option<String>,
-    /// The highest version it has seen.
+    /// The highest version that it has received.
     pub highest: Option<Version>,
-    /// The version that it holds now.
+    /// The version that it has now.
     pub from: Option<Version>,
-    /// The 256 bucket digests of what it holds, per lane.
+    /// The 256 bucket digests of its state, per lane.
     pub held: BTreeMap<Lane, Vec<Digest>>,
-    /// The level of features that it understands.
+    /// The feature level that it understands.
     pub level: u32,
 }
 
-/// Which set of objects a line is about.
+/// The set of objects that a line belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
@@ -49,23 +49,23 @@ pub enum Lane {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Frame {
-    /// A publication begins.
+    /// The beginning of a publication.
     Begin(Begin),
-    /// An object.
+    /// An object to add or replace.
     Put(Put),
-    /// An object is gone.
+    /// An object to remove.
     Delete(Delete),
-    /// Which config this proxy follows.
+    /// The config lane that this proxy follows.
     Track(Track),
-    /// The publication is whole.
+    /// The end of a publication.
     Commit(Commit),
-    /// The sender is alive, and this is how fresh what it says is.
+    /// A sign that the sender is alive, with the age of its data.
     Heartbeat(Heartbeat),
-    /// A line of a newer release.
+    /// A line of a type that a newer release introduced.
     Unknown,
 }
 
-/// A publication begins.
+/// The beginning of a publication.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Begin {
@@ -73,21 +73,21 @@ pub struct Begin {
     pub version: Version,
     /// The cluster that publishes.
     pub cluster: String,
-    /// Buckets, per lane, that are sent whole: the receiver empties them first.
+    /// Buckets, per lane, that are sent completely: the receiver empties them first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub replace: BTreeMap<Lane, Vec<u8>>,
-    /// Which other C a lane starts from, if not from what the receiver holds for it.
+    /// The other config lane that a lane starts from, if not from the receiver's state of the lane itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<Lane, Lane>,
-    /// Other clusters whose proxies may follow: an operator said so.
+    /// Other clusters whose proxies may follow this one, by an operator's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopts: Vec<String>,
 }
 
-/// An object.
+/// An object to add or replace.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Put {
-    /// Where it belongs.
+    /// The lane of the object.
     pub lane: Lane,
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -95,10 +95,10 @@ pub struct Put {
     pub object: Box<RawValue>,
 }
 
-/// An object is gone.
+/// An object to remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delete {
-    /// Where it was.
+    /// The lane of the object.
     pub lane: Lane,
     /// Its kind.
     pub kind: String,
@@ -106,67 +106,67 @@ pub struct Delete {
     pub name: String,
 }
 
-/// Which config this proxy follows.
+/// The config lane that this proxy follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Track {
     /// `stable` or `candidate`.
     pub lane: Lane,
 }
 
-/// The publication is whole.
+/// The end of a publication.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// The publication's version.
     pub version: Version,
-    /// The digest of every lane that there is now; a lane that is not named is gone.
+    /// The digests of all lanes; a lane without a digest is removed.
     pub digests: BTreeMap<Lane, Digest>,
 }
 
-/// How fresh what was said is.
+/// The age of the sender's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Heartbeat {
-    /// Milliseconds since somebody was heard who leads, or takes care without the store; absent if nobody was.
+    /// Milliseconds since the sender last heard from a leader or caretaker; absent if it never did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub led_millis: Option<u64>,
-    /// The stores, as far as the leader has read them.
+    /// The stores as the leader has read them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceAge>,
 }
 
 impl Default for Heartbeat {
-    /// What a release that said nothing of this meant: all is well.
+    /// The meaning of a heartbeat of releases without these fields: the data is current.
     fn default() -> Self {
         Self { led_millis: Some(0), sources: Vec::new() }
     }
 }
 
-/// How fresh what was read of a store is.
+/// The age of the data of one store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourceAge {
     /// The store's URL, without secrets.
     pub store: String,
-    /// Its revision.
+    /// The revision that was read.
     pub at: u64,
-    /// Milliseconds since it was confirmed to be current; absent if it never was.
+    /// Milliseconds since the data was confirmed as current; absent if it never was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_millis: Option<u64>,
 }
 
 impl Put {
-    /// The line's form of an object.
+    /// The frame of an object.
     ///
     /// # Errors
-    /// The object's bytes are not JSON, which none that was read or compiled can be.
+    /// The object's bytes are not JSON; this cannot happen for objects that were read or compiled.
     pub fn of(lane: Lane, object: &Object) -> Result<Self, serde_json::Error> {
         Ok(Self { lane, digest: object.digest(), object: RawValue::from_string(object.bytes().to_owned())? })
     }
 
-    /// The object, if its bytes have the digest that the line names.
+    /// The object, if its bytes match the digest of the frame.
     ///
     /// # Errors
-    /// What does not fit.
+    /// Describes the mismatch, or why the bytes are not an object.
     pub fn object(&self) -> Result<Arc<Object>, String> {
         let object = Object::read(self.object.get())?;
         if object.digest() == self.digest { Ok(object) } else { Err(format!("{} does not have the digest {}", object.path(), self.digest)) }
@@ -176,14 +176,14 @@ impl Put {
 /// A frame as one line, with its line feed.
 ///
 /// # Errors
-/// None for frames that can be made.
+/// None for valid frames.
 pub fn encode(frame: &Frame) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = serde_json::to_vec(frame)?;
     line.push(b'\n');
     Ok(line)
 }
 
-/// Reads one line. The type is read first, and the line once more in its form: objects stay the bytes they are.
+/// Decodes one line. It reads the type first, and then the line in the form of that type, so that the bytes of objects stay unchanged.
 ///
 /// # Errors
 /// The line is not a frame.

@@ -1,28 +1,28 @@
-//! How a program gets its certificate from a controller, and a new one before that runs out.
+//! How a program gets its first certificate from a controller, and the next one before that expires.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Where a program that has a token gets its first certificate.
+/// Where a program with a token requests its first certificate.
 pub const JOIN_PATH: &str = "/v1/join";
 
-/// Where a proxy gets the next one, showing the one it has.
+/// Where a proxy requests its next certificate, authenticated by the one that it has.
 pub const RENEW_PATH: &str = "/v1/renew";
 
-/// A program wants its first certificate.
+/// A program's request for its first certificate.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JoinRequest {
-    /// The token that lets it in.
+    /// The token that admits it.
     pub token: String,
-    /// The name that it wants to have.
+    /// The name that it requests.
     pub name: String,
-    /// The public half of its key: an uncompressed point of P-256, base64. A proxy's is certified; a controller gets the authority
-    /// itself. Who asks again with the same key, as after a lost answer, is let in again.
+    /// The public half of its key: an uncompressed point of P-256, base64. A proxy gets a certificate for it; a controller gets the
+    /// authority itself. A program that asks again with the same key, as after a lost answer, is admitted again.
     pub public_key: String,
 }
 
-/// A proxy wants its next certificate, under the name it has.
+/// A proxy's request for its next certificate, under its present name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RenewRequest {
@@ -30,19 +30,19 @@ pub struct RenewRequest {
     pub public_key: String,
 }
 
-/// A certificate, for a proxy; or the authority itself, for a controller.
+/// The answer to both: a certificate for a proxy, or the authority itself for a controller.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Certificate {
-    /// It, and the authority's, PEM.
+    /// The certificate followed by the authority's, PEM.
     pub chain: String,
-    /// The authority's alone: whom to trust, PEM.
+    /// The authority's certificate alone, as the trust anchor, PEM.
     pub authority: String,
-    /// When it was made, in seconds since 1970.
+    /// When it was issued, in seconds since 1970.
     pub from: u64,
-    /// When it ends, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub until: u64,
-    /// The cluster's authority itself, for a controller that joined.
+    /// The cluster's authority with its keys, for a controller that joined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<Box<RawValue>>,
 }

@@ -1,14 +1,13 @@
-//! What controllers and proxies say to each other: the watch stream and the report. Messages and codec, nothing else.
+//! The protocol between controllers and proxies: messages and codec of the watch stream, the reports and the relay. Nothing else.
 //!
-//! `POST /v1/watch` with a [`WatchRequest`] is answered by an endless response of JSON lines, each a [`Frame`]:
+//! The answer to `POST /v1/watch` with a [`WatchRequest`] is an endless response of JSON lines, each a [`Frame`]:
 //!
 //! ```text
 //! begin ─ (put | delete)* ─ track? ─ commit ─ … ─ heartbeat ─ … ─ begin ─ …
 //! ```
 //!
-//! The receiver collects what comes between `begin` and `commit`, applies it to what it held, and takes the result
-//! only if its digests are those of the `commit`. Fields and frames that are not known are passed over; the formats
-//! of past releases stay readable (golden files in the tests).
+//! The receiver collects the lines between `begin` and `commit`, applies them to its state, and accepts the result only if its digests are
+//! those of the `commit`. Unknown fields and frames are ignored; the formats of past releases stay readable (golden files in the tests).
 
 mod apply;
 mod frame;
@@ -26,17 +25,17 @@ pub use relay::{ControllerInfo, Downstream, RelayAnswer, RelayReport, Told};
 pub use report::{Content, DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report, ReportAnswer};
 pub use secrets::{KeyRing, Phase, RingKey, SECRETS_PATH, SecretsFrame, SecretsRequest};
 
-/// Where proxies and people watch.
+/// Where proxies, followers and people watch.
 pub const WATCH_PATH: &str = "/v1/watch";
 
-/// The longest line that is accepted, in bytes: a value at its limit, twice escaped, with room to spare.
+/// Maximum length of a line in bytes: a value at its limit, escaped twice, with a reserve.
 pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often the sender of a stream says that it is alive, in seconds.
+/// Interval of the heartbeats of a stream's sender, in seconds.
 pub const HEARTBEAT_SECONDS: u64 = 1;
 
-/// Without a line for this long, in seconds, the sender is gone.
+/// Seconds without a line after which the sender counts as lost.
 pub const SILENCE_SECONDS: u64 = 4;
 
-/// How often a proxy reports although nothing happened, in seconds.
+/// Interval of a proxy's reports when nothing changes, in seconds.
 pub const REPORT_SECONDS: u64 = 5;

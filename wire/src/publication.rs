@@ -1,4 +1,4 @@
-//! The sender's side: from snapshots to the frames that bring a receiver from one to the next.
+//! The sender's side: turns snapshots into the frames that update a receiver.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use waypost_model::snapshot::Snapshot;
 use crate::apply::{Held, Incoming};
 use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track, decode, encode};
 
-/// The frames that bring a reader to `snapshot`: from `known` if that is what it has, else by the buckets in which
-/// it differs, given the 256 digests of each lane that it holds.
+/// The frames that update a receiver to `snapshot`: the changes since `known` if the receiver has that, otherwise the buckets that differ,
+/// by the receiver's 256 digests of each lane (`held`).
 pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
     let lanes =
         [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
@@ -37,10 +37,10 @@ pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMa
     frames
 }
 
-/// All of a snapshot as lines, for whoever has nothing.
+/// A complete snapshot as lines, for a receiver without any state.
 ///
 /// # Errors
-/// An object cannot be told, which none that was read can be.
+/// An object cannot be encoded; this cannot happen for objects that were read or compiled.
 pub fn whole(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = Vec::new();
     for frame in publication(snapshot, None, &BTreeMap::new()) {
@@ -49,10 +49,10 @@ pub fn whole(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
     Ok(bytes)
 }
 
-/// The snapshot of such lines.
+/// Reads the lines of a complete snapshot.
 ///
 /// # Errors
-/// They are not one, or not what they say they are.
+/// The lines are not a complete snapshot, or do not match their digests.
 pub fn read_whole(bytes: &[u8]) -> Result<Snapshot, String> {
     let (nothing, mut incoming) = (Held::default(), Incoming::default());
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

@@ -1,11 +1,11 @@
-//! What a controller that relays tells the one that it follows, and what controllers tell each other of themselves.
+//! Messages between controllers: the reports of a follower to its upstream, and each controller's description of itself.
 
 use serde::{Deserialize, Serialize};
 use waypost_model::snapshot::Version;
 
 use crate::report::{Content, Report};
 
-/// One message of a controller that relays: all proxies that follow it, directly or through others.
+/// One message of a follower: all proxies that follow it, directly or through others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayReport {
@@ -13,72 +13,72 @@ pub struct RelayReport {
     pub controller: String,
     /// Its proxies.
     pub proxies: Vec<Downstream>,
-    /// How far it has what operators did: the epoch and count of the last change.
+    /// The last operator action that it has stored: the epoch and count of that change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operated: Option<(u64, u64)>,
-    /// The version of what it relays itself.
+    /// The version that it relays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// The digests of that, to be compared with what was published.
+    /// The digests of the content that it relays, to be compared with those of the publication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// What happened on it that nobody else can know.
+    /// Events on this controller that no other one can observe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<Told>,
 }
 
-/// What whoever leads answers to that; often nothing.
+/// The leader's answer to a relay report; often empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayAnswer {
-    /// It has lost what was published: proxies that have seen more than this are to be asked what they hold.
+    /// Set if the leader has lost the published state: proxies that have received a higher version than this are to upload their state.
     pub recall: Option<Version>,
 }
 
-/// An event of a controller that relays.
+/// An event of a follower.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Told {
-    /// One word, such as `StateDamaged`.
+    /// The reason as one word, such as `StateDamaged`.
     pub reason: String,
-    /// What it is about.
+    /// The object of the event.
     pub about: String,
-    /// One sentence.
+    /// The message, one sentence.
     pub message: String,
 }
 
-/// One proxy that follows a controller which relays.
+/// One proxy that follows a follower.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Downstream {
     /// Its name.
     pub name: String,
-    /// The cluster it believes to belong to.
+    /// The cluster that it believes it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// The highest version it had seen when it connected.
+    /// The highest version that it had received when it connected.
     pub highest: Version,
-    /// Its last report, if that was not passed on yet.
+    /// Its last report, if that was not relayed before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
 }
 
-/// What a controller says of itself.
+/// A controller's description of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControllerInfo {
     /// Its name.
     pub name: String,
-    /// Where its API is.
+    /// The URL of its API.
     pub url: String,
-    /// Its cluster; empty before it knows.
+    /// Its cluster; empty as long as it does not know it.
     pub cluster: String,
-    /// The epoch under which it leads or takes care, if it does.
+    /// The epoch under which it is leader or caretaker; absent if it is neither.
     pub epoch: Option<u64>,
-    /// Whether it holds a lease under that epoch: it publishes what the stores say.
+    /// Whether it has a lease under that epoch, and hence publishes the content of the stores.
     pub leads: bool,
-    /// What it publishes or relays.
+    /// The version that it publishes or relays.
     pub version: Option<Version>,
-    /// The controllers that it follows, the nearest first; empty if it follows nobody now.
+    /// The controllers that it follows, the nearest first; empty if it follows none now.
     pub upstream: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What a proxy tells the controller: what it applied, what it could not, and how it fares.
+//! A proxy's report to its controller: the version it applied, the objects it could not use, and its load.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
 
-/// One report, sent after every change and at least with every heartbeat.
+/// One report, sent after every change and at the latest after [`REPORT_SECONDS`](crate::REPORT_SECONDS).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
-    /// One run of one process.
+    /// Identifies one run of one process.
     pub run_id: String,
     /// The proxy's labels.
     pub labels: BTreeMap<String, String>,
@@ -23,71 +23,71 @@ pub struct Report {
     pub cluster: Option<String>,
     /// The version that it serves.
     pub applied: Option<Version>,
-    /// The highest version that it has seen.
+    /// The highest version that it has received.
     pub highest: Option<Version>,
-    /// Why the last publication was refused as a whole, if it was.
+    /// Why the last publication was refused as a whole; absent if it was not.
     pub refused: Option<String>,
-    /// Objects that it could not put to use; it keeps their last good form.
+    /// Objects that it could not use; it still serves their last good form.
     pub problems: Vec<ObjectProblem>,
-    /// What became of its listeners.
+    /// The state of its listeners.
     pub listeners: Vec<ListenerState>,
-    /// How busy it is.
+    /// Its load.
     pub load: Load,
-    /// Endpoints that drain and still have requests.
+    /// Draining endpoints with requests in progress.
     pub draining: Vec<DrainingEndpoint>,
-    /// What it found out of the endpoints that it probes; absent if it cannot probe.
+    /// The results of its health checks; absent if it cannot probe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probed: Option<Probed>,
-    /// The digests of what it serves, to be compared with those of what was published.
+    /// The digests of the content that it serves, to be compared with those of the publication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// How long ago the stores were confirmed, as far as it has heard, in milliseconds.
+    /// Milliseconds since the stores were confirmed as current, as far as the proxy has heard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_millis: Option<u64>,
-    /// The version of the shared keys that it holds; absent if it does not follow them.
+    /// The version of the shared keys that it has; absent if it does not follow them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secrets: Option<Version>,
 }
 
-/// What a controller answers to a report; often nothing.
+/// A controller's answer to a report; often empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReportAnswer {
-    /// It has lost what was published: the proxy is asked to tell what it holds, as [`whole`](crate::whole).
+    /// Set if the controller has lost the published state: the proxy is asked to upload its own, in the form of [`whole`](crate::whole).
     pub recall: bool,
 }
 
-/// The digests of what a proxy serves.
+/// The digests of the content that a proxy serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
-    /// Of the config.
+    /// Digest of the config.
     pub config: Digest,
-    /// Of the membership.
+    /// Digest of the membership.
     pub membership: Digest,
 }
 
-/// What a proxy found out of the endpoints that it probes. Those that are not named are healthy.
+/// The results of a proxy's health checks. Endpoints that it probes and that are not named are healthy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Probed {
-    /// The version from which it took what it has to probe.
+    /// The version that decided which endpoints it probes.
     pub version: Version,
-    /// Endpoints (`BACKEND/ID`) that failed too often in a row, and how.
+    /// Endpoints (`BACKEND/ID`) that failed too often in a row, with the error.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failing: BTreeMap<String, String>,
-    /// Endpoints of which it cannot tell yet.
+    /// Endpoints without a result yet.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub unsure: BTreeSet<String>,
 }
 
 impl Content {
-    /// That of a snapshot.
+    /// The digests of a snapshot.
     pub const fn of(snapshot: &Snapshot) -> Self {
         Self { config: snapshot.config.digest(), membership: snapshot.membership.digest() }
     }
 }
 
-/// An object that a proxy could not put to use.
+/// An object that a proxy could not use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectProblem {
     /// Its kind, in the singular.
@@ -100,35 +100,35 @@ pub struct ObjectProblem {
     pub message: String,
 }
 
-/// What became of a listener.
+/// The state of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerState {
     /// Its name.
     pub name: String,
-    /// Where it is bound.
+    /// The address that it binds.
     pub address: String,
-    /// Whether it is.
+    /// Whether it is bound.
     pub bound: bool,
 }
 
-/// How busy a proxy is.
+/// The load of a proxy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Load {
-    /// Client connections that are open.
+    /// Open client connections.
     pub connections: u64,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: u64,
     /// Requests answered since the start.
     pub requests: u64,
 }
 
-/// An endpoint that drains and still has requests.
+/// A draining endpoint with requests in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DrainingEndpoint {
     /// `<backend>/<id>`.
     pub name: String,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: u64,
 }

@@ -1,5 +1,5 @@
-//! The keys that all proxies share, on a stream of their own, which exists over TLS only. They are in no snapshot, no digest
-//! and no history.
+//! The keys that all proxies share. They have a stream of their own, which is served over TLS only, and are part of no snapshot, digest or
+//! history.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use waypost_model::snapshot::Version;
 /// Where a program with a certificate follows the keys: JSON lines, each a [`SecretsFrame`].
 pub const SECRETS_PATH: &str = "/v1/secrets";
 
-/// Who follows them.
+/// The request of a program that follows the keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SecretsRequest {
@@ -20,24 +20,24 @@ pub struct SecretsRequest {
     pub controller: Option<String>,
 }
 
-/// One line.
+/// One line of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum SecretsFrame {
-    /// All keys, whenever one of them changed.
+    /// All keys, sent whenever one of them changed.
     Ring(KeyRing),
-    /// Nothing has changed.
+    /// Nothing has changed; the sender is alive.
     Heartbeat,
-    /// Something that a newer controller says.
+    /// A line of a type that a newer release introduced.
     #[serde(other)]
     Unknown,
 }
 
-/// The keys. Whoever needs one for a purpose derives it from these, so that purposes do not share keys.
+/// The keys. A program derives a separate key for each purpose from them, so that purposes do not share keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeyRing {
-    /// Which ring it is: another one has nothing in common with it.
+    /// Identifies the ring: rings with different ids have no key in common.
     pub id: String,
     /// Grows with every change, and with every change of leader.
     pub version: Version,
@@ -46,12 +46,12 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Whether this is to be held instead of `held`.
+    /// Whether this ring replaces `held`, the one that the receiver has.
     pub fn replaces(&self, held: &Self) -> bool {
         !self.keys.is_empty() && (self.id != held.id || self.version > held.version)
     }
 
-    /// The key that seals what is new, if there is one.
+    /// The key that encrypts new data, if there is one.
     pub fn active(&self) -> Option<&RingKey> {
         self.keys.iter().find(|key| key.phase == Phase::Active)
     }
@@ -63,30 +63,30 @@ impl KeyRing {
 pub struct RingKey {
     /// Its number in the ring.
     pub id: u64,
-    /// What it is used for now.
+    /// Its present phase.
     pub phase: Phase,
-    /// When it came into this phase, in seconds since 1970.
+    /// When this phase began, in seconds since 1970.
     pub since: u64,
     /// 32 random bytes, base64.
     pub key: String,
 }
 
-/// Secrets do not belong into logs.
+/// Secrets must not appear in logs.
 impl fmt::Debug for RingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RingKey").field("id", &self.id).field("phase", &self.phase).finish_non_exhaustive()
     }
 }
 
-/// What a key is used for. Each key goes through these in their order.
+/// The phases of a key. Each key passes through them in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
-    /// It opens what others may have sealed with it; nobody seals with it before everybody has it.
+    /// It decrypts data of other proxies; no proxy encrypts with it before all have it.
     DecryptOnly,
-    /// It seals and opens.
+    /// It encrypts and decrypts.
     Active,
-    /// It opens what it has sealed, until it goes.
+    /// It decrypts the data that it encrypted, until it is deleted.
     Retired,
 }
 

@@ -1,4 +1,4 @@
-//! The watch stream from both sides, and the forms of past releases.
+//! The watch stream from both sides, and the formats of past releases.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ fn version(epoch: u64, sequence: u64) -> Version {
     Version { epoch, sequence }
 }
 
-/// The frames that lead from nothing to one route.
+/// The frames that lead from an empty state to one route.
 fn first(at: Version, cluster: &str, value: u8) -> Vec<Frame> {
     let lane = Objects::default().with([Change::Put(object("a", value))]);
     vec![
@@ -36,7 +36,7 @@ fn first(at: Version, cluster: &str, value: u8) -> Vec<Frame> {
     ]
 }
 
-/// Sends frames over the codec into a receiver.
+/// Sends frames through the codec to a receiver.
 fn receive(held: &Held, frames: Vec<Frame>) -> Result<Held, ApplyError> {
     let mut incoming = Incoming::default();
     let mut now = held.clone();
@@ -105,7 +105,7 @@ fn frames_and_fields_of_a_newer_release_are_passed_over() {
 
 #[test]
 fn the_streams_of_all_releases_are_understood() {
-    // The first one said nothing with its heartbeats but that it was alive.
+    // The heartbeats of the first release had no fields.
     for (golden, heartbeat) in [(include_str!("golden/stream-1.jsonl"), Heartbeat::default()), (include_str!("golden/stream-2.jsonl"), aged())] {
         let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
         assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
@@ -123,7 +123,7 @@ fn aged() -> Heartbeat {
     Heartbeat { led_millis: Some(40), sources: vec![SourceAge { store: "etcd://h1:2379/waypost".to_owned(), at: 17, age_millis: Some(950) }] }
 }
 
-/// Prints a stream in the present form; the outputs of earlier forms are kept beside it.
+/// Encodes a stream in the present format; the outputs of earlier formats are stored beside it.
 #[test]
 fn the_present_form_is_the_golden_one() {
     use waypost_model::key::ResourceKey;
@@ -166,7 +166,7 @@ fn the_present_form_is_the_golden_one() {
     assert_eq!(text, include_str!("golden/stream-2.jsonl"), "the wire form changed: keep the old file, add a new one");
 }
 
-/// What proxies send in the present form is the golden one, and the golden one is still read.
+/// Messages of proxies in the present format equal the golden file, and the golden file is still readable.
 #[test]
 fn requests_and_reports_have_their_golden_forms() {
     use waypost_wire::{DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report, WatchRequest};
@@ -224,7 +224,7 @@ fn requests_and_reports_have_their_golden_forms() {
     assert_eq!(serde_json::from_str::<Report>(&newer).unwrap(), report, "what a newer proxy adds is passed over");
 }
 
-/// The same of what controllers say to each other.
+/// The same for the messages between controllers.
 #[test]
 fn what_controllers_say_of_themselves_has_its_golden_forms() {
     use waypost_wire::{ControllerInfo, Downstream, RelayReport, Report, Told};

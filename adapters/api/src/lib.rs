@@ -1,7 +1,7 @@
-//! What a store must be able to do for Waypost: one trait to watch and write, no I/O of its own.
+//! The contract between Waypost and a store: traits to watch and write entries, without I/O of their own.
 //!
-//! Keys are whole: root included, `/` between parts, no leading slash (`waypost/routes/shop`). `adapters/testkit`
-//! holds every implementation to this contract against its real server.
+//! Keys are complete: they include the root, have `/` between parts and no leading slash (`waypost/routes/shop`). `adapters/testkit` checks
+//! every implementation of this contract against its real server.
 
 mod error;
 mod settings;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 pub use error::{AdapterError, ErrorKind};
 pub use settings::{AUDIT, Auth, Settings, Tls};
 
-/// A key as the store has it, which need not be text.
+/// A key as the store has it; it need not be text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Bytes);
 
@@ -24,8 +24,8 @@ impl Key {
         &self.0
     }
 
-    /// The key below `root`, if it lies there: `routes/shop` of `waypost/routes/shop`. Bytes that are not UTF-8
-    /// become `\xNN`, which no name may contain.
+    /// The key below `root`, if it lies there: `routes/shop` of `waypost/routes/shop`. Bytes that are not UTF-8 become `\xNN`, which no
+    /// name may contain.
     pub fn below(&self, root: &str) -> Option<String> {
         let rest = self.0.strip_prefix(root.as_bytes())?;
         match rest.split_first() {
@@ -36,7 +36,7 @@ impl Key {
     }
 }
 
-/// Text of bytes that should be UTF-8; those that are not become `\xNN`.
+/// The text of bytes that should be UTF-8; invalid bytes become `\xNN`.
 pub fn escape(bytes: &[u8]) -> String {
     bytes.utf8_chunks().fold(String::new(), |mut text, chunk| {
         text.push_str(chunk.valid());
@@ -65,7 +65,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A point in a store's history. Grows with changes; only comparable within one store.
+/// A point in a store's history. It grows with changes and is comparable only within one store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -78,13 +78,13 @@ impl fmt::Display for Revision {
 /// One key of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The whole key.
+    /// The complete key.
     pub key: Key,
     /// The value; empty if it could not be read.
     pub value: Bytes,
     /// The revision at which this value was written.
     pub revision: Revision,
-    /// Why the value could not be read, where the rest of the store could.
+    /// Why the value could not be read although the store could; `None` if the value was read.
     pub unreadable: Option<String>,
 }
 
@@ -98,33 +98,33 @@ impl Entry {
 /// One change of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The entry is now this.
+    /// The entry was created or has this new value.
     Put(Entry),
-    /// The key is gone.
+    /// The entry was deleted.
     Delete(Key),
 }
 
-/// What a source has to say.
+/// An event of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// These are all entries; whatever else was known is gone.
+    /// A complete listing; it replaces all entries known before.
     Reset {
         /// All entries below the root.
         entries: Vec<Entry>,
         /// The store's revision of the listing.
         at: Revision,
-        /// Entries in which the listing differs from what the watch had said, if it had said anything: a watch that
-        /// lost something.
+        /// The number of entries in which the listing differs from the events before it. It is not zero if the watch lost something, and
+        /// zero if there were no events before.
         drift: usize,
     },
-    /// Everything that changed in one revision or answer of the store, in order.
+    /// All changes of one revision or of one answer of the store, in order.
     Changes {
-        /// What changed.
+        /// The changes.
         changes: Vec<Change>,
         /// The store's revision after them.
         at: Revision,
     },
-    /// Nothing new: what is known was confirmed to be current just now.
+    /// No change: the known entries were just confirmed to be current.
     Idle {
         /// The store's revision.
         at: Revision,
@@ -133,12 +133,11 @@ pub enum Event {
 
 /// A live view of every key below one root.
 ///
-/// The first event, and the first after any error, is a complete [`Event::Reset`]; a partial listing is never sent;
-/// `at` never goes down between two resets; [`Event::Idle`] comes at least every ten seconds.
+/// The first event, and the first after any error, is a complete [`Event::Reset`]; a partial listing is never delivered. `at` never goes
+/// down between two resets. [`Event::Idle`] is delivered at least every ten seconds.
 #[async_trait]
 pub trait Source: fmt::Debug + Send {
-    /// Waits for the next event. After an error the caller backs off and calls again; the source then tries the next
-    /// endpoint.
+    /// Waits for the next event. After an error the caller backs off and calls again; the source then tries the next endpoint.
     ///
     /// # Cancel safety
     /// Dropping the future loses no event.
@@ -148,7 +147,7 @@ pub trait Source: fmt::Debug + Send {
     async fn next(&mut self) -> Result<Event, AdapterError>;
 }
 
-/// What [`Adapter::put_if`] expects to find.
+/// The state of the entry that [`Adapter::put_if`] expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// No entry.
@@ -157,17 +156,17 @@ pub enum Expected {
     At(Revision),
 }
 
-/// What became of a [`Adapter::put_if`].
+/// The outcome of [`Adapter::put_if`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutIf {
-    /// It was written, at this revision.
+    /// The value was written, at this revision.
     Written(Revision),
-    /// Something else was there.
+    /// The entry was not as expected.
     Conflict,
 }
 
-/// A store. Reads are consistent (linearizable); writes are never repeated blindly: after an unknown outcome the
-/// entry is read back.
+/// A store. Reads are consistent (linearizable). Writes are never repeated blindly: after an unknown outcome the adapter reads the entry
+/// back.
 #[async_trait]
 pub trait Adapter: fmt::Debug + Send + Sync {
     /// A live view of every key below `root`.
@@ -183,27 +182,27 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// The store could not be read.
     async fn get(&self, key: &Key) -> Result<Option<Entry>, AdapterError>;
 
-    /// Writes one entry, whatever was there.
+    /// Writes one entry unconditionally.
     ///
     /// # Errors
-    /// The store refused, or whether it was written could not be found out.
+    /// The store refused, or whether the value was written could not be determined.
     async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError>;
 
-    /// Writes one entry if it is as expected: of any number of callers exactly one succeeds.
+    /// Writes one entry if it is as expected: of any number of concurrent callers exactly one succeeds.
     ///
     /// # Errors
-    /// The store refused, or whether it was written could not be found out.
+    /// The store refused, or whether the value was written could not be determined.
     async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError>;
 
-    /// Deletes one entry, if it is there; never what is below it.
+    /// Deletes one entry, if it exists, but not the entries below it.
     ///
     /// # Errors
     /// The store refused, or could not be reached.
     async fn delete(&self, key: &Key) -> Result<(), AdapterError>;
 }
 
-/// Decides after a write of unknown outcome, from what was read back: `None` if that is still what was expected, for then
-/// the write may yet arrive.
+/// Determines the outcome of a write after its answer was lost, from the entry that was read back. `None` if the entry is still as expected
+/// before the write, because the write may yet arrive.
 pub fn settled(found: Option<&Entry>, value: &Bytes, expected: Expected) -> Option<PutIf> {
     match (found, expected) {
         (None, Expected::Absent) => None,

@@ -1,31 +1,30 @@
-//! How to reach a store. Parsed once, before anything connects.
+//! The settings of a connection to a store. They are parsed once, before any connection is made.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Everything that an adapter needs besides the root.
+/// All settings of an adapter except the root.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `host:port` of each endpoint, in the order of preference; for a directory, its path.
     pub endpoints: Vec<String>,
     /// TLS, if the endpoints speak it.
     pub tls: Option<Tls>,
-    /// Who we are.
+    /// The credentials.
     pub auth: Auth,
-    /// The datacenter to ask, where a store has them.
+    /// The datacenter, for stores that have them.
     pub datacenter: Option<String>,
-    /// The namespace to use, where a store has them.
+    /// The namespace, for stores that have them.
     pub namespace: Option<String>,
-    /// Everything is listed again this often, and a quarter more at random: what a watch has lost is found then.
+    /// Interval of the audits, plus up to a quarter at random: an audit lists everything, to find changes that the watch lost.
     pub audit: Duration,
 }
 
-/// Everything is listed again this often unless told otherwise.
+/// Default interval of the audits.
 pub const AUDIT: Duration = Duration::from_secs(60);
 
 impl Settings {
-    /// The pause until the next audit; `chance` (0 to 1) makes it different each time, so that many controllers do not list
-    /// together.
+    /// The pause until the next audit. `chance` (0 to 1) varies it, so that many controllers do not list at the same time.
     pub fn audit_pause(&self, chance: f64) -> Duration {
         self.audit + self.audit.mul_f64(chance / 4.0)
     }
@@ -37,12 +36,12 @@ impl Default for Settings {
     }
 }
 
-/// TLS towards a store, as PEM text.
+/// TLS settings for a store, as PEM text.
 #[derive(Clone, Default)]
 pub struct Tls {
     /// The authorities to trust; the system's if absent.
     pub ca: Option<String>,
-    /// Our certificate and key, if the store asks for one.
+    /// The client certificate and its key, if the store requires one.
     pub identity: Option<(String, String)>,
 }
 
@@ -52,10 +51,10 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Who we are. Never printed.
+/// The credentials for a store. Secrets are never printed.
 #[derive(Clone, Default)]
 pub enum Auth {
-    /// Nobody.
+    /// No credentials.
     #[default]
     None,
     /// A user and password.

@@ -1,4 +1,4 @@
-//! Consul's HTTP API: one request, with its endpoint, index and remedy.
+//! Requests to Consul's HTTP API.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,11 +11,11 @@ use reqwest::{Certificate, Client, Identity, Method};
 use serde::Deserialize;
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
 
-/// Every request but a blocking one ends within this time.
+/// Time limit of every request except blocking queries.
 const CALL: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The agents or servers that may be asked; clones share which one is in use.
+/// The configured agents or servers. Clones share which of them is in use.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
     client: Client,
@@ -23,7 +23,7 @@ pub(crate) struct Http {
     current: Arc<AtomicUsize>,
 }
 
-/// An answer: 200, or 404 and, of a transaction, 409, which are no errors.
+/// An answer with the status 200, 404 or, for a transaction, 409: none of these is an error.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -33,7 +33,7 @@ pub(crate) struct Answer {
     pub(crate) endpoint: String,
 }
 
-/// A key as Consul shows it.
+/// A key in Consul's JSON.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Kv<'a> {
     #[serde(rename = "Key", borrow)]
@@ -45,7 +45,7 @@ pub(crate) struct Kv<'a> {
 }
 
 impl Kv<'_> {
-    /// The entry, with its value decoded.
+    /// The entry with its decoded value.
     pub(crate) fn entry(&self, endpoint: &str) -> Result<Entry, AdapterError> {
         let value = STANDARD.decode(self.value.unwrap_or_default());
         let value = value.map_err(|error| unreachable(endpoint, format!("{}: the value is not base64: {error}", self.key)))?;
@@ -53,7 +53,7 @@ impl Kv<'_> {
     }
 }
 
-/// The part of a transaction's answer that counts: the entry as it is now.
+/// The part of a transaction's answer that is used: the entries as they are now.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Written {
     #[serde(rename = "Results")]
@@ -67,7 +67,7 @@ pub(crate) struct WrittenKv {
     pub(crate) kv: WrittenIndex,
 }
 
-/// Where a key was written.
+/// The index at which a key was written.
 #[derive(Debug, Deserialize)]
 pub(crate) struct WrittenIndex {
     #[serde(rename = "ModifyIndex")]
@@ -83,13 +83,13 @@ impl Answer {
 
 impl Http {
     pub(crate) fn new(settings: Settings) -> Result<Self, AdapterError> {
-        // reqwest takes the process's provider; an error only says that there is one already.
+        // reqwest uses the process-wide provider; an error only means that one is installed already.
         rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
         let wrong = |what: &str, error: reqwest::Error| AdapterError::new(ErrorKind::Settings, "consul", format!("{what}: {error}"), "give PEM files");
         let mut builder = Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(4);
         match settings.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
             Some(ca) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(ca.as_bytes()).map_err(|error| wrong("the CA", error))?),
-            // In clear text no authorities are needed, and a machine without any must do.
+            // Clear text needs no authorities, and must work on a machine without any.
             None if settings.tls.is_none() => builder = builder.tls_certs_only(Vec::<Certificate>::new()),
             None => {}
         }
@@ -100,7 +100,7 @@ impl Http {
         Ok(Self { client, settings: Arc::new(settings), current: Arc::default() })
     }
 
-    /// The pause until everything is listed again.
+    /// The pause until the next audit.
     pub(crate) fn audit_pause(&self) -> std::time::Duration {
         self.settings.audit_pause(fastrand::f64())
     }
@@ -111,7 +111,7 @@ impl Http {
         self.settings.endpoints.get(self.current.load(Ordering::Relaxed) % count).cloned().unwrap_or_default()
     }
 
-    /// An endpoint failed: the next one's turn, unless somebody else noticed before.
+    /// Switches to the next endpoint after this one failed, unless another task has switched before.
     pub(crate) fn failed(&self, endpoint: &str) {
         let seen = self.current.load(Ordering::Relaxed);
         if self.current() == endpoint {
@@ -119,12 +119,12 @@ impl Http {
         }
     }
 
-    /// One request to the endpoint in use.
+    /// Sends one request to the endpoint in use.
     pub(crate) async fn once(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>) -> Result<Answer, AdapterError> {
         self.request(method, path, parameters, body, CALL).await
     }
 
-    /// One request that may be repeated, to every endpoint in turn until one answers.
+    /// Sends a request that may be repeated to one endpoint after the other, until one answers.
     pub(crate) async fn everywhere(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>) -> Result<Answer, AdapterError> {
         let mut tries = self.settings.endpoints.len().max(1);
         loop {
@@ -141,12 +141,12 @@ impl Http {
         }
     }
 
-    /// One request with its own time limit.
+    /// Sends one request with its own time limit.
     pub(crate) async fn request(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>, limit: Duration) -> Result<Answer, AdapterError> {
         let endpoint = self.current();
         let scheme = if self.settings.tls.is_some() { "https" } else { "http" };
         let named = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}={}", encode(value)));
-        // Built by hand: of a flag such as `recurse` the mere presence counts, `=false` included.
+        // The query is built by hand: a flag such as `recurse` counts as soon as it is present, even as `recurse=false`.
         let extra = [named("dc", &self.settings.datacenter), named("ns", &self.settings.namespace)];
         let query: Vec<String> = parameters.iter().map(|parameter| (*parameter).to_owned()).chain(extra.into_iter().flatten()).collect();
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
@@ -207,7 +207,7 @@ fn broken(endpoint: &str, error: reqwest::Error) -> AdapterError {
     unreachable(endpoint, if late { format!("no answer in time: {cause}") } else { cause.to_string() })
 }
 
-/// Percent-encodes everything but the unreserved characters and `/`.
+/// Percent-encodes all characters except the unreserved ones and `/`.
 pub(crate) fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         match byte {

@@ -1,4 +1,4 @@
-//! Consul's KV as a store, over its HTTP API: blocking queries, and a difference to what was told.
+//! Consul's KV as a store, over its HTTP API: blocking queries, whose answers are compared with the entries delivered before.
 
 mod client;
 mod source;
@@ -21,7 +21,7 @@ pub struct ConsulAdapter {
 }
 
 impl ConsulAdapter {
-    /// Nothing is connected before the first use.
+    /// An adapter. It connects at its first use.
     ///
     /// # Errors
     /// The certificates cannot be used.
@@ -38,14 +38,14 @@ impl ConsulAdapter {
         found.into_iter().next().map(|kv| kv.entry(&answer.endpoint)).transpose()
     }
 
-    /// Writes; says whether Consul took it.
+    /// Writes an entry; returns whether Consul accepted it.
     async fn write(&self, key: &Key, value: &Bytes) -> Result<bool, AdapterError> {
         let answer = self.http.once(Method::PUT, &key_path(key)?, &[], Some(value.clone())).await?;
         Ok(answer.body.trim_ascii() == b"true")
     }
 
-    /// Checks and sets in a transaction, whose answer names the new index: a plain write would have to be read back, and
-    /// somebody else may have written by then.
+    /// Checks and sets in a transaction, because its answer has the new index. After a plain conditional write the index would have to be
+    /// read back, and another client may have written by then.
     async fn write_if(&self, key: &Key, value: &Bytes, index: u64) -> Result<PutIf, AdapterError> {
         key_path(key)?;
         let operation = json!([{ "KV": { "Verb": "cas", "Key": key.to_string(), "Value": STANDARD.encode(value), "Index": index } }]);
@@ -59,7 +59,7 @@ impl ConsulAdapter {
         revision.map(PutIf::Written).ok_or_else(|| client::unreachable(&answer.endpoint, "the transaction's answer names no index").unknown_outcome())
     }
 
-    /// After a write of unknown outcome: what is there now.
+    /// Reads an entry back after a write of unknown outcome.
     async fn look_again(&self, key: &Key, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
         self.http.failed(&error.endpoint);
         self.read(key).await.map_err(|_| error.unknown_outcome())
@@ -92,7 +92,7 @@ impl Adapter for ConsulAdapter {
     }
 
     async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
-        // The read finds an endpoint that answers, so that the write itself is sent once.
+        // The read selects an endpoint that answers, so that the write is sent only once.
         let before = self.read(key).await?;
         match self.write(key, &value).await {
             Ok(true) => Ok(self.read(key).await.ok().flatten().map_or(Revision(0), |entry| entry.revision)),
@@ -109,7 +109,7 @@ impl Adapter for ConsulAdapter {
     }
 
     async fn put_if(&self, key: &Key, value: Bytes, expected: Expected) -> Result<PutIf, AdapterError> {
-        // Finds an endpoint that answers; Consul's check-and-set does the rest, 0 meaning that nothing is there.
+        // The read selects an endpoint that answers. For Consul's check-and-set, index 0 means that the key must not exist.
         self.read(key).await?;
         let index = match expected {
             Expected::Absent => 0,
@@ -125,7 +125,7 @@ impl Adapter for ConsulAdapter {
     }
 
     async fn delete(&self, key: &Key) -> Result<(), AdapterError> {
-        // The read finds an endpoint that answers. Without `recurse`, whose mere presence would delete everything below.
+        // The read selects an endpoint that answers. `recurse` is left out: even `recurse=false` would delete everything below.
         self.read(key).await?;
         match self.http.once(Method::DELETE, &key_path(key)?, &[], None).await {
             Err(error) if error.kind == ErrorKind::Unreachable => match self.look_again(key, &error).await? {

@@ -1,5 +1,5 @@
-//! Watching Consul's KV. Every answer is the whole tree; what differs from what was told is told. Keys that are gone
-//! are believed only when a consistent read says so too.
+//! Watches Consul's KV. Every answer has the whole tree; it is compared with the entries delivered before. Deletions are delivered only
+//! after a consistent read confirms them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Source}
 
 use crate::client::{Answer, Http, Kv};
 
-/// A blocking query lasts this long at most; Consul adds up to a sixteenth. Short, because a query that waits for an
-/// index that a restored snapshot took away is not woken.
+/// Maximum wait of a blocking query; Consul adds up to a sixteenth. It is short, because a query that waits for an index which a restored
+/// snapshot took away is not woken.
 const WAIT: Duration = Duration::from_secs(3);
-/// The longest time without an answer.
+/// Time limit of a blocking query.
 const LIMIT: Duration = Duration::from_secs(6);
-/// Answers per second, and at once, in a storm: each is the whole tree.
+/// Maximum answers per second during a storm of changes, and maximum at once: each answer has the whole tree.
 const RATE: f64 = 100.0;
 const BURST: f64 = 200.0;
 
@@ -38,11 +38,11 @@ impl ConsulSource {
         Self { http, root: root.to_owned(), index: None, told: HashMap::new(), next_list: now, tokens: (BURST, now) }
     }
 
-    /// Everything, by a read that only a leader with a quorum answers.
+    /// Reads everything with a consistent read, which only a leader with a quorum answers.
     async fn consistent(&self) -> Result<Answer, AdapterError> {
         let answer = self.http.once(Method::GET, &self.path(), &["recurse", "consistent"], None).await?;
         if answer.status == 404 {
-            // Nothing there, or nothing that an unknown caller may see: only the folder's own key tells them apart.
+            // Either the folder is empty, or this token may not read it; only a request for the folder's own key tells the two apart.
             self.http.once(Method::GET, &self.path(), &[], None).await?;
         }
         Ok(answer)
@@ -62,25 +62,25 @@ impl ConsulSource {
         let parameters: Vec<&str> = parameters.iter().map(String::as_str).collect();
         let answer = self.http.request(Method::GET, &self.path(), &parameters, None, LIMIT).await?;
         if answer.index < index {
-            // The servers were restored from a snapshot, or the index was garbage collected: begin again.
+            // The servers were restored from a snapshot, or the index was garbage collected: list again.
             self.index = None;
             return Ok(None);
         }
-        // Nothing at all where there was something is looked into even at the same index: a right may have gone.
+        // An empty answer after a non-empty one is examined even at the same index: the token may have lost its permission.
         let vanished = answer.status == 404 && !self.told.is_empty();
         if answer.index == index && !vanished {
             return Ok(Some(Event::Idle { at: Revision(index) }));
         }
         let (changes, backwards) = self.differences(&answer)?;
         if backwards {
-            // An election may answer with nothing or with less; only a consistent read is believed here.
+            // During an election an answer may be empty or incomplete; only a consistent read is trusted here.
             return self.confirm().await;
         }
         self.index = Some(answer.index);
         self.tell(changes, answer.index)
     }
 
-    /// Reads with full consistency, and tells what differs.
+    /// Reads everything with a consistent read, and delivers the differences.
     async fn confirm(&mut self) -> Result<Option<Event>, AdapterError> {
         let answer = self.consistent().await?;
         if self.index.is_some_and(|index| answer.index < index) {
@@ -112,13 +112,13 @@ impl ConsulSource {
         Ok(Event::Reset { entries, at: Revision(answer.index), drift })
     }
 
-    /// Compares what was told with the truth.
+    /// Compares the delivered entries with a consistent read.
     async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
         self.next_list = Instant::now() + self.http.audit_pause();
         let answer = self.consistent().await?;
         let before = self.index.unwrap_or_default();
         if answer.index > before {
-            // Newer than what was told: the next answer tells of it.
+            // The listing is newer than the delivered entries: the next answer has the difference.
             return Ok(None);
         }
         let (changes, _) = self.differences(&answer)?;
@@ -128,7 +128,7 @@ impl ConsulSource {
         self.reset(changes.len()).await.map(Some)
     }
 
-    /// What differs from what was told, and whether anything went away or back.
+    /// The differences to the delivered entries, and whether any entry was deleted or has a lower index.
     fn differences(&self, answer: &Answer) -> Result<(Vec<Change>, bool), AdapterError> {
         let found: Vec<Kv<'_>> = if answer.status == 404 { Vec::new() } else { answer.json()? };
         let mut changes = Vec::new();
@@ -152,7 +152,7 @@ impl ConsulSource {
         Ok((changes, backwards))
     }
 
-    /// Waits for a token: a lone change never does, a storm is held to [`RATE`].
+    /// Limits the rate of answers to [`RATE`] by a token bucket; a single change never waits.
     async fn pace(&mut self) {
         let now = Instant::now();
         let (tokens, since) = self.tokens;

@@ -1,4 +1,4 @@
-//! The conformance suite against real Consul, and the traps that only Consul has.
+//! The conformance suite against real Consul, and the cases that only Consul has.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn store(server: &impl Server) -> Store {
     open(server.endpoints())
 }
 
-/// Transactions carry values in base64.
+/// Transactions encode values in base64.
 fn on_the_wire(value: &str) -> Vec<u8> {
     STANDARD.encode(value).into_bytes()
 }

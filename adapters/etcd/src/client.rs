@@ -1,4 +1,4 @@
-//! Connections: one client per endpoint, because the crate neither checks nor moves a live stream.
+//! Connections to etcd: one client per endpoint, because the crate neither checks nor moves a live stream.
 
 use std::fmt;
 use std::future::Future;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, KeyValue, TlsOptions};
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
 
-/// Every call ends within this time.
+/// Time limit of every call.
 pub(crate) const CALL: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 
-/// The endpoint in use, and the next one after a failure.
+/// The endpoint in use; after a failure the next one.
 pub(crate) struct Connections {
     settings: Settings,
     current: Mutex<(usize, Option<Client>)>,
@@ -46,7 +46,7 @@ impl Connections {
         self.settings.endpoints.get(number % self.count().max(1)).cloned().unwrap_or_default()
     }
 
-    /// The client in use, connected if it is not, and its endpoint. Nobody waits for another's connection.
+    /// The endpoint in use and a client for it, which is connected if it was not. Concurrent callers connect independently of each other.
     pub(crate) async fn get(&self) -> (String, Result<Client, AdapterError>) {
         let (number, client) = self.lock().clone();
         let endpoint = self.endpoint(number);
@@ -61,7 +61,7 @@ impl Connections {
         (endpoint, connected)
     }
 
-    /// An endpoint failed: the next one's turn, unless somebody else noticed before.
+    /// Switches to the next endpoint after this one failed, unless another task has switched before.
     pub(crate) fn failed(&self, endpoint: &str) {
         let mut current = self.lock();
         if self.endpoint(current.0) == endpoint {
@@ -94,7 +94,7 @@ pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Clien
     bounded(endpoint, Client::connect([format!("{scheme}://{endpoint}")], Some(options))).await
 }
 
-/// Runs a call within its time.
+/// Runs a call within its time limit.
 pub(crate) async fn bounded<T>(endpoint: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, AdapterError> {
     match tokio::time::timeout(CALL, call).await {
         Ok(result) => result.map_err(|error| explain(endpoint, &error)),
@@ -110,8 +110,8 @@ pub(crate) fn denied(endpoint: &str, message: impl Into<String>) -> AdapterError
     AdapterError::new(ErrorKind::Denied, endpoint, message, "check the user and password, and grant its role read on the prefix of the root")
 }
 
-/// What an error of the client means. Codes of broken connections vary, so everything that is not known to be final
-/// is taken as such.
+/// The meaning of an error of the client. The codes of broken connections vary, so every error that is not known to be final counts as a
+/// broken connection.
 pub(crate) fn explain(endpoint: &str, error: &Error) -> AdapterError {
     let Error::GRpcStatus(status) = error else {
         let cause = match error {
@@ -138,7 +138,7 @@ pub(crate) fn explain(endpoint: &str, error: &Error) -> AdapterError {
     }
 }
 
-/// An entry of a key and value.
+/// The entry of a key and its value.
 pub(crate) fn entry_of(kv: KeyValue) -> Entry {
     let revision = u64::try_from(kv.mod_revision()).unwrap_or_default();
     let (key, value) = kv.into_key_value();

@@ -1,4 +1,4 @@
-//! etcd as a store: a paged listing at one revision, then a watch from the next.
+//! etcd as a store: a paged listing at one revision, then a watch from that revision.
 
 mod client;
 mod source;
@@ -18,12 +18,12 @@ pub struct EtcdAdapter {
 }
 
 impl EtcdAdapter {
-    /// Nothing is connected before the first use.
+    /// An adapter. It connects at its first use.
     pub fn new(settings: Settings) -> Self {
         Self { connections: Connections::new(settings) }
     }
 
-    /// Reads a key, trying every endpoint once; also gives the client that answered.
+    /// Reads a key, trying every endpoint once; also returns the client that answered.
     async fn read(&self, key: &Key) -> Result<(Option<Entry>, KvClient, String), AdapterError> {
         let mut last = None;
         for _ in 0..=self.connections.count() {
@@ -40,7 +40,7 @@ impl EtcdAdapter {
         Err(last.unwrap_or_else(|| AdapterError::new(ErrorKind::Settings, "etcd", "no endpoint is given", "write etcd://HOST:PORT/ROOT")))
     }
 
-    /// After a write of unknown outcome: what is there now.
+    /// Reads an entry back after a write of unknown outcome.
     async fn look_again(&self, key: &Key, endpoint: &str, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
         self.connections.failed(endpoint);
         self.get(key).await.map_err(|_| error.unknown_outcome())
@@ -68,7 +68,7 @@ impl Adapter for EtcdAdapter {
     }
 
     async fn put(&self, key: &Key, value: Bytes) -> Result<Revision, AdapterError> {
-        // The read finds an endpoint that answers, so that the write itself is sent once.
+        // The read selects an endpoint that answers, so that the write is sent only once.
         let (before, mut kv, endpoint) = self.read(key).await?;
         match bounded(&endpoint, kv.put(key.bytes(), value.to_vec(), None)).await {
             Ok(response) => Ok(revision(response.header().map_or(0, etcd_client::ResponseHeader::revision))),

@@ -1,4 +1,4 @@
-//! Watching etcd. The watch is a hint; a listing at one revision is the truth.
+//! Watches etcd. The watch is a hint; a listing at one revision is authoritative.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Setting
 
 use crate::client::{bounded, connect, denied, entry_of, explain, unreachable};
 
-/// How often the server is asked how far it is.
+/// Interval of the progress requests to the server.
 const PROGRESS: Duration = Duration::from_secs(2);
-/// Without a word for this long the stream is dead.
+/// Time without a message after which the stream counts as broken.
 const SILENCE: Duration = Duration::from_secs(6);
-/// Keys of one page.
+/// Keys per page of a listing.
 const PAGE: i64 = 1_000;
 
 /// A live view of one prefix.
@@ -23,20 +23,19 @@ pub(crate) struct EtcdSource {
     root: String,
     next_endpoint: usize,
     live: Option<Live>,
-    /// Revisions of what was told.
+    /// The revisions of the delivered entries.
     told: BTreeMap<Key, Revision>,
-    /// A listing that the watch has yet to catch up with, to be compared.
+    /// A listing that is compared with the watch once the watch has reached its revision.
     audit: Option<Audit>,
 }
 
-/// A listing, to be compared with what the watch says once it has come as far.
+/// A listing for comparison with the watch, once the watch has reached its revision.
 struct Audit {
     entries: BTreeMap<Key, Revision>,
     at: i64,
-    /// Keys that the watch told as gone meanwhile.
+    /// Keys whose deletion the watch delivered since the listing.
     deleted: BTreeSet<Key>,
-    /// Answers to progress requests so far. Old releases may send one before events that belong before it, so the second
-    /// one counts.
+    /// Answers to progress requests so far. Old releases may send one before events that precede it, so only the second one counts.
     answers: usize,
 }
 
@@ -44,7 +43,7 @@ struct Live {
     endpoint: String,
     client: Client,
     stream: WatchStream,
-    /// The revision of the listing: what the watch repeats up to it is known.
+    /// The revision of the listing. The watch repeats events up to it, which are skipped.
     listed: i64,
     at: i64,
     heard: Instant,
@@ -67,7 +66,7 @@ impl EtcdSource {
         format!("{}/", self.root).into_bytes()
     }
 
-    /// Lists, and watches from there on.
+    /// Lists all entries, and watches from the listing's revision.
     async fn begin(&mut self, drift: usize) -> Result<Event, AdapterError> {
         self.audit = None;
         let count = self.settings.endpoints.len().max(1);
@@ -76,7 +75,7 @@ impl EtcdSource {
         let client = connect(&self.settings, &endpoint).await?;
         let (entries, at) = self.list(&client, &endpoint).await?;
         let stream = self.watch(&client, &endpoint, at).await?;
-        // This endpoint works: it is the first to be tried again.
+        // This endpoint works, so it is tried first the next time.
         self.next_endpoint = self.next_endpoint.wrapping_sub(1);
         let now = Instant::now();
         self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
@@ -93,7 +92,7 @@ impl EtcdSource {
         Ok(Event::Reset { entries, at: revision(at), drift })
     }
 
-    /// All entries at one revision, page by page.
+    /// Lists all entries at one revision, page by page.
     async fn list(&self, client: &Client, endpoint: &str) -> Result<(Vec<Entry>, i64), AdapterError> {
         let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
         let end = prefix_end(&self.prefix());
@@ -114,8 +113,8 @@ impl EtcdSource {
         }
     }
 
-    /// Watches from the listing's own revision: a watch that begins at a revision which does not exist yet gets no
-    /// answer to progress requests until something is written (etcd compares the two before it answers).
+    /// Watches from the listing's own revision: a watch that begins at a revision which does not exist yet gets no answer to progress
+    /// requests until something is written (etcd compares the two before it answers).
     async fn watch(&self, client: &Client, endpoint: &str, at: i64) -> Result<WatchStream, AdapterError> {
         let mut watcher = client.watch_client().max_decoding_message_size(usize::MAX);
         let options = WatchOptions::new().with_prefix().with_start_revision(at).with_progress_notify();
@@ -143,7 +142,7 @@ impl EtcdSource {
         let message = message.ok_or_else(|| unreachable(&live.endpoint, "the watch ended"))?;
         live.heard = Instant::now();
         if message.compact_revision() != 0 {
-            // What we still wanted was compacted away: only a listing helps.
+            // The next events were compacted away, so the source must list again.
             self.live = None;
             return Ok(None);
         }
@@ -172,7 +171,7 @@ impl EtcdSource {
             let Some(kv) = event.kv().filter(|kv| kv.mod_revision() > live.listed) else { continue };
             live.at = live.at.max(kv.mod_revision());
             let key = Key::from(kv.key().to_vec());
-            // A revision that was told before comes again from some servers after a partition.
+            // After a partition some servers send events again that were delivered before.
             if self.told.get(&key).is_some_and(|told| told.0 >= u64::try_from(kv.mod_revision()).unwrap_or_default()) {
                 continue;
             }
@@ -194,26 +193,26 @@ impl EtcdSource {
         Ok(Some(Event::Changes { changes, at: revision(live.at) }))
     }
 
-    /// Lists again. What differs from what the watch said may be on its way: the two are compared when it has come as
-    /// far as the listing.
+    /// Lists all entries again. Differences to the delivered entries may be events on their way, so the comparison waits until the watch
+    /// has reached the revision of the listing.
     async fn begin_audit(&mut self) -> Result<Option<Event>, AdapterError> {
         let Some(live) = self.live.as_mut() else { return Ok(None) };
         live.next_list = Instant::now() + self.settings.audit_pause(fastrand::f64());
         if self.audit.is_some() {
-            // One that was begun anew whenever it is due would never end where it is due often.
+            // An audit that takes longer than the interval must not be restarted, or it would never end.
             return Ok(None);
         }
         let (client, endpoint) = (live.client.clone(), live.endpoint.clone());
         let (entries, at) = self.list(&client, &endpoint).await?;
         self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new(), answers: 0 });
         if let Some(live) = self.live.as_mut() {
-            // A long listing is no silence of the watch.
+            // During a long listing the watch was not read, so it does not count as silent.
             (live.heard, live.next_progress) = (Instant::now(), Instant::now());
         }
         Ok(None)
     }
 
-    /// In how many entries the listing differs, once the server says that the watch has told everything up to it.
+    /// The number of entries in which the listing differs, once the server says that the watch has sent all events up to it.
     fn compare(&mut self, message: &WatchResponse) -> usize {
         let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
         let told = |audit: &mut Audit| {
@@ -226,7 +225,7 @@ impl EtcdSource {
 }
 
 impl Audit {
-    /// In how many entries the listing differs from what was told up to its revision.
+    /// The number of entries in which the listing differs from the entries delivered up to its revision.
     fn differences(&self, told: &BTreeMap<Key, Revision>) -> usize {
         let newer = |told: &Revision| *told > revision(self.at);
         let missed = |(key, listed): &(&Key, &Revision)| !self.deleted.contains(*key) && told.get(*key).is_none_or(|told| told != *listed && !newer(told));
@@ -235,13 +234,13 @@ impl Audit {
     }
 }
 
-/// Why the server ended a watch, if it did.
+/// Why the server ended the watch; `None` if it did not.
 fn refused(endpoint: &str, message: &WatchResponse) -> Option<AdapterError> {
     if !message.canceled() || message.compact_revision() != 0 {
         return None;
     }
     let reason = message.cancel_reason();
-    // An expired token is mended by connecting again, which is what happens after any error.
+    // An expired token is renewed by connecting again, which happens after any error.
     if reason.contains("permission denied") { Some(denied(endpoint, reason)) } else { Some(unreachable(endpoint, format!("the watch was ended: {reason}"))) }
 }
 
@@ -249,7 +248,7 @@ fn revision(number: i64) -> Revision {
     Revision(u64::try_from(number).unwrap_or_default())
 }
 
-/// The end of the range of all keys with a prefix.
+/// The end of the range of all keys with this prefix.
 fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.last_mut() {

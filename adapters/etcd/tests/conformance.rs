@@ -1,4 +1,4 @@
-//! The conformance suite against real etcd, and the traps that only etcd has.
+//! The conformance suite against real etcd, and the cases that only etcd has.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -141,7 +141,7 @@ async fn a_read_only_user_watches_also_after_its_token_expired_and_is_denied_els
     let (reader, root) = (with_user(&server, "controller"), with_user(&server, "root"));
     let mirror = Mirror::follow(reader.as_ref(), ROOT);
     mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
-    // The server's tokens live for three seconds here.
+    // The server's tokens expire after three seconds here.
     tokio::time::sleep(Duration::from_secs(5)).await;
     put(&root, "routes/a", "2").await;
     mirror.until(RECOVERY, "the change after the token's end", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "2")).await;

@@ -1,7 +1,7 @@
 //! A directory of JSON or YAML files as a store: the embedded default.
 //!
-//! `routes/shop`, `routes/shop.json` and `routes/shop.yaml` are the key `routes/shop`. Hidden files and editors'
-//! leftovers are not seen. Writing is by a temporary file and a rename, under a lock.
+//! `routes/shop`, `routes/shop.json` and `routes/shop.yaml` are the key `routes/shop`. Hidden files and leftovers of editors are ignored.
+//! Writes go through a temporary file and a rename, under a lock.
 
 mod source;
 mod tree;
@@ -23,12 +23,12 @@ pub struct FileAdapter {
 }
 
 impl FileAdapter {
-    /// `base` is the parent of the roots.
+    /// An adapter for the roots below `base`.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self { base: base.into() }
     }
 
-    /// The path of a key without an extension, refusing what would leave the directory.
+    /// The path of a key without an extension; refuses keys whose path would leave the directory.
     fn path(&self, key: &Key) -> Result<PathBuf, AdapterError> {
         if let Some((stem, ending)) = ending_of(key) {
             let base = self.base.display().to_string();
@@ -50,7 +50,7 @@ impl FileAdapter {
         })
     }
 
-    /// The file that holds a key now, if any.
+    /// The file that has a key's value now, if there is one.
     fn existing(&self, key: &Key) -> Result<Option<PathBuf>, AdapterError> {
         let path = self.path(key)?;
         let with = |extension: &str| PathBuf::from(format!("{}{extension}", path.display()));
@@ -73,7 +73,7 @@ impl FileAdapter {
             let before = std::fs::metadata(&path).map(|meta| revision_of(&meta)).ok();
             let mut file = std::fs::File::create(&temporary)?;
             file.write_all(value)?;
-            // Two writes within one tick of the file system's clock are still two revisions.
+            // If both writes fall into one tick of the file system's clock, the second still gets a higher revision.
             if let Some(before) = before.filter(|before| file.metadata().is_ok_and(|meta| revision_of(&meta) <= *before)) {
                 file.set_modified(UNIX_EPOCH + Duration::from_nanos(before.0 + 1))?;
             }
@@ -84,7 +84,7 @@ impl FileAdapter {
         write().map(|meta| revision_of(&meta)).map_err(|error| failed(&path, &error))
     }
 
-    /// Makes a folder of the directory, but not what is above it: a path that was mistyped is told of.
+    /// Creates a folder inside the directory, but not the directory itself, so that a mistyped path is reported.
     fn make(&self, folder: &Path) -> std::io::Result<()> {
         if !self.base.is_dir() {
             return Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("{} is no directory", self.base.display())));
@@ -92,7 +92,7 @@ impl FileAdapter {
         std::fs::create_dir_all(folder)
     }
 
-    /// Runs `work` while no other process writes through an adapter below the same root.
+    /// Runs `work` under the lock that excludes writes of other processes through an adapter below the same root.
     async fn locked<T: Send + 'static>(&self, key: &Key, work: impl FnOnce(&Self) -> Result<T, AdapterError> + Send + 'static) -> Result<T, AdapterError> {
         let this = self.clone();
         let folder = self.path(key)?.parent().unwrap_or(&self.base).to_owned();
@@ -106,7 +106,7 @@ impl FileAdapter {
     }
 }
 
-/// A key whose end would be taken for a file's, and what is before it.
+/// For a key that ends like a file name: the key without the ending, and the ending.
 fn ending_of(key: &Key) -> Option<(String, &'static str)> {
     let text = key.to_string();
     EXTENSIONS.iter().filter(|ending| !ending.is_empty()).find_map(|ending| Some((text.strip_suffix(ending)?.to_owned(), *ending)))

@@ -1,4 +1,4 @@
-//! Watching a directory: inotify for speed, a walk for truth.
+//! Watches a directory: inotify is fast, a walk of the directory is authoritative.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,27 +14,27 @@ use waypost_adapter::{AdapterError, Change, Entry, ErrorKind, Event, Key, Revisi
 use crate::failed;
 use crate::tree::{Walk, entry_of, key_of, walk};
 
-/// How often the watch is confirmed.
+/// Interval of the idle events.
 const IDLE: Duration = Duration::from_secs(5);
-/// How often the directory itself is looked at, which the watch does not tell of when a link to it is swapped.
+/// Interval of the check whether the directory itself was replaced: the watch has no event for a changed link to it.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the whole directory is read again.
+/// Interval of the audits, which read the whole directory again.
 const RELIST: Duration = Duration::from_secs(30);
-/// After a folder appeared, its files may have come before its watch: look again.
+/// Delay of the second walk after a folder appeared: its first files may be older than its watch.
 const SETTLE: Duration = Duration::from_millis(100);
-/// In a directory that never rests a walk is taken as it is after this long: what changes later is told by the watch.
+/// In a directory that changes all the time, a walk is accepted as it is after this time; the watch delivers later changes.
 const RESTLESS: Duration = Duration::from_secs(2);
-/// Under a storm, walks take at most this share of the time: one in so many.
+/// During a storm of changes, walks take at most one part in this many of the time.
 const WALK_SHARE: u32 = 4;
-/// Events that wait to be read; more than this and the directory is read again.
+/// Capacity of the queue of signals; when it is full, the directory is walked again.
 const QUEUE: usize = 8_192;
 
-/// What the watcher's thread tells.
+/// A signal from the watcher's thread.
 #[derive(Debug)]
 enum Signal {
     /// These paths changed.
     Paths(Vec<PathBuf>),
-    /// Something changed that needs a walk.
+    /// A change that needs a walk.
     Everything,
 }
 
@@ -47,46 +47,46 @@ pub(crate) struct FileSource {
     entries: BTreeMap<String, Entry>,
     at: Revision,
     next_idle: Instant,
-    /// The directory itself was taken away or renamed.
+    /// Whether the directory itself was deleted or renamed.
     root_gone: bool,
-    /// When to look next whether the directory is still the one that is watched.
+    /// When to check next whether the watched directory is still the one at this path.
     next_look: Instant,
     next_walk: Instant,
-    /// When a walk that a signal asked for is due: at once, unless walks have just been busy.
+    /// When a requested walk is due: at once, except shortly after a walk.
     asked_walk: Option<Instant>,
     walk_again: bool,
     rested: Instant,
-    /// The walk that is under way, beside the watch.
+    /// The walk in progress; the watch continues beside it.
     walking: Option<Walking>,
 }
 
-/// What a walk is for.
+/// The reason for a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// Nothing is known yet: it leads to a reset, and the watch waits for it.
+    /// The first walk: it results in a reset, and the signals of the watch wait for it.
     First,
-    /// The watch asked for it.
+    /// A signal of the watch requires it.
     Asked,
-    /// Nobody asked: what it finds the watch has missed.
+    /// The audit interval is over: differences that it finds were missed by the watch.
     Audit,
 }
 
-/// A walk under way.
+/// A walk in progress.
 #[derive(Debug)]
 struct Walking {
     task: tokio::task::JoinHandle<std::io::Result<Listing>>,
     begun: Instant,
     why: Why,
-    /// Keys that the watch told meanwhile: what it says of them is newer.
+    /// Keys that the watch delivered during the walk; their delivered entries are newer.
     touched: BTreeSet<String>,
 }
 
 #[derive(Debug)]
 struct Watch {
     watcher: notify::RecommendedWatcher,
-    /// Folders outside the directory that links lead to.
+    /// Folders outside the directory that links point to.
     linked: BTreeSet<PathBuf>,
-    /// The directory that is watched: device and inode. Another may come to stand under its name.
+    /// Device and inode of the watched directory. Another directory may be moved to its path.
     folder: (u64, u64),
     signals: mpsc::Receiver<Signal>,
     overflow: std::sync::Arc<std::sync::atomic::AtomicBool>,
@@ -129,33 +129,33 @@ impl FileSource {
             _ => AdapterError::new(ErrorKind::Unreachable, self.folder.display().to_string(), error.to_string(), "raise fs.inotify.max_user_watches"),
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(watch_failed)?;
-        // Taken before: a folder that comes in its place meanwhile is then noticed.
+        // Read before the watch starts, so that a directory which is replaced in between is noticed.
         let folder = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
         watcher.watch(&self.folder, RecursiveMode::Recursive).map_err(watch_failed)?;
         self.watch = Some(Watch { watcher, linked: BTreeSet::new(), folder, signals, overflow });
         Ok(())
     }
 
-    /// Whether another directory stands under the name of the one that is watched, as after a link was swapped.
+    /// Whether another directory is at the path of the watched one, as after a change of a link.
     fn was_replaced(&self) -> Result<bool, AdapterError> {
         let now = identity(&self.folder).map_err(|error| failed(&self.folder, &error))?;
         Ok(self.watch.as_ref().is_some_and(|watch| watch.folder != now))
     }
 
-    /// Another directory stands there: everything is read from it.
+    /// Restarts with the directory that is at the path now.
     fn begin_anew(&mut self) {
         (self.watch, self.walking) = (None, None);
     }
 
-    /// Begins to walk, until two walks agree. The watch is armed before.
+    /// Begins a walk, which repeats until two passes agree. The watch must be active before.
     fn begin_walk(&mut self, why: Why) {
         let (folder, root, known) = (self.folder.clone(), self.root.clone(), self.entries.clone());
         let task = tokio::task::spawn_blocking(move || list(&folder, &root, &known));
         self.walking = Some(Walking { task, begun: Instant::now(), why, touched: BTreeSet::new() });
     }
 
-    /// A walk has ended: tells what differs, as a reset if it is the first, or if nobody asked for the
-    /// walk, for then the watch missed it.
+    /// Handles the end of a walk: returns the differences. They are a reset after the first walk, and after an audit, because then the
+    /// watch missed them.
     fn walked(&mut self, listed: Listing) -> Option<Event> {
         let Walking { begun, why, touched, .. } = self.walking.take()?;
         let now = Instant::now();
@@ -167,7 +167,7 @@ impl FileSource {
         if let Some(watch) = self.watch.as_mut()
             && watch.follow(listed.linked)
         {
-            // What changed there before it was watched.
+            // The walk finds what changed there before it was watched.
             self.ask_walk(SETTLE);
         }
         let mut entries = listed.entries;
@@ -189,13 +189,13 @@ impl FileSource {
         }
     }
 
-    /// A walk is needed after so long, or once walks have rested.
+    /// Requests a walk after this delay, but not before the pause since the last one is over.
     fn ask_walk(&mut self, after: Duration) {
         let due = (Instant::now() + after).max(self.rested);
         self.asked_walk = Some(self.asked_walk.map_or(due, |asked| asked.min(due)));
     }
 
-    /// Reads the files of these paths again.
+    /// Reads the files at these paths again.
     fn reread(&mut self, paths: &[PathBuf]) -> Option<Event> {
         let keys: BTreeSet<String> = paths.iter().filter_map(|path| path.strip_prefix(&self.folder).ok()).filter_map(|path| key_of(&self.root, path)).collect();
         let mut changes = Vec::new();
@@ -210,7 +210,7 @@ impl FileSource {
                     if before.is_some_and(|before| before.value == entry.value && before.revision == entry.revision && before.unreadable == entry.unreadable) {
                         continue;
                     }
-                    // Two writes within one tick of the file system's clock are still two revisions.
+                    // If both writes fall into one tick of the file system's clock, the second still gets a higher revision.
                     let floor = before.map_or(0, |before| before.revision.0 + 1);
                     entry.revision = entry.revision.max(Revision(floor));
                     self.at = self.at.max(entry.revision);
@@ -276,14 +276,14 @@ impl FileSource {
         };
         let changes = self.take(signal);
         if std::mem::take(&mut self.root_gone) {
-            // The watch went with it, whatever stands there now.
+            // The watch ended with the directory, even if another one is at its path now.
             self.begin_anew();
             return Ok(None);
         }
         Ok(changes)
     }
 
-    /// Everything that has been signalled by now, as one event.
+    /// Handles this signal and all others in the queue, as one event.
     fn take(&mut self, first: Signal) -> Option<Event> {
         let mut signals = vec![first];
         if let Some(watch) = self.watch.as_mut() {
@@ -298,11 +298,11 @@ impl FileSource {
                 Signal::Paths(paths) => {
                     self.root_gone |= paths.contains(&self.folder);
                     if paths.iter().any(|path| !path.starts_with(&self.folder)) {
-                        // Behind a link: which keys that is only a walk can tell.
+                        // The path is behind a link: only a walk can find the keys.
                         self.ask_walk(Duration::ZERO);
                     }
                     if paths.iter().any(|path| path.is_dir()) {
-                        // Twice: at once, and for what came between the folder and its watch.
+                        // One walk now, and another for files that appeared before the folder was watched.
                         self.ask_walk(Duration::ZERO);
                         self.walk_again = true;
                     } else {
@@ -317,7 +317,7 @@ impl FileSource {
         self.reread(&changed)
     }
 
-    /// Whether a path that may be gone was a folder with entries.
+    /// Whether a path, which may be deleted, was a folder with entries.
     fn is_folder(&self, path: &Path) -> bool {
         let Some(key) = path.strip_prefix(&self.folder).ok().and_then(|path| key_of(&self.root, path)) else { return path == self.folder };
         let prefix = format!("{key}/");
@@ -326,10 +326,10 @@ impl FileSource {
 }
 
 impl Watch {
-    /// Watches these folders outside as well, and no others any more. Returns whether one is new.
+    /// Watches exactly these folders outside the directory. Returns whether one of them is new.
     fn follow(&mut self, linked: BTreeSet<PathBuf>) -> bool {
         for folder in self.linked.difference(&linked) {
-            // It may be gone.
+            // The folder may be deleted, so an error is ignored.
             drop(self.watcher.unwatch(folder));
         }
         let mut is_new = false;
@@ -344,7 +344,7 @@ impl Watch {
     }
 }
 
-/// The end of a walk, if one is under way.
+/// Waits for the end of the walk in progress; for ever if there is none.
 async fn finished(walking: &mut Option<Walking>) -> std::io::Result<Listing> {
     match walking {
         Some(walking) => joined((&mut walking.task).await),
@@ -356,7 +356,7 @@ fn joined(ended: Result<std::io::Result<Listing>, tokio::task::JoinError>) -> st
     ended.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-/// Walks and reads until nothing changed meanwhile.
+/// Walks and reads until nothing changes in between.
 fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::Result<Listing> {
     let begun = std::time::Instant::now();
     let mut before = walk(folder)?;
@@ -370,18 +370,18 @@ fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::
     }
 }
 
-/// What a directory holds.
+/// The entries of a directory.
 #[derive(Debug)]
 struct Listing {
     entries: BTreeMap<String, Entry>,
     at: Revision,
-    /// A file was empty because its writer had just begun; what was known of it stays.
+    /// Whether a file was empty because its writer had just created it; its known entry is retained.
     unfinished: bool,
-    /// Folders outside that links lead to.
+    /// Folders outside the directory that links point to.
     linked: BTreeSet<PathBuf>,
 }
 
-/// Reads every file of a walk.
+/// Reads every file that a walk found.
 fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, bool) {
     let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for path in walk.seen.keys() {
@@ -402,7 +402,7 @@ fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Ent
     (entries, unfinished)
 }
 
-/// Whether a file of this revision was touched a moment ago.
+/// Whether a file of this revision was modified a moment ago.
 fn is_young(revision: Revision) -> bool {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     now.as_nanos() < u128::from(revision.0) + SETTLE.as_nanos() / 2
@@ -414,7 +414,7 @@ fn differences(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>
     gone.chain(fresh.map(|(_, entry)| Change::Put(entry.clone()))).collect()
 }
 
-/// Device and inode of what stands under a path.
+/// Device and inode of the directory at a path.
 fn identity(folder: &Path) -> std::io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(folder).map(|meta| (meta.dev(), meta.ino()))
@@ -424,7 +424,7 @@ fn key_text(key: &Key) -> String {
     String::from_utf8_lossy(key.bytes()).into_owned()
 }
 
-/// What an event of the file system means: a file counts when its writer closes it, not while it is being written.
+/// The signal of a file system event. A written file counts when its writer closes it, not while it is being written.
 fn signal_of(event: notify::Result<notify::Event>) -> Option<Signal> {
     let Ok(event) = event else { return Some(Signal::Everything) };
     if event.need_rescan() {
@@ -432,7 +432,7 @@ fn signal_of(event: notify::Result<notify::Event>) -> Option<Signal> {
     }
     let relevant = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => true,
-        // A permission that changed, a link or a folder that appeared: there is no close to wait for.
+        // For a changed permission, a link or a new folder there is no close event to wait for.
         EventKind::Modify(ModifyKind::Metadata(_)) => true,
         EventKind::Create(_) => event.paths.iter().any(|path| path.is_dir() || path.is_symlink() || hard_link(path)),
         _ => false,
@@ -440,12 +440,12 @@ fn signal_of(event: notify::Result<notify::Event>) -> Option<Signal> {
     if !relevant {
         return None;
     }
-    // `..data` is how a mounted ConfigMap or Secret swaps all its files at once.
+    // A mounted ConfigMap or Secret replaces all its files at once by a rename of `..data`.
     let swapped = event.paths.iter().any(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("..")));
     Some(if swapped { Signal::Everything } else { Signal::Paths(event.paths) })
 }
 
-/// A file that appeared complete, under a second name.
+/// Whether a file appeared complete, as a hard link.
 fn hard_link(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.nlink() > 1)

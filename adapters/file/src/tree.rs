@@ -1,4 +1,4 @@
-//! Reading a directory tree: which files are entries, and what they hold.
+//! Reads a directory tree: which files are entries, and their content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
@@ -9,19 +9,19 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use waypost_adapter::{Entry, Key, Revision};
 
-/// The endings of a file that holds a key, in the order of preference.
+/// The possible endings of the file of a key, in the order of preference.
 pub(crate) const EXTENSIONS: [&str; 4] = ["", ".json", ".yaml", ".yml"];
 
-/// How deep a tree may be: a root has at most four levels.
+/// Maximum depth of the tree; a root has at most four levels.
 const DEPTH: usize = 8;
 
-/// The revision of a file: when it was last changed, in nanoseconds.
+/// The revision of a file: its modification time in nanoseconds.
 pub(crate) fn revision_of(meta: &Metadata) -> Revision {
     let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     Revision(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// A file's content and revision; `None` if it is not there (any more) or not a file.
+/// A file's content and revision; `None` if it does not exist or is not a file.
 pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
     let read = || -> io::Result<Option<(Bytes, Revision)>> {
         let meta = std::fs::metadata(path)?;
@@ -36,7 +36,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
     }
 }
 
-/// What editors, package managers and people who switch a file off put behind its name.
+/// Endings that editors, package managers and people who disable a file append to its name.
 const LEFTOVERS: [&str; 20] = [
     ".bak",
     ".backup",
@@ -60,8 +60,8 @@ const LEFTOVERS: [&str; 20] = [
     ".ucf-dist",
 ];
 
-/// Whether a file name can be an entry's: not hidden, and not what editors and package managers leave behind. Whatever stands
-/// behind an ending, as in `shop.json.1`, makes a name one of those.
+/// Whether a file name can be that of an entry: not hidden, and not a leftover of an editor or package manager. A name with anything after
+/// an ending, such as `shop.json.1`, is a leftover.
 pub(crate) fn is_entry_name(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let is_swap = lower.rsplit_once(".sw").is_some_and(|(_, last)| last.len() == 1);
@@ -70,8 +70,8 @@ pub(crate) fn is_entry_name(name: &str) -> bool {
     !hidden && !is_swap && name != "4913" && !LEFTOVERS.iter().any(|left| lower.ends_with(left)) && !EXTENSIONS.iter().skip(1).any(|ending| behind(ending))
 }
 
-/// The key of a file below the root's directory: its path without a known ending. Bytes that are not UTF-8 become
-/// `\xNN`, which no name may contain, so that the key gets its verdict.
+/// The key of a file below the root's directory: its path without a known ending. Bytes that are not UTF-8 become `\xNN`, which no name may
+/// contain, so that the key gets a verdict.
 pub(crate) fn key_of(root: &str, relative: &Path) -> Option<String> {
     use std::os::unix::ffi::OsStrExt as _;
     let text = &waypost_adapter::escape(relative.as_os_str().as_bytes());
@@ -82,20 +82,20 @@ pub(crate) fn key_of(root: &str, relative: &Path) -> Option<String> {
     Some(format!("{root}/{stem}"))
 }
 
-/// All entries of one walk, by key, and the paths that were seen with their revisions.
+/// The result of a walk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Walk {
-    /// Paths, sorted, with what tells a change apart.
+    /// The paths of the files, sorted, with revision and length to detect changes.
     pub(crate) seen: BTreeMap<PathBuf, (Revision, u64)>,
-    /// The newest change of a directory or file.
+    /// The newest modification time of a directory or file.
     pub(crate) newest: Revision,
-    /// Folders outside in which a change of a link, or of what it leads to, would show.
+    /// Folders outside the root in which a change of a link, or of its target, would be visible.
     pub(crate) linked: BTreeSet<PathBuf>,
 }
 
-/// Folders of links and of what they lead to that are looked after; of more of them only a walk finds the changes.
+/// Maximum number of folders of links and their targets that are watched; changes in further ones are found only by walks.
 const MOST_LINKED: usize = 1_000;
-/// Links that lead to links; more are a loop.
+/// Maximum number of links from link to link; a longer chain counts as a loop.
 const MOST_LINKS: usize = 40;
 
 /// Lists every file below `folder` that can be an entry. Symbolic links are followed.
@@ -107,7 +107,7 @@ pub(crate) fn walk(folder: &Path) -> io::Result<Walk> {
     Ok(found)
 }
 
-/// The folders of every link on the way to a path, and that of the file at its end, or the folder at its end itself.
+/// Adds the folder of every link on the way to a path, and the folder of the file at its end, or the folder at its end itself.
 fn folders_of_links(path: &Path, is_folder: bool, found: &mut BTreeSet<PathBuf>) {
     let mut way = path.to_owned();
     for _ in 0..MOST_LINKS {
@@ -115,7 +115,7 @@ fn folders_of_links(path: &Path, is_folder: bool, found: &mut BTreeSet<PathBuf>)
         let Some((link, target)) = link else { break };
         let folder = link.parent().unwrap_or(Path::new("/")).to_owned();
         let rest = way.strip_prefix(&link).unwrap_or(Path::new("")).to_owned();
-        // Joined with nothing, a path would end in a slash.
+        // Joining an empty path would append a slash.
         let led = folder.join(target);
         way = if rest.as_os_str().is_empty() { led } else { led.join(rest) };
         found.insert(folder);
@@ -147,8 +147,8 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
         if meta.is_dir() && depth < DEPTH {
             match descend(&path, depth + 1, found) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                // Part of every new file system, and nobody's to read. Of any other folder a listing without what is in it
-                // would tell that as gone.
+                // This folder is part of every new file system and readable only by root. For any other unreadable folder, a listing
+                // without its content would look like a deletion of the content.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with("lost+found") => {}
                 other => other?,
             }
@@ -160,7 +160,7 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
     Ok(())
 }
 
-/// The entry of a key from the files that claim it: the first in the order of preference, and a word about the rest.
+/// The entry of a key from its files: the first in the order of preference; unreadable with a message if there are several.
 pub(crate) fn entry_of(key: &str, paths: &[PathBuf]) -> Option<Entry> {
     let mut found = paths.iter().filter_map(|path| match read_file(path) {
         Ok(None) => None,

@@ -1,4 +1,4 @@
-//! The conformance suite against a real directory, and the traps that only directories have.
+//! The conformance suite against a real directory, and the cases that only directories have.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn store() -> (TempDir, Store) {
     (folder, store)
 }
 
-/// One test of the shared suite against one directory of its own.
+/// One test of the shared suite, with its own directory.
 macro_rules! conforms {
     ($name:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

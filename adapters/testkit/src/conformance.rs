@@ -1,5 +1,5 @@
-//! The suite that every adapter passes against its real server. Each function is one promise of the contract; an
-//! adapter's tests call it with a server of their own.
+//! The conformance suite that every adapter passes against its real server. Each function tests one promise of the contract; an adapter's
+//! tests call it with a server of their own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::mirror::Mirror;
 use crate::servers::Server;
 use crate::tls::Certificates;
 
-/// After a fault, what the source tells is what the store holds within this time of the store being whole again.
+/// Time within which, after a fault ends, the entries that the source delivered must equal those of the store.
 pub const RECOVERY: Duration = Duration::from_secs(5);
-/// Ordinary changes are told within this time, on a slow machine.
+/// Time within which ordinary changes must be delivered, on a slow machine.
 const PROMPT: Duration = Duration::from_secs(5);
 /// The root of all tests.
 pub const ROOT: &str = "waypost";
@@ -28,10 +28,10 @@ pub fn key(relative: &str) -> Key {
     Key::from(format!("{ROOT}/{relative}"))
 }
 
-/// Writes, trying again while the store is not there: these tests are about reading.
+/// Writes an entry; tries again while the store is unreachable, because these tests are about reading.
 ///
 /// # Panics
-/// The store does not take it within 20 s.
+/// The store does not accept it within 20 s.
 pub async fn put(store: &Store, relative: &str, value: impl Into<Bytes>) {
     let value = value.into();
     let end = std::time::Instant::now() + Duration::from_secs(20);
@@ -46,10 +46,10 @@ pub async fn put(store: &Store, relative: &str, value: impl Into<Bytes>) {
     }
 }
 
-/// What the store holds below the root, by a fresh listing.
+/// The entries of the store below the root, from a new listing.
 ///
 /// # Panics
-/// It cannot be listed within 20 s.
+/// The store cannot be listed within 20 s.
 pub async fn listing(store: &Store) -> BTreeMap<Key, Bytes> {
     let end = std::time::Instant::now() + Duration::from_secs(20);
     let mut source = store.source(ROOT);
@@ -63,7 +63,7 @@ pub async fn listing(store: &Store) -> BTreeMap<Key, Bytes> {
     }
 }
 
-/// Without what only ZooKeeper has: parents without a value.
+/// The values without folders: parents without a value, which only ZooKeeper has.
 fn without_folders(values: BTreeMap<Key, Bytes>) -> BTreeMap<Key, Bytes> {
     let parent = |key: &Key| values.keys().any(|other| other.bytes().starts_with(&[key.bytes(), b"/"].concat()));
     values
@@ -73,7 +73,7 @@ fn without_folders(values: BTreeMap<Key, Bytes>) -> BTreeMap<Key, Bytes> {
         .collect()
 }
 
-/// Put, change, delete; the value, the revision and their order are told.
+/// Put, change, delete: the values and revisions are delivered in order.
 pub async fn ordinary_life(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
@@ -94,8 +94,8 @@ pub async fn ordinary_life(store: Store) {
     assert_eq!(mirror.drift(), 0);
 }
 
-/// TLS: a client with the right authority and certificate lives, without a certificate or with another authority it
-/// is refused with a word on what to do.
+/// TLS: a client with the right authority and certificate works; one without a certificate or with another authority is refused with a
+/// remedy.
 pub async fn tls_with_own_authority_and_client_certificate(open: impl Fn(Option<Tls>) -> Store, certificates: &Certificates) {
     let store = open(Some(certificates.client()));
     let mirror = Mirror::follow(store.as_ref(), ROOT);
@@ -108,7 +108,7 @@ pub async fn tls_with_own_authority_and_client_certificate(open: impl Fn(Option<
     }
 }
 
-/// Ten thousand keys at once are all told.
+/// Ten thousand keys written at once are all delivered.
 pub async fn burst_of_ten_thousand_keys(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
@@ -134,7 +134,7 @@ pub async fn burst_of_ten_thousand_keys(store: Store) {
     assert_eq!(without_folders(listing(&store).await), wanted);
 }
 
-/// A value of the store's largest size passes; a larger one is refused and changes nothing.
+/// A value of the store's maximum size is accepted; a larger one is refused and changes nothing.
 pub async fn values_at_the_stores_limit(store: Store, largest: usize) {
     let value = Bytes::from((0..largest).map(|n| u8::try_from(n % 251).unwrap()).collect::<Vec<u8>>());
     let mirror = Mirror::follow(store.as_ref(), ROOT);
@@ -149,7 +149,7 @@ pub async fn values_at_the_stores_limit(store: Store, largest: usize) {
     assert_eq!(listing(&store).await.values().filter(|found| **found == value).count(), 9, "many of them are listed whole");
 }
 
-/// Bytes are bytes; nothing is something.
+/// Binary values are delivered unchanged, and an empty value is an entry.
 pub async fn binary_and_empty_values(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     let binary = Bytes::from((0..=255u8).collect::<Vec<u8>>());
@@ -162,7 +162,7 @@ pub async fn binary_and_empty_values(store: Store) {
     assert!(mirror.entry("waypost/endpoints/shop/10.0.0.1:80").unwrap().value.is_empty());
 }
 
-/// `waypost` is not the beginning of `waypost2`.
+/// Keys below `waypost2` are not below `waypost`.
 pub async fn prefix_boundaries(store: Store) {
     for other in ["waypost2/routes/x", "waypost-status/leader", "waypos", "other/waypost/routes/x"] {
         store.put(&Key::from(other.to_owned()), Bytes::from_static(b"not ours")).await.unwrap();
@@ -177,7 +177,7 @@ pub async fn prefix_boundaries(store: Store) {
     assert_eq!(without_folders(mirror.values()).len(), 2);
 }
 
-/// Everything deleted is told as such, and what is written afterwards too.
+/// The deletion of everything is delivered, and so are later writes.
 pub async fn whole_tree_deleted(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     for number in 0..50 {
@@ -193,7 +193,7 @@ pub async fn whole_tree_deleted(store: Store) {
     mirror.check();
 }
 
-/// Of sixteen writers at once exactly one succeeds, for a new entry and for a known revision.
+/// Of sixteen concurrent writers exactly one succeeds, for a new entry and for a known revision.
 pub async fn put_if_raced_by_sixteen_writers(store: Store) {
     let mut expected = Expected::Absent;
     for round in 0..10 {
@@ -217,8 +217,8 @@ pub async fn put_if_raced_by_sixteen_writers(store: Store) {
     assert_eq!(store.put_if(&key("leader"), Bytes::new(), Expected::Absent).await.unwrap(), PutIf::Conflict);
 }
 
-/// A conditional write whose answer is lost: what the caller is told agrees with what the store then holds, and a write
-/// that is not known to have happened is never told as one that has.
+/// A conditional write whose answer is lost: the outcome that the caller gets agrees with the store's content, and a write is not reported
+/// as done unless it is known to have happened.
 pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
     for (round, frozen) in [0, 200, 1_500, 4_000, 8_000].into_iter().enumerate() {
         let name = key(&format!("leader{round}"));
@@ -229,7 +229,7 @@ pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
         tokio::time::sleep(Duration::from_millis(frozen)).await;
         server.thaw(0);
         let outcome = writing.await.unwrap();
-        // Requests that were under way at the thaw have ended once a later write of another client has.
+        // Requests in progress at the thaw have ended once a later write of another client has ended.
         put(&store, "after", "wards").await;
         let found = loop {
             match store.get(&name).await {
@@ -245,7 +245,7 @@ pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
             Ok(PutIf::Conflict) => panic!("frozen for {frozen} ms: nobody else wrote"),
             Err(error) => assert!(matches!(error.kind, ErrorKind::Unreachable | ErrorKind::UnknownOutcome), "{error:?}"),
         }
-        // Whatever became of it, from here on exactly one of several wins.
+        // Regardless of that outcome, exactly one of several later writers succeeds.
         let expected = store.get(&name).await.unwrap().map_or(Expected::Absent, |entry| Expected::At(entry.revision));
         let tries = [store.put_if(&name, Bytes::from_static(b"x"), expected).await, store.put_if(&name, Bytes::from_static(b"y"), expected).await];
         let wins = tries.iter().filter(|outcome| matches!(outcome, Ok(PutIf::Written(_)))).count();
@@ -253,9 +253,8 @@ pub async fn put_if_with_an_unknown_outcome(store: Store, server: impl Server) {
     }
 }
 
-/// A conditional write whose answer is lost is found to have been written; one that is held back on the way, and may
-/// arrive at any time, is of unknown outcome: neither written nor refused. `on_the_wire` is the form in which the store's
-/// protocol carries a value.
+/// A conditional write whose answer is lost is found to have been written. One that is delayed on its way, and may arrive at any time, has
+/// an unknown outcome: neither written nor refused. `on_the_wire` encodes a value as the store's protocol does.
 pub async fn put_if_whose_answer_or_itself_is_lost_on_the_way(behind: Store, plain: Store, gate: &Gate, on_the_wire: impl Fn(&str) -> Vec<u8>) {
     for (fate, value) in [(Fate::AnswerLost, "the-answer-is-lost-000"), (Fate::WriteHeld, "the-write-is-held-0000")] {
         for expected_before in [false, true] {
@@ -285,8 +284,7 @@ pub async fn put_if_whose_answer_or_itself_is_lost_on_the_way(behind: Store, pla
     }
 }
 
-/// Two keys that are always written together are always told together: `write` sets both to the same value in one
-/// transaction.
+/// Two keys that are always written together are always delivered together: `write` sets both to the same value in one transaction.
 pub async fn a_transaction_is_told_whole<F: Future<Output = ()> + Send + 'static>(store: Store, write: impl Fn(String) -> F + Send + 'static) {
     let pair = ["waypost/routes/a", "waypost/routes/z"];
     let together = move |entries: &BTreeMap<Key, waypost_adapter::Entry>| {
@@ -303,7 +301,7 @@ pub async fn a_transaction_is_told_whole<F: Future<Output = ()> + Send + 'static
             write(number.to_string()).await;
         }
     });
-    // Listings that begin in the middle of it are whole as well.
+    // Listings that begin during the writes have complete transactions as well.
     let mut more = Vec::new();
     while !writing.is_finished() {
         more.push(Mirror::follow_checked(store.as_ref(), ROOT, together));
@@ -318,7 +316,7 @@ pub async fn a_transaction_is_told_whole<F: Future<Output = ()> + Send + 'static
     }
 }
 
-/// A store that says nothing new says so at least every ten seconds.
+/// A source without changes delivers an idle event at least every ten seconds.
 pub async fn idle_is_told(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
@@ -331,7 +329,7 @@ pub async fn idle_is_told(store: Store) {
     assert_eq!((mirror.counts(), mirror.errors()), ((1, 0), (0, None)));
 }
 
-/// What follows a fault: what was written before, meanwhile and after is told within [`RECOVERY`].
+/// After a fault, everything written before, during and after it is delivered within [`RECOVERY`].
 async fn recovers(store: &Store, mirror: &Mirror, after: &str) {
     let wanted = listing(store).await;
     mirror.until_is(RECOVERY, &wanted).await;
@@ -377,7 +375,7 @@ async fn restart<S: Server + 'static>(mut server: S, member: usize) -> S {
     .unwrap()
 }
 
-/// The server is frozen for longer than every time-out, then goes on.
+/// The server is frozen for longer than every time-out, then continues.
 pub async fn server_frozen_for_longer_than_every_time_out<S: Server + 'static>(store: Store, server: S) {
     let mirror = prepared(&store).await;
     server.freeze(0);
@@ -388,7 +386,7 @@ pub async fn server_frozen_for_longer_than_every_time_out<S: Server + 'static>(s
     recovers(&store, &mirror, "freeze").await;
 }
 
-/// Of three members the leader is killed; the others go on, and so does the source.
+/// Of three members the leader is killed; the others and the source continue.
 pub async fn leader_of_three_killed<S: Server + 'static>(store: Store, server: S) {
     let mirror = prepared(&store).await;
     let (mut server, leader) = tokio::task::spawn_blocking(move || {
@@ -405,7 +403,7 @@ pub async fn leader_of_three_killed<S: Server + 'static>(store: Store, server: S
     drop(server);
 }
 
-/// The store comes back with nothing in it.
+/// The store returns empty.
 pub async fn store_wiped<S: Server + 'static>(store: Store, mut server: S) {
     let mirror = prepared(&store).await;
     mirror.may_not_go_back(false);
@@ -420,7 +418,7 @@ pub async fn store_wiped<S: Server + 'static>(store: Store, mut server: S) {
     drop(server);
 }
 
-/// Nobody is there, and then somebody is.
+/// The error for unreachable endpoints names the endpoint.
 pub async fn unreachable_endpoints_are_named(store: Store) {
     let error = store.get(&key("routes/a")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
@@ -429,7 +427,7 @@ pub async fn unreachable_endpoints_are_named(store: Store) {
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }
 
-/// The source works although some endpoints do not: errors come, and after them everything.
+/// The source works although some endpoints do not: after errors it delivers everything.
 pub async fn ordinary_life_over_errors(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     put(&store, "routes/a", "one").await;

@@ -1,4 +1,4 @@
-//! A connection to a server that can be cut at the worst moment: between a write and its answer.
+//! A gate in front of a server that can cut a connection at the worst moment: between a write and its answer.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,19 +9,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of the connection that carries the write.
+/// The fault of the connection that carries the write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The write arrives, its answer does not.
+    /// The write arrives, its answer is lost.
     AnswerLost,
-    /// The write is held back until [`Gate::release`], and no answer arrives.
+    /// The write is delayed until [`Gate::release`], and its answer is lost.
     WriteHeld,
 }
 
-/// What the next connection is armed for: the bytes that it carries, and its fate.
+/// The armed fault: the bytes whose connection it hits, and the fault.
 type Armed = Arc<Mutex<Option<(Vec<u8>, Fate)>>>;
 
-/// Stands between a client and a server. Connections pass untouched, until one carries what the gate was armed for.
+/// A relay between client and server. It forwards connections unchanged, until one carries the bytes that the gate is armed for.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
@@ -50,12 +50,12 @@ impl Gate {
         Self { address, armed, held, task }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
 
-    /// The next connection that carries `bytes` has this fate.
+    /// Arms the gate: the next connection that carries `bytes` gets this fault.
     ///
     /// # Panics
     /// A connection's task panicked.
@@ -64,7 +64,7 @@ impl Gate {
         *self.armed.lock().expect("not poisoned") = Some((bytes.into(), fate));
     }
 
-    /// What was held back arrives now.
+    /// Lets the delayed write through.
     pub fn release(&self) {
         self.held.send_replace(false);
     }

@@ -1,6 +1,6 @@
-//! Real servers for tests, and the one conformance suite that every adapter passes against its own.
+//! Real servers for tests, and the conformance suite that every adapter passes against its own.
 //!
-//! This package is only ever a dev-dependency: it panics where a test would.
+//! This package is only ever a dev-dependency; it panics on failures, as tests do.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, clippy::indexing_slicing, reason = "a test kit fails by panicking")]
 
 pub mod conformance;
@@ -15,9 +15,9 @@ pub use mirror::Mirror;
 pub use process::{Process, free_port};
 pub use tls::Certificates;
 
-/// The part of the suite that every store with a server passes, each promise a test with a server of its own.
-/// `$server` is a type of [`servers`], `$store` makes a [`conformance::Store`] of one, `$open` of endpoints;
-/// `$on_the_wire` gives the bytes in which a value travels.
+/// The part of the suite that every store with a server passes; each promise is a test with a server of its own. `$server` is a type of
+/// [`servers`], `$store` makes a [`conformance::Store`] of one, `$open` makes one of endpoints, and `$on_the_wire` encodes a value as the
+/// store's protocol does.
 #[macro_export]
 macro_rules! conformance_suite {
     ($server:ty, $store:path, $open:path, $on_the_wire:path) => {

@@ -1,5 +1,5 @@
-//! A server whose watches lie: what it tells of changes is lost, repeated, late, or of yesterday; lists come back empty or in
-//! part. What is read consistently stays true. The anomalies are those that were seen on real clusters.
+//! A relay that makes a server's watches unreliable: their events are lost, repeated, late or stale, and lists are empty or incomplete.
+//! Consistent reads stay correct. All anomalies have been observed on real clusters.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,25 +21,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How the server talks.
+/// The protocol of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// gRPC; watches are the streams whose path ends in `/Watch`.
+    /// gRPC; watches are the streams with a path that ends in `/Watch`.
     Grpc,
     /// HTTP/1.1; watches are requests with an `index`, answered by a JSON list and an `X-Consul-Index`.
     BlockingQueries,
-    /// Packets behind their length; watches are those with the transaction id −1.
+    /// Packets with a length prefix; watches are those with the transaction id −1.
     Packets,
 }
 
-/// What becomes of one thing that is told.
+/// The fault of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Harm {
     None,
     Lost,
     Twice,
     Late(Duration),
-    /// Something older comes once more, behind it.
+    /// An older message is repeated after it.
     Yesterday,
 }
 
@@ -47,7 +47,7 @@ enum Harm {
 struct Plan {
     random: Mutex<fastrand::Rng>,
     on: AtomicBool,
-    /// Every list is empty, also one that is read consistently.
+    /// Whether every list is empty, also one that is read consistently.
     empty: AtomicBool,
     harms: AtomicU64,
 }
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Stands between a client and a server.
+/// A relay between client and server.
 #[derive(Debug)]
 pub struct Mangler {
     address: SocketAddr,
@@ -83,7 +83,7 @@ pub struct Mangler {
 }
 
 impl Mangler {
-    /// One in front of `target`, which is `host:port`. It harms nothing before [`Mangler::harm`].
+    /// A relay in front of `target`, which is `host:port`. It changes nothing before [`Mangler::harm`].
     ///
     /// # Panics
     /// No port is free.
@@ -107,23 +107,23 @@ impl Mangler {
         Self { address, plan, task }
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
 
-    /// From now on it lies, as this seed says.
+    /// Starts the faults; the seed determines them.
     pub fn harm(&self, seed: u64) {
         *self.plan.random.lock().unwrap_or_else(PoisonError::into_inner) = fastrand::Rng::with_seed(seed);
         self.plan.on.store(true, Ordering::Relaxed);
     }
 
-    /// From now on every list of [`Protocol::BlockingQueries`] is empty, however it is asked for.
+    /// Makes every list of [`Protocol::BlockingQueries`] empty, even if it is read consistently.
     pub fn empty(&self) {
         self.plan.empty.store(true, Ordering::Relaxed);
     }
 
-    /// From now on it tells the truth. Returns how often it did not.
+    /// Stops the faults; returns their number so far.
     pub fn calm(&self) -> u64 {
         self.plan.empty.store(false, Ordering::Relaxed);
         self.plan.on.store(false, Ordering::Relaxed);
@@ -137,17 +137,17 @@ impl Drop for Mangler {
     }
 }
 
-/// Tells pieces on, or not, or otherwise.
+/// Forwards messages with faults.
 struct Teller {
     plan: Arc<Plan>,
-    /// What was told before.
+    /// Earlier messages.
     old: Vec<Bytes>,
-    /// The first pieces set things up, and are left alone.
+    /// The number of first messages that are forwarded unchanged, because they set up the watch.
     spared: usize,
 }
 
 impl Teller {
-    /// What is to be told instead of `piece`, after a while.
+    /// The messages to forward in place of `piece`, after a possible delay.
     async fn tell(&mut self, piece: Bytes) -> Vec<Bytes> {
         if self.spared > 0 {
             self.spared -= 1;
@@ -187,15 +187,15 @@ async fn grpc(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
         }
     });
     let mut builder = server::conn::http2::Builder::new(TokioExecutor::new());
-    // Either side may go at any time.
+    // Either side may close the connection at any time.
     drop(builder.timer(TokioTimer::new()).serve_connection(TokioIo::new(near), service).await);
 }
 
-/// The messages of a gRPC stream, told otherwise.
+/// The messages of a gRPC stream, with faults.
 fn mangled_stream(mut body: Incoming, plan: Arc<Plan>) -> Body {
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(16);
     tokio::spawn(async move {
-        // The answer that a watch was made.
+        // The first message confirms the watch.
         let mut teller = Teller { plan, old: Vec::new(), spared: 1 };
         let mut buffer = BytesMut::new();
         while let Some(Ok(frame)) = body.frame().await {
@@ -250,7 +250,7 @@ async fn queries(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
     drop(server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(near), service).await);
 }
 
-/// What an answer becomes, and after how long.
+/// An answer with its fault, and the delay before it.
 fn told_otherwise(plan: &Plan, old: &Mutex<Vec<(HeaderValue, Bytes)>>, headers: &mut HeaderMap, content: Bytes) -> (Bytes, Duration) {
     let Some(index) = headers.get("x-consul-index").cloned() else { return (content, Duration::ZERO) };
     let mut known = old.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,16 +258,16 @@ fn told_otherwise(plan: &Plan, old: &Mutex<Vec<(HeaderValue, Bytes)>>, headers: 
     match plan.next() {
         Harm::None => (content, Duration::ZERO),
         Harm::Late(pause) => (content, pause),
-        // An election: nothing is there for a moment, or only a part.
+        // As in an election: for a moment the list is empty or incomplete.
         Harm::Lost if plan.below(2) == 0 => (Bytes::from_static(b"[]"), Duration::ZERO),
         Harm::Lost => (half(&content), Duration::ZERO),
-        // The servers were restored, or lag.
+        // As from servers that were restored or lag behind.
         Harm::Yesterday => {
             let (index, body) = known[plan.below(known.len())].clone();
             headers.insert("x-consul-index", index);
             (body, Duration::ZERO)
         }
-        // The index was lost.
+        // As if the index was lost.
         Harm::Twice => {
             headers.insert("x-consul-index", HeaderValue::from_static(if plan.below(2) == 0 { "0" } else { "1" }));
             (content, Duration::ZERO)

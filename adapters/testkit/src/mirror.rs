@@ -1,4 +1,4 @@
-//! What a source has told, checked against its contract while it is told.
+//! Collects the events of a source, and checks each against the source's contract.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use waypost_adapter::{Adapter, AdapterError, Change, Entry, Event, Key, Revision};
 
-/// What must hold of the entries after every event.
+/// A condition on the entries that must hold after every event.
 type Check = Box<dyn Fn(&BTreeMap<Key, Entry>) -> Result<(), String> + Send>;
 
 #[derive(Default)]
 struct Inner {
     entries: BTreeMap<Key, Entry>,
     check: Option<Check>,
-    /// The store keeps what was written, so that a Reset may not tell an older revision, nor leave anything out.
+    /// Whether the store retains everything that was written, so that a Reset must have no older revision and leave nothing out.
     steady: bool,
     at: Revision,
     resets: usize,
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// Follows a source as the controller does, and remembers.
+/// Follows a source as the controller does, and stores its entries.
 #[derive(Debug)]
 pub struct Mirror {
     inner: Arc<Mutex<Inner>>,
@@ -46,7 +46,7 @@ impl Mirror {
         Self::run(adapter, root, Inner::default())
     }
 
-    /// The same, checking the entries after every event.
+    /// The same, with a check of the entries after every event.
     pub fn follow_checked(adapter: &dyn Adapter, root: &str, check: impl Fn(&BTreeMap<Key, Entry>) -> Result<(), String> + Send + 'static) -> Self {
         Self::run(adapter, root, Inner { check: Some(Box::new(check)), ..Inner::default() })
     }
@@ -81,13 +81,13 @@ impl Mirror {
         Self { inner, task }
     }
 
-    /// Whether the store keeps everything that was written, and nothing is deleted: then nothing may be told as older or
-    /// gone, whatever happens to the connection.
+    /// Sets whether the store retains everything that was written and nothing is deleted. Then no entry may become older or disappear,
+    /// whatever happens to the connection.
     pub fn may_not_go_back(&self, steady: bool) {
         self.inner.lock().unwrap().steady = steady;
     }
 
-    /// Key and value of everything that was told.
+    /// The keys and values of all entries.
     pub fn values(&self) -> BTreeMap<Key, Bytes> {
         let inner = self.inner.lock().unwrap();
         inner.entries.iter().map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
@@ -98,32 +98,32 @@ impl Mirror {
         self.inner.lock().unwrap().entries.get(&Key::from(key.to_owned())).cloned()
     }
 
-    /// How often everything was told, and how often changes were.
+    /// The number of resets and of changes.
     pub fn counts(&self) -> (usize, usize) {
         let inner = self.inner.lock().unwrap();
         (inner.resets, inner.changes)
     }
 
-    /// Entries that a listing had to mend.
+    /// The number of entries that listings corrected.
     pub fn drift(&self) -> usize {
         self.inner.lock().unwrap().drift
     }
 
-    /// The last error, and how many there were.
+    /// The number of errors, and the last one.
     pub fn errors(&self) -> (usize, Option<AdapterError>) {
         let inner = self.inner.lock().unwrap();
         (inner.errors, inner.last_error.clone())
     }
 
-    /// Since the source last said anything.
+    /// Time since the last event.
     pub fn silence(&self) -> Option<Duration> {
         self.inner.lock().unwrap().last_event.map(|at| at.elapsed())
     }
 
-    /// Waits until `holds`, at most so long, and says how long it took.
+    /// Waits until `holds` is true, at most for `limit`; returns the time it took.
     ///
     /// # Panics
-    /// It did not come to hold, or the source broke its contract.
+    /// It was not true in time, or the source broke its contract.
     pub async fn until(&self, limit: Duration, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Duration {
         let begun = Instant::now();
         while !holds(self) {
@@ -135,10 +135,10 @@ impl Mirror {
         begun.elapsed()
     }
 
-    /// Waits until what was told is `wanted`.
+    /// Waits until the values equal `wanted`; returns the time it took.
     ///
     /// # Panics
-    /// It did not come to be within the limit.
+    /// They were not equal within the limit, or the source broke its contract.
     pub async fn until_is(&self, limit: Duration, wanted: &BTreeMap<Key, Bytes>) -> Duration {
         let begun = Instant::now();
         loop {
@@ -161,10 +161,10 @@ impl Mirror {
         }
     }
 
-    /// Panics if the source broke its contract.
+    /// Checks that the source has not broken its contract.
     ///
     /// # Panics
-    /// It did.
+    /// It has.
     pub fn check(&self) {
         let broken = self.inner.lock().unwrap().broken.clone();
         assert_eq!(broken, None, "the source broke its contract");

@@ -1,4 +1,4 @@
-//! Processes of a test: started, frozen, killed, and never left behind.
+//! Processes for tests: started, frozen, killed, and never left running.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    /// Where its output goes.
+    /// The file with its output.
     pub log: PathBuf,
 }
 
@@ -38,12 +38,12 @@ impl Process {
         assert_eq!(sent, 0, "signal {signal} to {id}");
     }
 
-    /// Stops it without its knowing.
+    /// Freezes the process, which it cannot notice.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Lets the process continue.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }
@@ -54,7 +54,7 @@ impl Process {
         self.child.wait().expect("wait");
     }
 
-    /// Asks it to end, and waits; returns its exit code.
+    /// Asks the process to end, and waits; returns its exit code.
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
         self.child.wait().expect("wait").code()
@@ -73,18 +73,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// Ports that no outgoing connection is given.
+/// Ports outside the range for outgoing connections.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// A port on loopback that nothing listens on, and that nobody else is given: each is given out once by a process, and lies
-/// below those that the kernel gives to outgoing connections.
+/// A free port on loopback that no other caller gets: a process returns each port only once, and all are below those that the kernel uses
+/// for outgoing connections.
 pub fn free_port() -> u16 {
     let process = u16::try_from(std::process::id() % 200).expect("a small number") * 97;
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok() && UdpSocket::bind(("127.0.0.1", *port)).is_ok();
@@ -102,7 +102,7 @@ pub fn wait_for_port(address: SocketAddr, process: &mut Process) {
     }
 }
 
-/// Where `make servers` puts the servers.
+/// The directory in which `make servers` puts the servers.
 pub fn servers_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("SERVERS") {
         return dir.into();

@@ -10,9 +10,9 @@ pub use consul::Consul;
 pub use etcd::Etcd;
 pub use zookeeper::ZooKeeper;
 
-/// What every server can have done to it.
+/// Operations and faults that every server supports.
 pub trait Server: std::fmt::Debug + Send {
-    /// `host:port` of each member's client side.
+    /// The client address of each member, as `host:port`.
     fn endpoints(&self) -> Vec<String>;
     /// How many members there are.
     fn members(&self) -> usize {
@@ -24,11 +24,11 @@ pub trait Server: std::fmt::Debug + Send {
     fn start(&mut self, member: usize);
     /// Freezes one member.
     fn freeze(&self, member: usize);
-    /// Lets it go on.
+    /// Lets it continue.
     fn thaw(&self, member: usize);
     /// The member that leads.
     fn leader(&self) -> usize;
-    /// Takes everything away that the members stored, while they are down, and starts them empty.
+    /// Deletes all data of the members while they are down, and starts them empty.
     fn wipe(&mut self);
 }
 
@@ -38,7 +38,7 @@ fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Waits until `ready` holds.
+/// Waits until `ready` returns true.
 fn wait(what: &str, mut ready: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !ready() {

@@ -1,4 +1,4 @@
-//! An authority of its own, a certificate for the server and one for the client, as files and as settings.
+//! An authority for tests, with a certificate for a server and one for a client, as files and as settings.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ impl Default for Certificates {
 }
 
 impl Certificates {
-    /// Makes them all, for 127.0.0.1 and localhost.
+    /// Issues all of them, for 127.0.0.1 and localhost.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = authority();
@@ -33,7 +33,7 @@ impl Certificates {
         Self { folder }
     }
 
-    /// Where `ca.pem`, `server.pem`, `server-key.pem`, `client.pem` and `client-key.pem` are.
+    /// The folder with `ca.pem`, `server.pem`, `server-key.pem`, `client.pem` and `client-key.pem`.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -48,7 +48,7 @@ impl Certificates {
         std::fs::read_to_string(path).expect("a file")
     }
 
-    /// What a client needs that trusts the authority and has a certificate of it.
+    /// The TLS settings of a client that trusts the authority and has a certificate of it.
     pub fn client(&self) -> Tls {
         Tls { ca: Some(self.read("ca.pem")), identity: Some((self.read("client.pem"), self.read("client-key.pem"))) }
     }

@@ -1,5 +1,5 @@
-//! Sessions with an ensemble. A session that was lost is not mended but replaced: the crate does not arm persistent
-//! watches again after a reconnect.
+//! Sessions with an ensemble. A lost session is replaced by a new one, because the crate does not arm persistent watches again after a
+//! reconnect.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Key, Revision, Settings};
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Error, Permission, Stat, TlsOptions};
 
-/// Every call ends within this time.
+/// Time limit of every call.
 const CALL: Duration = Duration::from_secs(3);
 const SESSION: Duration = Duration::from_secs(6);
 const CONNECT: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ impl Session {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session, opened if there is none that lives. Nobody waits for another's session.
+    /// The session; a new one is opened if there is none or it has ended. Concurrent callers open sessions independently of each other.
     pub(crate) async fn get(&self) -> Result<Client, AdapterError> {
         let known = self.lock().clone().filter(|client| !client.state().is_terminated());
         if let Some(client) = known {
@@ -46,7 +46,7 @@ impl Session {
         Ok(self.lock().insert(opened).clone())
     }
 
-    /// A session failed: the next use opens another, unless that was done before.
+    /// Drops a failed session, unless it was replaced before; the next use opens another one.
     pub(crate) fn forget(&self, failed: &Client) {
         self.lock().take_if(|client| client.session_id() == failed.session_id());
     }
@@ -74,7 +74,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Client, AdapterError>
             }
         }
     };
-    // Each server may take its connection time-out before the next is tried.
+    // The crate spends up to its connection time-out on each server before it tries the next.
     let limit = CONNECT * u32::try_from(settings.endpoints.len().max(1)).unwrap_or(1) + Duration::from_secs(1);
     match tokio::time::timeout(limit, opening).await {
         Ok(result) => result.map_err(|error| explain(settings, &error)),
@@ -82,12 +82,12 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Client, AdapterError>
     }
 }
 
-/// Runs a call within its time.
+/// Runs a call within its time limit.
 pub(crate) async fn in_time<T>(settings: &Settings, call: impl Future<Output = T>) -> Result<T, AdapterError> {
     tokio::time::timeout(CALL, call).await.map_err(|_| unreachable(settings, format!("no answer within {CALL:?}")))
 }
 
-/// The same with the client's own errors explained.
+/// Like [`in_time`], with the client's own errors converted.
 pub(crate) async fn bounded<T>(settings: &Settings, call: impl Future<Output = Result<T, Error>>) -> Result<T, AdapterError> {
     in_time(settings, call).await?.map_err(|error| explain(settings, &error))
 }
@@ -96,7 +96,7 @@ pub(crate) fn unreachable(settings: &Settings, message: impl Into<String>) -> Ad
     AdapterError::new(ErrorKind::Unreachable, settings.endpoints.join(","), message, "check that ZooKeeper runs there and has a quorum")
 }
 
-/// What an error of the client means.
+/// The meaning of an error of the client.
 pub(crate) fn explain(settings: &Settings, error: &Error) -> AdapterError {
     let endpoint = settings.endpoints.join(",");
     match error {
@@ -131,8 +131,8 @@ pub(crate) fn entry_of(path: &str, data: Vec<u8>, stat: &Stat) -> Entry {
     Entry::new(path.trim_start_matches('/').as_bytes().to_vec(), data, u64::try_from(stat.mzxid).unwrap_or_default())
 }
 
-/// Creates a node and its parents. `None` if it is there already. With an identity of ours, it is ours to write and
-/// everybody's to read; without one it is everybody's.
+/// Creates a node and its parents; `None` if it exists already. With credentials, only this identity may write the node and everybody may
+/// read it; without credentials, everybody may do both.
 pub(crate) async fn create(settings: &Settings, client: &Client, path: &str, value: &Bytes) -> Result<Option<Revision>, AdapterError> {
     let acls = match settings.auth {
         Auth::None => vec![Acl::new(Permission::ALL, AuthId::new("world", "anyone"))],

@@ -1,4 +1,4 @@
-//! ZooKeeper as a store: a recursive watch that is armed before anything is read, and a walk.
+//! ZooKeeper as a store: a recursive watch that is armed before anything is read, and a walk of the tree.
 
 mod client;
 mod source;
@@ -13,7 +13,7 @@ use zookeeper_client::{Client, Error, Stat};
 use crate::client::{Session, bounded, create, entry_of, explain, path_of};
 use crate::source::ZooKeeperSource;
 
-/// The largest value: a ZooKeeper server closes the connection of whoever writes more than about 1 MiB.
+/// Maximum bytes of a value: a ZooKeeper server closes the connection of a client that writes more than about 1 MiB.
 const LARGEST: usize = 1_048_576 - 1_024;
 
 /// An ensemble of ZooKeeper servers.
@@ -24,14 +24,14 @@ pub struct ZooKeeperAdapter {
 }
 
 impl ZooKeeperAdapter {
-    /// Nothing is connected before the first use.
+    /// An adapter. It connects at its first use.
     pub fn new(settings: Settings) -> Self {
         let settings = Arc::new(settings);
         Self { session: Session::new(settings.clone()), settings }
     }
 
     async fn read(&self, client: &Client, path: &str) -> Result<Option<(Entry, Stat)>, AdapterError> {
-        // A read goes to any server, which may lag: `sync` first makes it a consistent one.
+        // Any server answers a read, and may lag behind: a `sync` before makes the read consistent.
         bounded(&self.settings, client.sync(path)).await?;
         match bounded_raw(&self.settings, client.get_data(path)).await? {
             Ok((data, stat)) => Ok(Some((entry_of(path, data, &stat), stat))),
@@ -67,8 +67,9 @@ impl ZooKeeperAdapter {
         }
     }
 
-    /// A node that is deleted and made anew counts its versions from 0 again, so that a version alone does not tell it from the one
-    /// that was read. ZooKeeper cannot compare more; it is noticed afterwards, and whoever wrote has to look again.
+    /// The error of a write to a node that was deleted and created again. The versions of such a node count from 0 again, so a version
+    /// alone does not distinguish it from the one that was read. ZooKeeper cannot compare more; the adapter notices it afterwards, and the
+    /// writer has to read again.
     fn made_anew(&self, path: &str) -> AdapterError {
         let endpoint = self.settings.endpoints.join(",");
         AdapterError::new(ErrorKind::UnknownOutcome, endpoint, format!("{path} was deleted and made anew while it was written"), "read it again")
@@ -82,7 +83,7 @@ impl ZooKeeperAdapter {
         Err(AdapterError::new(ErrorKind::Refused, endpoint, format!("{key}: the value has {} bytes", value.len()), format!("write at most {LARGEST} bytes")))
     }
 
-    /// After a write of unknown outcome: what is there now, on a new session.
+    /// Reads an entry back after a write of unknown outcome, with a new session.
     async fn look_again(&self, key: &Key, client: &Client, error: &AdapterError) -> Result<Option<Entry>, AdapterError> {
         self.session.forget(client);
         self.get(key).await.map_err(|_| error.unknown_outcome())
@@ -91,14 +92,14 @@ impl ZooKeeperAdapter {
     async fn remove(&self, client: &Client, path: &str) -> Result<(), AdapterError> {
         match bounded_raw(&self.settings, client.delete(path, None)).await? {
             Ok(()) | Err(Error::NoNode) => Ok(()),
-            // It has children: without a value of its own it is a folder, and no entry.
+            // The node has children: without a value of its own it is a folder, not an entry.
             Err(Error::NotEmpty) => bounded(&self.settings, client.set_data(path, b"", None)).await.map(drop),
             Err(error) => Err(explain(&self.settings, &error)),
         }
     }
 }
 
-/// Runs a call within its time, leaving the client's own errors to the caller.
+/// Runs a call within its time limit; the caller handles the client's own errors.
 async fn bounded_raw<T>(settings: &Settings, call: impl Future<Output = Result<T, Error>>) -> Result<Result<T, Error>, AdapterError> {
     client::in_time(settings, call).await
 }

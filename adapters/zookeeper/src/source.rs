@@ -1,5 +1,5 @@
-//! Watching a tree of ZooKeeper. The watch is armed before the walk, so whatever changes meanwhile is told and read
-//! again; a session that was interrupted ends the view, and the next begins anew.
+//! Watches a tree of ZooKeeper. The watch is armed before the walk, so every change during the walk has an event and is read again. After
+//! an interruption of the session the source begins again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future as _;
@@ -14,14 +14,14 @@ use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher
 
 use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
 
-/// How often the session is asked whether it is current.
+/// Interval of the checks whether the session is current.
 const IDLE: Duration = Duration::from_secs(3);
-/// After this long what is known is told: in a storm that never ends there is always more to read.
+/// Time after which changes are delivered although a storm of events continues and there is always more to read.
 const STORM: Duration = Duration::from_secs(1);
-/// Requests under way at the same time; the server's own bound is 1,000.
+/// Maximum concurrent requests; the server's own limit is 1,000.
 const PIPELINE: usize = 256;
 
-/// Nodes by path, without a leading slash.
+/// The entries by path, without a leading slash.
 type Tree = BTreeMap<String, Entry>;
 
 /// A live view of one tree.
@@ -31,8 +31,8 @@ pub(crate) struct ZooKeeperSource {
     live: Option<Live>,
     tree: Tree,
     at: Revision,
-    /// Paths that were told of and are still to be read, and what came of those that were: whoever drops a wait for the
-    /// next event loses neither.
+    /// Paths with events that have not been read yet, and changes that were read and not delivered yet. They are fields, so that dropping
+    /// the future of the next event loses neither.
     unread: BTreeSet<String>,
     untold: Vec<Change>,
 }
@@ -65,10 +65,10 @@ impl ZooKeeperSource {
         let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
         let now = Instant::now();
         let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + self.settings.audit_pause(fastrand::f64()) };
-        // What was known before tells which nodes have children, also of those that no longer show them.
+        // The known tree shows which nodes had children, also those whose children may not be listed any more.
         let (tree, at) = walk(&self.settings, &live.client, &self.path(), &self.tree).await?;
         (self.tree, self.at) = (tree, at);
-        // What changed during the walk has been told by now; reading it again makes the listing whole.
+        // All events of changes during the walk have arrived after this `sync`; reading their nodes again completes the listing.
         bounded(&self.settings, live.client.sync(&self.path())).await?;
         self.live = Some(live);
         if let Err(error) = self.catch_up().await {
@@ -101,8 +101,8 @@ impl ZooKeeperSource {
         Ok(self.tell())
     }
 
-    /// Reads everything again that was told of, until nothing more is: the server tells of all nodes that a transaction
-    /// changed before it shows any of them as changed, so what is told together belongs together. Returns what was told of.
+    /// Reads all nodes with events, until no event is left. The server sends the events of all nodes that a transaction changed before it
+    /// shows any of them as changed, so changes that are delivered together belong together. Returns the paths of all events.
     async fn catch_up(&mut self) -> Result<BTreeSet<String>, AdapterError> {
         let (mut all, begun) = (BTreeSet::new(), Instant::now());
         while let Some(live) = self.live.as_mut() {
@@ -119,16 +119,16 @@ impl ZooKeeperSource {
         Ok(all)
     }
 
-    /// What came of reading again.
+    /// The changes that were read, as an event.
     fn tell(&mut self) -> Option<Event> {
         let changes = std::mem::take(&mut self.untold);
         (!changes.is_empty()).then_some(Event::Changes { changes, at: self.at })
     }
 
-    /// Reads these nodes again and notes what differs.
+    /// Reads these nodes again, and collects the differences.
     async fn reread(&mut self, client: &Client, paths: &BTreeSet<String>) -> Result<(), AdapterError> {
         let mut parents = BTreeSet::new();
-        // The root itself is no entry.
+        // The root itself is not an entry.
         let root = self.path();
         for batch in paths.iter().filter(|path| **path != root).collect::<Vec<_>>().chunks(PIPELINE) {
             for (path, found) in read_all(&self.settings, client, batch.iter().map(|path| (*path).clone())).await? {
@@ -158,7 +158,7 @@ impl ZooKeeperSource {
         Ok(())
     }
 
-    /// Walks again and compares: what the watch did not tell is drift.
+    /// Walks the tree again and compares: differences without an event are drift.
     async fn audit(&mut self) -> Result<Option<Event>, AdapterError> {
         let root = self.path();
         let Some(live) = self.live.as_mut() else { return Ok(None) };
@@ -166,7 +166,7 @@ impl ZooKeeperSource {
         let client = live.client.clone();
         bounded(&self.settings, client.sync(&root)).await?;
         let (tree, at) = walk(&self.settings, &client, &root, &self.tree).await?;
-        // Events of changes during the walk are still in the queue: they explain what differs.
+        // Events of changes during the walk may still be in the queue; differences that they explain are not drift.
         bounded(&self.settings, client.sync(&root)).await?;
         let explained = self.catch_up().await?;
         let is_explained = |key: &String| explained.contains(&format!("/{key}"));
@@ -182,7 +182,7 @@ impl ZooKeeperSource {
     }
 }
 
-/// The path that an event is about.
+/// The path of an event.
 fn paths(settings: &Settings, event: WatchedEvent) -> Result<BTreeSet<String>, AdapterError> {
     match (event.event_type, event.session_state) {
         (EventType::Session, SessionState::SyncConnected) => Ok(BTreeSet::new()),
@@ -191,11 +191,11 @@ fn paths(settings: &Settings, event: WatchedEvent) -> Result<BTreeSet<String>, A
     }
 }
 
-/// The paths of all events that are there already.
+/// The paths of all events in the queue.
 fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSet<String>, AdapterError> {
     let mut all = BTreeSet::new();
     loop {
-        // Not held back by the runtime's budget: what is there is wanted now.
+        // The runtime's budget must not delay this: queued events are needed now.
         let mut changed = std::pin::pin!(tokio::task::unconstrained(watcher.changed()));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match changed.as_mut().poll(&mut context) {
@@ -205,7 +205,7 @@ fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSe
     }
 }
 
-/// Every node below `root`, without `root` itself, and the newest transaction that touched any. `known` is what was there.
+/// Every node below `root`, without `root` itself, and the newest transaction that changed any of them. `known` is the tree before.
 async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, known: &Tree) -> Result<(Tree, Revision), AdapterError> {
     bounded(settings, client.sync(root)).await?;
     let mut tree = Tree::new();
@@ -220,7 +220,7 @@ async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, known: &Tre
         }
         for batch in children.chunks(PIPELINE) {
             for (path, found) in read_all(settings, client, batch.iter().cloned()).await? {
-                // A node that is gone by now is told by the watch, and is no part of the listing.
+                // The watch delivers the deletion of a node that is missing by now; the listing leaves it out.
                 if let Some((entry, touched)) = found {
                     newest = newest.max(touched);
                     tree.insert(path.trim_start_matches('/').to_owned(), entry);
@@ -255,8 +255,8 @@ async fn children_of(settings: &Settings, client: &Client, parents: &[String], k
     Ok(all)
 }
 
-/// A node that we may not read hurts only itself. If it had children, a listing without them would tell them as gone: then
-/// there is none.
+/// An unreadable node affects only itself. But if it had children, a listing without them would look like their deletion, so the listing
+/// fails.
 fn may_be_closed(settings: &Settings, path: &str, known: &Tree) -> Result<(), AdapterError> {
     let below = format!("{}/", path.trim_start_matches('/'));
     if known.range(below.clone()..).next().is_none_or(|(key, _)| !key.starts_with(&below)) {
@@ -266,7 +266,7 @@ fn may_be_closed(settings: &Settings, path: &str, known: &Tree) -> Result<(), Ad
     Err(AdapterError::new(ErrorKind::Denied, settings.endpoints.join(","), message, "grant read on it to everybody or to our identity"))
 }
 
-/// Reads many nodes at once: each with its entry and newest transaction, or `None` if it is not there.
+/// Reads many nodes concurrently: each with its entry and newest transaction, or `None` if it does not exist.
 async fn read_all(settings: &Settings, client: &Client, paths: impl Iterator<Item = String>) -> Result<Vec<(String, Option<(Entry, Revision)>)>, AdapterError> {
     let mut set = JoinSet::new();
     for path in paths {
@@ -282,7 +282,7 @@ async fn read_all(settings: &Settings, client: &Client, paths: impl Iterator<Ite
                 all.push((path, Some((entry, newest))));
             }
             Ok((path, Err(Error::NoNode))) => all.push((path, None)),
-            // A node that we may not read hurts only itself.
+            // An unreadable node affects only itself.
             Ok((path, Err(Error::NoAuth))) => {
                 let told = "the ACL of this node does not let us read it; grant read to everybody or to our identity";
                 let entry = Entry { unreadable: Some(told.to_owned()), ..Entry::new(path.trim_start_matches('/').as_bytes().to_vec(), Vec::new(), 0) };

@@ -1,4 +1,4 @@
-//! The conformance suite against real ZooKeeper, and the traps that only ZooKeeper has.
+//! The conformance suite against real ZooKeeper, and the cases that only ZooKeeper has.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -138,7 +138,7 @@ async fn a_session_that_expired_is_replaced_and_everything_is_read_again() {
     put(&store, "routes/a", "1").await;
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
-    // Longer than any session of ours lives without the server.
+    // Longer than any session of the adapter survives without the server.
     server.freeze(0);
     tokio::time::sleep(Duration::from_secs(12)).await;
     server.thaw(0);
@@ -206,13 +206,13 @@ async fn the_documented_access_lists_are_enough_for_controller_and_registrant() 
     let identity = |user: &str| Auth::Password { user: user.to_owned(), password: "secret".to_owned() };
     let open =
         |user: &str| -> Store { Arc::new(ZooKeeperAdapter::new(Settings { endpoints: server.endpoints(), auth: identity(user), ..Settings::default() })) };
-    // What an administrator sets up once. A client that is logged in as the owner stands for `digest:owner:HASH`.
+    // The one-time setup by an administrator. A client that is logged in as the owner stands for `digest:owner:HASH`.
     let everybody_reads = Acl::new(Permission::READ, AuthId::new("world", "anyone"));
     for (path, owner) in [("/waypost", "admin"), ("/waypost/endpoints", "admin"), ("/waypost/endpoints/shop", "shop"), ("/waypost-status", "controller")] {
         let admin = Client::connector().with_auth("digest", format!("{owner}:secret").as_bytes()).connect(&server.endpoints()[0]).await.unwrap();
         let acls = [Acl::new(Permission::ALL, AuthId::new("auth", "")), everybody_reads.clone()];
         if path.starts_with("/waypost/endpoints/") {
-            // The parent is the administrator's, so he makes the node and hands it over.
+            // The parent belongs to the administrator, so this client creates the node and changes its owner.
             let parent = Client::connector().with_auth("digest", b"admin:secret").with_auth("digest", format!("{owner}:secret").as_bytes());
             let parent = parent.connect(&server.endpoints()[0]).await.unwrap();
             parent.create(path, b"", &CreateMode::Persistent.with_acls(Acls::new(&acls))).await.unwrap();

@@ -1,4 +1,4 @@
-//! HAProxy with one thread and kept connections to its server.
+//! HAProxy with one thread and keep-alive connections to its server.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use waypost_testkit::Process;
 
 use crate::product::loopback;
 
-/// Starts it before `origin`; returns its process and address.
+/// Starts it in front of `origin`; returns its process and address.
 pub(crate) fn start(folder: &Path, origin: SocketAddr) -> (Process, SocketAddr) {
     let web = loopback();
     let config = format!(

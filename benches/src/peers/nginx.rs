@@ -1,4 +1,4 @@
-//! nginx with one worker and kept connections to its upstream.
+//! nginx with one worker and keep-alive connections to its upstream.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use waypost_testkit::Process;
 
 use crate::product::loopback;
 
-/// Starts it before `origin`; returns its process and address.
+/// Starts it in front of `origin`; returns its process and address.
 pub(crate) fn start(folder: &Path, origin: SocketAddr) -> (Process, SocketAddr) {
     let web = loopback();
     let dir = folder.display();

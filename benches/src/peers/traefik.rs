@@ -11,13 +11,13 @@ use crate::product::loopback;
 /// Traefik, watching a store.
 #[derive(Debug)]
 pub(crate) struct Traefik {
-    /// Where it serves.
+    /// The address that it serves.
     pub(crate) web: SocketAddr,
     _process: Process,
 }
 
 impl Traefik {
-    /// Starts it over the store at `endpoint`; its keys are below `traefik/`.
+    /// Starts it with the store at `endpoint`; its keys are below `traefik/`.
     pub(crate) fn start(folder: &Path, store: &str, endpoint: &str) -> Self {
         let web = loopback();
         let program = std::env::var("TRAEFIK").unwrap_or_else(|_| "traefik".to_owned());

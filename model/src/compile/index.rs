@@ -1,4 +1,4 @@
-//! What refers to what, and who claims what: the part of verdicts that depends on other entries.
+//! References between resources and claims on requests: the part of verdicts that depends on other entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::verdict::{Condition, ConditionType};
 #[derive(Debug)]
 struct Installed {
     object: Arc<Object>,
-    /// The entry that it comes from.
+    /// The entry that the object was compiled from.
     origin: Origin,
     /// Backends and listeners that a route refers to.
     refers: Vec<ResourceKey>,
-    /// What a route claims, by hostname and listener.
+    /// The claims of a route, by hostname and listener.
     claims: Vec<Claimed>,
     hostnames: Vec<String>,
-    /// Regular expressions of a route.
+    /// The number of regular expressions of a route.
     patterns: usize,
-    /// What is accepted and unlikely to be wanted.
+    /// Warnings about an accepted value that is probably not what the author wants.
     warnings: Vec<String>,
-    /// A listener that serves only routes which name it.
+    /// Whether this is a listener that serves only routes which name it.
     explicit_only: bool,
     /// The address of an endpoint.
     address: Option<Arc<str>>,
@@ -35,14 +35,14 @@ struct Installed {
 #[derive(Debug)]
 struct Claimed {
     claim: Claim,
-    /// For a claim on one listener: which, and the same claim on every listener.
+    /// For a claim on one listener: the listener, and the same claim on all listeners.
     narrow: Option<(Arc<str>, Claim)>,
     rank: MatchRank,
     /// The numbers of the rule and of the match in it.
     place: (usize, usize),
 }
 
-/// What a hostname has.
+/// The number of routes and regular expressions of a hostname.
 #[derive(Debug, Clone, Copy, Default)]
 struct Host {
     routes: usize,
@@ -53,23 +53,23 @@ struct Host {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     installed: BTreeMap<ResourceKey, Installed>,
-    /// Who refers to a resource.
+    /// The names of the routes that refer to a resource.
     referrers: HashMap<ResourceKey, BTreeSet<String>>,
-    /// Endpoints per backend.
+    /// Number of endpoints per backend.
     endpoints: HashMap<String, usize>,
-    /// Endpoints per address, of all backends.
+    /// Number of endpoints per address, over all backends.
     addresses: HashMap<Arc<str>, usize>,
-    /// Routes per hostname, and regular expressions of these.
+    /// Number of routes and of their regular expressions, per hostname.
     hosts: HashMap<String, Host>,
-    /// Claimants in the order of their ranks.
+    /// The routes with this claim, in the order of their ranks.
     claims: HashMap<Claim, BTreeMap<MatchRank, Arc<str>>>,
-    /// Routes that claim on one listener what the key claims on every one, with the number of such claims.
+    /// Routes that have, on one listener, the claim which the key has on all listeners; with the number of such claims.
     narrow: HashMap<Claim, HashMap<Arc<str>, usize>>,
     /// Resources that found no room.
     waiting: BTreeSet<ResourceKey>,
-    /// Resources whose verdict may have changed since the last look.
+    /// Resources whose verdict may have changed since [`Index::take_affected`] was called last.
     affected: BTreeSet<ResourceKey>,
-    /// What went away, or was replaced, since the last look.
+    /// Objects that were removed or replaced since [`Index::take_departed`] was called last.
     departed: Vec<Departed>,
 }
 
@@ -84,27 +84,27 @@ impl Index {
         self.installed.keys().filter(|resource| !resource.kind.is_membership()).cloned().collect()
     }
 
-    /// Resources that found no room and may find it now.
+    /// Takes the resources that found no room, to try them again.
     pub(super) fn waiting_for_room(&mut self) -> BTreeSet<ResourceKey> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Resources whose verdict may have changed.
+    /// Takes the resources whose verdict may have changed.
     pub(super) fn take_affected(&mut self) -> BTreeSet<ResourceKey> {
         std::mem::take(&mut self.affected)
     }
 
-    /// Routes of the host that has most.
+    /// The number of routes of the hostname that has most.
     pub(super) fn most_routes_per_host(&self) -> usize {
         self.hosts.values().map(|host| host.routes).max().unwrap_or_default()
     }
 
-    /// Regular expressions of the host that has most.
+    /// The number of regular expressions of the hostname that has most.
     pub(super) fn most_patterns_per_host(&self) -> usize {
         self.hosts.values().map(|host| host.patterns).max().unwrap_or_default()
     }
 
-    /// Endpoints of the backend that has most.
+    /// The number of endpoints of the backend that has most.
     pub(super) fn most_endpoints(&self) -> usize {
         self.endpoints.values().copied().max().unwrap_or_default()
     }
@@ -114,22 +114,22 @@ impl Index {
         self.addresses.contains_key(address.canonical().as_str())
     }
 
-    /// Whether something went away or was replaced since the last look.
+    /// Whether an object was removed or replaced since the last call of [`Index::take_departed`].
     pub(super) fn made_room(&self) -> bool {
         !self.departed.is_empty()
     }
 
-    /// What went away, or was replaced.
+    /// Takes the objects that were removed or replaced.
     pub(super) fn take_departed(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.departed)
     }
 
-    /// Whether a resource found no room.
+    /// Whether a resource waits for room.
     pub(super) fn is_waiting(&self, resource: &ResourceKey) -> bool {
         self.waiting.contains(resource)
     }
 
-    /// Whether a resource fits, in place of what is installed under its name; if not, it waits.
+    /// Whether a resource fits, in place of the one installed under its name. If it does not, it is added to the waiting ones.
     pub(super) fn has_room(&mut self, resource: &ResourceKey, parsed: &Resource, limits: &Limits) -> bool {
         let installed = self.installed.get(resource);
         let full = match parsed {
@@ -154,7 +154,7 @@ impl Index {
         !full
     }
 
-    /// Why a resource found no room.
+    /// The message for a resource that found no room.
     pub(super) fn room_message(resource: &ResourceKey, limits: &Limits) -> String {
         match resource.backend() {
             Some(backend) => {
@@ -167,7 +167,7 @@ impl Index {
         }
     }
 
-    /// Installs a resource; returns whether it differs from what was there.
+    /// Installs a resource; returns whether it differs from the installed one.
     pub(super) fn put(&mut self, resource: &ResourceKey, object: &Arc<Object>, parsed: &Resource, origin: Origin) -> bool {
         if let Some(same) = self.installed.get_mut(resource).filter(|installed| installed.object.digest() == object.digest()) {
             same.origin = origin;
@@ -204,7 +204,7 @@ impl Index {
         let name: Arc<str> = resource.name.as_str().into();
         for claimed in &installed.claims {
             let claimants = self.claims.entry(claimed.claim).or_default();
-            // Only who comes first decides about the others.
+            // Only the first claimant shadows others, so only its change affects their verdicts.
             let is_first = claimants.keys().next().is_none_or(|first| claimed.rank < *first);
             if is_first {
                 let others = claimants.values().filter(|other| **other != name);
@@ -232,7 +232,7 @@ impl Index {
         self.touch_referrers(resource);
     }
 
-    /// Takes a resource out; returns what was there.
+    /// Removes a resource; returns the object that was installed.
     pub(super) fn remove(&mut self, resource: &ResourceKey) -> Option<Arc<Object>> {
         self.take_out(resource, false)
     }
@@ -288,13 +288,13 @@ impl Index {
         Some(installed.object)
     }
 
-    /// Whoever claims on one listener what this claims on every one may have a new verdict.
+    /// Marks the routes that have the same claim on a single listener: their verdicts may have changed.
     fn touch_narrower(&mut self, claim: Claim) {
         let names = self.narrow.get(&claim).into_iter().flat_map(HashMap::keys);
         self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, &**name)));
     }
 
-    /// Whoever refers to a resource, or to an endpoint's backend, may have a new verdict.
+    /// Marks the routes that refer to a resource, or to an endpoint's backend: their verdicts may have changed.
     fn touch_referrers(&mut self, resource: &ResourceKey) {
         let target = match (resource.kind, resource.backend()) {
             (Kind::Endpoint, Some(backend)) => ResourceKey::new(Kind::Backend, backend),
@@ -304,7 +304,7 @@ impl Index {
         self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, name.clone())));
     }
 
-    /// Whether something of that name exists: a backend does with its first endpoint.
+    /// Whether a reference to `target` is resolved. A backend without an entry exists as soon as it has an endpoint.
     fn resolves(&self, target: &ResourceKey) -> bool {
         self.has(target) || (target.kind == Kind::Backend && self.endpoints.contains_key(&target.name))
     }
@@ -337,9 +337,9 @@ impl Index {
         }
     }
 
-    /// The route that takes every request of this claim before `resource` does.
+    /// The route that takes every request of this claim instead of `resource`.
     fn shadow(&self, resource: &ResourceKey, claimed: &Claimed) -> Option<&str> {
-        // A listener that serves only routes which name it serves none that names no listener.
+        // A listener with `explicitOnly` does not serve routes without listeners, so these shadow nothing on it.
         let is_shared = |listener: &str| !self.installed.get(&ResourceKey::new(Kind::Listener, listener)).is_some_and(|installed| installed.explicit_only);
         let everywhere = claimed.narrow.as_ref().filter(|(listener, _)| is_shared(listener)).map(|(_, claim)| claim);
         std::iter::once(&claimed.claim)
@@ -350,7 +350,7 @@ impl Index {
     }
 }
 
-/// The first few of some findings: a route may refer to thousands of things.
+/// The first few findings as text, and how many more there are: a route may refer to thousands of resources.
 fn some_of(findings: &[String]) -> String {
     const FEW: usize = 5;
     let told = findings.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
@@ -376,7 +376,7 @@ fn decrease<K: std::hash::Hash + Eq + std::borrow::Borrow<str>>(counts: &mut Has
     }
 }
 
-/// The hosts that a route takes a place of; one without hostnames is for every host.
+/// The hosts of a route; `*` for a route without hostnames, which serves every host.
 fn hostnames(route: &Route) -> Vec<String> {
     let mut hosts: Vec<String> = route.hostnames.iter().map(|host| host.as_str().to_owned()).collect();
     hosts.sort();
@@ -398,7 +398,7 @@ fn pattern_count(route: &Route) -> usize {
     route.rules.iter().map(|rule| patterns(rule).count()).sum()
 }
 
-/// What is accepted and unlikely to be wanted.
+/// Warnings about an accepted value that is probably not what the author wants.
 fn warnings(parsed: &Resource) -> Vec<String> {
     match parsed {
         Resource::Route(route) => unmatchable(route),
@@ -409,7 +409,7 @@ fn warnings(parsed: &Resource) -> Vec<String> {
     }
 }
 
-/// What no request can match, at most three of it.
+/// Matches that no request can fulfil, at most three of them.
 fn unmatchable(route: &Route) -> Vec<String> {
     let all = route.rules.iter().enumerate().flat_map(|(rule_at, rule)| rule.matches.iter().enumerate().map(move |(at, found)| ((rule_at, at), found)));
     let never = all.filter_map(|((rule, at), found)| Some(format!("rules[{rule}].matches[{at}]: {}", found.path.never_matches()?)));

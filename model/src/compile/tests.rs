@@ -289,7 +289,7 @@ mod incremental {
             for step in &steps {
                 world.apply(vec![step.clone()]);
             }
-            // The same entries with their last good values, restored into a fresh compiler.
+            // The same entries, each with its last good value, restored into a new compiler.
             let mut fresh = Compiler::new(1, Limits::default());
             fresh.restore(0, world.0.save(0));
             fresh.commit();

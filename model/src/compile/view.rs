@@ -1,4 +1,4 @@
-//! What people see of the tree: each entry with its verdict.
+//! The view of each entry for people: its value and its verdict.
 
 use std::ops::Bound;
 
@@ -9,7 +9,7 @@ use crate::key::{Place, ResourceKey, place};
 use crate::verdict::{Condition, ConditionType, Verdict};
 
 impl Compiler {
-    /// What people see of one entry.
+    /// The view of one entry.
     pub fn view(&self, id: &EntryId) -> Option<EntryView> {
         let entry = self.sources.get(id.source)?.entries.get(&id.key)?;
         let resource = match &entry.place {
@@ -35,12 +35,12 @@ impl Compiler {
         })
     }
 
-    /// All entries that are not folders, in the order of stores and keys.
+    /// The views of all entries except folders, in the order of stores and keys.
     pub fn views(&self) -> impl Iterator<Item = EntryView> + '_ {
         self.views_below("")
     }
 
-    /// Those whose keys begin like this.
+    /// The views of the entries whose keys begin with `prefix`.
     pub fn views_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = EntryView> + 'a {
         let keys = move |source: &'a Source| {
             source.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(key, _)| key).take_while(move |key| key.starts_with(prefix))
@@ -49,13 +49,13 @@ impl Compiler {
         ids.filter_map(|id| self.view(&id))
     }
 
-    /// The entry that answers for a resource: the active one of the first store that has it.
+    /// The entry that is served for a resource: the active one of the first store that has it.
     pub fn entry_of(&self, resource: &ResourceKey) -> Option<EntryId> {
         self.ids_of(resource).into_iter().next()
     }
 
-    /// The entry under a key below the root, of the first store that has it; a resource of the active tree is found
-    /// under its plain name as well.
+    /// The entry at a key below the root, of the first store that has it. A resource of the active tree is also found under its key at the
+    /// root.
     pub fn entry_at(&self, key: &str) -> Option<EntryId> {
         let exact = self.sources.iter().position(|source| source.entries.contains_key(key)).map(|source| EntryId { source, key: key.to_owned() });
         exact.or_else(|| match place(key, false) {

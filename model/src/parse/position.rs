@@ -1,4 +1,4 @@
-//! Where in the text of a value a field stands. Only used once something is wrong, so it favours simplicity.
+//! The position of a field in the text of a value. Used only for values with a problem, so simplicity comes before speed.
 
 /// Line and column, from 1, of the byte at `offset`; columns count characters.
 pub(super) fn of_offset(text: &[u8], offset: usize) -> (usize, usize) {
@@ -26,14 +26,14 @@ pub(super) fn too_deep(text: &str, limit: usize) -> Option<usize> {
     None
 }
 
-/// Line and column of the value at `path` in valid JSON; with `key`, of the last segment's key itself, and of its last
-/// occurrence if there are several.
+/// Line and column of the value at `path` in valid JSON. With `key`, those of the last segment's key, at its last occurrence if there are
+/// several.
 pub(super) fn in_json(text: &str, path: &[String], key: bool) -> (usize, usize) {
     let mut scan = Scan { text, at: 0 };
     of_offset(text.as_bytes(), scan.find(path, key).unwrap_or(0))
 }
 
-/// The same for YAML in block style: the line that names each segment in turn, from the list item it is in.
+/// The same for YAML in block style: it searches the line of each segment in turn, from the line of the segment before.
 pub(super) fn in_yaml(text: &str, path: &[String], key: bool) -> (usize, usize) {
     let lines: Vec<&str> = text.lines().collect();
     let (mut from, mut found) = (0, (1, 1));
@@ -69,14 +69,14 @@ fn yaml_field(lines: &[&str], from: usize, name: &str, key: bool) -> Option<(usi
     })
 }
 
-/// Walks over the tokens of JSON.
+/// A scanner over the tokens of JSON.
 struct Scan<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scan<'a> {
-    /// The next token and where it begins; a string comes with its quotes.
+    /// The next token and its offset; a string includes its quotes.
     fn token(&mut self) -> Option<(usize, &'a str)> {
         let bytes = self.text.as_bytes();
         while bytes.get(self.at).is_some_and(u8::is_ascii_whitespace) {
@@ -104,7 +104,7 @@ impl<'a> Scan<'a> {
         Some((start, self.text.get(start..self.at).unwrap_or_default()))
     }
 
-    /// The offset of the value at `path`, seen from the value that comes next.
+    /// The offset of the value at `path` inside the value that begins at the next token.
     fn find(&mut self, path: &[String], key: bool) -> Option<usize> {
         let (start, open) = self.token()?;
         let Some((segment, rest)) = path.split_first() else { return Some(start) };
@@ -136,7 +136,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Passes over one value.
+    /// Skips one value.
     fn skip(&mut self) -> Option<()> {
         let mut depth = 0usize;
         loop {

@@ -1,11 +1,11 @@
-//! Values that are well formed and could not work: what they would send or answer is no valid HTTP, or no client ever sends what
-//! they wait for. They are refused when they are written; objects of other releases are read without this.
+//! Refuses values that are well formed and cannot work: they would produce invalid HTTP, or wait for requests that no client sends. They
+//! are refused only when they are written; objects of other releases are read without these checks.
 
 use crate::problem::Problem;
 use crate::resource::{Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, Rule, StringMatch};
 use crate::value::PreciseHostname;
 
-/// Refuses a route of which a part could not work.
+/// Refuses a route if a part of it cannot work.
 pub(super) fn check(route: &Route) -> Result<(), Problem> {
     for (rule_at, rule) in route.rules.iter().enumerate() {
         for (at, filter) in rule.filters.iter().enumerate() {
@@ -35,7 +35,7 @@ fn check_filter(filter: &Filter, rule: &Rule) -> Result<(), String> {
     }
 }
 
-/// Fields of which a message has one at most, so that another one beside it would make it invalid (RFC 9110, 5.3).
+/// Fields that a message has at most once, so that adding a second one would make it invalid (RFC 9110, 5.3).
 const SINGLETONS: [&str; 20] = [
     "age",
     "authorization",
@@ -66,7 +66,7 @@ fn check_headers(changes: &HeaderModifier) -> Result<(), String> {
     }
 }
 
-/// A request has exactly one `Host`, and that is a host (RFC 9112, 3.2).
+/// A request has exactly one `Host`, and its value is a host (RFC 9112, 3.2).
 fn check_host(changes: &HeaderModifier) -> Result<(), String> {
     if changes.remove.iter().any(|name| name.as_str() == "host") {
         return Err("a request needs the header \"host\" (RFC 9112, 3.2); write another host under \"set\"".to_owned());
@@ -78,7 +78,7 @@ fn check_host(changes: &HeaderModifier) -> Result<(), String> {
     }
 }
 
-/// Whether a text is a host with a port or without, as a `Host` header has it.
+/// Whether a text is a valid value of a `Host` header: a host with or without a port.
 fn is_host_field(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
@@ -88,7 +88,7 @@ fn is_host_field(text: &str) -> bool {
     !bare_address && port.is_none_or(|port| port.parse::<u16>().is_ok()) && PreciseHostname::try_from(host.to_owned()).is_ok()
 }
 
-/// A redirect leads somewhere else.
+/// A redirect must not lead back to the same URL.
 fn check_redirect(redirect: &Redirect, rule: &Rule) -> Result<(), String> {
     let same_place = redirect.scheme.is_none() && redirect.hostname.is_none() && redirect.port.is_none();
     match &redirect.path {
@@ -104,7 +104,7 @@ fn is_exactly(wanted: &PathMatch, path: &str) -> bool {
     matches!(wanted, PathMatch::Exact(exact) if exact == path)
 }
 
-/// These responses end with their head (RFC 9110, 15.3.5, 15.3.6, 15.4.5).
+/// Responses with these statuses have no body (RFC 9110, 15.3.5, 15.3.6, 15.4.5).
 fn check_body(fixed: &FixedResponse) -> Result<(), String> {
     let status = fixed.status_code.get();
     let has_body = !fixed.body.is_empty();
@@ -114,7 +114,7 @@ fn check_body(fixed: &FixedResponse) -> Result<(), String> {
     Ok(())
 }
 
-/// The value of a field comes without the blanks around it (RFC 9110, 5.5).
+/// Field values are received without the blanks around them (RFC 9110, 5.5).
 fn check_header_match(header: &HeaderMatch, is_repeated: bool) -> Result<(), String> {
     match &header.value {
         _ if is_repeated => Err(format!("the match has two conditions on the header {:?}, which has one value; keep one", header.name.as_str())),

@@ -1,4 +1,4 @@
-//! Backends: the policy of a named set of endpoints. Optional; the defaults are good.
+//! Backends: the policy of a named set of endpoints. A backend's entry is optional; the defaults suit most services.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<HealthCheck>")]
     pub health_check: Option<HealthCheck>,
-    /// When an endpoint is taken out because its attempts fail and those at others do not.
+    /// When a proxy takes an endpoint out because its attempts fail while those at other endpoints do not.
     #[serde(default, skip_serializing_if = "OutlierDetection::is_default")]
     pub outlier_detection: OutlierDetection,
     /// When removals of its endpoints are held, where that differs from the controller's own settings.
@@ -30,12 +30,12 @@ pub struct Backend {
     pub guard: Option<BackendGuard>,
 }
 
-/// Whether an endpoint is taken out on a proxy whose attempts at it fail.
+/// Whether a proxy takes an endpoint out because its attempts at it fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "outlier detection, such as {\"enabled\":false}")]
 pub struct OutlierDetection {
-    /// Whether there is any. An endpoint is out after 5 attempts in a row, or half of the last 20, without a response, or if its share
-    /// of 5xx is 50 points above that of most others; for 5 s, doubling to 5 min; at most half of the endpoints. Default true.
+    /// Whether it is on. An endpoint is taken out after 5 attempts in a row without a response, or half of the last 20, or if its share of
+    /// 5xx is 50 points above that of most others; for 5 s, doubling to 5 min; at most half of the endpoints. Default true.
     pub enabled: bool,
 }
 
@@ -57,7 +57,7 @@ pub enum Balancing {
     /// The one with the fewest requests in flight on this proxy, in proportion to its weight.
     #[default]
     LeastRequest,
-    /// In turn, in proportion to the weights, spread evenly.
+    /// In turn, evenly interleaved in proportion to the weights.
     WeightedRoundRobin,
     /// At random, in proportion to the weights.
     Random,
@@ -67,7 +67,7 @@ pub enum Balancing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "time-outs, such as {\"connect\":\"2s\"}")]
 pub struct BackendTimeouts {
-    /// To open a connection; after it the next endpoint is tried. Default 2s.
+    /// Time to open a connection; after it the next endpoint is tried. Default 2s.
     pub connect: Duration,
     /// From the end of the request to the first byte of the response. Default 1m.
     pub first_byte: Duration,

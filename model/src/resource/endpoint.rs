@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::Address;
 
-/// One address of a backend. Also written as the bare address, or as an empty value below a key that is one.
+/// One address of a backend. It may also be written as the bare address, or as an empty value below a key that is the address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "an endpoint, such as \"10.0.0.5:8080\" or {\"address\":\"10.0.0.5:8080\",\"weight\":2}")]
 pub struct Endpoint {
@@ -19,7 +19,7 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<String>")]
     pub zone: Option<String>,
-    /// Takes no new requests; those under way end in peace.
+    /// Whether the endpoint takes no new requests. Requests in progress are completed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drain: bool,
 }

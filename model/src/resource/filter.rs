@@ -1,11 +1,11 @@
-//! Filters: what a rule does to a request or response on its way.
+//! Filters: what a rule changes in a request or response, or answers instead of a backend.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::value::{HeaderName, HeaderValue, PreciseHostname};
 
-/// One step between match and backend, in the form of the Gateway API: a type, and the field of that name.
+/// One step between match and backend, in the form of the Gateway API: a type, and the field with the type's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Written", into = "Written")]
 #[schemars(with = "Written")]
@@ -23,7 +23,7 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Whether the filter answers by itself, so that no backend is asked.
+    /// Whether the filter answers the request itself, without a backend.
     pub const fn answers(&self) -> bool {
         matches!(self, Self::RequestRedirect(_) | Self::FixedResponse(_))
     }
@@ -33,7 +33,7 @@ impl Filter {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a filter, such as {\"type\":\"RequestRedirect\",\"requestRedirect\":{\"scheme\":\"https\"}}")]
 struct Written {
-    /// Which of the fields below counts: the type is its name with a capital.
+    /// The type selects one of the fields below: its name is the field's with a capital.
     r#type: FilterType,
     /// Changes of the request's headers.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
@@ -57,7 +57,7 @@ struct Written {
     fixed_response: Option<FixedResponse>,
 }
 
-/// What a filter does.
+/// The types of filters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum FilterType {
     #[default]
@@ -117,22 +117,22 @@ impl From<Filter> for Written {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, expecting = "header changes, such as {\"set\":[{\"name\":\"x-tier\",\"value\":\"edge\"}]}")]
 pub struct HeaderModifier {
-    /// Headers that replace what is there.
+    /// Headers that replace those of the same name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<HeaderPair>,
-    /// Headers that come in addition.
+    /// Headers that are added.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add: Vec<HeaderPair>,
-    /// Headers that are taken away.
+    /// Headers that are removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<HeaderName>,
 }
 
-/// Fields that say where a message ends or how it travels: whoever could change them could smuggle a second message in.
+/// Fields that define where a message ends or how it is transferred. A filter that changed them could smuggle in a second message.
 const FRAMING: [&str; 9] = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect"];
 
 impl HeaderModifier {
-    /// The first header that may not be changed, if there is one.
+    /// Checks that no header is one of [`FRAMING`]; the error is the first that is.
     fn check(&self) -> Result<(), &str> {
         let pairs = self.set.iter().chain(&self.add).map(|pair| &pair.name);
         match pairs.chain(&self.remove).find(|name| FRAMING.contains(&name.as_str())) {
@@ -152,7 +152,7 @@ pub struct HeaderPair {
     pub value: HeaderValue,
 }
 
-/// A redirect; what is absent stays as in the request.
+/// A redirect; absent parts stay as in the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a redirect, such as {\"scheme\":\"https\",\"statusCode\":301}")]
 pub struct Redirect {
@@ -222,7 +222,7 @@ impl From<RedirectStatus> for u16 {
     }
 }
 
-/// Changes host and path of what the endpoint gets; what is absent stays.
+/// Changes host and path of the request to the endpoint; absent parts stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a rewrite, such as {\"path\":{\"type\":\"ReplacePrefixMatch\",\"replacePrefixMatch\":\"/\"}}")]
 pub struct UrlRewrite {
@@ -250,7 +250,7 @@ pub enum PathRewrite {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a path change, such as {\"type\":\"ReplaceFullPath\",\"replaceFullPath\":\"/\"}")]
 struct WrittenPath {
-    /// Which of the two fields counts.
+    /// The type selects one of the two fields.
     r#type: PathRewriteType,
     /// The new path.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
@@ -262,7 +262,7 @@ struct WrittenPath {
     replace_prefix_match: Option<String>,
 }
 
-/// How a path is changed.
+/// The types of path changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 enum PathRewriteType {
     #[default]
@@ -282,7 +282,7 @@ impl TryFrom<WrittenPath> for PathRewrite {
                 return Err("the type ReplacePrefixMatch needs the field \"replacePrefixMatch\" and no other".to_owned());
             }
         };
-        // The Gateway API's examples take a prefix away by an empty text.
+        // The examples of the Gateway API use an empty text to remove a prefix.
         let path = if path.is_empty() && written.r#type == PathRewriteType::ReplacePrefixMatch { "/".to_owned() } else { path };
         let bad = |c: char| matches!(c, '?' | '#') || c.is_control() || c.is_whitespace() || !c.is_ascii();
         if !path.starts_with('/') || path.contains(bad) {

@@ -1,4 +1,4 @@
-//! Health checks: how it is found out which endpoints of a backend can take requests.
+//! Health checks: how proxies find out which endpoints of a backend can take requests.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,52 +12,52 @@ use crate::duration::Duration;
 pub struct HealthCheck {
     /// What a probe does.
     pub r#type: CheckType,
-    /// The path that a probe asks for, with its query; empty if it asks for none.
+    /// The path that a probe requests, with its query; empty for a TCP check.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// The host that a probe asks for; the endpoint's address if absent.
+    /// The host that a probe sends; the endpoint's address if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// The port that is probed; the endpoint's own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The statuses of a healthy answer; 200 to 399 if empty.
+    /// The statuses of a healthy response; 200 to 399 if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expected_statuses: Vec<u16>,
-    /// From the beginning of a probe to the beginning of the next.
+    /// Time from the start of a probe to the start of the next.
     pub interval: Duration,
-    /// A probe without an answer for this long has failed.
+    /// A probe without a response after this time has failed.
     pub timeout: Duration,
-    /// So many good probes in a row make a failing endpoint healthy.
+    /// Number of successful probes in a row that make an unhealthy endpoint healthy.
     pub healthy_threshold: u32,
-    /// So many failed probes in a row make an endpoint unhealthy.
+    /// Number of failed probes in a row that make an endpoint unhealthy.
     pub unhealthy_threshold: u32,
-    /// So many proxies probe each endpoint.
+    /// Number of proxies that probe each endpoint.
     pub probers: usize,
-    /// With a smaller part of the endpoints healthy, in percent, all are used as if they were.
+    /// Percentage of healthy endpoints below which all endpoints are used as if they were healthy.
     pub panic_threshold: u32,
 }
 
-/// What the probers of an endpoint agree on. Nobody writes it; it travels with membership.
+/// The shared verdict of an endpoint's probers. No user writes it; it is published with membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether it can take requests.
+    /// Whether the endpoint can take requests.
     pub healthy: bool,
 }
 
-/// What is known of an endpoint that could take requests.
+/// The marks of an endpoint that could take requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fitness {
-    /// Its probers agree that it cannot.
+    /// Its probers agree that it cannot take requests.
     pub unhealthy: bool,
-    /// The store says that it is gone, and whether that is meant is not known yet.
+    /// It is missing in its store, and it is not known yet whether that is meant.
     pub suspect: bool,
 }
 
-/// A proxy that probes. Nobody writes it; it travels with membership.
+/// A proxy that probes endpoints. No user writes it; it is published with membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prober {
-    /// The zone it runs in.
+    /// The zone that the proxy runs in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
 }
@@ -65,7 +65,7 @@ pub struct Prober {
 /// What a probe does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CheckType {
-    /// Asks for a path over HTTP/1.1.
+    /// Requests a path over HTTP/1.1.
     #[default]
     #[serde(rename = "HTTP")]
     Http,
@@ -78,7 +78,7 @@ pub enum CheckType {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a health check, such as {\"type\":\"HTTP\",\"path\":\"/healthz\"}")]
 struct WrittenCheck {
-    /// What a probe does: `HTTP` asks for a path, `TCP` only opens a connection. Default HTTP.
+    /// What a probe does: `HTTP` requests a path, `TCP` only opens a connection. Default HTTP.
     #[serde(default)]
     r#type: CheckType,
     /// The path that a probe asks for, with its query. Default `/`.
@@ -93,26 +93,26 @@ struct WrittenCheck {
     #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<u16>")]
     port: Option<u16>,
-    /// The statuses of a healthy answer. Default: 200 to 399.
+    /// The statuses of a healthy response. Default: 200 to 399.
     #[serde(default)]
     expected_statuses: Vec<u16>,
-    /// From the beginning of a probe to the beginning of the next; 100ms to 1h. Default 3s.
+    /// Time from the start of a probe to the start of the next; 100ms to 1h. Default 3s.
     #[serde(default = "interval")]
     interval: Duration,
     /// A probe without an answer for this long has failed; at most the interval. Default 1s, or the interval if that is shorter.
     #[serde(default, deserialize_with = "super::optional::present")]
     #[schemars(with = "Option<Duration>")]
     timeout: Option<Duration>,
-    /// So many good probes in a row make a failing endpoint healthy; 1 to 100. Default 2.
+    /// Number of successful probes in a row that make an unhealthy endpoint healthy; 1 to 100. Default 2.
     #[serde(default = "two")]
     healthy_threshold: u32,
-    /// So many failed probes in a row make an endpoint unhealthy; 1 to 100. Default 3.
+    /// Number of failed probes in a row that make an endpoint unhealthy; 1 to 100. Default 3.
     #[serde(default = "three")]
     unhealthy_threshold: u32,
-    /// So many proxies probe each endpoint, of different zones where there are some; their majority decides. 1 to 15, default 3.
+    /// Number of proxies that probe each endpoint, of different zones if there are several; their majority decides. 1 to 15, default 3.
     #[serde(default = "probers")]
     probers: usize,
-    /// With a smaller part of the endpoints healthy, in percent, all are used as if they were; 0 switches that off. Default 50.
+    /// Percentage of healthy endpoints below which all endpoints are used as if they were healthy; 0 switches that off. Default 50.
     #[serde(default = "half")]
     panic_threshold: u32,
 }
@@ -192,13 +192,13 @@ fn within(field: &str, number: u32, least: u32, most: u32) -> Result<(), String>
 }
 
 impl HealthCheck {
-    /// Whether a probe's answer is one of a healthy endpoint.
+    /// Whether a status is that of a healthy response.
     pub fn expects(&self, status: u16) -> bool {
         if self.expected_statuses.is_empty() { (200..400).contains(&status) } else { self.expected_statuses.contains(&status) }
     }
 
-    /// Whether so few of a backend's endpoints are healthy that all are used as if they were. Those that drain or have no weight are
-    /// not among them; of those that the store says are gone only the healthy ones count, as the others are likely to be.
+    /// Whether so few endpoints of a backend are healthy that all are used as if they were. The caller leaves out endpoints that drain or
+    /// have no weight. Suspect endpoints count only if they are healthy, because the unhealthy ones have probably been removed on purpose.
     pub fn panics(&self, endpoints: impl IntoIterator<Item = Fitness>) -> bool {
         let (mut healthy, mut all, mut lost) = (0, 0, 0);
         for Fitness { unhealthy, suspect } in endpoints {

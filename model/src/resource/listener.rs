@@ -14,7 +14,7 @@ use crate::value::BindAddress;
 pub struct Listener {
     /// Where to listen: `IPv4:port` or `[IPv6]:port`.
     pub address: BindAddress,
-    /// What is spoken there.
+    /// The protocol that clients speak.
     #[serde(default)]
     pub protocol: Protocol,
     /// Labels that a proxy must have to bind this listener; none means every proxy.
@@ -23,12 +23,12 @@ pub struct Listener {
     /// Only routes that name this listener are served on it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub explicit_only: bool,
-    /// Networks of proxies in front whose X-Forwarded-* and Forwarded headers are believed.
+    /// Networks of proxies in front of this one whose X-Forwarded-* and Forwarded headers are trusted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<TrustedNetwork>,
-    /// Whether paths are compared in one spelling. `None` compares and sends them as they came, so that `/x/../internal` and
-    /// `/%69nternal` pass a rule for `/internal` by: only for services that need that, and look after themselves.
+    /// Whether paths are compared in one spelling. `None` compares and sends them as received, so that `/x/../internal` and `/%69nternal`
+    /// bypass a rule for `/internal`: only for services that need it and protect themselves.
     #[serde(default, skip_serializing_if = "PathNormalization::is_default")]
     pub path_normalization: PathNormalization,
 }
@@ -47,13 +47,13 @@ impl Listener {
     }
 }
 
-/// How the paths of requests are compared with those of rules.
+/// How paths of requests are compared with those of rules.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PathNormalization {
-    /// Dot segments are resolved, and paths that mean the same are compared as the same.
+    /// Dot segments are resolved, and all spellings of a path are compared as one.
     #[default]
     Standard,
-    /// As they came.
+    /// Paths are compared as received.
     None,
 }
 
@@ -63,7 +63,7 @@ impl PathNormalization {
     }
 }
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// HTTP/1.1 in clear text.

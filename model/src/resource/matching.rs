@@ -1,4 +1,4 @@
-//! What a rule matches: path, method, headers and query parameters.
+//! Conditions of a rule: path, method, headers and query parameters.
 
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{MOST_REGEX_BYTES, PATH_BYTES, REGEX_TEXT};
 use crate::value::{HeaderName, Method};
 
-/// One way for a request to match a rule: everything that is given must hold.
+/// One alternative of a rule's conditions: a request matches if it fulfils every given condition.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a match, such as {\"path\":{\"type\":\"PathPrefix\",\"value\":\"/api\"}}")]
 pub struct RouteMatch {
@@ -28,7 +28,7 @@ pub struct RouteMatch {
     pub query_params: Vec<QueryMatch>,
 }
 
-/// A condition on the path, which is compared in its matched form ([`crate::path`]), without the query.
+/// A condition on the path without the query, compared in its matched form ([`crate::path`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "TypedValue", into = "TypedValue")]
 #[schemars(with = "PathValue")]
@@ -53,7 +53,7 @@ impl PathMatch {
         matches!(self, Self::Prefix(prefix) if prefix.is_empty())
     }
 
-    /// Why no request can have such a path, if so.
+    /// Why no request can have such a path; `None` if one can.
     pub fn never_matches(&self) -> Option<String> {
         match self {
             Self::Exact(path) | Self::Prefix(path) if crate::path::is_ambiguous(path) => Some(format!(
@@ -64,7 +64,7 @@ impl PathMatch {
         }
     }
 
-    /// Characters of the condition; longer wins.
+    /// Length of the condition in bytes; the longer one wins.
     pub fn length(&self) -> usize {
         match self {
             Self::Exact(text) | Self::Prefix(text) => text.len(),
@@ -149,8 +149,8 @@ impl From<PathMatch> for TypedValue {
     }
 }
 
-/// A regular expression that must match the whole text; linear time (no look-around, no back-references). Only its syntax is
-/// checked when it is read: compiling is what costs, and is done by who matches, and within limits by who accepts it.
+/// A regular expression that must match the whole text, in linear time (no look-around, no back-references). Reading it only checks the
+/// syntax, because compiling is expensive: the proxy compiles it before it matches, the controller within limits before it accepts it.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -158,30 +158,30 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Takes an expression whose syntax is valid.
+    /// An expression with valid syntax.
     ///
     /// # Errors
-    /// What is wrong with the expression, or that it is too long.
+    /// The expression is not valid or too long.
     pub fn new(text: &str) -> Result<Self, String> {
         if text.len() > REGEX_TEXT {
             return Err(format!("the regular expression has {} bytes; at most {REGEX_TEXT} are accepted", text.len()));
         }
-        // By itself: a text with a bracket too many would close the one that is put around it.
+        // The text is parsed without the group around it: a superfluous bracket would close that group.
         match regex_syntax::ast::parse::Parser::new().parse(text) {
             Ok(_) => Ok(Self { text: text.to_owned(), regex: OnceLock::new() }),
             Err(error) => Err(invalid(text, &error.kind())),
         }
     }
 
-    /// Compiles the expression, so that matching does not have to.
+    /// Compiles the expression in advance, so that matching does not have to.
     ///
     /// # Errors
-    /// It is not valid after all, or too large for any limit.
+    /// The expression is not valid, or larger than any limit allows.
     pub fn compile(&self) -> Result<(), String> {
         let compiled = regex::RegexBuilder::new(&self.anchored()).size_limit(MOST_REGEX_BYTES).dfa_size_limit(LAZY_DFA_BYTES).build();
         match compiled {
             Ok(regex) => {
-                // Somebody else may have been faster.
+                // Another thread may have set it first; both compiled the same text.
                 drop(self.regex.set(regex));
                 Ok(())
             }
@@ -190,10 +190,10 @@ impl Pattern {
         }
     }
 
-    /// The bytes that the expression compiles to.
+    /// The size of the compiled expression in bytes.
     ///
     /// # Errors
-    /// They are more than `limit`, or the expression is not valid.
+    /// The size exceeds `limit`, or the expression is not valid.
     pub fn compiled_bytes(&self, limit: usize) -> Result<usize, String> {
         use regex_automata::nfa::thompson::{Compiler, Config};
         let compiled = Compiler::new().configure(Config::new().nfa_size_limit(Some(limit))).build(&self.anchored());
@@ -208,7 +208,7 @@ impl Pattern {
         format!("^(?:{})$", self.text)
     }
 
-    /// Whether the whole of `text` matches. What was not compiled before is compiled now; what cannot be, matches nothing.
+    /// Whether the whole of `text` matches. Compiles the expression if that was not done; one that cannot be compiled matches nothing.
     pub fn is_match(&self, text: &str) -> bool {
         if self.regex.get().is_none() && self.compile().is_err() {
             return false;
@@ -216,7 +216,7 @@ impl Pattern {
         self.regex.get().is_some_and(|regex| regex.is_match(text))
     }
 
-    /// Why no path can match, if that is plain to see.
+    /// Why no path can match, if that is evident.
     fn never_matches_path(&self) -> Option<String> {
         use regex_syntax::hir::literal::Extractor;
         let told = |why: String| Some(format!("the regular expression {:?} never matches: {why}", self.text));
@@ -233,13 +233,13 @@ impl Pattern {
         if path == text { None } else { told(format!("paths are compared in one spelling; write {path:?}")) }
     }
 
-    /// The expression as it was written.
+    /// The expression as the author wrote it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// Memory for the states that a match finds on its way, for each thread. What needs more is matched more slowly.
+/// Memory per thread for the states that matching computes as it goes. An expression that needs more is matched more slowly.
 const LAZY_DFA_BYTES: usize = 64 * 1024;
 
 fn too_big(text: &str, limit: usize) -> String {

@@ -1,4 +1,4 @@
-//! When removals of a backend's endpoints are held, where that differs from the controller's own settings.
+//! When removals of a backend's endpoints are held, if different from the controller's own settings.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", try_from = "WrittenGuard")]
 #[schemars(with = "WrittenGuard")]
 pub struct BackendGuard {
-    /// Whether they are held at all, but for a store that is not believed as a whole.
+    /// Whether they are held at all. A store that is distrusted as a whole is held in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// More than this part of them, in percent, is held.
+    /// A removal of more than this percentage of the endpoints is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percent: Option<usize>,
-    /// Fewer than this never are, unless they are the last.
+    /// A removal of fewer endpoints than this is not held, unless they are the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least: Option<usize>,
 }
 
-/// More endpoints no backend has.
+/// Maximum of `least`: no backend has more endpoints.
 const MOST: usize = 1_000_000;
 
 /// The written form.

@@ -1,4 +1,4 @@
-//! Routes: which requests go where.
+//! Routes: which requests go to which backends.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,28 +19,29 @@ pub struct Route {
     /// The hosts it serves; every host if absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<Hostname>,
-    /// What happens to which requests. The most specific match wins, not the first.
+    /// The rules. The most specific match wins, not the first.
     pub rules: Vec<Rule>,
 }
 
-/// What happens to the requests that match.
+/// What happens to the requests that match a rule.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", try_from = "WrittenRule")]
 #[schemars(with = "WrittenRule")]
 pub struct Rule {
-    /// Any of these; every request if empty.
+    /// A request matches if it fulfils any of these; every request matches if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<RouteMatch>,
-    /// What happens on the way, in order.
+    /// The filters, applied in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<Filter>,
-    /// Who takes them, in proportion to the weights.
+    /// The backends that take the requests, in proportion to the weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<BackendRef>,
     /// Time-outs of this rule; the backend's own if absent.
     #[serde(skip_serializing_if = "RouteTimeouts::is_none")]
     pub timeouts: RouteTimeouts,
-    /// Protocols that a connection may switch to by an `Upgrade` header. Others are not passed on, and the request goes on without.
+    /// Protocols that a connection may switch to by an `Upgrade` header. Other upgrades are removed from the request, which is then served
+    /// without.
     #[serde(skip_serializing_if = "is_default_upgrades")]
     pub upgrades: Vec<UpgradeProtocol>,
 }
@@ -49,25 +50,25 @@ pub struct Rule {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "a rule, such as {\"backendRefs\":[{\"name\":\"shop\"}]}")]
 struct WrittenRule {
-    /// Any of these; every request if absent.
+    /// A request matches if it fulfils any of these; every request matches if absent.
     #[serde(default)]
     matches: Vec<RouteMatch>,
-    /// What happens on the way, in order.
+    /// The filters, applied in this order.
     #[serde(default)]
     filters: Vec<Filter>,
-    /// Who takes them, in proportion to the weights.
+    /// The backends that take the requests, in proportion to the weights.
     #[serde(default)]
     backend_refs: Vec<BackendRef>,
     /// Time-outs of this rule; the backend's own if absent.
     #[serde(default)]
     timeouts: RouteTimeouts,
-    /// Protocols that a connection may switch to by an `Upgrade` header, such as `websocket` (the default, alone) or
-    /// `SPDY/3.1`. Others are not passed on, and the request goes on without.
+    /// Protocols that a connection may switch to by an `Upgrade` header, such as `websocket` (the default, alone) or `SPDY/3.1`. Other
+    /// upgrades are removed from the request, which is then served without.
     #[serde(default = "default_upgrades")]
     upgrades: Vec<UpgradeProtocol>,
 }
 
-/// WebSocket alone.
+/// The default: WebSocket alone.
 fn default_upgrades() -> Vec<UpgradeProtocol> {
     UpgradeProtocol::try_from("websocket".to_owned()).into_iter().collect()
 }
@@ -77,7 +78,7 @@ fn is_default_upgrades(upgrades: &Vec<UpgradeProtocol>) -> bool {
 }
 
 impl Rule {
-    /// Whether a proxy that does not know `upgrades` would let through what the rule does not.
+    /// Whether a proxy that ignores `upgrades` would let through an upgrade that the rule does not allow.
     pub fn restricts_upgrades(&self) -> bool {
         !is_default_upgrades(&self.upgrades)
     }

@@ -1,4 +1,4 @@
-//! What was accepted is read by a proxy as it was meant: of everything that people may write, in every combination.
+//! A proxy reads every accepted value as the author meant it: tested for all fields in random combinations.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -9,13 +9,13 @@ use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
 
-/// An object with some of these fields.
+/// An object with a random selection of these fields.
 fn some(fields: Vec<(&'static str, BoxedStrategy<Value>)>) -> BoxedStrategy<Value> {
     let fields: Vec<_> = fields.into_iter().map(|(name, values)| prop::option::of(values).prop_map(move |value| Some((name.to_owned(), value?)))).collect();
     fields.prop_map(|fields| Value::Object(fields.into_iter().flatten().collect())).boxed()
 }
 
-/// The same with fields that are always there.
+/// The same with additional fields that are always present.
 fn with(always: Vec<(&'static str, BoxedStrategy<Value>)>, fields: Vec<(&'static str, BoxedStrategy<Value>)>) -> BoxedStrategy<Value> {
     let always: Vec<_> = always.into_iter().map(|(name, values)| values.prop_map(move |value| (name.to_owned(), value))).collect();
     (always, some(fields))
@@ -171,7 +171,7 @@ fn listener() -> BoxedStrategy<Value> {
     with(vec![("address", address)], fields)
 }
 
-/// Compiles what was accepted, and reads it as a proxy does.
+/// Compiles an accepted value, and decodes the object as a proxy does.
 fn read_again(resource: &Resource) -> Result<Resource, String> {
     let object = Object::compile("name", 0, resource);
     let object = Object::read(object.bytes())?;
@@ -183,7 +183,7 @@ fn read_again(resource: &Resource) -> Result<Resource, String> {
     }
 }
 
-/// How many of so many written values are accepted; each of them has to be read as it was meant.
+/// The number of accepted values out of [`CASES`]. Each accepted value must decode to the same resource.
 fn accepted(kind: Kind, name: &str, values: &BoxedStrategy<Value>) -> usize {
     let key = ResourceKey::new(kind, name);
     let count = std::cell::Cell::new(0);

@@ -1,11 +1,11 @@
-//! Who has a port: what people need to know when it cannot be bound.
+//! Finds the process that has a port, for the message when the port cannot be bound.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// The process that listens on a port so that `address` cannot be bound, and what to do, in words; `None` if that cannot be found out, as of other
-/// users' processes.
+/// Text about the process that listens on a port so that `address` cannot be bound, and what to do; `None` if it cannot be found, for
+/// example because it belongs to another user.
 pub(super) fn of(address: SocketAddr) -> Option<String> {
     let sockets = listening(address);
     if sockets.is_empty() {

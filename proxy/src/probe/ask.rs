@@ -1,4 +1,4 @@
-//! One probe: what it sends, and what it takes for an answer.
+//! One probe: the request, and the evaluation of the response.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::table::Check;
 /// Probes an endpoint once.
 ///
 /// # Errors
-/// What kept it from a good answer, in a few words that are the same each time.
+/// The reason why the probe failed, in a few words that are the same each time.
 pub(super) async fn ask(check: &Check) -> Result<(), String> {
     let patience = check.how.timeout.get();
     timeout(patience, answered(check)).await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
@@ -31,7 +31,7 @@ async fn answered(check: &Check) -> Result<(), String> {
     }
 }
 
-/// Where a probe goes.
+/// The address of a probe.
 async fn address(check: &Check) -> Result<SocketAddr, String> {
     let known = check.peer.as_ref().map(|peer| peer.socket).or_else(|| Some(check.state.peers()?.first()?.socket));
     let mut socket = match known {
@@ -70,7 +70,7 @@ async fn http(check: &Check, stream: TcpStream) -> Result<(), String> {
     let response = tokio::select! {
         biased;
         response = &mut answer => response,
-        // It may have ended with the answer.
+        // The connection may end together with the response.
         _ = connection => answer.await,
     };
     let status = response.map_err(broken)?.status().as_u16();

@@ -1,23 +1,23 @@
-//! What one endpoint's probes add up to. Pure.
+//! The health of one endpoint, from the series of its probes. Pure.
 
 use std::time::Duration;
 
 use waypost_model::resource::HealthCheck;
 
-/// What is known of an endpoint from its probes.
+/// The state of an endpoint, from its probes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Watched {
-    /// Whether it can take requests; `None` before that is known.
+    /// Whether it can take requests; `None` before the first result.
     pub(super) healthy: Option<bool>,
-    /// Why not.
+    /// The error of the last probe, if it failed.
     pub(super) why: String,
-    /// Probes in a row that speak against that.
+    /// Number of probes in a row that contradict `healthy`.
     against: u32,
 }
 
 impl Watched {
-    /// A probe came to an end. Returns whether there is something to tell: the endpoint turned, is known now, or fails otherwise
-    /// than before.
+    /// Records the outcome of a probe. Returns whether there is something to report: the endpoint's health changed or became known, or the
+    /// error is another one.
     pub(super) fn observe(&mut self, outcome: Result<(), String>, how: &HealthCheck) -> bool {
         let (good, why) = (outcome.is_ok(), outcome.err().unwrap_or_default());
         if self.healthy == Some(good) {
@@ -28,7 +28,7 @@ impl Watched {
         }
         self.against += 1;
         let enough = match (self.healthy, good) {
-            // The first good answer is enough to know it.
+            // The first good probe is enough to know that it is healthy.
             (None, true) => 1,
             (_, true) => how.healthy_threshold,
             (_, false) => how.unhealthy_threshold,
@@ -40,9 +40,8 @@ impl Watched {
         turned
     }
 
-    /// From the beginning of a probe to that of the next. While an endpoint is in doubt, probes come so much closer that one
-    /// which does not answer at all is found out as soon as one that refuses: `unhealthyThreshold` intervals after its last
-    /// good answer.
+    /// Time from the start of a probe to the start of the next. While the health is in doubt, the probes come closer together, so that an
+    /// endpoint which does not answer is detected as soon as one that refuses: `unhealthyThreshold` intervals after its last good probe.
     pub(super) fn pace(&self, how: &HealthCheck) -> Duration {
         let (interval, timeout) = (how.interval.get(), how.timeout.get());
         if self.healthy == Some(false) || self.against == 0 || how.unhealthy_threshold < 2 {
@@ -89,7 +88,7 @@ mod tests {
         {
             let how = how(json);
             let mut watched = Watched { healthy: Some(true), ..Watched::default() };
-            // It hangs just after a good answer: the next probe begins an interval later.
+            // It hangs just after a good probe: the next probe begins an interval later.
             let mut at = how.interval.get();
             while !watched.observe(Err("no answer".to_owned()), &how) {
                 at += watched.pace(&how);

@@ -1,4 +1,4 @@
-//! Building the next table from what changed. A bad object keeps its last good form and hurts nothing else.
+//! Builds the next table from the changes. An invalid object keeps its last good form and affects no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -17,10 +17,10 @@ use crate::balance::{Balancer, Endpoint};
 use crate::endpoint::{EndpointState, Peer, States};
 use crate::names::Names;
 
-/// The name of the listener that `--listen` gives while none is written.
+/// The name of the listener of `--listen`, which exists while no store has a listener.
 const DEFAULT_LISTENER: &str = "default";
 
-/// Where a match goes.
+/// The kind of hostname that a match belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum HostKey {
     Exact(Arc<str>),
@@ -28,7 +28,7 @@ enum HostKey {
     Any,
 }
 
-/// An endpoint that is a name: `host:port`, and what is known of it.
+/// An endpoint with a host name: `host:port`, and its state.
 type Named = (Arc<str>, Weak<EndpointState>);
 
 /// The state from which the next table is built.
@@ -42,34 +42,34 @@ pub struct Builder {
     membership: Lane,
     states: States,
     listeners: BTreeMap<String, resource::Listener>,
-    /// Each route's matches, by the hosts they belong to.
+    /// Each route's matches, by host.
     routes: HashMap<String, Vec<(HostKey, Vec<Candidate>)>>,
     policies: HashMap<String, resource::Backend>,
-    /// Endpoints by backend and id, made once: a backend may have thousands, of which one changes.
+    /// Endpoints by backend and id, built once: a backend may have thousands, of which one changes.
     endpoints: HashMap<String, BTreeMap<String, Endpoint>>,
-    /// Endpoints of which it is not known whether they are gone, as `BACKEND/ID`.
+    /// Suspect endpoints, as `BACKEND/ID`.
     suspects: BTreeSet<String>,
-    /// Which endpoints can take requests, and who finds that out.
+    /// The health of endpoints, and the assignment of probers.
     checks: Checks,
-    /// Backends to be built anew although nothing of them was published.
+    /// Backends to rebuild although no object of them changed.
     turned: BTreeSet<String>,
-    /// Routes per host, so that only hosts that changed are sorted again.
+    /// Routes per host, so that only changed hosts are sorted again.
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
-    /// Routes that left their store and are held.
+    /// Held routes, which left their store.
     held: BTreeSet<String>,
     held_hosts: Hosts,
     backends: HashMap<Arc<str>, Arc<Backend>>,
-    /// Endpoints that are names, by backend.
+    /// Endpoints with host names, by backend.
     named: HashMap<String, Vec<Named>>,
     problems: BTreeMap<String, ObjectProblem>,
-    /// Paths of routes and backends that could never be read: they may want what this proxy cannot do, and let nothing through.
+    /// Paths of routes and backends that could never be read. They may need features that this proxy lacks, so their requests are refused.
     unreadable: BTreeSet<String>,
 }
 
 impl Builder {
-    /// A builder for a proxy of this name with these labels, which binds on `bind` if given, and `listen` while no listener
-    /// is written.
+    /// A builder for a proxy of this name with these labels. It binds all listeners on `bind` if given, and `listen` while no store has a
+    /// listener.
     pub fn new(name: String, labels: BTreeMap<String, String>, bind: Option<IpAddr>, listen: Option<std::net::SocketAddr>) -> Self {
         Self {
             checks: Checks::new(name.clone()),
@@ -97,30 +97,30 @@ impl Builder {
         }
     }
 
-    /// A builder of the same proxy that has built nothing yet.
+    /// A new builder of the same proxy, which has built nothing yet.
     pub fn anew(&self) -> Self {
         let mut new = Self::new(self.name.clone(), self.labels.clone(), self.bind, self.listen);
         new.judge(self.checks.judged().clone());
         new
     }
 
-    /// What this proxy found out by itself, while nobody is heard who gathers what all proxies found out; counts from the
-    /// next build.
+    /// Sets the endpoint health that this proxy determined by itself while there is no leader to collect it. It takes effect with the next
+    /// build.
     pub fn judge(&mut self, judged: Judged) {
         self.turned.extend(self.checks.judge(judged));
     }
 
-    /// What is to be probed, as of the last build.
+    /// The health checks, as of the last build.
     pub(crate) fn checks(&self) -> &Checks {
         &self.checks
     }
 
-    /// Objects that could not be put to use, as of the last build.
+    /// The objects that could not be used, as of the last build.
     pub fn problems(&self) -> Vec<ObjectProblem> {
         self.problems.values().cloned().collect()
     }
 
-    /// The endpoints that are names, as of the last build.
+    /// The endpoints with host names, as of the last build.
     pub(crate) fn names(&self) -> Names {
         let mut names = Names::new();
         for (address, state) in self.named.values().flatten() {
@@ -129,7 +129,7 @@ impl Builder {
         names
     }
 
-    /// The table of a snapshot; only what differs from the last one is looked at.
+    /// Builds the table of a snapshot. Only the changes since the last one are processed.
     pub fn build(&mut self, snapshot: &Snapshot) -> Table {
         let mut dirty_hosts = HashSet::new();
         let mut dirty_backends = std::mem::take(&mut self.turned);
@@ -229,7 +229,7 @@ impl Builder {
         self.routes.insert(name, matches);
     }
 
-    /// Nothing is let through by what cannot be read and has no last good form.
+    /// Makes an unreadable object without a last good form let no request through.
     fn refuse(&mut self, object: &Object, hosts: &mut HashSet<HostKey>, backends: &mut BTreeSet<String>) {
         let name = object.name().to_owned();
         let path = object.path();
@@ -345,7 +345,7 @@ impl Builder {
         self.backends.insert(name.into(), Arc::new(Backend { endpoints, balancer, timeouts: policy.timeouts, ejects: policy.outlier_detection.enabled }));
     }
 
-    /// The listeners whose labels this proxy has; `--listen` while none is written at all.
+    /// The listeners whose labels this proxy has; that of `--listen` while no store has a listener.
     fn chosen_listeners(&self) -> HashMap<Arc<str>, Arc<ListenerConfig>> {
         let config = |name: &str, listener: &resource::Listener| {
             let (name, address): (Arc<str>, _) = (name.into(), listener.address.get());
@@ -368,7 +368,7 @@ impl Builder {
     }
 }
 
-/// An endpoint that is as good as any other.
+/// An endpoint without any marks.
 fn made(id: &str, spec: &resource::Endpoint, state: Arc<EndpointState>) -> Endpoint {
     Endpoint {
         id: id.into(),
@@ -384,7 +384,7 @@ fn made(id: &str, spec: &resource::Endpoint, state: Arc<EndpointState>) -> Endpo
 }
 
 impl Hosts {
-    /// Puts a host in its place, or takes it out if it has no matches.
+    /// Sets the matches of a host, or removes the host if it has none.
     fn set(&mut self, key: &HostKey, host: Arc<Host>) {
         let (map, name) = match key {
             HostKey::Exact(name) => (&mut self.exact, name),
@@ -402,7 +402,7 @@ impl Hosts {
     }
 }
 
-/// A route's matches, compiled, by the hosts they belong to.
+/// A route's compiled matches, by host.
 fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, Vec<Candidate>)>, String> {
     let route_name: Arc<str> = name.into();
     let listeners: Vec<Arc<str>> = route.listeners.iter().map(|name| name.as_str().into()).collect();

@@ -1,4 +1,4 @@
-//! Which endpoints can take requests, as far as is known here, and which of them are this proxy's own to probe.
+//! The health of endpoints, and which of them this proxy probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use waypost_model::resource::HealthCheck;
 use crate::balance::Endpoint;
 use crate::endpoint::{EndpointState, Peer};
 
-/// What this proxy found out by itself, by `BACKEND/ID`: whether an endpoint can take requests.
+/// Endpoint health that this proxy determined by itself: by `BACKEND/ID`, whether the endpoint can take requests.
 pub type Judged = Arc<BTreeMap<Arc<str>, bool>>;
 
 /// An endpoint that is probed.
@@ -19,28 +19,28 @@ pub(crate) struct Check {
     pub(crate) name: Arc<str>,
     /// `host:port`.
     pub(crate) address: Arc<str>,
-    /// The same as a socket's address, unless the host is a name.
+    /// The address as a socket address; `None` if the host is a name.
     pub(crate) peer: Option<Peer>,
-    /// Where its name leads, if it is one.
+    /// The endpoint's state, which has the resolved addresses of a host name.
     pub(crate) state: Arc<EndpointState>,
     zone: Option<Arc<str>>,
-    /// How it is probed.
+    /// The health check of its backend.
     pub(crate) how: Arc<HealthCheck>,
-    /// Whether it is this proxy's own to probe.
+    /// Whether this proxy probes it for all proxies.
     pub(crate) mine: bool,
 }
 
-/// All of them.
+/// All health checks.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// This proxy's name.
     name: String,
-    /// Those that their probers agree on taking out.
+    /// Endpoints that are unhealthy by the shared verdict of their probers.
     unhealthy: BTreeSet<String>,
     judged: Judged,
     probers: BTreeMap<String, Option<String>>,
     fleet: Fleet,
-    /// Proxies that probe came or went since the last build.
+    /// Whether probing proxies joined or left since the last build.
     moved: bool,
     /// Backends that changed since the last build.
     fresh: BTreeSet<String>,
@@ -52,7 +52,7 @@ impl Checks {
         Self { name, ..Self::default() }
     }
 
-    /// What the probers of an endpoint agree on.
+    /// Sets the shared verdict of an endpoint's probers.
     pub(super) fn shared(&mut self, endpoint: &str, healthy: bool) {
         if healthy {
             self.unhealthy.remove(endpoint);
@@ -71,12 +71,12 @@ impl Checks {
         self.moved = true;
     }
 
-    /// What this proxy found out by itself, while that counts.
+    /// Endpoint health that this proxy determined by itself; empty while the shared verdicts count.
     pub(super) const fn judged(&self) -> &Judged {
         &self.judged
     }
 
-    /// Takes what this proxy found out by itself; returns the backends for which that is something else than before.
+    /// Sets the endpoint health that this proxy determined by itself; returns the backends for which it changed.
     pub(super) fn judge(&mut self, judged: Judged) -> BTreeSet<String> {
         let before = std::mem::replace(&mut self.judged, judged);
         let differs = |one: &BTreeMap<Arc<str>, bool>, other: &BTreeMap<Arc<str>, bool>| {
@@ -86,7 +86,7 @@ impl Checks {
         differs(&before, &self.judged).into_iter().chain(differs(&self.judged, &before)).collect()
     }
 
-    /// Whether an endpoint cannot take requests: what was found out here comes before what is published.
+    /// Whether an endpoint cannot take requests: this proxy's own result takes precedence over the shared verdict.
     pub(super) fn is_unhealthy(&self, backend: &str, id: &str) -> bool {
         if self.judged.is_empty() && self.unhealthy.is_empty() {
             return false;
@@ -95,7 +95,7 @@ impl Checks {
         self.judged.get(name.as_str()).map_or_else(|| self.unhealthy.contains(&name), |healthy| !healthy)
     }
 
-    /// What is to be probed of a backend.
+    /// Sets the health checks of a backend.
     pub(super) fn set(&mut self, backend: &str, checks: Vec<Check>) {
         if checks.is_empty() {
             self.by_backend.remove(backend);
@@ -105,7 +105,7 @@ impl Checks {
         }
     }
 
-    /// Works out what is this proxy's own to probe, where that may have changed.
+    /// Determines which endpoints this proxy probes, where that may have changed.
     pub(super) fn settle(&mut self) {
         let (moved, fresh) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.fresh));
         if !moved && fresh.is_empty() {
@@ -123,13 +123,13 @@ impl Checks {
         }
     }
 
-    /// What is to be probed, by backend.
+    /// The health checks of all endpoints, by backend.
     pub(crate) fn all(&self) -> BTreeMap<String, Arc<Vec<Check>>> {
         self.by_backend.clone()
     }
 }
 
-/// The checks of a backend's endpoints; what drains takes no new requests, whether it could or not.
+/// The health checks of a backend's endpoints. Draining endpoints take no new requests, so they are not probed.
 pub(super) fn of_backend(backend: &str, how: HealthCheck, endpoints: &[Endpoint]) -> Vec<Check> {
     let how = Arc::new(how);
     let check = |endpoint: &Endpoint| Check {

@@ -1,4 +1,4 @@
-//! The matches of one hostname, in their order, with an index once there are many.
+//! The matches of one hostname in their order, with an index if there are many.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use waypost_model::resource::{PathMatch, RouteMatch};
 use super::CompiledRule;
 use super::index::Index;
 
-/// What of a request decides its rule.
+/// The parts of a request that select its rule.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The listener's name.
@@ -32,15 +32,15 @@ pub struct Request<'a> {
 /// One match of one rule.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// Its place in the order.
+    /// Its rank in the order of matches.
     pub rank: MatchRank,
-    /// What must hold.
+    /// The conditions on the request.
     pub found: Arc<RouteMatch>,
-    /// What happens then.
+    /// The rule that applies.
     pub rule: Arc<CompiledRule>,
 }
 
-/// From this many matches on, paths are looked up instead of compared one after the other.
+/// Minimum number of matches for an index of paths; fewer are compared one after the other.
 const INDEXED: usize = 16;
 
 /// All matches of one hostname.
@@ -52,7 +52,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host of these matches.
+    /// A host with these matches.
     pub fn new(mut candidates: Vec<Candidate>) -> Self {
         candidates.sort_by(|a, b| a.rank.cmp(&b.rank));
         let index = (candidates.len() >= INDEXED).then(|| Box::new(Index::of(&candidates)));
@@ -64,7 +64,7 @@ impl Host {
         &self.candidates
     }
 
-    /// The rule of the first match that holds.
+    /// The rule of the first match that the request fulfils.
     pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
         let found = match &self.index {
             None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request)),
@@ -83,7 +83,7 @@ pub(super) fn path_holds(wanted: &PathMatch, path: &str) -> bool {
 }
 
 impl Candidate {
-    /// Whether everything but the path holds.
+    /// Whether the request fulfils all conditions except the path.
     pub(super) fn holds(&self, request: &Request<'_>) -> bool {
         let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.iter().any(|name| **name == *request.listener) };
         served
@@ -97,7 +97,7 @@ fn header_holds(wanted: &waypost_model::resource::HeaderMatch, headers: &HeaderM
     header_value(headers, wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(&value))
 }
 
-/// The value of a header; several fields of its name are one list.
+/// The value of a header; several fields of the same name are joined to one list.
 pub(super) fn header_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
     let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next()?;

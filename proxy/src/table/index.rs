@@ -1,5 +1,5 @@
-//! Which of a hostname's matches can hold, without a look at all of them: their number is bounded by the controller's limits, and
-//! a lookup is to take microseconds at these limits as well.
+//! An index of a hostname's matches, so that a lookup does not compare all of them: their number is bounded only by the controller's
+//! limits, and a lookup must take microseconds at these limits as well.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -9,22 +9,22 @@ use waypost_model::resource::{PathMatch, StringMatch};
 
 use super::host::{Candidate, Request, header_value, path_holds};
 
-/// The matches of one hostname by their paths. Numbers are positions in the list of candidates, which is in the order of ranks.
+/// The matches of one hostname by path. Numbers are positions in the list of candidates, which is in the order of ranks.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Sorted by path.
     exact: Vec<Group>,
     patterns: Vec<usize>,
-    /// Sorted by path, segment by segment: what is below a prefix follows it.
+    /// Sorted by path, segment by segment: the paths below a prefix follow it.
     prefixes: Vec<Prefix>,
 }
 
 /// Matches with the same path.
 #[derive(Debug)]
 struct Group {
-    /// One of them, which has the path.
+    /// One of the matches, whose path is that of the group.
     path_of: usize,
-    /// Those that are tried one after the other.
+    /// The matches that are compared one after the other.
     listed: Vec<usize>,
     by_condition: Option<Box<ByCondition>>,
 }
@@ -36,8 +36,8 @@ struct Prefix {
     parent: Option<usize>,
 }
 
-/// Matches by one header or query parameter that each of them needs. Keyed by hashes, because the texts would be there once for
-/// each hostname; whoever is found still has to hold.
+/// Matches by one header or query parameter that each of them requires. The keys are hashes, because the texts would be repeated for each
+/// hostname; the conditions of a match that is found are compared afterwards.
 #[derive(Debug)]
 struct ByCondition {
     hasher: RandomState,
@@ -46,7 +46,7 @@ struct ByCondition {
     members: HashMap<u64, Vec<usize>>,
 }
 
-/// Up to this many matches with the same path are tried one after the other.
+/// Maximum number of matches with the same path that are compared one after the other.
 const LISTED: usize = 16;
 
 impl Index {
@@ -75,7 +75,7 @@ impl Index {
         index
     }
 
-    /// The first match that holds.
+    /// The first match that the request fulfils.
     pub(super) fn find(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
         self.find_exact(candidates, request).or_else(|| self.find_pattern(candidates, request)).or_else(|| self.find_prefix(candidates, request))
     }
@@ -90,7 +90,7 @@ impl Index {
         self.patterns.iter().copied().find(|at| candidates.get(*at).is_some_and(holds))
     }
 
-    /// The last prefix that is not behind the path is the longest one of it, or below that one.
+    /// The last prefix that does not sort after the path is either its longest prefix, or lies below that one.
     fn find_prefix(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
         let path = |prefix: &Prefix| path_of(candidates, prefix.group.path_of);
         let behind = self.prefixes.partition_point(|prefix| by_segments(path(prefix), request.path) != Ordering::Greater);
@@ -144,7 +144,7 @@ impl Group {
 }
 
 impl ByCondition {
-    /// The matches of each condition that the request meets.
+    /// The matches of each condition that the request fulfils.
     fn met_by<'a>(&'a self, request: &'a Request<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
         let of = |kind: u8, name: &str, value: &dyn Fn() -> Option<std::borrow::Cow<'a, str>>| {
             let is_used = self.names.contains(&self.hasher.hash_one((kind, name)));
@@ -157,11 +157,11 @@ impl ByCondition {
     }
 }
 
-/// What is hashed with the name of a header, and of a query parameter.
+/// Prefixes of the hashes of header names and of query parameter names.
 const HEADER: u8 = 0;
 const QUERY: u8 = 1;
 
-/// The hashes of the names, and of names with values, that a match needs.
+/// The hashes of the names, and of the names with values, that a match requires.
 fn exact_conditions(candidate: &Candidate, hasher: &RandomState) -> Vec<(u64, u64)> {
     let hashes = |kind: u8, name: &str, value: &StringMatch| match value {
         StringMatch::Exact(value) => Some((hasher.hash_one((kind, name)), hasher.hash_one((kind, name, value.as_str())))),
@@ -172,7 +172,7 @@ fn exact_conditions(candidate: &Candidate, hasher: &RandomState) -> Vec<(u64, u6
     headers.chain(queries).collect()
 }
 
-/// The path of a match that is no pattern.
+/// The path of a match that is not a pattern.
 fn path_of(candidates: &[Candidate], at: usize) -> &str {
     match candidates.get(at).map(|candidate| &candidate.found.path) {
         Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path,
@@ -180,9 +180,9 @@ fn path_of(candidates: &[Candidate], at: usize) -> &str {
     }
 }
 
-/// Matches grouped by their paths, in this order of paths; within a group in the order of ranks.
+/// Groups matches by path, in this order of paths; within a group in the order of ranks.
 fn groups(candidates: &[Candidate], mut members: Vec<usize>, order: impl Fn(&str, &str) -> Ordering) -> Vec<Group> {
-    // Stable: what has the same path stays in the order of ranks.
+    // The sort is stable, so matches with the same path stay in the order of ranks.
     members.sort_by(|a, b| order(path_of(candidates, *a), path_of(candidates, *b)));
     let same_path = |a: &usize, b: &usize| path_of(candidates, *a) == path_of(candidates, *b);
     members.chunk_by(same_path).filter_map(|members| Group::of(candidates, members.to_vec())).collect()
@@ -193,14 +193,14 @@ fn is_below(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The order in which `/` comes before every other byte.
+/// An order of paths in which `/` comes before every other byte.
 fn by_segments(a: &str, b: &str) -> Ordering {
     let common = common_length(a, b);
     let next = |text: &str| text.as_bytes().get(common).map(|byte| (*byte != b'/', *byte));
     next(a).cmp(&next(b))
 }
 
-/// How many bytes two texts have in common at their beginning.
+/// The length of the common prefix of two texts in bytes.
 fn common_length(a: &str, b: &str) -> usize {
     const CHUNK: usize = 32;
     let (a, b) = (a.as_bytes(), b.as_bytes());

@@ -1,4 +1,4 @@
-//! A rule as it is applied: filters turned into header values, targets with their shares.
+//! A rule in its compiled form: filters as header values, backends with their shares.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use waypost_model::value::{PreciseHostname, UpgradeProtocol};
 /// One rule of one route, shared by all its matches.
 #[derive(Debug)]
 pub struct CompiledRule {
-    /// The route it is of.
+    /// The route that it belongs to.
     pub route: Arc<str>,
     /// Its number in the route.
     pub number: usize,
-    /// The listeners that serve it; empty for all that are not explicit-only.
+    /// The listeners that serve it; if empty, all except those with `explicitOnly`.
     pub listeners: Vec<Arc<str>>,
     /// Changes of the request's headers.
     pub request_headers: HeaderChanges,
     /// Changes of the response's headers.
     pub response_headers: HeaderChanges,
-    /// The host that the endpoint sees, if another.
+    /// The host to send to the endpoint, if it changes.
     pub rewrite_host: Option<HeaderValue>,
-    /// The path that the endpoint sees, if another.
+    /// The path to send to the endpoint, if it changes.
     pub rewrite_path: Option<PathChange>,
-    /// What answers.
+    /// How requests are answered.
     pub action: Action,
     /// From the first byte of the request to the last of the response.
     pub request_timeout: Option<Duration>,
@@ -33,17 +33,17 @@ pub struct CompiledRule {
     pub first_byte: Option<Written>,
     /// Between two pieces of a body; the backend's if `None`.
     pub idle: Option<Written>,
-    /// Protocols that may be switched to.
+    /// Protocols that the connection may switch to.
     pub upgrades: Vec<UpgradeProtocol>,
 }
 
 impl CompiledRule {
-    /// Whether two compiled rules are of the same rule of a route, for whatever match of it.
+    /// Whether both are compiled from the same rule of a route, possibly for different matches.
     pub fn is_same_rule(&self, other: &Self) -> bool {
         self.route == other.route && self.number == other.number
     }
 
-    /// What of an `Upgrade` header the rule allows, in its order.
+    /// The part of an `Upgrade` header that the rule allows, in its order.
     pub fn allowed_upgrade(&self, wanted: &HeaderValue) -> Option<HeaderValue> {
         let wanted = wanted.to_str().ok()?;
         let allowed = |protocol: &&str| self.upgrades.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(protocol));
@@ -52,17 +52,17 @@ impl CompiledRule {
     }
 }
 
-/// What answers a request.
+/// How a request is answered.
 #[derive(Debug)]
 pub enum Action {
-    /// One of these backends.
+    /// By one of these backends.
     Forward {
         /// The backends.
         targets: Vec<Target>,
     },
-    /// A redirect.
+    /// By a redirect.
     Redirect(RedirectTo),
-    /// A response that the proxy makes.
+    /// By a response of the proxy.
     Fixed {
         /// Its status.
         status: StatusCode,
@@ -85,11 +85,11 @@ pub struct Target {
 /// Headers to set, add and remove.
 #[derive(Debug, Default)]
 pub struct HeaderChanges {
-    /// Replace what is there.
+    /// Replace the headers of the same name.
     pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Come in addition.
+    /// Are added.
     pub add: Vec<(HeaderName, HeaderValue)>,
-    /// Are taken away.
+    /// Are removed.
     pub remove: Vec<HeaderName>,
 }
 
@@ -128,16 +128,16 @@ impl HeaderChanges {
     }
 }
 
-/// How a path is changed.
+/// How a path changes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PathChange {
-    /// It becomes this.
+    /// It is replaced by this.
     Full(String),
-    /// The first so many segments become this.
+    /// Its first segments are replaced.
     Prefix {
-        /// The segments of what the rule matched.
+        /// The number of segments of the matched prefix.
         segments: usize,
-        /// What stands there instead.
+        /// The replacement.
         with: String,
     },
 }
@@ -156,18 +156,18 @@ impl PathChange {
     }
 }
 
-/// Where a redirect goes.
+/// The target of a redirect.
 #[derive(Debug)]
 pub struct RedirectTo {
     /// Its status.
     pub status: StatusCode,
-    /// The scheme, if another.
+    /// The scheme, if it changes.
     pub scheme: Option<Scheme>,
-    /// The host, if another; IPv6 in brackets.
+    /// The host, if it changes; IPv6 in brackets.
     pub host: Option<String>,
-    /// The port, if another.
+    /// The port, if it changes.
     pub port: Option<u16>,
-    /// The path, if another.
+    /// The path, if it changes.
     pub path: Option<PathChange>,
 }
 
@@ -179,7 +179,7 @@ fn value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::try_from(text).map_err(|error| format!("{text:?}: {error}"))
 }
 
-/// Compiles one rule for requests that matched `matched`.
+/// Compiles one rule for requests that match `matched`.
 pub(super) fn compile((route, number): (&Arc<str>, usize), listeners: &[Arc<str>], rule: &Rule, matched: &PathMatch) -> Result<CompiledRule, String> {
     let mut compiled = CompiledRule {
         route: route.clone(),

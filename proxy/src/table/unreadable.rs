@@ -1,11 +1,11 @@
-//! A route that this proxy is too old for: what can be told of it still answers, with 503. Left out, it would leave its requests to
-//! a broader route, which could let in what the newer one keeps out.
+//! Routes that this proxy is too old for: their readable part answers with 503. Without them their requests would go to a broader route,
+//! which could admit requests that the newer route refuses.
 
 use serde_json::{Value, json};
 use waypost_model::object::{Body, Object};
 use waypost_model::resource::{Route, RouteMatch};
 
-/// The same hosts and requests, and an answer of 503 to all of them; nothing where it cannot be told which they are.
+/// The route with the same hosts and matches, answering all with 503; `None` if its matches cannot be read.
 pub(super) fn refusing(object: &Object) -> Option<Body<Route>> {
     let mut body = object.decode::<Value>().ok()?;
     let rules = body.spec.get_mut("rules")?.as_array_mut()?;
@@ -28,7 +28,7 @@ fn refusing_rule(rule: &Value) -> Option<Value> {
     Some(json!({"matches": known, "filters": [answer]}))
 }
 
-/// Whether nothing of a match would be left out: it would match more.
+/// Whether a match is read completely. Without a part of its conditions it would match more.
 fn is_understood(found: &Value) -> bool {
     serde_json::from_value::<RouteMatch>(found.clone()).is_ok_and(|read| serde_json::to_value(read).is_ok_and(|again| again == *found))
 }

@@ -10,7 +10,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// A certificate of this authority for `identity`, which ends in so many seconds from now.
+/// A certificate of this authority for `identity`, which expires in this number of seconds.
 fn keyring(authority: &Authority, trusted: &Authority, identity: &Identity, ends: i64) -> Keyring {
     Keyring::new(material(authority, trusted, identity, ends))
 }
@@ -31,7 +31,7 @@ fn c1() -> Identity {
     Identity::Controller("c1".to_owned())
 }
 
-/// Shakes hands in memory; gets whom the server saw, or what was wrong on either side.
+/// A handshake in memory; returns the client's identity as the server sees it, or the error of either side.
 fn shake(client: ClientConfig, server: &Keyring) -> Result<Option<Identity>, String> {
     let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("10.9.8.7").unwrap()).unwrap();
     let mut server = ServerConnection::new(server.server().unwrap()).unwrap();

@@ -26,18 +26,18 @@ struct Member {
 }
 
 impl Consul {
-    /// Starts so many servers, which keep their data over a restart.
+    /// Starts this number of servers, which keep their data over a restart.
     pub fn new(members: usize) -> Self {
         Self::with(members, None)
     }
 
-    /// One server that asks for tokens; the management token is [`Consul::MASTER`].
+    /// One server that requires tokens; the management token is [`Consul::MASTER`].
     pub fn with_acls() -> Self {
         let config = format!("acl {{ enabled = true, default_policy = \"deny\", tokens {{ initial_management = \"{}\" }} }}", Self::MASTER);
         Self::with(1, Some(config))
     }
 
-    /// One server that also listens with TLS, on [`Consul::tls_endpoint`], and asks for a client's certificate.
+    /// One server that also listens with TLS, on [`Consul::tls_endpoint`], and requires a client certificate.
     pub fn with_tls(certificates: &Certificates) -> Self {
         let port = free_port();
         let files = format!(
@@ -51,7 +51,7 @@ impl Consul {
         consul
     }
 
-    /// Where the server of [`Consul::with_tls`] listens with TLS.
+    /// The TLS endpoint of the server of [`Consul::with_tls`].
     pub fn tls_endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.tls)
     }
@@ -122,7 +122,7 @@ impl Consul {
         self.members[number].process = Some(Process::start(&mut command, &log));
     }
 
-    /// Runs `consul` against the first member that lives.
+    /// Runs `consul` against the first running member.
     pub fn run(&self, arguments: &[&str]) -> Option<String> {
         let alive = self.members.iter().find(|member| member.process.is_some())?;
         self.run_at(alive.http, arguments)

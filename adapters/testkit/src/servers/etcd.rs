@@ -24,19 +24,19 @@ struct Member {
 }
 
 impl Etcd {
-    /// Starts so many members of the current release.
+    /// Starts this number of members of the current release.
     pub fn new(members: usize) -> Self {
         Self::of(servers_dir().join("etcd/etcd"), members, None)
     }
 
-    /// Starts one member that also listens with TLS, on [`Etcd::tls_endpoint`], and asks for a client's certificate.
+    /// Starts one member that also listens with TLS, on [`Etcd::tls_endpoint`], and requires a client certificate.
     pub fn with_tls(certificates: &Certificates) -> Self {
         let path = |name: &str| certificates.path(name);
         let flags = ["--cert-file", &path("server.pem"), "--key-file", &path("server-key.pem"), "--trusted-ca-file", &path("ca.pem"), "--client-cert-auth"];
         Self::of(servers_dir().join("etcd/etcd"), 1, Some((free_port(), flags.map(str::to_owned).to_vec())))
     }
 
-    /// Where the member of [`Etcd::with_tls`] listens with TLS.
+    /// The TLS endpoint of the member of [`Etcd::with_tls`].
     pub fn tls_endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.tls.as_ref().expect("a server with TLS").0)
     }
@@ -137,7 +137,7 @@ impl Etcd {
         path
     }
 
-    /// Restores all members (one, that is) from a backup.
+    /// Restores the only member from a backup.
     pub fn restore(&mut self, backup: &std::path::Path) {
         assert_eq!(self.members.len(), 1, "a restore of one member");
         self.kill(0);

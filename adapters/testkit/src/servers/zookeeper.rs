@@ -28,13 +28,12 @@ struct Member {
 }
 
 impl ZooKeeper {
-    /// Starts so many members of the current release.
+    /// Starts this number of members of the current release.
     pub fn new(members: usize) -> Self {
         Self::of(format!("{}/*", servers_dir().join("zookeeper/lib").display()), members, None)
     }
 
-    /// Starts one member that also listens with TLS, on [`ZooKeeper::tls_endpoint`], and asks for a client's
-    /// certificate.
+    /// Starts one member that also listens with TLS, on [`ZooKeeper::tls_endpoint`], and requires a client certificate.
     pub fn with_tls(certificates: &Certificates) -> Self {
         let port = free_port();
         let settings = format!(
@@ -45,7 +44,7 @@ impl ZooKeeper {
         Self::of(format!("{}/*", servers_dir().join("zookeeper/lib").display()), 1, Some((port, settings)))
     }
 
-    /// Where the member of [`ZooKeeper::with_tls`] listens with TLS.
+    /// The TLS endpoint of the member of [`ZooKeeper::with_tls`].
     pub fn tls_endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.tls.as_ref().expect("a server with TLS").0)
     }
@@ -104,7 +103,7 @@ impl ZooKeeper {
         self.members[number].process = Some(Process::start(&mut command, &log));
     }
 
-    /// A copy of the data of a lone member, which is stopped for it.
+    /// A copy of the data of the only member, which is stopped during the copy.
     pub fn backup(&mut self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().expect("a folder");
         self.kill(0);
@@ -113,7 +112,7 @@ impl ZooKeeper {
         copy
     }
 
-    /// Puts a backup in place of the data.
+    /// Replaces the data with a backup.
     pub fn restore(&mut self, backup: &tempfile::TempDir) {
         self.kill(0);
         std::fs::remove_dir_all(self.data(0)).expect("the old data");
@@ -121,7 +120,7 @@ impl ZooKeeper {
         self.start(0);
     }
 
-    /// Asks a member with a four-letter word.
+    /// Sends a four-letter command to a member; returns its answer.
     pub fn ask(&self, member: usize, word: &str) -> Option<String> {
         let address = ([127, 0, 0, 1], self.members[member].client).into();
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;

@@ -187,7 +187,7 @@ fn what_this_proxy_is_too_old_for_lets_nothing_through() {
     assert_eq!(status(&table, "/"), 200);
     assert!(!table.backends.contains_key("new"), "it may want more than this proxy can do");
     assert_eq!(world.builder.problems().len(), 2);
-    // What changes of it changes what is refused; without matches it is everything on its hosts.
+    // A change of the unreadable route changes which requests are refused; without matches, all requests to its hosts are.
     snapshot.config = base.with([admin(&format!(r#"{{"hostnames":["h"],"rules":[{{{auth}}}]}}"#))]);
     assert_eq!(status(&world.builder.build(&snapshot), "/"), 503);
     snapshot.config = base;
@@ -259,7 +259,7 @@ fn a_change_of_one_of_ten_thousand_endpoints_is_built_within_milliseconds() {
     assert!(took < std::time::Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 10 }), "{took:?}");
 }
 
-/// As a release (`make cost`): at most 50 ms to build, and 50 µs for the worst lookup.
+/// As a release build (`make cost`): at most 50 ms to build, and 50 µs for the slowest lookup.
 #[test]
 fn the_cost_of_one_route_at_the_limits_is_bounded_also_in_a_lookup() {
     let (build, lookup) = if cfg!(debug_assertions) { (3_000_000, 5_000) } else { (50_000, 50) };
