@@ -480,9 +480,22 @@ fn a_shared_key_seals_only_when_every_live_proxy_has_it_and_outlives_its_leader(
     // A leader whose file is torn takes over the keys that the other controller has.
     cluster.controller(0, &[], None);
     until("the keys on the follower", || cluster.ring("c0").version >= after.version);
+    // That one answers late: until then the leader makes no new keys.
     cluster.running[1].take().unwrap().kill();
     std::fs::write(cluster.path("c1/trust/ring.json"), b"torn").unwrap();
+    cluster.running[0].as_ref().unwrap().freeze();
     cluster.controller(1, &[], None);
+    let led = |epoch: u64| format!("Leader:   c1 at {}, epoch {epoch}", cluster.url(1));
+    until("the controller without keys to lead", || {
+        let status = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
+        (1..=3).any(|more| status.contains(&led(after.version.epoch + more)))
+    });
+    let leading = std::time::Instant::now();
+    while leading.elapsed() < Duration::from_secs(4) {
+        assert!(cluster.ring("c1").keys.is_empty(), "new keys although another controller has not answered");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.running[0].as_ref().unwrap().thaw();
     until("keys again", || !cluster.ring("c1").keys.is_empty());
     assert!(["c0", "c1", "p1"].iter().all(|name| cluster.ring(name).id == before.id), "no proxy gets keys that open nothing");
     until("that to be told", || cluster.ok(1, &["events"]).lines().any(|line| line.contains("StateDamaged") && line.contains("ring.json")));

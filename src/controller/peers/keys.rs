@@ -20,7 +20,7 @@ use crate::controller::stored::identity::new_id;
 
 /// The keys are looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
-/// Proxies that followed the previous leader find a new leader within this time.
+/// Proxies that followed the previous leader find a new leader within this time, and other controllers answer.
 const RETURN: Duration = Duration::from_secs(10);
 /// A leader takes a question in this time.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,23 +90,30 @@ impl Keeper {
         }
     }
 
-    /// A leader without keys takes over those of another controller.
-    async fn learn(&self) {
-        self.handle.met(PATIENCE).await;
+    /// A leader without keys takes over those of another controller. Returns whether all other controllers answered: if one did
+    /// not, it may have keys that proxies use.
+    async fn learn(&self) -> bool {
+        let mut all_answered = self.handle.met(PATIENCE).await;
         let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
         for (name, url) in peers {
             match timeout(PATIENCE, self.listen(&url, true)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => continue,
                 Ok(Err(error)) => tracing::debug!(%error, "{name} does not say which keys the proxies share"),
                 Err(_) => tracing::debug!("{name} does not say in time which keys the proxies share"),
             }
+            all_answered = false;
         }
+        all_answered
     }
 
-    /// One look at the keys by the leader; `met` is true once every proxy had time to connect.
+    /// One look at the keys by the leader; `met` is true once every proxy and every other controller had time to connect.
     async fn lead(&self, epoch: u64, met: bool) {
         if self.ring.borrow().keys.is_empty() {
-            self.learn().await;
+            let all_answered = self.learn().await;
+            // New keys would open nothing of what was sealed with those that a silent controller has.
+            if !all_answered && !met && self.ring.borrow().keys.is_empty() {
+                return;
+            }
         }
         let held = self.ring.borrow().clone();
         // The proxies are asked about only while a key waits for them.
