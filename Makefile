@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR ?= $(WAYPOST_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 STORE ?= file
 
-.PHONY: chaos cost help lies night outage setup servers tools build check test demo bench-fleet bench-propagation bench-swap bench-proxy profile races simulate key-reference
+.PHONY: chaos cost help lies night outage outcomes setup servers tools build check test demo bench-fleet bench-propagation bench-swap bench-proxy profile races simulate key-reference
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -75,6 +75,10 @@ races: servers ## leaders killed, frozen and cut off: RUNS=n races for each stor
 	cargo build --workspace --locked
 	WAYPOST_RACES=$(or $(RUNS),30) cargo test --locked --test it -- races:: --nocapture --test-threads 4
 
+outcomes: servers ## one endpoint of three that fails at once, one of eleven that is slow: a minute and more
+	cargo build --workspace --locked
+	WAYPOST_LONG_OUTCOMES=1 cargo test --locked --test it -- outcomes:: --nocapture --test-threads 1
+
 simulate: setup ## the simulations of the election and of the control plane: SEEDS=n (10000), FIRST=n
 	WAYPOST_FIRST_SEED=$(or $(FIRST),0) WAYPOST_SEEDS=$(or $(SEEDS),10000) cargo test --profile fleet --locked -p waypost --lib -- sim:: election:: --nocapture
 
@@ -84,6 +88,7 @@ profile: setup ## where the proxy's CPU time goes
 cost: setup ## what one entry at the limits costs: time and memory of a controller, and of a proxy with its worst lookup
 	cargo test --profile fleet --locked -p waypost-model --test cost -- --nocapture
 	cargo test --profile fleet --locked -p waypost-proxy --lib -- cost --nocapture --test-threads 1
+	cargo test --profile fleet --locked -p waypost --lib -- cost --nocapture --test-threads 1
 
 key-reference: build ## write docs/keys.md from the schema
 	scripts/key-reference.sh > docs/keys.md

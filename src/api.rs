@@ -1,4 +1,4 @@
-//! The controller's API, over HTTP/1.1 and HTTP/2: what proxies follow, what the command line asks, what probes see.
+//! The controller's API, over HTTP/1.1 and HTTP/2, for proxies, other controllers, the command line and probes.
 
 mod admit;
 mod asked;
@@ -38,7 +38,7 @@ pub use operate::{ApproveAnswer, ApproveRequest, PinAnswer, PinRequest};
 pub use refusals::Refusals;
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
 pub use serve::serve;
-// The shapes of the answers, for whoever asks.
+// The types of answers, for clients.
 pub use crate::controller::answers::shapes::Event;
 pub use crate::controller::answers::shapes::{
     EndpointHealth, EntryInfo, HeldInfo, ObjectDiff, OtherController, ProxyInfo, SourceInfo, StatusInfo, UnhealthyBackend,
@@ -49,13 +49,13 @@ pub use crate::controller::stored::operator::Audit;
 pub use crate::trust::{TokenAnswer, TokenRequest};
 pub use wait::{For, WaitAnswer, WaitOutcome};
 
-/// The API's router; streams end with `stop`, and other controllers are asked through `client`. If it is `secured`, who asks has
-/// to show a certificate or a token; who is refused is told to `refusals`.
+/// The API's router. Streams end with `stop`; requests are forwarded through `client`. If it is `secured`, callers need a certificate
+/// or a token, and refusals are recorded by `refusals`.
 pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>, refusals: Arc<Refusals>, stop: CancellationToken) -> Router {
     let (trust, ring) = secured.map(|secured| (secured.trust, secured.ring)).unzip();
     let run = format!("{:016x}", fastrand::u64(..)).into();
     let api = Api { handle, run, streams: Arc::default(), client, trust, ring, refusals, stop };
-    // What only the leader knows.
+    // Requests that only the leader can answer.
     let answers = Router::new()
         .route("/v1/proxies", get(resources::proxies))
         .route("/v1/entries", get(resources::entries))
@@ -72,7 +72,7 @@ pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>,
         .route("/v1/tokens", post(enrol::tokens))
         .route(JOIN_PATH, post(enrol::join))
         .layer(axum::middleware::from_fn_with_state(api.clone(), forward::forward));
-    // What every controller answers for itself.
+    // Requests that every controller answers itself.
     answers
         .route("/v1/watch", post(watch::watch).get(watch::look))
         .route("/v1/proxies/{name}/report", post(report::report))

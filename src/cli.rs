@@ -50,13 +50,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run a controller and one proxy in one process: the one-box way
+    /// Run a controller and a proxy in one process, for a single machine
     Run(serve::RunFlags),
     /// Run with an example directory and echo endpoints, proxy on 127.0.0.1:8080
     Dev(dev::DevFlags),
-    /// Run a controller; `waypost controller step-down` has the leader let go
+    /// Run a controller; `waypost controller step-down` makes the leader hand over
     Controller(serve::ControllerFlags),
-    /// Have another controller lead: `waypost controller step-down`
+    /// Make the leader hand over to another controller: `waypost controller step-down`
     #[command(hide = true)]
     StepDown(hold::HoldFlags),
     /// List entries and their verdicts
@@ -85,23 +85,23 @@ enum Verb {
     Diff(diff::DiffFlags),
     /// Publish an old config again and pin it, also with the store down
     Rollback(pin::RollbackFlags),
-    /// Let go what went from the store and is held because that may not be meant
+    /// Approve removals that are held: entries that left their store and are still served
     Approve(approve::ApproveFlags),
-    /// Let proxies that belong to another cluster follow this one
+    /// Allow the proxies of another cluster to follow this one
     Adopt(adopt::AdoptFlags),
     /// Keep a config published, whatever is written
     Pin(pin::PinFlags),
-    /// Let a pinned config go
+    /// End a pin
     Unpin(hold::HoldFlags),
-    /// Keep the config as it is, whatever is written; endpoints go on
+    /// Keep the config as it is, whatever is written; endpoints still change
     Freeze(hold::HoldFlags),
-    /// Let a frozen config go on
+    /// End a freeze
     Unfreeze(hold::HoldFlags),
     /// Make a token for an operator, or for a proxy or controller that joins
     Token(token::TokenFlags),
-    /// Show what happened
+    /// Show events
     Events(events::EventsFlags),
-    /// Take an endpoint out of service in peace
+    /// Take an endpoint out of service without failing requests
     Drain(drain::DrainFlags),
     /// Follow the requests that a proxy serves
     Tail(tail::TailFlags),
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn the_flags_of_every_verb_fit_together() {
         Cli::command().debug_assert();
-        // An argument of a verb with the name of a global one takes its place.
+        // A verb's argument takes precedence over a global one of the same name.
         let taken: Vec<String> = Cli::command()
             .get_subcommands()
             .filter(|verb| verb.get_arguments().any(|argument| argument.get_id() == "config" && argument.get_long() != Some("config")))

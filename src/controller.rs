@@ -1,4 +1,4 @@
-//! The controller: from what the stores say to what the proxies get.
+//! The controller: compiles the entries of the stores into snapshots for the proxies.
 //!
 //! ```text
 //! stores/feed (one per store) ─▶ state (pure, one task owns it) ─▶ publish: watch<Arc<Snapshot>>
@@ -8,6 +8,9 @@
 
 pub mod answers;
 pub mod clock;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+mod cost_tests;
 pub mod disk;
 pub mod freshness;
 #[cfg(test)]
@@ -29,3 +32,4 @@ pub mod start;
 pub mod state;
 pub mod stored;
 pub mod stores;
+pub mod waiters;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // One TLS provider for everything; an error only says that it is there already.
+    // One TLS provider for the process; an error only means that one is installed already.
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
     waypost::cli::main()
 }

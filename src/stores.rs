@@ -1,4 +1,4 @@
-//! The one place that names the stores there are: from a URL to an adapter.
+//! Opens stores: the only place that maps URLs to concrete adapters.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use waypost_adapter::{Adapter, Auth, Settings, Tls};
 
 pub use crate::controller::settings::Store;
 
-/// A store as it is written on the command line or in the file.
+/// The settings of a store, from the command line or the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StoreFlags {
@@ -21,19 +21,19 @@ pub struct StoreFlags {
     /// A file with the authorities to trust (PEM).
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// A file with our certificate (PEM).
+    /// A file with the client certificate (PEM).
     #[serde(default)]
     pub cert: Option<PathBuf>,
-    /// A file with its key (PEM).
+    /// A file with the key of the client certificate (PEM).
     #[serde(default)]
     pub key: Option<PathBuf>,
-    /// The datacenter to ask.
+    /// The datacenter (Consul).
     #[serde(default)]
     pub datacenter: Option<String>,
-    /// The namespace to use.
+    /// The namespace (Consul Enterprise).
     #[serde(default)]
     pub namespace: Option<String>,
-    /// How often everything is listed again, as in the keys: `60s`.
+    /// Interval of complete listings, such as `60s`.
     #[serde(default)]
     pub audit: Option<waypost_model::duration::Duration>,
 }
@@ -44,11 +44,11 @@ impl From<&str> for StoreFlags {
     }
 }
 
-/// The kinds of store that this build has.
+/// The URL schemes of the stores in this build.
 const SCHEMES: [(&str, bool); 4] =
     [("file", cfg!(feature = "file")), ("etcd", cfg!(feature = "etcd")), ("consul", cfg!(feature = "consul")), ("zookeeper", cfg!(feature = "zookeeper"))];
 
-/// A URL in its parts.
+/// The parts of a store's URL.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
     scheme: String,
@@ -94,19 +94,19 @@ fn split(url: &str) -> Result<Parts, String> {
     Ok(Parts { scheme: scheme.to_owned(), tls: plain.is_some(), endpoints, root: root.to_owned(), shown: format!("{written}://{hosts}/{root}") })
 }
 
-/// Opens several stores, the first one first in rank. A credential in the environment is only taken for a sole store:
-/// no other shall see it.
+/// Opens several stores in order of rank. A credential in the environment is only used if there is one store:
+/// it must not be sent to another one.
 ///
 /// # Errors
-/// What is wrong with one of them.
+/// One of them cannot be opened; the text says why.
 pub fn open_all(flags: &[StoreFlags]) -> Result<Vec<Store>, String> {
     flags.iter().map(|one| open_one(one, flags.len() == 1)).collect()
 }
 
-/// Opens the one store that the flags describe. Nothing is connected yet.
+/// Opens the store that the flags describe. It connects later.
 ///
 /// # Errors
-/// What is wrong with them.
+/// The flags cannot be used; the text says why.
 pub fn open(flags: &StoreFlags) -> Result<Store, String> {
     open_one(flags, true)
 }
@@ -142,11 +142,11 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
     Ok(Store { url: named(parts.shown, &within), adapter, root: parts.root, other_spelling: other })
 }
 
-/// The URL without its query, and the settings with the datacenter and namespace that the query names: that is how a store's full name
-/// reads, and whoever copies it means the same store.
+/// Moves the datacenter and namespace in the URL's query to the settings. A store's full name has that form, so a copied name works as
+/// a URL.
 ///
 /// # Errors
-/// The query names something else, or something else than the settings.
+/// The query has another parameter, or contradicts the settings.
 fn within(flags: &StoreFlags) -> Result<(String, StoreFlags), String> {
     let mut within = flags.clone();
     let Some((url, query)) = flags.url.split_once('?').filter(|_| !flags.url.starts_with("file:")) else { return Ok((flags.url.clone(), within)) };
@@ -171,7 +171,7 @@ fn named(shown: String, within: &StoreFlags) -> String {
     if query.is_empty() { shown } else { format!("{shown}?{}", query.join("&")) }
 }
 
-/// Settings that this store would not use: whoever gave them believes in something that is not so.
+/// Refuses settings that this kind of store does not use.
 fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
     let certificates = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
     if parts.scheme == "file" && (certificates || flags.token_file.is_some()) {
@@ -189,7 +189,7 @@ fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
     Ok(())
 }
 
-/// How often everything is listed again. More often than once a second would be polling.
+/// Parses the interval of complete listings; at least a second.
 fn audit(flags: &StoreFlags) -> Result<Duration, String> {
     let wanted = flags.audit.map_or(waypost_adapter::AUDIT, waypost_model::duration::Duration::get);
     if wanted < Duration::from_secs(1) { Err("a store is audited once a second at most; write 1s or more, such as 60s".to_owned()) } else { Ok(wanted) }
@@ -240,7 +240,7 @@ fn tls(flags: &StoreFlags) -> Result<Tls, String> {
     Ok(Tls { ca: flags.ca.as_deref().map(read).transpose()?, identity })
 }
 
-/// The credential: from the file, else, for a sole store, from the variable that the store's own tools use.
+/// The credential: from the file, otherwise, if there is one store, from the variable of the store's own tools.
 fn auth(scheme: &str, flags: &StoreFlags, sole: bool) -> Result<Auth, String> {
     let variable = match scheme {
         "consul" => "CONSUL_HTTP_TOKEN",

@@ -1,5 +1,5 @@
-//! A controller's own certificate, and whom it lets in: the authority that the first controller makes, that others get when
-//! they join, and under whose secret tokens are made; or files that somebody else renews.
+//! A controller's certificate, and the authority for programs and tokens. The first controller creates the authority, and others receive it when
+//! they join; or the certificates come from files that are renewed from outside.
 
 mod tokens;
 
@@ -16,44 +16,44 @@ use waypost_wire::{Certificate, JOIN_PATH, JoinRequest};
 
 pub use tokens::{Signer, TokenAnswer, TokenRequest};
 
-/// Files are looked at this often.
+/// Interval at which files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
-/// A certificate that could not be made is tried again after this time; also, the clock may jump.
+/// Pause before the next try to renew a certificate; the clock is also checked at this interval.
 const RETRY: Duration = Duration::from_secs(30);
-/// A controller that is to be joined may be starting still.
+/// How long to wait for a controller that is still starting.
 const JOINING: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a controller's certificate is made of.
+/// The settings of a controller's certificate.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The controller's name.
     pub name: String,
-    /// Host names and addresses under which people reach it.
+    /// Host names and addresses in the certificate.
     pub hosts: Vec<String>,
-    /// The directory in which it is kept.
+    /// The directory of the certificate.
     pub folder: PathBuf,
-    /// How long a certificate is good; a new one is made when two thirds of that are over.
+    /// Lifetime of a certificate; it is renewed after two thirds of it.
     pub life: Duration,
-    /// Whose the certificates are.
+    /// Where certificates come from.
     pub from: From,
 }
 
-/// Whose the certificates are.
+/// Where certificates come from.
 #[derive(Debug, Clone)]
 pub enum From {
-    /// The cluster's own authority's, which is made if there are no other controllers.
+    /// From the cluster's own authority, which is created if there are no other controllers.
     Own {
         /// Whether other controllers are known.
         others: bool,
     },
-    /// The same, which is got with a token from one of these controllers, unless it is there already.
+    /// The same; the authority is fetched with a token from one of these controllers, unless it is on disk.
     Joining(Token, Vec<url::Url>),
-    /// Somebody else's, with the file of the secret under which tokens are made, if it is shared.
+    /// From files; with the file of the secret that signs tokens, if it is shared.
     Files(Files, Option<PathBuf>),
 }
 
-/// A token, which does not belong into logs.
+/// A token; it is not shown in logs.
 #[derive(Clone)]
 pub struct Token(pub String);
 
@@ -66,30 +66,30 @@ impl std::fmt::Debug for Token {
 /// Why a controller has no certificate.
 #[derive(Debug, Error)]
 pub enum JoinError {
-    /// Something cannot be used.
+    /// A file or flag cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// There are other controllers, and we have not joined them.
+    /// Other controllers are named, and this one has not joined them.
     #[error(
         "other controllers are named (--peer), and this one has not joined them; start it once with WAYPOST_JOIN=TOKEN, which `waypost token --join controller` prints there, or, if it is the first, once without --peer"
     )]
     Others,
-    /// We have an authority, and the token is of another one.
+    /// There is an authority on disk, and the token is of another one.
     #[error(
         "{} holds the authority of one cluster, and the token lets in to another; delete that directory to join, or leave the token away to stay", .0.display()
     )]
     Another(PathBuf),
-    /// No controller let us in.
+    /// No controller accepted the token.
     #[error("this controller could not join: {0}")]
     Refused(String),
 }
 
-/// Seconds and more since 1970.
+/// The time since 1970.
 pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Whether a token lets in to another cluster than the one whose authority this is.
+/// Whether a token is of another cluster than this authority.
 fn is_of_another(token: &str, kept: &Authority) -> bool {
     matches!(Claims::peek(token), Ok(Claims::Join { authority, .. }) if authority != kept.fingerprint())
 }
@@ -100,22 +100,22 @@ enum Source {
     Files(Mutex<FromFiles>),
 }
 
-/// A controller's certificate, and whom it lets in.
+/// A controller's certificate, and the authority for programs and tokens.
 #[derive(Debug)]
 pub struct Trust {
     settings: Settings,
     source: Source,
-    /// Makes tokens and reads them.
+    /// Makes and checks tokens.
     pub signer: Signer,
-    /// Whether the authority was made just now.
+    /// Whether the authority was created by this start.
     pub is_new: bool,
 }
 
 impl Trust {
-    /// Takes what is in the directory or the files; else joins; else makes an authority.
+    /// Loads the certificate and the authority from the directory or the files; otherwise joins; otherwise creates an authority.
     ///
     /// # Errors
-    /// What is there cannot be used, or nobody lets us in.
+    /// The files cannot be used, or no controller accepted the token.
     pub async fn open(settings: Settings) -> Result<Self, JoinError> {
         if let From::Files(files, shared) = &settings.from {
             let signer = Signer::beside_files(shared.as_deref().map_or_else(|| own_secret(&settings.folder), shared_secret)?);
@@ -141,7 +141,7 @@ impl Trust {
         Ok(Self { source: Source::Own(keyring, Box::new(authority), Mutex::new(own)), signer, settings, is_new })
     }
 
-    /// What is shown to others and who is believed, now and later.
+    /// The certificate to present and the authorities to trust, and every change of them.
     pub fn keyring(&self) -> Keyring {
         match &self.source {
             Source::Own(keyring, ..) => keyring.clone(),
@@ -162,7 +162,7 @@ impl Trust {
         Some(self.authority()?.issue(identity, key, &[], now(), self.settings.life))
     }
 
-    /// Keeps the certificate good until dropped.
+    /// Renews the certificate until dropped.
     pub async fn renew(&self) {
         loop {
             let wait = match &self.source {
@@ -211,7 +211,7 @@ fn look(files: &Mutex<FromFiles>) -> Duration {
     LOOK
 }
 
-/// Gets the authority of the cluster from another controller.
+/// Fetches the authority of the cluster from another controller.
 async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Authority, JoinError> {
     let refused = |why: &str| JoinError::Refused(why.to_owned());
     let Claims::Join { authority, joining: Joining::Controller, .. } = Claims::peek(token)? else {
@@ -220,7 +220,7 @@ async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Aut
     let client = joining_client(&authority)?;
     let client = reqwest::Client::builder().no_proxy().https_only(true).tls_backend_preconfigured(client).timeout(Duration::from_secs(5)).build();
     let client = client.map_err(|error| refused(&error.to_string()))?;
-    // Nothing is certified for it; asked again after a lost answer, it shows who asked.
+    // Nothing is certified with it; it identifies a repeated request after a lost answer.
     let key = KeyPair::joining(&settings.folder)?;
     let body = JoinRequest { token: token.to_owned(), name: settings.name.clone(), public_key: key.public().into() };
     let begun = std::time::Instant::now();
@@ -241,7 +241,7 @@ async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Aut
     }
 }
 
-/// Why there is no authority, and whether asking again is of no use.
+/// Why there is no authority, and whether another try is useless.
 struct Answer {
     last: bool,
     told: String,

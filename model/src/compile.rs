@@ -2,6 +2,7 @@
 
 mod entry;
 mod index;
+mod usage;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use crate::compile::entry::{Departed, EntryChange, EntryId, EntryInput, EntryView, Origin, Outcome, SavedEntry, Written};
 use crate::compile::entry::{Entry, Good, Source};
 use crate::compile::index::Index;
+use crate::compile::usage::Usage;
 use crate::key::{Place, ResourceKey, place};
 use crate::lane::{Change, Lane};
 use crate::limits::Limits;
 use crate::object::Object;
 use crate::parse::parse;
 use crate::problem::Problem;
-use crate::resource::Resource;
 use crate::value::Address;
 
 /// What the last accepted value of `current` names.
@@ -37,6 +38,9 @@ pub struct Compiler {
     dirty: BTreeSet<ResourceKey>,
     current_dirty: bool,
     touched: BTreeSet<EntryId>,
+    /// Entries that are not accepted, as of the last commit.
+    rejected: BTreeSet<EntryId>,
+    usage: Usage,
 }
 
 impl Compiler {
@@ -52,6 +56,8 @@ impl Compiler {
             dirty: BTreeSet::new(),
             current_dirty: false,
             touched: BTreeSet::new(),
+            rejected: BTreeSet::new(),
+            usage: Usage::default(),
         }
     }
 
@@ -97,25 +103,19 @@ impl Compiler {
         self.sources.get(source).is_some_and(|source| source.entries.values().any(counts))
     }
 
-    /// The highest use of each limit, over all entries. Reads every entry.
+    /// The highest use of each limit, over all entries.
     pub fn most_used(&self) -> Limits {
-        let mut most = Limits {
+        Limits {
             routes_per_host: self.index.most_routes_per_host(),
             patterns_per_host: self.index.most_patterns_per_host(),
             endpoints_per_backend: self.index.most_endpoints(),
-            ..Limits::nothing()
-        };
-        for entry in self.sources.iter().flat_map(|source| source.entries.values()) {
-            most.value_bytes = most.value_bytes.max(entry.written.value.len());
-            let Some(good) = &entry.good else { continue };
-            most.object_bytes = most.object_bytes.max(good.object.bytes().len());
-            if let Resource::Route(route) = &good.resource {
-                most.rules_per_route = most.rules_per_route.max(route.rules.len());
-                most.hostnames_per_route = most.hostnames_per_route.max(route.hostnames.len());
-                most.matches_per_rule = route.rules.iter().map(|rule| rule.matches.len()).fold(most.matches_per_rule, usize::max);
-            }
+            ..self.usage.largest()
         }
-        most
+    }
+
+    /// The entries that are not accepted, as of the last commit.
+    pub const fn rejected(&self) -> &BTreeSet<EntryId> {
+        &self.rejected
     }
 
     /// All entries of listeners, routes and backends.
@@ -155,11 +155,13 @@ impl Compiler {
 
     /// The entries of a store whose current value is refused and whose last good value is served.
     pub fn last_goods(&self, source: usize) -> Vec<SavedEntry> {
-        let one = |(key, entry): (&String, &Entry)| {
-            let input = EntryInput { key: key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
+        let one = |id: &EntryId| {
+            let entry = self.sources.get(id.source)?.entries.get(&id.key)?;
+            let input = EntryInput { key: id.key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
             self.last_good(entry).map(|good| SavedEntry { input, last_good: Some(good.clone()) })
         };
-        self.sources.get(source).into_iter().flat_map(|source| &source.entries).filter_map(one).collect()
+        let (first, after) = (EntryId { source, key: String::new() }, EntryId { source: source + 1, key: String::new() });
+        self.rejected.range(first..after).filter_map(one).collect()
     }
 
     /// Takes over the entries that another controller has of a store. If this controller has none of the store yet, it takes all of them;
@@ -220,6 +222,7 @@ impl Compiler {
             return;
         }
         let before = state.entries.remove(&key);
+        before.iter().for_each(|entry| self.usage.count(entry, false));
         state.over.remove(&key);
         let place = place(&key, written.value.is_empty());
         let mut entry = Entry { place, written, unreadable, problem: None, good: before.and_then(|entry| entry.good) };
@@ -230,6 +233,7 @@ impl Compiler {
             interpret(&mut entry, source, &self.limits);
         }
         self.mark(source, &key, &entry.place);
+        self.usage.count(&entry, true);
         if let Some(state) = self.sources.get_mut(source) {
             state.entries.insert(key, entry);
         }
@@ -239,6 +243,7 @@ impl Compiler {
         let Some(state) = self.sources.get_mut(source) else { return };
         state.over.remove(key);
         if let Some(entry) = state.entries.remove(key) {
+            self.usage.count(&entry, false);
             self.mark(source, key, &entry.place);
             self.admit_one(source);
         }
@@ -252,7 +257,9 @@ impl Compiler {
         }
         let Some((key, mut entry)) = state.over.pop_first().and_then(|key| state.entries.remove_entry(&key)) else { return };
         entry.problem = None;
+        self.usage.count(&entry, false);
         interpret(&mut entry, source, &self.limits);
+        self.usage.count(&entry, true);
         let place = entry.place.clone();
         state.entries.insert(key.clone(), entry);
         self.mark(source, &key, &place);
@@ -293,6 +300,7 @@ impl Compiler {
         affected.extend(waited.into_iter().filter(|resource| !self.index.is_waiting(resource)));
         let ids: Vec<EntryId> = affected.iter().flat_map(|resource| self.ids_of(resource)).collect();
         self.touched.extend(ids);
+        self.note_rejected();
         let all = changes.0.iter().chain(&changes.1);
         let came = all.filter(|change| matches!(change, Change::Put(_))).map(|change| change.path().to_owned()).collect();
         let departed = self.index.take_departed();
@@ -304,6 +312,18 @@ impl Compiler {
             self.membership = self.membership.with(changes.1);
         }
         outcome
+    }
+
+    /// Brings up to date which entries are not accepted: that of an entry only changes if it was touched.
+    fn note_rejected(&mut self) {
+        for id in &self.touched {
+            let entry = self.sources.get(id.source).and_then(|source| source.entries.get(&id.key));
+            if entry.is_some_and(|entry| entry.place != Place::Folder && !self.is_accepted(id, entry)) {
+                self.rejected.insert(id.clone());
+            } else {
+                self.rejected.remove(id);
+            }
+        }
     }
 
     /// Orders resources for installation: removals first, because they make room for the others.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Content, Held, ObjectProblem, Probed};
+use waypost_wire::{Content, Findings, Held, ObjectProblem, Probed};
 
 use crate::active::Active;
 use crate::listener::Listeners;
@@ -28,6 +28,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     inner: Mutex<Applied>,
+    /// The results of the health checks that are this proxy's own.
+    findings: Mutex<Findings>,
     /// Wakes the reporter.
     pub(crate) changed: Notify,
 }
@@ -47,8 +49,6 @@ pub(crate) struct Applied {
     pub(crate) problems: Vec<ObjectProblem>,
     /// Why the last publication was refused; `None` if it was not.
     pub(crate) refused: Option<String>,
-    /// The results of the health checks that are this proxy's own.
-    pub(crate) probed: Probed,
     /// The version of the shared keys.
     pub(crate) secrets: Version,
 }
@@ -65,17 +65,36 @@ impl Progress {
         self.changed.notify_one();
     }
 
-    /// Sets the results of this proxy's own health checks; wakes the reporter if they changed.
-    pub(crate) fn probed(&self, probed: Probed) {
-        let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = (&applied.probed.failing, &applied.probed.unsure) != (&probed.failing, &probed.unsure);
-        applied.probed = probed;
-        drop(applied);
+    /// Changes the results of this proxy's own health checks; wakes the reporter if one of them is another.
+    pub(crate) fn probed(&self, change: impl FnOnce(&mut Findings)) {
+        let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = findings.number();
+        change(&mut findings);
+        let new = findings.number() != before;
+        drop(findings);
         if new {
             self.changed.notify_one();
         }
     }
+
+    /// The results of this proxy's own health checks for a controller that has confirmed the change of number `base`, or none.
+    pub(crate) fn probed_since(&self, base: Option<u64>) -> Probed {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).next_message(base, FINDINGS_BYTES)
+    }
+
+    /// Whether there are changes after this number.
+    pub(crate) fn probed_after(&self, confirmed: Option<u64>) -> bool {
+        confirmed.is_some_and(|number| number != self.findings.lock().unwrap_or_else(PoisonError::into_inner).number())
+    }
+
+    /// The controller has all changes up to this number.
+    pub(crate) fn probed_confirmed(&self, number: u64) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).confirmed(number);
+    }
 }
+
+/// Bytes of the results of health checks in one report. Controllers accept 2 MB.
+const FINDINGS_BYTES: usize = 512 * 1024;
 
 /// The receiver's state after a publication, and when it was received.
 #[derive(Debug, Clone)]

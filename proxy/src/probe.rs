@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use waypost_model::snapshot::Version;
-use waypost_wire::Probed;
+use waypost_wire::Finding;
 
 use crate::apply::Progress;
 use crate::fresh::Fresh;
@@ -170,8 +170,8 @@ impl Prober {
             };
             self.known.insert(check.name.clone(), known);
         }
+        self.tell_all(work.version, before.into_keys());
         self.metrics.probing.set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
-        self.tell(work.version);
         self.gather = Some(self.gathered);
     }
 
@@ -207,22 +207,21 @@ impl Prober {
         if !good {
             tracing::debug!(endpoint = name, why = known.watched.why, "an endpoint fails its probes");
         }
-        let version = self.work.borrow().version;
-        self.tell(version);
+        if known.check.mine {
+            let (name, finding) = (known.check.name.clone(), known.watched.finding());
+            self.progress.probed(|findings| findings.note(&name, finding));
+        }
         self.gather = Some(self.gathered + GATHER);
     }
 
-    /// Reports the results of this proxy's share.
-    fn tell(&self, version: Version) {
-        let mut probed = Probed { version, ..Probed::default() };
-        for known in self.known.values().filter(|known| known.check.mine) {
-            match known.watched.healthy {
-                Some(true) => {}
-                Some(false) => drop(probed.failing.insert(known.check.name.to_string(), known.watched.why.clone())),
-                None => drop(probed.unsure.insert(known.check.name.to_string())),
-            }
-        }
-        self.progress.probed(probed);
+    /// Reports the results of this proxy's share as of this version, and that it no longer says anything of the endpoints that are `gone`.
+    fn tell_all(&self, version: Version, gone: impl Iterator<Item = Arc<str>>) {
+        let finding = |known: &Known| if known.check.mine { known.watched.finding() } else { Finding::Well };
+        self.progress.probed(|findings| {
+            findings.set_version(version);
+            gone.for_each(|name| findings.note(&name, Finding::Well));
+            self.known.values().for_each(|known| findings.note(&known.check.name, finding(known)));
+        });
     }
 
     /// Applies the local results to the table, or withdraws them.

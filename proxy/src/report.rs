@@ -31,18 +31,28 @@ pub(crate) struct Reporter {
     pub(crate) fresh: watch::Receiver<Fresh>,
     /// The received state.
     pub(crate) arrivals: watch::Receiver<Option<Arrived>>,
+    /// The number of the last result of a health check that the controller of the present link has confirmed.
+    pub(crate) confirmed: Option<u64>,
 }
 
 impl Reporter {
     /// Reports until dropped. The next report makes up for a lost one.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let path = format!("/v1/proxies/{}/report", self.config.name);
         // While an endpoint drains, reports are more frequent, so that the end of its last request is noticed soon.
         loop {
+            if self.link.has_changed().unwrap_or_default() {
+                self.link.mark_unchanged();
+                self.confirmed = None;
+            }
             let report = self.report();
             let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
-            if let Err(error) = self.send(&path, &report).await {
-                tracing::warn!(error, "a report was not taken; this proxy serves on");
+            let before = self.confirmed;
+            match self.send(&path, &report).await {
+                // What did not fit, or what the controller missed, follows at once.
+                Ok(()) if self.confirmed != before && self.progress.probed_after(self.confirmed) => continue,
+                Ok(()) => {}
+                Err(error) => tracing::warn!(error, "a report was not taken; this proxy serves on"),
             }
             tokio::select! {
                 () = self.progress.changed.notified() => {}
@@ -51,12 +61,15 @@ impl Reporter {
         }
     }
 
-    async fn send(&self, path: &str, report: &Report) -> Result<(), String> {
+    async fn send(&mut self, path: &str, report: &Report) -> Result<(), String> {
         let Some(mut link) = self.link.borrow().clone() else { return Ok(()) };
         let body = serde_json::to_vec(report).map_err(|error| error.to_string())?;
         let answer = link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await?;
         // Controllers of older releases answer with an empty body.
-        if serde_json::from_slice::<ReportAnswer>(&answer).unwrap_or_default().recall { self.tell_held(&mut link).await } else { Ok(()) }
+        let ReportAnswer { recall, probed } = serde_json::from_slice(&answer).unwrap_or_default();
+        self.confirmed = probed;
+        probed.into_iter().for_each(|number| self.progress.probed_confirmed(number));
+        if recall { self.tell_held(&mut link).await } else { Ok(()) }
     }
 
     /// Uploads the state to a controller that has lost the published state and asks for it.
@@ -89,7 +102,7 @@ impl Reporter {
                 requests: self.metrics.responses(),
             },
             draining: self.draining(),
-            probed: Some(applied.probed),
+            probed: Some(self.progress.probed_since(self.confirmed)),
             content: applied.content.filter(|_| applied.version.is_some()),
             secrets: self.config.controllers.iter().any(|url| url.scheme() == "https").then_some(applied.secrets),
             age_millis: self.fresh.borrow().age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

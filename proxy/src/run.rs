@@ -282,6 +282,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             fresh: heard,
             arrivals: told,
+            confirmed: None,
         };
         let reporting = tokio::spawn(reporter.run());
         stop.cancelled().await;

@@ -1,5 +1,5 @@
-//! Who may ask for what. In clear text, which is for loopback and trusted networks, everybody may everything; over TLS,
-//! programs show their certificates and people their tokens.
+//! Authorization of requests. In clear text, which is for loopback and trusted networks, every request is allowed; over TLS,
+//! programs authenticate with certificates and people with tokens.
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -12,16 +12,16 @@ use super::caller::{Asker, BY, Caller, FORWARDED, NO_CERTIFICATE};
 use super::context::{Api, refuse};
 use crate::trust::{Signer, now};
 
-/// Bytes of a path that are told.
+/// Maximum length of a path in an event, in bytes.
 const TOLD: usize = 64;
 
-/// What a request needs.
+/// The credential that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Nothing,
     /// The certificate of a proxy or controller.
     Program,
-    /// That of a controller.
+    /// The certificate of a controller.
     Controller,
     /// A token with at least this role.
     Operator(Role),
@@ -40,10 +40,10 @@ fn need(method: &Method, path: &str) -> Need {
     }
 }
 
-/// A refusal: its status and why.
+/// A refusal: its status and reason.
 type Refused = (StatusCode, String);
 
-/// Decides; returns who asks.
+/// Decides whether the request is allowed; returns the identity of the caller.
 fn decide(need: Need, caller: &Caller, headers: &HeaderMap, signer: &Signer) -> Result<Asker, Refused> {
     let identity = match caller {
         Caller::Plain => return Ok(Asker::default()),
@@ -51,7 +51,7 @@ fn decide(need: Need, caller: &Caller, headers: &HeaderMap, signer: &Signer) -> 
     };
     match (need, identity) {
         (Need::Nothing, _) => Ok(Asker::default()),
-        // It asks for somebody whom it has let in, or for itself.
+        // A controller forwards the request of a caller that it has admitted, or sends its own.
         (_, Some(controller @ Identity::Controller(_))) => {
             let by = headers.get(&BY).and_then(|by| by.to_str().ok());
             Ok(Asker(Some(by.map_or_else(|| controller.to_string(), str::to_owned))))
@@ -76,7 +76,7 @@ fn operator(needed: Role, headers: &HeaderMap, signer: &Signer) -> Result<String
     }
 }
 
-/// Lets requests in, or not.
+/// The middleware that refuses requests without the needed credential.
 pub(super) async fn admit(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, mut request: Request, next: Next) -> Response {
     let asker = match &api.trust {
         Some(trust) => decide(need(request.method(), request.uri().path()), &caller, request.headers(), &trust.signer),
@@ -96,7 +96,7 @@ pub(super) async fn admit(State(api): State<Api>, ConnectInfo(caller): ConnectIn
 }
 
 impl Api {
-    /// A refusal that is told as an event, too.
+    /// Refuses the caller and records an event.
     pub(super) async fn refuse_caller(&self, caller: &Caller, status: StatusCode, why: String, path: &str) -> Response {
         let path: String = path.chars().take(TOLD).collect();
         self.refusals.tell(caller.told(), format!("{path}: {why}")).await;

@@ -1,4 +1,4 @@
-//! What a request asks for, as JSON in its body.
+//! The JSON body of a request.
 
 use axum::Json;
 use axum::extract::{FromRequest, Request};
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::context::{Api, refuse};
 
-/// The body; one that is not understood is refused with what is wrong with it.
+/// The decoded body. A body that cannot be decoded is refused with the decoder's message.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {

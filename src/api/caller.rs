@@ -1,23 +1,23 @@
-//! Who asks: the certificate that a connection has shown, and the name that counts.
+//! The caller of a request: the identity in the certificate of its connection, and the operator's name.
 
 use std::net::IpAddr;
 
 use axum::http::HeaderName;
 use waypost_trust::Identity;
 
-/// A controller that passes a question on says who asked it.
+/// The header in which a controller that forwards a request names the original caller.
 pub(super) const BY: HeaderName = HeaderName::from_static("waypost-by");
-/// Marks what was passed on already: nobody passes it on again.
+/// The header that marks a forwarded request, which is not forwarded again.
 pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody who needs no leave.
+    /// A caller over clear text, who needs no credential.
     Plain,
-    /// Somebody behind TLS.
+    /// A caller over TLS.
     Tls {
-        /// Whose certificate was shown, if one was.
+        /// The identity in the client certificate, if there was one.
         identity: Option<Identity>,
         /// The address.
         ip: IpAddr,
@@ -40,7 +40,7 @@ impl Caller {
         controller.map_or_else(|| self.check_proxy(proxy), |controller| self.check_controller(controller))
     }
 
-    /// Whether it may pass on what others ask.
+    /// Whether it may forward the requests of others.
     pub(super) const fn passes_on(&self) -> bool {
         matches!(self, Self::Plain | Self::Tls { identity: Some(Identity::Controller(_)), .. })
     }
@@ -54,7 +54,7 @@ impl Caller {
         }
     }
 
-    /// Who it is, for people.
+    /// The caller in words.
     pub(super) fn told(&self) -> String {
         match self {
             Self::Plain => "somebody".to_owned(),
@@ -64,7 +64,7 @@ impl Caller {
     }
 }
 
-/// The name of who asks, if that is known: it counts, and not what a request says.
+/// The authenticated name of the caller, if it is known. It takes precedence over the name in the request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Asker(pub(super) Option<String>);
 

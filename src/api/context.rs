@@ -1,4 +1,4 @@
-//! What every handler has at hand, and the forms of an answer.
+//! The state that all handlers share, and common forms of answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::trust::Trust;
 #[derive(Debug, Clone)]
 pub struct Api {
     pub(super) handle: Handle,
-    /// Tells this run of the controller from others.
+    /// Identifies this run of the controller.
     pub(super) run: Arc<str>,
     pub(super) streams: Arc<Streams>,
     pub(super) client: reqwest::Client,
@@ -33,23 +33,23 @@ pub struct Api {
     pub(super) stop: CancellationToken,
 }
 
-/// What an API over TLS has.
+/// The state of an API over TLS.
 #[derive(Debug, Clone)]
 pub struct Secured {
-    /// Our certificate, and who is let in.
+    /// This controller's certificate, and the authority for callers.
     pub trust: Arc<Trust>,
     /// The keys that proxies share.
     pub ring: watch::Receiver<KeyRing>,
 }
 
-/// A refusal.
+/// The body of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What is wrong and what to do.
+    /// What is wrong and the remedy.
     pub error: String,
 }
 
-/// An endless answer of JSON lines, as they come; a slow reader slows the sender.
+/// An endless response of JSON lines. A slow reader slows the sender.
 pub(super) fn lines(receiver: mpsc::Receiver<Bytes>) -> Response {
     let body = unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|piece| (Ok::<_, Infallible>(piece), receiver)) });
     ([(header::CONTENT_TYPE, "application/jsonl"), (header::CACHE_CONTROL, "no-store")], Body::from_stream(body)).into_response()

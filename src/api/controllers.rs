@@ -1,4 +1,4 @@
-//! What controllers ask each other: who they are, what the leader keeps, and which proxies follow them.
+//! Requests between controllers: their description, the leader's state for followers, and the proxies that follow a follower.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use waypost_wire::{ControllerInfo, HEARTBEAT_SECONDS, RelayAnswer, RelayReport};
+use waypost_wire::{ControllerInfo, Downstream, HEARTBEAT_SECONDS, RelayAnswer, RelayReport};
 
 use super::asked::JsonBody;
 use super::caller::{Asker, Caller};
@@ -21,27 +21,27 @@ use crate::controller::handle::Handle;
 use crate::controller::message::{Input, Query, Stopped};
 use crate::controller::stored::replica::{Document, ReplicaRequest};
 
-/// Bytes of what one controller says of all its proxies: some thousands with long reports.
+/// Maximum length of a relay report in bytes: some thousands of proxies with long reports.
 pub(super) const LARGEST_RELAY: usize = 64 * 1024 * 1024;
-/// What a leader keeps is told at most this often.
+/// Minimum interval between two updates of a follower.
 const EVERY: Duration = Duration::from_millis(250);
 
 pub(super) async fn controller(State(api): State<Api>) -> Json<ControllerInfo> {
     Json(api.handle.info())
 }
 
-/// What was done.
+/// The answer to a step-down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepDownAnswer {
-    /// Who let go.
+    /// The name of the controller that stepped down.
     pub name: String,
 }
 
-/// Who asks the leader to let go.
+/// The request for a step-down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StepDownRequest {
-    /// For the record.
+    /// The operator's name, for the audit.
     pub by: String,
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn step_down(
     JsonBody(request): JsonBody<StepDownRequest>,
 ) -> Result<Response, Stopped> {
     let name = api.handle.me().0.clone();
-    // Afterwards another one keeps the audit.
+    // The audit entry is written first, because another controller keeps the audit afterwards.
     let by = asker.0.unwrap_or(request.by);
     if let Err(message) = check_by(&by) {
         return Ok(refuse(StatusCode::BAD_REQUEST, message));
@@ -79,11 +79,16 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
         api.handle.confirm(rank);
     }
     let RelayReport { controller, proxies, version, content, told, .. } = report;
+    let findings = |proxy: &Downstream| Some((proxy.name.clone(), proxy.report.as_ref()?.probed.as_ref()?.number));
+    let findings: Vec<(String, u64)> = proxies.iter().filter_map(findings).collect();
     match api.handle.tell(Input::Downstream { controller, proxies, version, content, told }).await {
-        Ok(()) => match api.handle.offers_wanted_above() {
-            None => StatusCode::NO_CONTENT.into_response(),
-            recall => Json(RelayAnswer { recall }).into_response(),
-        },
+        Ok(()) => {
+            let missed = if findings.is_empty() { Vec::new() } else { api.handle.ask(|to| Query::FindingsMissed(findings, to)).await.unwrap_or_default() };
+            match (api.handle.offers_wanted_above(), missed) {
+                (None, missed) if missed.is_empty() => StatusCode::NO_CONTENT.into_response(),
+                (recall, resend) => Json(RelayAnswer { recall, resend }).into_response(),
+            }
+        }
         Err(gone) => gone.into_response(),
     }
 }
@@ -104,18 +109,18 @@ pub(super) async fn replica(State(api): State<Api>, JsonBody(request): JsonBody<
     lines(receiver)
 }
 
-/// Tells a follower what we keep, and every change of it, until it has gone. A heartbeat ends each round in which nothing was
-/// told, and the first one.
+/// Sends a follower this controller's state and every change of it, until the follower disconnects. A heartbeat ends the first round and
+/// each round in which nothing was sent.
 async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
     let mut changes = handle.changes();
-    let (mut state, mut operated, mut first) = (Bytes::new(), None, true);
+    let (mut state, mut operated, mut first, mut known_programs) = (Bytes::new(), None, true, 0);
     loop {
         let next = Instant::now() + EVERY;
-        // Looked at first and told last: whoever has it has what it is about.
-        let saved = handle.operated();
+        // Read first and sent last: a follower that has it also has what it refers to.
+        let saved = if request.programs { handle.operated() } else { handle.operated_with_programs() };
         let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|stopped| stopped.to_string())?;
         let mut told = send_if_new(&sender, &mut state, &replica.document(&handle.store_urls())).await?;
-        // Before what operators pinned comes the config that they hold.
+        // The pinned config is sent before the pin.
         for (record, file) in handle.missing_configs(&mut request.configs).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);
             let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
@@ -129,11 +134,17 @@ async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<
             send(&sender, line(&Document::Operator { saved: saved.clone(), left })?).await?;
             (operated, told) = (Some(saved), true);
         }
+        let (joined, changes_of_programs) = if request.programs { handle.programs_since(known_programs) } else { Default::default() };
+        if !joined.is_empty() {
+            send(&sender, line(&Document::Programs { joined })?).await?;
+            told = true;
+        }
+        known_programs = changes_of_programs;
         if !told || std::mem::take(&mut first) {
             send(&sender, line(&Document::Heartbeat)?).await?;
         }
         sleep_until(next).await;
-        // Whether there was a change or not, the next round says something.
+        // With or without a change, the next round sends something.
         drop(timeout_at(Instant::now() + Duration::from_secs(HEARTBEAT_SECONDS), changes.changed()).await);
     }
 }

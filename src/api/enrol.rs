@@ -1,4 +1,4 @@
-//! Letting programs in: a first certificate for a token, the next one for the one before, and making tokens.
+//! Enrolment: a program's first certificate in exchange for a token, renewals of certificates, and tokens.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -56,8 +56,8 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
         _ => {}
     }
     let response = issue(trust, joining, request)?;
-    let joins = crate::controller::stored::operator::Joining { program, key, bound: bound.is_some() };
-    // Of two who ask at once, one was first.
+    let joins = crate::controller::stored::programs::Joining { program, key, bound: bound.is_some() };
+    // Of two concurrent requests for one name, one was first.
     if !api.handle.joined(joins).await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))? {
         return Err(taken());
     }
@@ -65,7 +65,7 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
     Ok(response)
 }
 
-/// Whether somebody else has that name, or had it. Who asks again with the same key did not get the answer.
+/// Whether another program has or had that name. A repeated request with the same key is the same program whose answer was lost.
 async fn is_taken(api: &Api, joining: Joining, name: &str, (program, key): (&str, Option<Digest>)) -> bool {
     if let Some(same) = api.handle.has_joined(program, key) {
         return !same;
@@ -92,7 +92,7 @@ fn issue(trust: &Trust, joining: Joining, request: &JoinRequest) -> Result<Respo
     }
 }
 
-/// A program gets its next certificate, under the name in the one it shows.
+/// Renews a program's certificate, for the name in its present one.
 pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<Caller>, JsonBody(request): JsonBody<RenewRequest>) -> Response {
     let (Some(trust), Caller::Tls { identity: Some(identity), .. }) = (&api.trust, &caller) else { return refuse(StatusCode::CONFLICT, NO_TLS) };
     let key = match PublicKey::try_from(request.public_key) {
@@ -106,7 +106,7 @@ pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<C
     }
 }
 
-/// An operator makes a token.
+/// Makes a token for an operator.
 pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<Asker>, JsonBody(request): JsonBody<TokenRequest>) -> Response {
     let Some(trust) = &api.trust else { return refuse(StatusCode::CONFLICT, NO_TLS) };
     let made = match trust.signer.make(&request, now()) {

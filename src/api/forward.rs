@@ -1,4 +1,4 @@
-//! Any controller answers every question: one that follows asks the leader.
+//! Forwarding: a follower forwards requests to the leader, so that any controller answers every request.
 
 use std::time::Duration;
 
@@ -14,32 +14,32 @@ use super::caller::{Asker, BY, FORWARDED};
 use super::context::{Api, refuse};
 use crate::controller::rules::election::Role;
 
-/// The largest question.
+/// Maximum length of a request in bytes.
 const LARGEST: usize = 4 * 1024 * 1024;
-/// The largest question of somebody who has shown nothing yet, and how long it may take to arrive.
+/// Maximum length of a request of an unauthenticated caller in bytes, and the time limit for its arrival.
 const LARGEST_JOIN: usize = 16 * 1024;
 const PATIENCE_JOIN: Duration = Duration::from_secs(5);
-/// Says in an answer why the leader did not give it.
+/// The header that says why the leader did not answer.
 pub(crate) const UNHEARD: HeaderName = HeaderName::from_static("waypost-unheard");
-/// The leader has to answer in this time.
+/// Time limit for the leader's answer.
 const REACHED: Duration = Duration::from_secs(20);
-/// The same for what we can answer as well, if not as good.
+/// The same for requests that this controller can answer with its own state.
 const REACHED_READING: Duration = Duration::from_secs(5);
 
-/// While leading is handed over, what has to be done waits this long for the next leader.
+/// How long an operator's request waits for the next leader during a hand-over.
 const HANDOVER: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why the leader was not heard, for what we answer in its place.
+/// Why the leader did not answer, for an answer of this controller's.
 #[derive(Debug, Clone)]
 pub(super) struct Unheard(pub(super) String);
 
-/// Passes a question on to the leader, unless that is us. Where it cannot be reached, people see what we know and are told so, but
-/// nothing is done and waited for.
+/// Forwards a request to the leader, unless this controller leads. If the leader cannot be reached, reads are answered from this
+/// controller's state and say so; operations and waits fail.
 pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let reading = request.method() == Method::GET && path != "/v1/wait";
-    // Whoever joins has shown nothing yet.
+    // A program that joins is not authenticated yet.
     let (largest, patience) = if path == JOIN_PATH { (LARGEST_JOIN, PATIENCE_JOIN) } else { (LARGEST, REACHED) };
     let forwarded = request.headers().contains_key(&FORWARDED);
     let (parts, body) = request.into_parts();
@@ -88,7 +88,7 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
     }
 }
 
-/// What we know ourselves, with the word that it is not the leader's.
+/// This controller's own answer, marked as not the leader's.
 async fn answer_instead(mut request: Request, next: Next, unheard: String) -> Response {
     let told = HeaderValue::from_str(&unheard).unwrap_or_else(|_| HeaderValue::from_static("the leader cannot be reached"));
     request.extensions_mut().insert(Unheard(unheard));
@@ -97,7 +97,7 @@ async fn answer_instead(mut request: Request, next: Next, unheard: String) -> Re
     response
 }
 
-/// Why there is no answer, and whether the question may have arrived all the same.
+/// Why there is no answer, and whether the request may have arrived nevertheless.
 struct Unanswered {
     reason: String,
     sent: bool,
@@ -109,7 +109,7 @@ impl From<reqwest::Error> for Unanswered {
     }
 }
 
-/// Passes on what a proxy holds.
+/// Forwards the state that a proxy uploads.
 pub(super) async fn pass_on(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: bytes::Bytes) -> Response {
     match tokio::time::timeout(REACHED_READING, ask(api, leader, parts, body)).await {
         Ok(Ok(response)) => response,
@@ -130,7 +130,7 @@ async fn ask(api: &Api, leader: &str, parts: &axum::http::request::Parts, body: 
     }
     let patience = if parts.method == Method::GET { REACHED_READING } else { REACHED };
     let sending = request.send();
-    // Waiting may take as long as the caller wants.
+    // The caller sets the time limit of a wait.
     let answer = if parts.uri.path() == "/v1/wait" {
         sending.await
     } else {

@@ -1,4 +1,4 @@
-//! What operators ask for: to hold the config or let it go, and what was done and changed.
+//! Operators' requests: pins, approvals, the audit and differences between configs.
 
 use axum::extract::{Query as Params, State};
 use axum::http::StatusCode;
@@ -16,17 +16,17 @@ use crate::controller::stored::operator::Audit;
 /// An operator's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinRequest {
-    /// What is asked for.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
-    /// By whom.
+    /// The operator's name.
     pub by: String,
 }
 
-/// What was done.
+/// The answer to an operator's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinAnswer {
-    /// One sentence.
+    /// What was done, in one sentence.
     pub message: String,
 }
 
@@ -42,41 +42,41 @@ pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Ask
     }
 }
 
-/// What an operator asked for is not done: an event tells those who look into it later.
+/// Records an event for a request that was not carried out.
 async fn refuse_operator(api: &Api, by: String, message: String) -> Response {
     api.refusals.tell(by, message.clone()).await;
     refuse(StatusCode::CONFLICT, message)
 }
 
-/// What is said when it is done here, and the next leader may not know.
+/// The warning for an action that no follower has confirmed.
 const UNCONFIRMED: &str = "no other controller has said yet that it knows";
 
-/// A name for the record: short, and on one line.
+/// Checks a name for the audit: short, and on one line.
 pub(super) fn check_by(by: &str) -> Result<(), String> {
     let fits = !by.is_empty() && by.len() <= 128 && !by.contains(char::is_control);
     if fits { Ok(()) } else { Err("the name of who asks has 1 to 128 characters on one line; correct --by".to_owned()) }
 }
 
-/// An operator lets go what the guard holds.
+/// The request to approve removals that the guard holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ApproveRequest {
-    /// Keys of resources as people type them.
+    /// Keys of resources, as typed.
     pub keys: Vec<String>,
-    /// Everything that is held, and no keys.
+    /// Approve all held removals; there are no keys then.
     pub all: bool,
-    /// Also what they name when it goes later: whoever is about to delete it says so first.
+    /// Also approve later removals of these keys: a deletion is announced before it is made.
     pub later: bool,
-    /// By whom.
+    /// The operator's name.
     pub by: String,
 }
 
-/// What went.
+/// The approved removals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApproveAnswer {
     /// `kind/name` of each.
     pub approved: Vec<String>,
-    /// What the caller should know, if there is something.
+    /// A warning for the caller, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -122,7 +122,7 @@ pub(super) async fn audit(State(api): State<Api>) -> Json<Vec<Audit>> {
 pub(super) struct Between {
     /// The number of a config of the history.
     from: u64,
-    /// Another one; what is published if absent.
+    /// The config to compare it with; the published one if absent.
     to: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! What probes and scrapers see.
+//! Endpoints for liveness and readiness probes and for metrics.
 
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -11,7 +11,7 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Ready: a first complete snapshot is published. Staleness is told, and no reason to be unready.
+/// Readiness: a complete snapshot is published. Old stores are reported and do not make the controller unready.
 pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Stopped> {
     let status = api.handle.ask(Query::Ready).await?;
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Refusals as events: the same one once in a while, and only so many different ones.
+//! Events for refused requests, rate limited by refusal and by caller.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use crate::controller::handle::Handle;
 use crate::controller::message::Input;
 
-/// The same refusal is told again after this time.
+/// Minimum interval between two events for the same refusal.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// So many different refusals are told in that time; of one caller, so many.
+/// Maximum number of different refusals with an event in that time; of all callers, and of one.
 const DIFFERENT: usize = 128;
 
 const DIFFERENT_OF_ONE: usize = 32;
 
-/// Tells refusals as events: the same one once in a while, and only so many different ones, whoever knocks.
+/// Records refusals as events, rate limited.
 #[derive(Debug)]
 pub struct Refusals {
     handle: Handle,
@@ -23,12 +23,12 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// As events of this controller.
+    /// The controller that records the events.
     pub fn new(handle: Handle) -> Self {
         Self { handle, told: Mutex::default() }
     }
 
-    /// Tells that `about` was refused, and why.
+    /// Records that `about` was refused, and why.
     pub async fn tell(&self, about: String, why: String) {
         if !self.is_new(&about, &why) {
             return;

@@ -1,4 +1,4 @@
-//! What proxies report, and what they hold, for a controller that has lost it.
+//! Reports of proxies, and their uploads of the published state for a controller that has lost it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Report, ReportAnswer, read_whole};
 
 use super::asked::JsonBody;
@@ -18,7 +18,7 @@ use super::forward::pass_on;
 use crate::controller::message::{Input, Query};
 use crate::controller::rules::election::Role;
 
-/// All that a proxy holds arrives in this time.
+/// Time limit for the upload of a proxy's state.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn report(
@@ -31,21 +31,23 @@ pub(super) async fn report(
         return refused;
     }
     let recall = is_asked(&api, &report).await;
-    match api.handle.tell(Input::Reported { name, report: Box::new(report) }).await {
-        Ok(()) if recall => Json(ReportAnswer { recall: true }).into_response(),
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(gone) => gone.into_response(),
+    let confirms = report.probed.as_ref().is_some_and(|probed| probed.number > 0 || probed.version == Version::default());
+    if let Err(gone) = api.handle.tell(Input::Reported { name: name.clone(), report: Box::new(report) }).await {
+        return gone.into_response();
     }
+    // The answer confirms the results of health checks that are known here, and the next report builds on them.
+    let probed = if confirms { api.handle.ask(|to| Query::FindingsKnown(name, to)).await.unwrap_or_default() } else { None };
+    if recall || probed.is_some() { Json(ReportAnswer { recall, probed }).into_response() } else { StatusCode::NO_CONTENT.into_response() }
 }
 
-/// Whether we, or the leader, have lost what this proxy has. One that serves nothing has nothing to tell.
+/// Whether this controller or the leader has lost the state that this proxy has. A proxy that serves nothing has no state.
 async fn is_asked(api: &Api, report: &Report) -> bool {
     let seen = report.highest.filter(|_| report.applied.is_some());
     let has_more = seen.zip(api.handle.offers_wanted_above()).is_some_and(|(seen, above)| seen > above);
     has_more && api.handle.ask(Query::RecoveryState).await.is_ok_and(|seen| seen.cluster == report.cluster)
 }
 
-/// What a proxy holds, as it was asked for in the answer to its report. Whoever follows passes it on.
+/// A proxy's upload of its state, which the answer to its report asked for. A follower forwards it to the leader.
 pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
@@ -80,8 +82,8 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
     }
 }
 
-/// Only what was published in our cluster, before we lead, is of use. Of a later epoch its proxy has told when it came, and we lead above
-/// that first.
+/// Accepts only a snapshot of this cluster from an epoch below this leader's. A proxy that had seen a later epoch reported that when it
+/// connected, and the leader takes a higher epoch first.
 async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
     let ours = api.handle.ask(Query::RecoveryState).await.map_err(|stopped| stopped.to_string())?.cluster;
     let epoch = api.handle.roles().borrow().epoch();
@@ -91,7 +93,7 @@ async fn fits(api: &Api, snapshot: Snapshot) -> Result<Snapshot, String> {
     Ok(snapshot)
 }
 
-/// Whether the caller is that proxy.
+/// Checks that the caller is that proxy.
 async fn check(api: &Api, caller: &Caller, name: &str) -> Result<(), Response> {
     waypost_model::key::check_name("proxy", name).map_err(|message| refuse(StatusCode::BAD_REQUEST, message))?;
     match caller.check_proxy(name) {

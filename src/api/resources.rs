@@ -1,4 +1,4 @@
-//! What people ask for.
+//! Read requests: entries, status, proxies, history, events and exports.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::controller::stored::entries::{Exported, same_store};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Which {
-    /// The beginning of the keys below the root.
+    /// Prefix of the keys below the root.
     #[serde(default)]
     prefix: String,
 }
 
 pub(super) async fn entries(State(api): State<Api>, Params(which): Params<Which>) -> Result<Json<Vec<EntryInfo>>, Stopped> {
-    api.handle.ask(|to| Query::Entries(which.prefix, to)).await.map(Json)
+    api.handle.entries(which.prefix).await.map(Json)
 }
 
 pub(super) async fn status(State(api): State<Api>, unheard: Option<Extension<Unheard>>) -> Result<Json<StatusInfo>, Stopped> {
@@ -47,7 +47,7 @@ pub(super) struct From {
     from: u64,
 }
 
-/// What happened on a controller.
+/// The events of a controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsAnswer {
     /// The run of the controller that answers: events are numbered anew in each.
@@ -65,12 +65,12 @@ pub(super) async fn events(State(api): State<Api>, Params(from): Params<From>) -
 pub(super) struct At {
     /// The number of a config of the history.
     at: Option<u64>,
-    /// Only what the guard holds.
+    /// Only removals that are held.
     #[serde(default)]
     held: bool,
 }
 
-/// What serves, or is held, of one store.
+/// The exported entries of one store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedStore {
     /// The store's URL.
@@ -80,7 +80,7 @@ pub struct ExportedStore {
 }
 
 impl ExportedStore {
-    /// Whether a URL names this store, maybe by other endpoints.
+    /// Whether a URL names this store, possibly by other endpoints.
     pub fn is_at(&self, url: &str) -> bool {
         same_store(&self.store, url)
     }
@@ -95,7 +95,7 @@ pub struct ExportedEntry {
     pub value: String,
 }
 
-/// The answer holds every store, the first in rank first.
+/// Exports the entries of every store, in order of rank.
 pub(super) async fn export(State(api): State<Api>, Params(at): Params<At>) -> Result<Response, Stopped> {
     let exported = match (at.at, at.held) {
         (None, true) => Ok(api.handle.ask(|to| Query::Export(true, to)).await?),

@@ -27,7 +27,7 @@ pub(super) async fn secrets(State(api): State<Api>, Extension(caller): Extension
     lines(receiver)
 }
 
-/// Tells the keys, and whenever they change, until the other side has gone.
+/// Sends the keys and every change of them until the receiver disconnects.
 async fn tell(mut ring: watch::Receiver<KeyRing>, sender: mpsc::Sender<Bytes>) {
     let mut frame = SecretsFrame::Ring(ring.borrow_and_update().clone());
     loop {

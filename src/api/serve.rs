@@ -1,4 +1,4 @@
-//! Serving the API: accepting connections, over TLS if there is a certificate, and remembering who is at their other end.
+//! The API's server: accepts connections, over TLS if there is a certificate, and notes the identity of the other end.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -29,28 +29,28 @@ use waypost_trust::identity_of;
 use super::caller::Caller;
 use super::refusals::Refusals;
 
-/// Connections that shake hands at the same time.
+/// Maximum number of concurrent TLS handshakes.
 const SHAKING: usize = 256;
-/// Of them, from one address.
+/// The same per client address.
 const SHAKING_FROM_ONE: usize = 64;
-/// A handshake takes at most this long.
+/// Time limit for a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Answers under way have this long at the end.
+/// Time limit for responses in progress at the end.
 const LEAVE: Duration = Duration::from_millis(100);
-/// After an error of the system, for instance for want of file descriptors.
+/// Pause after an error of `accept`, for example when file descriptors run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A request's head, and the wait for the next one, may take this long.
+/// Time limit for a request's head, and for the idle time before it.
 const HEAD: Duration = Duration::from_secs(15);
-/// Connections at the same time, and from one address; fewer where descriptors are few.
+/// Maximum number of connections, in total and per address; lower if the limit of descriptors is low.
 const CONNECTIONS: usize = 4_096;
 const FROM_ONE: usize = 2_048;
-/// A quiet connection is asked this often whether it is still there.
+/// Interval of HTTP/2 keep-alive pings.
 const ASK: Duration = Duration::from_secs(30);
 
 type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Serves until `stop`; over TLS if there is a way for that. Refused handshakes are told to `refusals`.
+/// Serves until `stop`, over TLS if `tls` is given. Refused handshakes are recorded by `refusals`.
 pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router: Router, refusals: Arc<Refusals>, stop: CancellationToken) {
     let (sender, mut accepted) = mpsc::channel(SHAKING);
     let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender, refusals));
@@ -63,7 +63,7 @@ pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router
                 None => break,
             },
         };
-        // Without a place it is closed, before anybody was asked who he is.
+        // Over the limit it is closed, before authentication.
         let Some(place) = connections.admit(peer) else {
             tracing::debug!(%peer, "a connection to the API was closed: there are too many");
             continue;
@@ -79,8 +79,8 @@ pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router
     tracker.wait().await;
 }
 
-/// Answers the requests of one connection. One that does not send its first head in time is closed: before that nobody has said who
-/// he is.
+/// Serves one connection. A connection that does not send its first head in time is closed, because its other end is not authenticated
+/// before that.
 async fn converse(io: Io, caller: Caller, router: Router, stop: CancellationToken) {
     let begun = Arc::new(AtomicBool::new(false));
     let first = begun.clone();
@@ -115,7 +115,7 @@ async fn converse(io: Io, caller: Caller, router: Router, stop: CancellationToke
     }
 }
 
-/// How many connections there are, by address.
+/// The numbers of connections, by address.
 #[derive(Clone)]
 struct Connections {
     slots: Slots,
@@ -148,7 +148,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
                 continue;
             }
         };
-        // Small frames go out at once.
+        // Small frames are sent without delay.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection to the API may be slow");
         }
@@ -167,10 +167,10 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
     }
 }
 
-/// How many handshakes or connections there are from each address.
+/// The number of handshakes or connections of each address.
 type Slots = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
-/// The right to one of them. Nobody keeps others out who silently opens connections.
+/// One counted handshake or connection; dropping it ends the count. The limit per address keeps one client from locking out others.
 struct Slot {
     slots: Slots,
     ip: IpAddr,
@@ -201,7 +201,7 @@ impl Drop for Slot {
 async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: &Refusals) {
     let stream = match timeout(PATIENCE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        // What only opens a connection, as a probe does, is not worth a word.
+        // A connection that is closed without a request, such as a TCP probe's, is not reported.
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return,
         Ok(Err(error)) => return refusals.tell(peer.ip().to_string(), handshake_failed(&error)).await,
         Err(_) => return refusals.tell(peer.ip().to_string(), "it did not end its handshake".to_owned()).await,

@@ -1,4 +1,4 @@
-//! What the watch streams of one controller share: who may be sent a whole snapshot, and what was sent a while ago.
+//! State shared by all watch streams: permits for complete snapshots, and recent snapshots.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,17 +7,17 @@ use tokio::sync::Semaphore;
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::WatchRequest;
 
-/// Snapshots from which a returning proxy is brought up to date without comparing buckets.
+/// Number of recent snapshots from which a returning proxy is updated without comparing buckets.
 const REMEMBERED: usize = 64;
 
-/// Streams that are sent a whole snapshot at the same time.
+/// Maximum number of streams that are sent a complete snapshot at the same time.
 const FULL_SYNCS: usize = 16;
 
-/// What the streams of one controller share.
+/// State shared by all watch streams of one controller.
 #[derive(Debug)]
 pub(super) struct Streams {
     pub(super) admission: Semaphore,
-    /// Snapshots that were sent a while ago.
+    /// Recent snapshots.
     pub(super) recent: Mutex<VecDeque<Arc<Snapshot>>>,
 }
 

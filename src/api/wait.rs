@@ -1,4 +1,4 @@
-//! Waiting until what was written is served, or refused, or gone.
+//! Waits until an entry is served, refused or gone.
 
 use std::time::Duration;
 
@@ -21,30 +21,30 @@ pub enum For {
     /// Served by every proxy that follows the controller.
     #[default]
     Live,
-    /// Understood.
+    /// The value is accepted.
     Accepted,
-    /// Deleted.
+    /// The entry is deleted and no proxy serves it any more.
     Gone,
 }
 
-/// How waiting ended.
+/// The outcome of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WaitOutcome {
-    /// What was waited for holds.
+    /// The condition holds.
     Done,
     /// The entry was refused, or shadowed.
     Rejected,
-    /// The time is over.
+    /// The time limit has passed.
     Timeout,
 }
 
 /// The answer to a wait.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WaitAnswer {
-    /// How it ended.
+    /// The outcome.
     pub outcome: WaitOutcome,
-    /// The entry as it is now.
+    /// The present state of the entry.
     pub entry: Option<EntryInfo>,
     /// One sentence for people.
     pub message: String,
@@ -56,12 +56,15 @@ pub(super) struct Request {
     key: String,
     #[serde(default, rename = "for")]
     what: For,
-    /// As in the keys: `30s`.
+    /// The time limit, in the form of durations in values: `30s`.
     timeout: Option<String>,
 }
 
-/// Waits at most this long.
+/// Maximum time limit of a wait.
 const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// Interval at which an entry is judged again even if it did not change: proxies may have connected or left.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request>) -> Result<Response, Stopped> {
     let limit = match request.timeout.map(waypost_model::duration::Duration::try_from).transpose() {
@@ -70,7 +73,7 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
     };
     let key = match api.handle.relative(&request.key) {
         Ok(key) => key,
-        // What can be no resource may be written all the same, and then has a verdict.
+        // A key that names no resource may be written nevertheless, and then has a verdict.
         Err(message) => {
             let typed = request.key.clone();
             match api.handle.ask(|to| Query::Entry(typed, to)).await?.entry {
@@ -80,26 +83,28 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
         }
     };
     let deadline = Instant::now() + limit;
-    // What is waited for is what is written now; the watch may not have told of it yet.
+    // The wait is for the value that is in the store now; the watch may not have delivered it yet.
     let written = match timeout_at(deadline, api.handle.read(&key)).await {
         Ok(Ok(entry)) => entry.map(|entry| entry.revision.0),
         Ok(Err(_)) | Err(_) => None,
     };
-    let mut changes = api.handle.changes();
+    let mut woken = api.handle.wait_for(&key);
     loop {
-        changes.mark_unchanged();
+        woken.mark_unchanged();
         let found = api.handle.ask(|to| Query::Entry(key.clone(), to)).await?;
         if let Some(answer) = judge(&key, request.what, written, &found) {
             return Ok(Json(answer).into_response());
         }
-        if timeout_at(deadline, changes.changed()).await.is_err() {
+        if Instant::now() >= deadline {
             let message = late(&key, request.what, limit, &found);
             return Ok(Json(WaitAnswer { outcome: WaitOutcome::Timeout, message, entry: found.entry }).into_response());
         }
+        // Whether it was woken, or it is time to look again.
+        drop(timeout_at(deadline.min(Instant::now() + LOOK), woken.changed()).await);
     }
 }
 
-/// Decides whether waiting is over.
+/// Decides whether the wait is over.
 fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Option<WaitAnswer> {
     let done = |message: String| Some(WaitAnswer { outcome: WaitOutcome::Done, entry: found.entry.clone(), message });
     if let (For::Gone, Some(why)) = (what, &found.serves_on) {
@@ -131,8 +136,8 @@ fn judge(key: &str, what: For, written: Option<u64>, found: &EntryAnswer) -> Opt
     }
 }
 
-/// Why what is waited for cannot come by itself: the entry is refused or, where it is to be live, shadowed. A proxy that
-/// cannot serve it yet may still come to it.
+/// The condition because of which the wait is in vain: the entry is refused or, if it is to be live, shadowed. A proxy that
+/// cannot serve it yet may be able to later.
 fn refusal(entry: &EntryInfo, what: For) -> Option<&Condition> {
     let stands = |condition: &&Condition| match condition.r#type {
         ConditionType::Accepted => true,

@@ -23,15 +23,15 @@ use super::streams::Streams;
 use crate::controller::handle::Handle;
 use crate::controller::message::{Input, Upstream};
 
-/// Pieces of a stream that wait for a slow reader; meanwhile publications are merged.
+/// Maximum number of chunks that wait for a slow reader; publications are merged meanwhile.
 const QUEUE: usize = 8;
-/// Bytes of one piece.
+/// Length of a chunk in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// A full synchronisation that takes longer goes on without holding up others.
+/// Time after which a complete snapshot in progress no longer counts against the limit.
 const ADMITTED: Duration = Duration::from_secs(10);
-/// No controller has published under a higher epoch than this; numbers beyond do not survive every JSON reader. Far above
-/// what a claim may raise an epoch to, so that no claim can shut the others out.
+/// Highest epoch that is accepted; larger numbers do not survive every JSON reader. It is far above
+/// the highest epoch that a claim can cause, so that no claim can lock out other controllers.
 const HIGHEST_EPOCH: u64 = 1 << 53;
 
 pub(super) async fn watch(
@@ -63,18 +63,18 @@ pub(super) async fn watch(
     stream(api, request, accepts_gzip(&headers))
 }
 
-/// Whether whoever asks is better off with another controller: one that relays wants to hear the leader, a proxy just not
-/// less than others do.
+/// Whether the caller is better served by another controller: a follower needs the leader, a proxy a controller that has not
+/// less than others.
 fn is_useless(upstream: &Upstream, request: &WatchRequest) -> bool {
     match upstream {
         Upstream::Through(_) => false,
         Upstream::Nobody => request.controller.is_some(),
-        // People see what there is.
+        // People see this controller's state.
         Upstream::CutOff => request.controller.is_some() || !request.name.is_empty(),
     }
 }
 
-/// A refusal for those to whom another controller has more to say: somebody leads whom we do not hear.
+/// Refuses callers for which another controller has newer state: there is a leader that this controller does not receive.
 fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
     let version = handle.snapshots().borrow().version;
     let has_all = version.sequence == 0 || request.highest.is_some_and(|highest| highest >= version);
@@ -82,7 +82,7 @@ fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
     (is_useless(&handle.upstream().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
 }
 
-/// The same for people: everything, and what changes.
+/// The same for people: the complete snapshot and every change.
 pub(super) async fn look(State(api): State<Api>, headers: HeaderMap) -> Response {
     stream(api, WatchRequest::default(), accepts_gzip(&headers))
 }
@@ -116,7 +116,7 @@ fn stream(api: Api, request: WatchRequest, gzip: bool) -> Response {
     response
 }
 
-/// Compresses a stream piece by piece: each can be read as soon as it is there.
+/// Compresses a stream chunk by chunk, so that each chunk can be decoded when it arrives.
 #[derive(Debug)]
 struct Packer(GzEncoder<Vec<u8>>);
 
@@ -138,7 +138,7 @@ fn same_cluster(request: &WatchRequest, snapshot: &Snapshot) -> bool {
     request.cluster.as_ref() == Some(&snapshot.cluster)
 }
 
-/// The reader has gone.
+/// The reader has disconnected.
 struct Closed;
 
 struct Stream {
@@ -146,7 +146,7 @@ struct Stream {
     streams: Arc<Streams>,
     sender: mpsc::Sender<Bytes>,
     packer: Option<Packer>,
-    /// What the reader has.
+    /// The snapshot that the reader has.
     sent: Option<Arc<Snapshot>>,
 }
 
@@ -157,12 +157,12 @@ impl Stream {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let done = self.sent.as_ref().is_some_and(|sent| sent.version == snapshot.version);
-            // We may be behind whoever led while this proxy followed another controller; it is not asked to go back.
+            // This controller may be behind the leader that this proxy followed before; the proxy is not asked to go back.
             let done = done || same_cluster(&request, &snapshot) && request.highest.is_some_and(|highest| highest > snapshot.version);
             if snapshot.version.sequence > 0 && !done && self.publish(&snapshot, &request).await.is_err() {
                 return;
             }
-            // However much is published: how fresh it is, is told as often as ever.
+            // Heartbeats are sent at their interval, however often there are publications.
             if Instant::now() >= beat {
                 beat = Instant::now() + Duration::from_secs(HEARTBEAT_SECONDS);
                 if self.send(&[Frame::Heartbeat(self.handle.heartbeat())]).await.is_err() {
@@ -170,7 +170,7 @@ impl Stream {
                 }
             }
             let next = tokio::select! {
-                // Whoever follows us is better off with another controller.
+                // Its readers are better served by another controller.
                 _ = upstream.wait_for(|upstream| is_useless(upstream, &request)) => return,
                 next = timeout_at(beat, snapshots.changed()) => next,
             };
@@ -197,7 +197,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Says whose proxies may follow us.
+    /// Names the clusters whose proxies may follow this one.
     fn adopting(&self, mut frames: Vec<Frame>) -> Vec<Frame> {
         if let Some(Frame::Begin(begin)) = frames.first_mut() {
             begin.adopts = self.handle.adopted();
@@ -205,8 +205,8 @@ impl Stream {
         frames
     }
 
-    /// Sends much, when it is this stream's turn: it is not even put together before. A reader that does not take it keeps
-    /// its turn only for a while.
+    /// Sends a complete snapshot when a permit is free; it is encoded only then. A reader that does not take it keeps
+    /// its permit only for a limited time.
     async fn send_admitted(&mut self, snapshot: &Snapshot, request: &WatchRequest) -> Result<(), Closed> {
         let streams = self.streams.clone();
         let mut permit = streams.admission.acquire().await.ok();

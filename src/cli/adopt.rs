@@ -1,4 +1,4 @@
-//! `waypost adopt`: proxies that belong to another cluster may follow this one.
+//! `waypost adopt`: allows the proxies of another cluster to follow this one.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `waypost approve`: what went from the store and serves on, because that may not be meant, goes.
+//! `waypost approve`: approves removals that are held: entries that left their store and are still served.
 
 use clap::Args;
 
@@ -13,7 +13,7 @@ pub(super) struct ApproveFlags {
     /// routes/shop, or route shop; several may be given
     #[arg(required_unless_present = "all")]
     key: Vec<String>,
-    /// Everything that is held
+    /// Approve all removals that are held
     #[arg(long, conflicts_with = "key")]
     all: bool,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub(super) async fn run(flags: ApproveFlags) -> Outcome {
     Ok(())
 }
 
-/// Asks the controller.
+/// Sends the request to the controller.
 pub(super) async fn ask(controller: &ControllerFlag, request: &ApproveRequest) -> Result<ApproveAnswer, Failure> {
     controller.post("/v1/approve", request).await
 }

@@ -1,4 +1,4 @@
-//! Asking the controller, and opening a store with the caller's own credentials.
+//! The client of the controller's API, and of stores with the caller's own credentials.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use crate::api::{ErrorBody, StatusInfo, UNHEARD};
 use crate::stores;
 use crate::stores::{Store, StoreFlags};
 
-/// An answer may take this long: one from memory, or a file of the history.
+/// Time limit for an answer from memory or from a file of the history.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// That it was not the leader who answered is told once, however often a verb asks.
+/// Whether the user was told that the leader did not answer; that is printed once per verb.
 static TOLD: std::sync::Once = std::sync::Once::new();
 
-/// Where the controller is.
+/// The controller's address and how it is authenticated.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ControllerFlag {
     /// The controller's API
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400", env = "WAYPOST_CONTROLLER", value_parser = web_url)]
     controller: url::Url,
-    /// File with the token that says who asks, for a controller with https; or WAYPOST_TOKEN has it
+    /// File with the token that authenticates you to a controller with https; or set WAYPOST_TOKEN
     #[arg(long, value_name = "FILE", env = "WAYPOST_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// File with the authorities that the controller's certificate is checked against (PEM) [default: the one that the token names]
@@ -35,10 +35,10 @@ pub(super) struct ControllerFlag {
     ca: Option<PathBuf>,
 }
 
-/// How to print.
+/// The output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Table,
     /// One JSON document.
@@ -47,25 +47,25 @@ pub(super) enum Format {
     Yaml,
 }
 
-/// How to print, as a flag.
+/// The flag of the output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct OutputFlag {
-    /// How to print
+    /// Output format
     #[arg(short = 'o', long, value_enum, default_value_t)]
     pub(super) output: Format,
 }
 
-/// Which store to write to.
+/// The store to write to.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StoreFlag {
-    /// The store to use; the controller's first one if not given
+    /// URL of the store to use [default: the controller's first store]
     #[arg(long, value_name = "URL", env = "WAYPOST_STORE")]
     pub(super) store: Option<String>,
     #[command(flatten)]
     pub(super) credentials: CredentialFlags,
 }
 
-/// How to reach a store.
+/// The credentials for a store.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct CredentialFlags {
     /// File with the store's token, or USER:PASSWORD
@@ -74,19 +74,19 @@ pub(super) struct CredentialFlags {
     /// File with the authorities that the store's certificate is checked against (PEM)
     #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_CA")]
     store_ca: Option<std::path::PathBuf>,
-    /// File with our certificate for the store (PEM)
+    /// File with the client certificate for the store (PEM)
     #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_CERT")]
     store_cert: Option<std::path::PathBuf>,
-    /// File with its key (PEM)
+    /// File with the key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", env = "WAYPOST_STORE_KEY")]
     store_key: Option<std::path::PathBuf>,
-    /// Datacenter of the store, where it has them
+    /// Datacenter of the store (Consul)
     #[arg(long, value_name = "NAME", env = "WAYPOST_STORE_DATACENTER")]
     store_datacenter: Option<String>,
-    /// Namespace of the store, where it has them
+    /// Namespace of the store (Consul Enterprise)
     #[arg(long, value_name = "NAME", env = "WAYPOST_STORE_NAMESPACE")]
     store_namespace: Option<String>,
-    /// How often everything in the store is listed again, to find what a watch has lost [default: 60s]
+    /// Interval of complete listings of the store, which find changes that a watch has lost [default: 60s]
     #[arg(long, value_name = "DURATION", env = "WAYPOST_STORE_AUDIT", value_parser = audit)]
     store_audit: Option<waypost_model::duration::Duration>,
 }
@@ -96,7 +96,7 @@ fn audit(text: &str) -> Result<waypost_model::duration::Duration, String> {
 }
 
 impl CredentialFlags {
-    /// Whether there is anything secret among them.
+    /// Whether any of them is secret.
     pub(super) const fn any(&self) -> bool {
         self.store_token_file.is_some() || self.store_cert.is_some() || self.store_key.is_some()
     }
@@ -117,18 +117,18 @@ impl CredentialFlags {
 }
 
 impl ControllerFlag {
-    /// Asks the controller for JSON; `query` holds parameters.
+    /// Sends a GET request and decodes the JSON answer; `query` holds the parameters.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         self.get_within(PATIENCE, path, query).await
     }
 
-    /// The same of a question that may take a while.
+    /// The same with a time limit of the caller's.
     pub(super) async fn get_within<T: DeserializeOwned>(&self, limit: Duration, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         let request = self.request(Method::GET, path)?.query(query).timeout(limit);
         self.answer(request).await
     }
 
-    /// Asks the controller to do something.
+    /// Sends a POST request and decodes the JSON answer.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let request = self.request(Method::POST, path)?.json(body).timeout(PATIENCE);
         self.answer(request).await
@@ -139,7 +139,7 @@ impl ControllerFlag {
         let token = self.token()?;
         let client = if self.controller.scheme() == "https" { self.client(token.as_deref())? } else { client().map_err(Failure::failed)? };
         let request = client.request(method, url);
-        // In clear text, everybody on the way could take it.
+        // In clear text, anybody on the path could read the token.
         Ok(match token.filter(|_| self.controller.scheme() == "https") {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -153,7 +153,7 @@ impl ControllerFlag {
         Ok(Some(text.trim().to_owned()))
     }
 
-    /// A client that knows the controller by an authority: that of a file, or the one that the token names.
+    /// A client that checks the controller's certificate against an authority: that of a file, or the one that the token names.
     fn client(&self, token: Option<&str>) -> Result<Client, Failure> {
         if let Some(path) = &self.ca {
             let named =
@@ -185,7 +185,7 @@ impl ControllerFlag {
         let response = request.send().await.map_err(|error| self.not_reached(&error))?;
         if response.status().is_success() {
             let unheard = response.headers().get(UNHEARD).and_then(|why| why.to_str().ok());
-            // The status says that itself.
+            // `waypost status` prints this itself.
             if let Some(why) = unheard.filter(|_| response.url().path() != "/v1/status") {
                 TOLD.call_once(|| eprintln!("waypost: {why}; this is what {} knows", self.controller));
             }
@@ -210,13 +210,13 @@ impl ControllerFlag {
     }
 }
 
-/// A URL of an API, as it is typed.
+/// Parses the URL of an API.
 pub(super) fn web_url(typed: &str) -> Result<url::Url, String> {
     let url = url::Url::parse(typed).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
     url.ok_or_else(|| format!("{typed:?} is not a URL; write http://HOST:PORT"))
 }
 
-/// A client for loopback and trusted networks.
+/// A client without TLS, for loopback and trusted networks.
 pub(super) fn client() -> reqwest::Result<Client> {
     Client::builder().no_proxy().tls_certs_only(Vec::<reqwest::Certificate>::new()).build()
 }
@@ -236,12 +236,12 @@ impl StoreFlag {
     }
 }
 
-/// The one key that people typed in one word or two: `routes/shop`, or `route shop`.
+/// Joins a key that was typed as one word or two: `routes/shop`, or `route shop`.
 pub(super) fn joined(words: &[String]) -> String {
     waypost_model::key::join_typed(words).join("/")
 }
 
-/// An error of a store as a failure.
+/// The failure for an error of a store.
 pub(super) fn store_failure(error: &waypost_adapter::AdapterError) -> Failure {
     use waypost_adapter::ErrorKind;
     match error.kind {

@@ -34,7 +34,7 @@ pub(super) struct DeleteFlags {
 pub(super) async fn run(flags: DeleteFlags) -> Outcome {
     let store = flags.store.open(&flags.controller).await?;
     let key = waypost_model::key::parse_key(&store.root, &joined(&flags.key)).map_err(Failure::usage)?;
-    // Whoever deletes by name means it; the guard need not ask again.
+    // A deletion by name is intended: the guard need not hold it.
     let request = ApproveRequest { keys: vec![key.clone()], all: false, later: true, by: who(None) };
     if let Err(failure) = approve::ask(&flags.controller, &request).await {
         eprintln!("waypost: the deletion is not announced to the controller, which may hold it: {failure}");

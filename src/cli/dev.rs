@@ -28,7 +28,7 @@ pub(super) struct DevFlags {
     state: Option<PathBuf>,
 }
 
-/// The flags of a run, parsed as on the command line so that defaults stand in one place.
+/// The flags of `waypost run`, parsed as on the command line so that the defaults are defined in one place.
 #[derive(Debug, clap::Parser)]
 struct Inner {
     #[command(flatten)]
@@ -105,7 +105,7 @@ struct Ports {
 }
 
 impl Ports {
-    /// The usual port, or a free one where somebody else has that.
+    /// The usual port, or a free one if another process has it.
     fn take(&mut self, usual: u16, what: &str) -> u16 {
         let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
         let any = || std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).map_or(usual, |address| address.port());

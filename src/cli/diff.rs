@@ -1,4 +1,4 @@
-//! `waypost diff C1 [C2]`: what differs between two configs of the history, or between one and what is published.
+//! `waypost diff C1 [C2]`: the differences between two configs of the history, or between one and the published config.
 
 use clap::Args;
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ pub(super) struct DiffFlags {
     /// A config of the history (C12)
     #[arg(value_parser = number, value_name = "C1")]
     from: u64,
-    /// Another one; what is published if not given
+    /// The config to compare it with [default: the published one]
     #[arg(value_parser = number, value_name = "C2")]
     to: Option<u64>,
     #[command(flatten)]

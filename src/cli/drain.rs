@@ -1,4 +1,4 @@
-//! `waypost drain endpoints/BACKEND/ID`: no new requests, and the word when the last one ended.
+//! `waypost drain endpoints/BACKEND/ID`: stops new requests to an endpoint and waits for the end of the last one.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(super) struct DrainFlags {
     store: StoreFlag,
     #[command(flatten)]
     controller: ControllerFlag,
-    /// Wait at most this long for the last request
+    /// Maximum time to wait for the last request
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     timeout: Duration,
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(super) async fn run(flags: DrainFlags) -> Outcome {
     if flags.undo { Ok(()) } else { wait_for_last(&flags, &resource.name).await }
 }
 
-/// The value with the mark, keeping whatever else its author wrote.
+/// The endpoint's value with `drain` set; the author's other fields stay.
 fn with_drain(written: &[u8], endpoint: &waypost_model::resource::Endpoint) -> Result<Bytes, Failure> {
     let mut value: Value = match serde_json::from_slice(written) {
         Ok(value @ Value::Object(_)) => value,

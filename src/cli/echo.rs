@@ -1,4 +1,4 @@
-//! `waypost echo`: an HTTP server that says who it is and what it was sent.
+//! `waypost echo`: an HTTP server that answers with its name and the request.
 
 use std::net::SocketAddr;
 
@@ -13,10 +13,10 @@ use super::text::say;
 
 #[derive(Debug, Args)]
 pub(super) struct EchoFlags {
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9001")]
     listen: SocketAddr,
-    /// The name it answers with
+    /// Name in the answers
     #[arg(long, default_value = "echo")]
     name: String,
 }

@@ -11,12 +11,12 @@ use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
 use crate::api::{Event, EventsAnswer};
 
-/// The clocks of two controllers differ by less, in milliseconds.
+/// Assumed maximum difference between the clocks of two controllers, in milliseconds.
 const CLOCKS: u64 = 5_000;
 
 #[derive(Debug, Args)]
 pub(super) struct EventsFlags {
-    /// Go on with what happens from now on
+    /// Print new events as they happen
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) async fn run(flags: EventsFlags) -> Outcome {
                 lost = false;
                 print(&flags, &seen.new_of(answer))?;
             }
-            // It may be starting again, or be told of once.
+            // The controller may be restarting.
             Err(failure) if flags.follow && seen.run.is_some() => {
                 if !std::mem::replace(&mut lost, true) {
                     eprintln!("waypost: {}; trying again", failure.message);
@@ -53,7 +53,7 @@ pub(super) async fn run(flags: EventsFlags) -> Outcome {
 fn print(flags: &EventsFlags, events: &[Event]) -> Outcome {
     let format = flags.output.output;
     if flags.follow && format == Format::Json {
-        // One document a line: whoever reads along cannot wait for the end of a list.
+        // One document per line, because a followed list has no end.
         for event in events {
             say!("{}", serde_json::to_string(event).map_err(Failure::failed)?);
         }
@@ -65,14 +65,14 @@ fn print(flags: &EventsFlags, events: &[Event]) -> Outcome {
     Ok(())
 }
 
-/// What was shown. Each run of a controller has numbers of its own.
+/// The position in the events of each run of a controller; each run numbers its events from zero.
 #[derive(Debug, Default)]
 struct Seen {
     /// The run that answered last.
     run: Option<String>,
-    /// What comes next of every run that has answered.
+    /// The next event number of each run that has answered.
     next: HashMap<String, u64>,
-    /// When the latest event that was shown happened.
+    /// The time of the latest event that was printed.
     latest: Option<u64>,
 }
 
@@ -82,8 +82,8 @@ impl Seen {
         self.run.as_ref().and_then(|run| self.next.get(run)).copied().unwrap_or_default()
     }
 
-    /// What was not shown yet. If another run answers than before, it was asked from the wrong number: it is asked again, and
-    /// of what it knows first comes what is not older than what was shown.
+    /// The events that were not printed yet. If another run answered than before, the request had the wrong number: it is repeated, and
+    /// of its events those are printed that are not older than the latest one printed.
     fn new_of(&mut self, answer: EventsAnswer) -> Vec<Event> {
         let asked = self.run.replace(answer.run.clone());
         if asked.is_some_and(|asked| asked != answer.run) {

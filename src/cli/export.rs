@@ -17,13 +17,13 @@ use crate::stores;
 
 #[derive(Debug, Args)]
 pub(super) struct ExportFlags {
-    /// A directory, or a store's URL; to a store of the controller goes only what is that store's
+    /// Directory or URL of a store; a store of the controller gets only its own entries
     #[arg(long, value_name = "DIR|STORE")]
     to: String,
-    /// A config of the history (C12); what serves now if not given
+    /// Config of the history (C12) [default: what is served now]
     #[arg(long, value_name = "C", value_parser = super::hold::number)]
     at: Option<u64>,
-    /// Only what is gone from its store and held: written back, it is there again
+    /// Only entries whose removal is held, to write them back
     #[arg(long, conflicts_with = "at")]
     held: bool,
     #[command(flatten)]
@@ -52,8 +52,8 @@ pub(super) async fn run(flags: ExportFlags) -> Outcome {
     Ok(())
 }
 
-/// What is to be written to `target`: what is its own, if it is one of the controller's stores; else everything, the first store first
-/// where two have a key. What is held belongs where it was, and is not mixed in a store that is none of them.
+/// The entries to write to `target`: its own, if it is one of the controller's stores; otherwise all, those of the first store first
+/// where two stores have the same key. Held entries are only written back to the stores that they came from.
 fn chosen(stores: Vec<ExportedStore>, target: &str, held: bool) -> Result<BTreeMap<String, String>, String> {
     let own = stores.iter().any(|one| one.is_at(target));
     let full: Vec<&str> = stores.iter().filter(|one| !one.entries.is_empty()).map(|one| one.store.as_str()).collect();

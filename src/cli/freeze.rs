@@ -1,4 +1,4 @@
-//! `waypost freeze` and `waypost unfreeze`: the config stays as it is, whatever is written; endpoints go on.
+//! `waypost freeze` and `waypost unfreeze`: the published config does not change, whatever is written; endpoints still do.
 
 use super::hold::HoldFlags;
 use super::outcome::Outcome;

@@ -10,7 +10,7 @@ use crate::api::EntryInfo;
 
 #[derive(Debug, Args)]
 pub(super) struct GetFlags {
-    /// A kind (routes), or a kind and name (routes/shop, or route shop); everything if not given
+    /// A kind (routes), or a kind and a name (routes/shop, or route shop) [default: everything]
     #[arg(num_args = 0..=2)]
     what: Vec<String>,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(super) async fn run(flags: GetFlags) -> Outcome {
     table(["key", "revision", "accepted", "live", "why"], &rows)
 }
 
-/// The entries that people mean: by kind, by name, or all.
+/// Fetches the entries that were asked for: of a kind, of a name, or all.
 async fn select(controller: &ControllerFlag, typed: &str) -> Result<Vec<EntryInfo>, Failure> {
     let all: Vec<EntryInfo> = controller.get("/v1/entries", &[]).await?;
     if typed.is_empty() {
@@ -41,12 +41,12 @@ async fn select(controller: &ControllerFlag, typed: &str) -> Result<Vec<EntryInf
     if found.is_empty() { Err(Failure::failed(format!("there is no entry {typed}; `waypost get` lists those there are"))) } else { Ok(found) }
 }
 
-/// Whether an entry is of a kind, or was meant to be: what cannot be a resource's name stands among its like.
+/// Whether an entry is of a kind, or its key begins like one: keys that name no resource are listed with their kind.
 fn is_of(entry: &EntryInfo, kind: waypost_model::key::Kind) -> bool {
     entry.kind.as_deref() == Some(kind.singular()) || entry.path.strip_prefix(kind.plural()).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether people mean this entry by what they typed.
+/// Whether this entry is the one that was typed.
 pub(super) fn names(entry: &EntryInfo, typed: &str) -> bool {
     let typed = typed.trim_matches('/');
     let resource = waypost_model::key::parse_typed("", typed).ok();

@@ -11,7 +11,7 @@ use crate::api::{Audit, ConfigRecord, date};
 
 #[derive(Debug, Args)]
 pub(super) struct HistoryFlags {
-    /// Show who froze, pinned and released what, instead
+    /// Show the audit instead: who froze, pinned and approved what, and who joined
     #[arg(long)]
     audit: bool,
     #[command(flatten)]
@@ -44,7 +44,7 @@ async fn audit(flags: &HistoryFlags) -> Outcome {
     table(["when", "who", "what"], &all.iter().rev().map(row).collect::<Vec<_>>())
 }
 
-/// How long ago a date in milliseconds was.
+/// The time since a date in milliseconds, for people.
 pub(super) fn ago(at: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let seconds = u64::try_from(now).unwrap_or(at).saturating_sub(at) / 1_000;

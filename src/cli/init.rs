@@ -37,7 +37,7 @@ pub(super) fn run(flags: &InitFlags) -> Outcome {
     Ok(())
 }
 
-/// Writes the example, with other ports where `ports` (the example's, and what to take instead) says so; never over something.
+/// Writes the example; `ports` maps ports of the example to those to write instead. Existing files are never overwritten.
 pub(super) fn write(dir: &Path, ports: &[(u16, u16)]) -> Outcome {
     if dir.read_dir().is_ok_and(|mut items| items.next().is_some()) {
         return Err(Failure::failed(format!("{} is not empty; name another directory", dir.display())));

@@ -1,4 +1,4 @@
-//! `waypost lint [DIR…]`: the same checks as the controller's, without one.
+//! `waypost lint [DIR…]`: the controller's checks, without a controller.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::stores;
 
 #[derive(Debug, Args)]
 pub(super) struct LintFlags {
-    /// Directories laid out as the keys are
+    /// Directories with the keys as files
     #[arg(value_name = "DIR")]
     directories: Vec<String>,
     /// A store to check
@@ -31,7 +31,7 @@ pub(super) struct LintFlags {
     output: OutputFlag,
 }
 
-/// An entry with something to say about it.
+/// An entry with its error or warning.
 #[derive(Debug, Serialize)]
 struct Finding {
     key: String,
@@ -58,7 +58,7 @@ pub(super) async fn run(flags: LintFlags) -> Outcome {
     if bad > 0 { Err(Failure::rejected(format!("{bad} entries would be refused"))) } else { Ok(()) }
 }
 
-/// Prints what is wrong in one store; returns how many entries would be refused.
+/// Prints the errors and warnings of one store; returns the number of entries that would be refused.
 async fn lint(url: &str, credentials: &CredentialFlags, limits: &Limits, output: Format) -> Result<usize, Failure> {
     let store = stores::open(&credentials.with(url)).map_err(Failure::usage)?;
     if let Some(path) = store.url.strip_prefix("file://")

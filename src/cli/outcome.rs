@@ -1,4 +1,4 @@
-//! How a verb ends.
+//! The result of a verb and its exit code.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! `waypost pin`, `waypost rollback` and `waypost unpin`: a config of the history stays published, whatever is written.
+//! `waypost pin`, `waypost rollback` and `waypost unpin`: keep a config of the history published, whatever is written.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::api::Action;
 
 #[derive(Debug, Args)]
 pub(super) struct PinFlags {
-    /// A config of the history (C12); the one that is published if not given
+    /// Config of the history (C12) [default: the published one]
     #[arg(value_parser = number, value_name = "C")]
     number: Option<u64>,
-    /// Let go by itself after this long
+    /// End the pin after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     lasting: Option<Duration>,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(super) struct RollbackFlags {
     /// The config of the history to publish again (C12)
     #[arg(long, value_parser = number, value_name = "C")]
     to: u64,
-    /// Let go by itself after this long
+    /// End the pin after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     lasting: Option<Duration>,
     #[command(flatten)]

@@ -22,10 +22,10 @@ pub(super) struct PutFlags {
     store: StoreFlag,
     #[command(flatten)]
     controller: ControllerFlag,
-    /// Write it even if it is not valid
+    /// Write the value even if it is not valid
     #[arg(long)]
     force: bool,
-    /// Wait until it is live
+    /// Wait until the entry is live
     #[arg(long)]
     wait: bool,
     /// Wait at most this long
@@ -55,7 +55,7 @@ pub(super) async fn run(flags: PutFlags) -> Outcome {
     Ok(())
 }
 
-/// A value as it is typed: itself, a file's content, or what comes in.
+/// Reads a value: the argument itself, the content of a file (`@FILE`), or standard input (`-`).
 fn read_value(typed: &str) -> Result<Vec<u8>, Failure> {
     if typed == "-" {
         let mut value = Vec::new();

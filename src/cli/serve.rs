@@ -1,4 +1,4 @@
-//! `waypost run` and `waypost controller`: the programs that stay.
+//! `waypost run` and `waypost controller`: the programs that run until a signal.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,36 +29,36 @@ use crate::stores;
 use crate::stores::StoreFlags;
 use crate::trust::{TokenRequest, Trust, now};
 
-/// What every controller is told.
+/// The flags of every controller.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CommonFlags {
-    /// Store to watch: file://, etcd://, consul:// or zookeeper:// URL; repeat for more, the first one first in rank
+    /// URL of a store to watch: file://, etcd://, consul:// or zookeeper://; repeat for more, in order of rank
     #[arg(long, value_name = "URL", env = "WAYPOST_STORE")]
     pub(super) store: Vec<String>,
-    /// Directory for last good values, history and epoch; created
+    /// Directory for last good values, history and epoch; it is created
     #[arg(long, value_name = "DIR", env = "WAYPOST_STATE")]
     pub(super) state: PathBuf,
     /// Address of the API
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", env = "WAYPOST_API")]
     pub(super) api: SocketAddr,
-    /// Where others reach the API [default: --api]
+    /// URL at which other controllers reach the API [default: --api]
     #[arg(long, value_name = "URL", env = "WAYPOST_ADVERTISE")]
     advertise: Option<String>,
     #[command(flatten)]
     pub(super) tls: ApiTlsFlags,
-    /// Verdicts that are written to the first store, below ROOT-status/verdicts/
+    /// Verdicts to write to the first store, below ROOT-status/verdicts/
     #[arg(long, value_enum, default_value = "problems", env = "WAYPOST_STATUS_WRITES")]
     pub(super) status_writes: StatusWrites,
-    /// How long a leader is believed that does not renew its record; the same on every controller
+    /// Lease time of the leader's record; must be the same on every controller
     #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = leader_ttl, env = "WAYPOST_LEADER_TTL")]
     leader_ttl: Duration,
-    /// Lead at once although the store does not answer: say so only if no other controller lives
+    /// Lead at once although the store does not answer; use it only if no other controller runs
     #[arg(long, env = "WAYPOST_STORE_DOWN")]
     store_down: bool,
-    /// Another controller's API, beside those that the store names; repeat for more
+    /// URL of another controller's API, in addition to those in the store; repeat for more
     #[arg(long, value_name = "URL", env = "WAYPOST_PEER", value_delimiter = ',', value_parser = web_url)]
     peer: Vec<url::Url>,
-    /// Configs that are kept in the history
+    /// Number of configs in the history
     #[arg(long, value_name = "N", default_value_t = 50, env = "WAYPOST_HISTORY")]
     history: usize,
     /// Read flags, [[store]] tables and [limits] from a TOML file
@@ -116,7 +116,7 @@ pub(super) async fn run_both(mut common: CommonFlags, serving: ServingFlags) -> 
     signal().await;
     tokio::spawn(exit_on_second_signal());
     proxy.stop();
-    // The proxy drains first: it does not need the controller, but nobody should miss its last reports.
+    // The proxy drains first, so that the controller receives its last reports.
     tokio::task::spawn_blocking(move || proxy.join()).await.map_err(Failure::failed)?.map_err(Failure::failed)?;
     controller.stop().await;
     Ok(())
@@ -136,7 +136,7 @@ async fn exit_on_second_signal() {
     std::process::exit(1);
 }
 
-/// A controller that runs, with its API.
+/// A running controller with its API.
 pub(super) struct Controller {
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -186,7 +186,7 @@ impl Controller {
         Ok(Self { stop, tasks, trust })
     }
 
-    /// Where the proxy beside this controller has its certificate from.
+    /// How the proxy in the same process gets its certificate.
     fn certified(&self, proxy: &str, flags: &ApiTlsFlags) -> Result<Certified, Failure> {
         if let Some(files) = flags.files() {
             return Ok(Certified::Files(files));
@@ -197,7 +197,7 @@ impl Controller {
         Ok(Certified::Joining { token: Some(token) })
     }
 
-    /// Ends it, and waits until everything is on disk.
+    /// Stops it and waits until everything is on disk.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -212,7 +212,7 @@ async fn listen(api: SocketAddr) -> Result<TcpListener, Failure> {
     bound.map_err(|error| Failure::failed(format!("the API address {api} cannot be bound: {error}; end what has it, or name another with --api")))
 }
 
-/// How controllers ask each other: over one HTTP/2 connection each, with TLS and our certificate if we have one.
+/// The client for other controllers: one HTTP/2 connection to each, with TLS and this controller's certificate if it has one.
 fn controllers_client(trust: Option<&Trust>) -> Result<reqwest::Client, Failure> {
     let beat = Duration::from_secs(waypost_wire::HEARTBEAT_SECONDS);
     let builder = reqwest::Client::builder().no_proxy().http2_prior_knowledge();
@@ -224,14 +224,14 @@ fn controllers_client(trust: Option<&Trust>) -> Result<reqwest::Client, Failure>
     builder.build().map_err(Failure::failed)
 }
 
-/// Less than a second leaves no time to renew.
+/// Parses the lease time: at least a second, because a leader needs time to renew.
 fn leader_ttl(text: &str) -> Result<Duration, String> {
     let ttl = waypost_proxy::cli::duration(text)?;
     let range = Duration::from_secs(1)..=Duration::from_secs(600);
     if range.contains(&ttl) { Ok(ttl) } else { Err("a leader's TTL is between 1s and 10m".to_owned()) }
 }
 
-/// The stores of the flags and of the file, and the limits of the file.
+/// The stores from the flags and the file, and the limits from the file.
 fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
     let mut wanted: Vec<StoreFlags> = flags.store.iter().map(|url| flags.credentials.with(url)).collect();
     if let Some(path) = &flags.config {
@@ -256,14 +256,14 @@ fn stores_of(flags: &CommonFlags) -> Result<(Vec<Store>, Limits), Failure> {
     Ok((stores::open_all(&wanted).map_err(Failure::usage)?, limits))
 }
 
-/// The limits of the file that `--config` names, if one is named and has any.
+/// The limits in the file of `--config`, if there are any.
 pub(super) fn limits_of_file() -> Result<Limits, Failure> {
     let limits: Limits = table_of_file("limits")?;
     limits.check().map_err(Failure::usage)?;
     Ok(limits)
 }
 
-/// A table of the file that `--config` names; the defaults if none is named or it has none.
+/// A table in the file of `--config`; the defaults if there is none.
 fn table_of_file<T: serde::de::DeserializeOwned + Default>(name: &str) -> Result<T, Failure> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let Some(path) = waypost_settings::config_path(&arguments) else { return Ok(T::default()) };
@@ -272,10 +272,10 @@ fn table_of_file<T: serde::de::DeserializeOwned + Default>(name: &str) -> Result
     T::deserialize(value.clone()).map_err(|error| Failure::usage(format!("{path}: [{name}]: {}", error.message())))
 }
 
-/// Logs to standard error, as `WAYPOST_LOG` says.
+/// Logs to standard error, filtered by `WAYPOST_LOG`.
 pub(super) fn init_log() {
     let filter = EnvFilter::try_from_env("WAYPOST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // A second start in one process, as in tests, keeps the first.
+    // A second start in the same process, as in tests, keeps the first subscriber.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

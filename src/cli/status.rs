@@ -18,14 +18,14 @@ pub(super) struct StatusFlags {
 }
 
 pub(super) async fn run(flags: StatusFlags) -> Outcome {
-    let status: StatusInfo = flags.controller.get("/v1/status", &[]).await?;
+    let status = flags.controller.get::<StatusInfo>("/v1/status", &[]).await?.counted();
     if !machine(flags.output.output, &status)? {
         print(&status);
     }
     if status.needs_attention() { Err(Failure::failed("")) } else { Ok(()) }
 }
 
-/// How another controller fares.
+/// The state of another controller, in words.
 fn follower(other: &OtherController) -> String {
     let version = other.version.unwrap_or_default();
     match other {
@@ -56,19 +56,19 @@ fn print(status: &StatusInfo) {
     }
     say!("Serving:  {version}");
     if let Some(hold) = &status.hold {
-        say!("Held:     {}", hold.told());
+        say!("Pinned:   {}", hold.told());
     }
     if let Some(tree) = &status.active_tree {
         say!("Tree:     {tree} (named by current)");
     }
     status.sources.iter().for_each(print_source);
-    print_held(&status.held);
+    print_held(status);
     status.unhealthy.iter().for_each(print_unhealthy);
     let connected = status.proxies.iter().filter(|proxy| proxy.connected).count();
     say!("Proxies:  {connected} connected of {} known", status.proxies.len());
     status.proxies.iter().for_each(print_proxy);
-    if !status.rejected.is_empty() {
-        say!("Rejected: {} entries; `waypost describe KEY` says why", status.rejected.len());
+    if status.rejected_count > 0 {
+        say!("Rejected: {} entries; `waypost describe KEY` says why", status.rejected_count);
         status.rejected.iter().take(20).for_each(|key| say!("  {key}"));
     }
     for limit in status.limits.iter().filter(|limit| limit.used * 5 >= limit.limit * 4) {
@@ -77,35 +77,34 @@ fn print(status: &StatusInfo) {
     say!("{}", if status.needs_attention() { "Attention is needed." } else { "Everything is current." });
 }
 
-/// What is gone from its store and serves on, and what to do about it.
-fn print_held(all: &[HeldInfo]) {
-    let held: Vec<&HeldInfo> = all.iter().filter(|held| held.why.is_some()).collect();
-    let open = all.len() - held.len();
-    if open > 0 {
-        say!("Judged:   {open} entries went a moment ago; they serve on until that is judged or confirmed");
+/// Prints the removals that are held, and the commands that end that.
+fn print_held(status: &StatusInfo) {
+    let held: Vec<&HeldInfo> = status.held.iter().filter(|held| held.why.is_some()).collect();
+    if status.judged_count > 0 {
+        say!("Judged:   {} entries went a moment ago; they serve on until that is judged or confirmed", status.judged_count);
     }
-    if held.is_empty() {
+    if status.held_count == 0 {
         return;
     }
-    say!("Held:     {} entries are gone from their store and serve on:", held.len());
+    say!("Held:     {} entries are gone from their store and serve on:", status.held_count);
     for one in held.iter().take(20) {
         say!("  {} since {}: {}", one.key, date(one.since), one.why.as_deref().unwrap_or_default());
     }
-    if held.len() > 20 {
-        say!("  and {} more; -o json lists all", held.len() - 20);
+    if status.held_count > 20 {
+        say!("  and {} more; `waypost export --held` has all", status.held_count - 20);
     }
     say!("          if that is meant: waypost approve --all (or KEY...)");
     let stores: BTreeSet<&str> = held.iter().map(|one| one.store.as_str()).collect();
     stores.iter().for_each(|store| say!("          if not, write them back: waypost export --held --to {store}"));
 }
 
-/// A backend of which endpoints are unhealthy.
+/// Prints a backend with unhealthy endpoints.
 fn print_unhealthy(one: &UnhealthyBackend) {
     let used = if one.panics { "; TOO FEW, so all are used as if they were healthy" } else { "" };
-    say!("Health:   backend {}: {} of {} endpoints are unhealthy{used}", one.backend, one.unhealthy.len(), one.endpoints);
+    say!("Health:   backend {}: {} of {} endpoints are unhealthy{used}", one.backend, one.count, one.endpoints);
     one.unhealthy.iter().take(5).for_each(|(id, why)| say!("  {}/{id}: {why}", one.backend));
-    if one.unhealthy.len() > 5 {
-        say!("  and {} more; -o json lists all", one.unhealthy.len() - 5);
+    if one.count > 5 {
+        say!("  and {} more; -o json names them", one.count - 5);
     }
 }
 

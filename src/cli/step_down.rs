@@ -1,4 +1,4 @@
-//! `waypost controller step-down`: another controller leads, in peace.
+//! `waypost controller step-down`: the leader hands over to another controller.
 
 use super::hold::{HoldFlags, who};
 use super::outcome::Outcome;

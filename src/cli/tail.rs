@@ -1,4 +1,4 @@
-//! `waypost tail`: the requests that a proxy serves, as they end.
+//! `waypost tail`: prints the requests of a proxy as they end.
 
 use clap::Args;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::text::say;
 
 #[derive(Debug, Args)]
 pub(super) struct TailFlags {
-    /// The proxy's admin surface
+    /// Address of the proxy's admin surface
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7410", env = "WAYPOST_PROXY", value_parser = web_url)]
     proxy: url::Url,
     /// Only requests of this route
@@ -18,7 +18,7 @@ pub(super) struct TailFlags {
     /// Only responses with this status, such as 404 or 5xx
     #[arg(long, value_parser = status)]
     status: Option<String>,
-    /// End after so many requests
+    /// End after this number of requests
     #[arg(long, value_name = "N")]
     count: Option<usize>,
 }
@@ -47,7 +47,7 @@ pub(super) async fn run(flags: TailFlags) -> Outcome {
     Err(Failure::unreachable("the proxy ended the stream"))
 }
 
-/// A status, or a class of them.
+/// A status or a class of statuses.
 fn status(typed: &str) -> Result<String, String> {
     let class = typed.strip_suffix("xx").filter(|class| ["1", "2", "3", "4", "5"].contains(class));
     let one = typed.parse().ok().filter(|status: &u16| (100..=999).contains(status) && typed.len() == 3);

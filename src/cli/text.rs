@@ -1,4 +1,4 @@
-//! Printing: tables for people, JSON and YAML for programs.
+//! Output: tables for people, JSON and YAML for programs.
 
 use std::io::Write as _;
 use std::{fmt, io};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::client::Format;
 use super::outcome::{Failure, Outcome};
 
-/// Prints a line, as `println!` does. Where nobody reads any more, as behind `| head`, the program ends in peace.
+/// Prints a line, as `println!` does. If standard output is closed, as by `| head`, the program exits without an error.
 macro_rules! say {
     ($($part:tt)*) => { $crate::cli::text::line(format_args!($($part)*)) };
 }
@@ -21,7 +21,7 @@ pub(super) fn line(text: fmt::Arguments<'_>) {
     }
 }
 
-/// Prints a value in a format for programs; returns whether it was one.
+/// Prints a value as JSON or YAML; returns false if the format is text.
 pub(super) fn machine(format: Format, value: &impl Serialize) -> Result<bool, Failure> {
     match format {
         Format::Table => return Ok(false),
@@ -31,7 +31,7 @@ pub(super) fn machine(format: Format, value: &impl Serialize) -> Result<bool, Fa
     Ok(true)
 }
 
-/// Prints rows below a head, in columns.
+/// Prints a table with aligned columns.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Outcome {
     let mut widths = head.map(str::len);
     for row in rows {

@@ -13,42 +13,42 @@ use super::outcome::Failure;
 use super::text::say;
 use crate::trust::{From, Settings, Token, TokenRequest, Trust, now};
 
-/// The first token, with which programs join, is good for so long.
+/// Lifetime of the first token with which programs join.
 const FIRST: Duration = Duration::from_secs(3_600);
 
-/// How the API is protected.
+/// The flags that protect the API.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ApiTlsFlags {
-    /// Let the API be plain HTTP beyond loopback
+    /// Serve the API as plain HTTP beyond loopback
     #[arg(long, conflicts_with = "tls", env = "WAYPOST_INSECURE")]
     pub(super) insecure: bool,
-    /// Have the API use TLS, certificates and tokens on loopback, too; beyond loopback it always does
+    /// Use TLS, certificates and tokens for the API on loopback, too; beyond loopback they are always used
     #[arg(long, env = "WAYPOST_TLS")]
     tls: bool,
-    /// File with the token that lets this controller join another one (--peer), once; or WAYPOST_JOIN has it
+    /// File with the token with which this controller joins another one (--peer), once; or set WAYPOST_JOIN
     #[arg(long, value_name = "FILE", conflicts_with = "tls_cert", env = "WAYPOST_JOIN_FILE")]
     join_file: Option<PathBuf>,
-    /// How long certificates are good; they are renewed when two thirds of it are over
+    /// Lifetime of certificates; they are renewed after two thirds of it
     #[arg(long, value_name = "DURATION", default_value = "168h", value_parser = life, env = "WAYPOST_CERT_TTL")]
     cert_ttl: Duration,
-    /// How long a key that proxies share seals before the next one does
+    /// Time for which one of the keys that proxies share encrypts, before the next one does
     #[arg(long, value_name = "DURATION", default_value = "12h", value_parser = rotation, env = "WAYPOST_KEY_ROTATION")]
     pub(super) key_rotation: Duration,
     #[command(flatten)]
     files: TlsFlags,
-    /// File with the secret under which tokens are made, the same on all controllers, beside --tls-cert: 32 bytes or more in base64
+    /// File with the secret that signs tokens, the same on all controllers, for use with --tls-cert: 32 bytes or more in base64
     #[arg(long, value_name = "FILE", requires = "tls_cert", env = "WAYPOST_TOKEN_SECRET_FILE")]
     token_secret_file: Option<PathBuf>,
 }
 
-/// A certificate that is over before anybody could use it helps nobody.
+/// Parses the lifetime of certificates: long enough to renew them.
 fn life(text: &str) -> Result<Duration, String> {
     let life = waypost_proxy::cli::duration(text)?;
     let range = Duration::from_secs(5)..=Duration::from_secs(366 * 86_400);
     if range.contains(&life) { Ok(life) } else { Err("a certificate is good for 5s to 8784h (a year)".to_owned()) }
 }
 
-/// Proxies have to hear of a key before it is used.
+/// Parses the time of a key: long enough that proxies receive the next one before it is used.
 fn rotation(text: &str) -> Result<Duration, String> {
     let rotation = waypost_proxy::cli::duration(text)?;
     let range = Duration::from_secs(10)..=Duration::from_secs(30 * 86_400);
@@ -66,12 +66,12 @@ impl ApiTlsFlags {
         if self.wanted(api) { "https" } else { "http" }
     }
 
-    /// The files that certificates come from, if they do.
+    /// The files of the certificates, if they come from files.
     pub(super) fn files(&self) -> Option<Files> {
         self.files.clone().files()
     }
 
-    /// Refuses what does not fit together, before anything is bound or written.
+    /// Refuses flags that contradict each other, before anything is bound or written.
     pub(super) fn check(&self, place: &Place<'_>) -> Result<(), Failure> {
         if self.wanted(place.api) { place.hosts().map(drop) } else { Ok(()) }
     }
@@ -95,23 +95,23 @@ impl ApiTlsFlags {
     }
 }
 
-/// Where a controller is.
+/// The name and addresses of a controller.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     /// Its name.
     pub(super) name: &'a str,
     /// Its state directory.
     pub(super) state: &'a Path,
-    /// What its API listens on.
+    /// The address that its API listens on.
     pub(super) api: SocketAddr,
-    /// Where others reach that.
+    /// The URL at which others reach it.
     pub(super) advertise: &'a str,
-    /// Controllers that may be there already.
+    /// The URLs of other controllers.
     pub(super) peers: &'a [url::Url],
 }
 
 impl Place<'_> {
-    /// The names in its certificate, under which people's tools reach it.
+    /// The host names in its certificate, under which clients reach it.
     fn hosts(&self) -> Result<Vec<String>, Failure> {
         let url: url::Url =
             self.advertise.parse().map_err(|error| Failure::usage(format!("--advertise {}: {error}; write https://HOST:PORT", self.advertise)))?;
@@ -128,12 +128,12 @@ impl Place<'_> {
     }
 }
 
-/// Where others reach an API that listens on this address, unless somebody says so.
+/// The default URL at which others reach an API that listens on this address.
 pub(super) fn advertised(scheme: &str, api: SocketAddr) -> String {
     if api.ip().is_unspecified() { format!("{scheme}://{}:{}", host_name(), api.port()) } else { format!("{scheme}://{api}") }
 }
 
-/// The one time that a secret is printed: to whoever starts the first controller.
+/// Prints the first join command. This is the only time that a secret is printed.
 fn tell_how_to_join(trust: &Trust, place: &Place<'_>) -> Result<(), Failure> {
     let request = TokenRequest { join: Some(Joining::Proxy), seconds: FIRST.as_secs(), ..TokenRequest::default() };
     let token = trust.signer.make(&request, now()).map_err(Failure::failed)?.token;

@@ -17,22 +17,22 @@ const JOIN: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Args)]
 pub(super) struct TokenFlags {
-    /// For an operator: read (see everything), write (approve what is held too), operate (everything)
+    /// Role of an operator: read (see everything), write (also approve removals), operate (everything)
     #[arg(long, env = "WAYPOST_TOKEN_ROLE", value_parser = role, value_name = "ROLE", required_unless_present = "join", conflicts_with = "join")]
     role: Option<Role>,
-    /// For a program that joins: proxy, or controller
+    /// Kind of program that joins with the token: proxy or controller
     #[arg(long, env = "WAYPOST_TOKEN_JOIN", value_parser = joining, value_name = "PROGRAM")]
     join: Option<Joining>,
-    /// The operator's name, for the record; or the only name that a program may join with, also if it had joined before
+    /// The operator's name for the audit; or the only name under which a program may join, also if that name is taken
     #[arg(long, env = "WAYPOST_TOKEN_NAME", value_name = "NAME", required_unless_present = "join")]
     name: Option<String>,
-    /// How long it is good [default: 720h for operators, 1h for programs]
+    /// Lifetime of the token [default: 720h for operators, 1h for programs]
     #[arg(long, env = "WAYPOST_TOKEN_TTL", value_name = "DURATION", value_parser = waypost_proxy::cli::duration)]
     ttl: Option<Duration>,
-    /// Make it on a controller's own machine: the directory that it was given as --state
+    /// Make the token on the controller's machine: its --state directory
     #[arg(long, value_name = "DIR", env = "WAYPOST_TOKEN_STATE")]
     state: Option<PathBuf>,
-    /// Make it under the secret that controllers with --tls-cert share: the file that they were given
+    /// Make the token with the secret that controllers with --tls-cert share: their --token-secret-file
     #[arg(long, value_name = "FILE", env = "WAYPOST_TOKEN_SECRET_FILE")]
     token_secret_file: Option<PathBuf>,
     #[command(flatten)]
@@ -49,7 +49,7 @@ fn joining(text: &str) -> Result<Joining, String> {
     [Joining::Proxy, Joining::Controller].into_iter().find(|joining| joining.to_string() == text).ok_or_else(|| "write proxy or controller".to_owned())
 }
 
-/// Makes a token without asking anybody.
+/// Makes a token without a controller.
 fn local(signer: Result<Signer, TrustError>, request: &TokenRequest) -> Result<TokenAnswer, Failure> {
     signer.map_err(Failure::failed)?.make(request, now()).map_err(Failure::usage)
 }

@@ -26,10 +26,10 @@ pub(super) struct WaitFlags {
     output: OutputFlag,
 }
 
-/// An answer may come so much later than it was due.
+/// Time by which an answer may come later than its time limit.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// One wait.
+/// Waits for one entry.
 pub(super) struct WaitFor {
     pub(super) key: String,
     pub(super) what: For,
@@ -52,7 +52,7 @@ pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> O
         For::Gone => "gone",
     };
     let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
-    // The controller ends the wait; this ends it where the controller does not answer at all.
+    // The controller ends the wait; this limit ends it if the controller does not answer at all.
     let limit = waypost_model::duration::Duration::try_from(wanted.timeout.clone()).map_or(PATIENCE, |limit| limit.get() + GRACE);
     let answer: WaitAnswer = controller.get_within(limit, "/v1/wait", &query).await?;
     let told = machine(wanted.output, &answer)?;

@@ -11,8 +11,8 @@ use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::{Snapshot, Version};
 
 use crate::controller::disk::files::{
-    ANNOUNCED, ENTRIES, GUARD, IDENTITY, OPERATOR, PUBLISHED, REVISIONS, load_entries, load_guard, load_identity, load_numbers, load_operator, load_published,
-    pack, save_entries, save_guard, save_identity, save_numbers, save_operator, save_published,
+    ANNOUNCED, ENTRIES, GUARD, IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, REVISIONS, load_entries, load_guard, load_identity, load_numbers, load_operator,
+    load_programs, load_published, pack, save_entries, save_guard, save_identity, save_numbers, save_operator, save_programs, save_published,
 };
 use crate::controller::disk::history::History;
 use crate::controller::rules::guard::{Judgement, Removal};
@@ -20,6 +20,7 @@ use crate::controller::rules::pins::{PinRecord, Reason};
 use crate::controller::stored::entries::SavedStore;
 use crate::controller::stored::identity::Identity;
 use crate::controller::stored::operator::{Audit, OperatorState};
+use crate::controller::stored::programs::Programs;
 use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
 
 const STORE: &str = "file:///srv/waypost";
@@ -166,8 +167,41 @@ fn lines() -> Vec<String> {
         Document::Config { number: 1, digest: "ab".to_owned(), file: "eA==".to_owned() },
         Document::Heartbeat,
     ];
-    let request = ReplicaRequest { empty: true, configs: BTreeMap::from([(1, "ab".to_owned())]) };
+    let request = ReplicaRequest { empty: true, configs: BTreeMap::from([(1, "ab".to_owned())]), programs: false };
     documents.iter().map(|document| serde_json::to_string(document).unwrap()).chain([serde_json::to_string(&request).unwrap()]).collect()
+}
+
+fn joined() -> Programs {
+    let mut programs = Programs::default();
+    programs.join("proxy edge-1".to_owned(), Some(Digest::of(b"key")), 1_700_000_000_000);
+    programs.join("controller c1".to_owned(), None, 1_700_000_000_000);
+    programs
+}
+
+#[test]
+fn the_programs_that_have_joined_have_their_golden_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    save_programs(folder.path(), &joined()).unwrap();
+    compare(PROGRAMS, &text(&folder.path().join(PROGRAMS)));
+    let (all, _) = joined().since(0);
+    let request = ReplicaRequest { programs: true, ..ReplicaRequest::default() };
+    let lines = [serde_json::to_string(&Document::Programs { joined: all.clone() }).unwrap(), serde_json::to_string(&request).unwrap()];
+    compare("replica-2.jsonl", &lines.join("\n"));
+    let mut read = load_programs(folder.path()).unwrap().value;
+    assert!(read.iter().count() == 2 && !read.merge(all.clone()));
+    let line = std::fs::read_to_string(golden().join("replica-2.jsonl")).unwrap();
+    let Document::Programs { joined } = serde_json::from_str(line.lines().next().unwrap()).unwrap() else { panic!("{line}") };
+    let mut programs = Programs::default();
+    assert!(programs.merge(joined) && !programs.merge(all), "what is read is what was written");
+}
+
+#[test]
+fn programs_that_release_0_1_kept_with_what_operators_did_are_taken_over() {
+    let mut operated = operated();
+    let programs = operated.take_programs(7);
+    assert!(operated.joined.is_empty() && operated.keys.is_empty());
+    assert!(programs.has_room("proxy edge-1", Some(Digest::of(b"key"))) && !programs.has_room("controller c1", None));
+    assert_eq!(operated.with_programs(&programs), self::operated(), "a follower of that release gets them as before");
 }
 
 #[test]

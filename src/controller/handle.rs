@@ -13,6 +13,8 @@ use crate::controller::peers::offers::ProxyOffers;
 use crate::controller::rules::election::Role;
 use crate::controller::settings::Store;
 use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::programs::Programs;
+use crate::controller::waiters::Waiters;
 
 /// How the API talks to the controller.
 #[derive(Debug, Clone)]
@@ -20,10 +22,13 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) changes: watch::Receiver<u64>,
+    pub(super) waiters: Waiters,
     pub(super) stores: Arc<Vec<Arc<Store>>>,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) operator: mpsc::Sender<Request>,
     pub(super) saved: Arc<Mutex<OperatorState>>,
+    /// The programs that have joined.
+    pub(super) programs: Arc<Mutex<Programs>>,
     /// The number of what was written to disk last.
     pub(super) written: watch::Receiver<u64>,
     /// How far another controller has what operators did here.

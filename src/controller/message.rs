@@ -1,6 +1,6 @@
 //! What the parts of the controller say to each other: inputs of the state, what is to be done, questions and commands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +135,47 @@ impl Input {
     }
 }
 
+/// Beyond so many keys in one step, everybody who waits is woken.
+const WOKEN: usize = 1_000;
+
+/// The entries of which the answer may have changed.
+#[derive(Debug, Default)]
+pub struct Woken {
+    keys: BTreeSet<String>,
+    all: bool,
+}
+
+impl Woken {
+    /// The answer for this key below the root may have changed. A key of a tree is also asked for without its tree.
+    pub fn add(&mut self, key: &str) {
+        if self.keys.len() >= WOKEN {
+            self.add_all();
+        }
+        if self.all {
+            return;
+        }
+        let below_tree = key.strip_prefix("trees/").and_then(|rest| rest.split_once('/')).map(|(_, rest)| rest.to_owned());
+        self.keys.extend(below_tree);
+        self.keys.insert(key.to_owned());
+    }
+
+    /// The answer may have changed for every key.
+    pub fn add_all(&mut self) {
+        self.all = true;
+        self.keys.clear();
+    }
+
+    /// Whether no answer has changed.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.all
+    }
+
+    /// The keys; `None` for all.
+    pub fn keys(&self) -> Option<&BTreeSet<String>> {
+        Some(&self.keys).filter(|_| !self.all)
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -152,8 +193,10 @@ pub struct Output {
     pub relist: bool,
     /// Entries whose verdict may have changed.
     pub verdicts: BTreeSet<EntryId>,
-    /// Something that somebody may wait for changed.
+    /// Something that other controllers are told of changed.
     pub changed: bool,
+    /// The entries of which the answer may have changed.
+    pub woken: Woken,
     /// Paths of what an operator let go.
     pub approved: Vec<String>,
     /// The time of this is over, which an operator held.
@@ -174,6 +217,15 @@ impl Output {
     }
 }
 
+/// Which entries are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct EntriesAfter {
+    /// How their keys below the root begin; empty for all.
+    pub prefix: String,
+    /// Those after this one.
+    pub after: Option<EntryId>,
+}
+
 /// A question to the one task that owns the state.
 #[derive(Debug)]
 pub enum Query {
@@ -181,10 +233,12 @@ pub enum Query {
     Status(oneshot::Sender<StatusInfo>),
     /// Whether something is published, and how fresh the stores are.
     Ready(oneshot::Sender<ReadyInfo>),
-    /// All entries of these keys' beginnings; relative to the root, empty for all.
-    Entries(String, oneshot::Sender<Vec<EntryInfo>>),
+    /// The next entries of a prefix, and the last of them if there may be more.
+    Entries(EntriesAfter, oneshot::Sender<(Vec<EntryInfo>, Option<EntryId>)>),
     /// The entry under a key, relative to the root.
     Entry(String, oneshot::Sender<EntryAnswer>),
+    /// The names of the proxies that follow us.
+    Connected(oneshot::Sender<Vec<String>>),
     /// The proxies.
     Proxies(oneshot::Sender<Vec<ProxyInfo>>),
     /// Events from this number on.
@@ -209,8 +263,12 @@ pub enum Query {
     Followed(oneshot::Sender<bool>),
     /// Whether a store was never read, so that a follower needs all entries.
     Empty(oneshot::Sender<bool>),
-    /// The proxies that follow us, directly or not, with their last reports.
-    Downstream(oneshot::Sender<Vec<Downstream>>),
+    /// The number of the last change of a proxy's findings that is known here.
+    FindingsKnown(String, oneshot::Sender<Option<u64>>),
+    /// Of these proxies, with the numbers of their findings as they were reported, those of which not that is known here.
+    FindingsMissed(Vec<(String, u64)>, oneshot::Sender<Vec<String>>),
+    /// The proxies that follow us, directly or not, with their last reports. Of their findings only what is not in these reports of them.
+    Downstream(HashMap<String, Report>, oneshot::Sender<Vec<Downstream>>),
     /// What followers replicate; with all entries (`true`), or only those with a last good value.
     Replica(bool, oneshot::Sender<Replica>),
     /// The metrics.

@@ -8,14 +8,40 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use waypost_model::snapshot::Version;
 
-use crate::controller::answers::shapes::StatusInfo;
+use crate::controller::answers::shapes::SourceInfo;
 
 /// A label of one store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StoreLabel {
     /// Its URL.
     pub store: String,
+}
+
+/// What is counted when the metrics are read.
+#[derive(Debug)]
+pub struct Counts {
+    /// This controller leads or takes care.
+    pub leading: bool,
+    /// Controllers that follow this one.
+    pub followers: usize,
+    /// The stores.
+    pub sources: Vec<SourceInfo>,
+    /// Entries that are refused.
+    pub rejected: usize,
+    /// Removals that are held.
+    pub held: usize,
+    /// Endpoints that their probers agree on taking out.
+    pub unhealthy: usize,
+    /// Backends of which all endpoints are used because too few are healthy.
+    pub panics: usize,
+    /// Proxies that follow this controller.
+    pub proxies: usize,
+    /// Those of them that serve an old version.
+    pub proxies_behind: usize,
+    /// The published version; zero before the first publication.
+    pub version: Version,
 }
 
 /// All metrics of a controller. Gauges are set when they are read.
@@ -34,6 +60,7 @@ pub struct Metrics {
     store_drift: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     entries: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     rejected: Gauge<i64, AtomicI64>,
+    held: Gauge<i64, AtomicI64>,
     unhealthy: Gauge<i64, AtomicI64>,
     panics: Gauge<i64, AtomicI64>,
     proxies: Gauge<i64, AtomicI64>,
@@ -56,6 +83,7 @@ impl Default for Metrics {
             store_drift: Family::default(),
             entries: Family::default(),
             rejected: Gauge::default(),
+            held: Gauge::default(),
             unhealthy: Gauge::default(),
             panics: Gauge::default(),
             proxies: Gauge::default(),
@@ -75,6 +103,7 @@ impl Default for Metrics {
         registry.register("store_drift", "Entries that a watch had missed, ever", m.store_drift.clone());
         registry.register("entries", "Entries of a store", m.entries.clone());
         registry.register("entries_rejected", "Entries that are refused", m.rejected.clone());
+        registry.register("removals_held", "Entries that are gone from their store and serve on until they are approved or confirmed", m.held.clone());
         registry.register("endpoints_unhealthy", "Endpoints that their probers agree on taking out", m.unhealthy.clone());
         registry.register("backends_panicking", "Backends of which so few endpoints are healthy that all are used", m.panics.clone());
         registry.register("proxies_connected", "Proxies that follow this controller", m.proxies.clone());
@@ -89,24 +118,24 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Everything in the text format of Prometheus.
-    pub fn render(&self, status: &StatusInfo, leading: bool) -> String {
-        self.leading.set(i64::from(leading));
-        self.followers.set(i64::try_from(status.controllers.iter().filter(|other| other.follows).count()).unwrap_or(i64::MAX));
+    pub fn render(&self, counts: &Counts) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for source in &status.sources {
+        for source in &counts.sources {
             let label = StoreLabel { store: source.url.clone() };
             self.store_age.get_or_create(&label).set(source.age_seconds.unwrap_or(-1.0));
             self.store_drift.get_or_create(&label).set(i64::try_from(source.drift).unwrap_or(i64::MAX));
             self.entries.get_or_create(&label).set(number(source.entries));
         }
-        self.rejected.set(number(status.rejected.len()));
-        self.unhealthy.set(number(status.unhealthy.iter().map(|backend| backend.unhealthy.len()).sum()));
-        self.panics.set(number(status.unhealthy.iter().filter(|backend| backend.panics).count()));
-        self.proxies.set(number(status.proxies.iter().filter(|proxy| proxy.connected).count()));
-        self.proxies_behind.set(number(status.proxies.iter().filter(|proxy| proxy.behind).count()));
-        let version = status.version.unwrap_or_default();
-        self.epoch.set(i64::try_from(version.epoch).unwrap_or(i64::MAX));
-        self.sequence.set(i64::try_from(version.sequence).unwrap_or(i64::MAX));
+        self.leading.set(i64::from(counts.leading));
+        self.followers.set(number(counts.followers));
+        self.rejected.set(number(counts.rejected));
+        self.held.set(number(counts.held));
+        self.unhealthy.set(number(counts.unhealthy));
+        self.panics.set(number(counts.panics));
+        self.proxies.set(number(counts.proxies));
+        self.proxies_behind.set(number(counts.proxies_behind));
+        self.epoch.set(i64::try_from(counts.version.epoch).unwrap_or(i64::MAX));
+        self.sequence.set(i64::try_from(counts.version.sequence).unwrap_or(i64::MAX));
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => text,

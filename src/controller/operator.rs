@@ -1,6 +1,7 @@
 //! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
 //! that owns the state, which gets the result.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +13,18 @@ use tokio::time::sleep;
 use waypost_model::lane::Lane;
 
 use crate::controller::clock::now_millis;
-use crate::controller::disk::files::save_operator;
+use crate::controller::disk::files::{save_operator, save_programs};
 use crate::controller::disk::history::History;
 use crate::controller::message::{Command, Current, Input, Query, Stopped};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::pins::{Action, Pin, PinRecord, Reason, check};
-use crate::controller::stored::operator::{AUDITED, Audit, Joining, OperatorState};
+use crate::controller::stored::operator::{AUDITED, Audit, OperatorState};
+use crate::controller::stored::programs::{Joining, Program, Programs};
 
 /// The published config may change while it is written to the history; so often that is begun anew.
 const TRIES: usize = 10;
+/// Names of programs that were not seen for long are looked for this often.
+const TIDY: Duration = Duration::from_secs(6 * 3_600);
 /// What the disk refused when we began to lead is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -78,6 +82,8 @@ pub enum Request {
         /// Gets why we cannot keep that.
         to: oneshot::Sender<Done>,
     },
+    /// Take over which programs have joined; answers why that cannot be written.
+    AdoptPrograms(BTreeMap<String, Program>, oneshot::Sender<Done>),
     /// The time of what was held is over.
     Over(PinRecord),
     /// We lead under this epoch, and know what those know who could be asked.
@@ -97,6 +103,8 @@ pub struct Operator {
     pub owner: mpsc::Sender<Command>,
     /// What is kept.
     pub saved: Arc<Mutex<OperatorState>>,
+    /// The programs that have joined.
+    pub programs: Arc<Mutex<Programs>>,
     /// This controller's role: only a leader carries out requests.
     pub roles: watch::Receiver<Role>,
     /// When the clock of leading began.
@@ -109,6 +117,7 @@ impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut again = None;
+        let mut tidy = tokio::time::interval(TIDY);
         loop {
             let due = async {
                 match again {
@@ -122,6 +131,10 @@ impl Operator {
             let request = tokio::select! {
                 request = requests.recv() => request,
                 epoch = due => Some(Request::Begin(epoch)),
+                _ = tidy.tick() => {
+                    self.tidy_programs().await;
+                    continue;
+                }
             };
             let Some(request) = request else { return };
             // The caller may have left; the request is carried out all the same.
@@ -129,6 +142,7 @@ impl Operator {
                 Request::Do { action, by, to } => drop(to.send(self.carry_out(&action, &by).await)),
                 Request::Record(audit, to) => drop(to.send(self.record(audit).await)),
                 Request::Joined(joining, to) => drop(to.send(self.joined(joining).await)),
+                Request::AdoptPrograms(joined, to) => drop(to.send(self.save_programs(|programs| programs.merge(joined)).await.map(drop))),
                 Request::Adopt { saved, left, to } => drop(to.send(self.adopt(saved, left).await)),
                 Request::Over(mark) => self.over(&mark).await,
                 Request::Begin(epoch) => again = self.begin(epoch).await.err(),
@@ -146,18 +160,56 @@ impl Operator {
     }
 
     async fn joined(&self, Joining { program, key, bound }: Joining) -> Done<bool> {
-        let fits = self.saved.lock().unwrap_or_else(PoisonError::into_inner).has_room(&program, key);
+        self.epoch()?;
+        let fits = self.programs.lock().unwrap_or_else(PoisonError::into_inner).has_room(&program, key);
         if !bound && !fits {
             return Ok(false);
         }
-        let audit = Audit { at: now_millis(), by: program.clone(), what: "joined".to_owned() };
-        let keep = move |next: &mut OperatorState| {
-            next.keys.extend(key.map(|key| (program.clone(), key)));
-            next.joined.insert(program);
+        let date = now_millis();
+        let join = move |programs: &mut Programs| {
+            programs.join(program, key, date);
+            true
         };
-        self.save(keep, Some(audit)).await?;
-        self.touch().await?;
+        self.save_programs(join).await?;
         Ok(true)
+    }
+
+    /// The leader forgets the names of programs that were not seen for long.
+    async fn tidy_programs(&self) {
+        if self.epoch().is_err() {
+            return;
+        }
+        let (to, proxies) = oneshot::channel();
+        let (to_peers, peers) = oneshot::channel();
+        let asked = [Command::Ask(Query::Connected(to)), Command::Ask(Query::Peers(to_peers))];
+        for command in asked {
+            if self.owner.send(command).await.is_err() {
+                return;
+            }
+        }
+        let (Ok(proxies), Ok(peers)) = (proxies.await, peers.await) else { return };
+        let proxies = proxies.into_iter().map(|name| format!("proxy {name}"));
+        let present: Vec<String> = proxies.chain(peers.into_keys().map(|name| format!("controller {name}"))).collect();
+        let tidy = move |programs: &mut Programs| programs.tidy(present.iter().map(String::as_str), now_millis());
+        if let Err(error) = self.save_programs(tidy).await {
+            tracing::warn!("which programs were seen was not kept: {error}");
+        }
+    }
+
+    /// Changes which programs have joined, on disk first; `change` returns whether there is anything to write.
+    async fn save_programs(&self, change: impl FnOnce(&mut Programs) -> bool + Send + 'static) -> Done {
+        let (folder, programs) = (self.folder.clone(), self.programs.clone());
+        let write = move || {
+            let mut next = programs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if !change(&mut next) {
+                return Ok(false);
+            }
+            next.shrink();
+            save_programs(&folder, &next)?;
+            *programs.lock().unwrap_or_else(PoisonError::into_inner) = next;
+            Ok::<_, std::io::Error>(true)
+        };
+        if tokio::task::spawn_blocking(write).await?? { self.touch().await } else { Ok(()) }
     }
 
     /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
@@ -211,7 +263,7 @@ impl Operator {
     }
 
     /// Takes over the leader's record.
-    async fn adopt(&self, mut next: OperatorState, left: Option<Duration>) -> Done {
+    async fn adopt(&self, next: OperatorState, left: Option<Duration>) -> Done {
         let own = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if own.rank() > next.rank() {
             return Ok(());
@@ -223,11 +275,6 @@ impl Operator {
         if own.rank() == next.rank() {
             // Its clock may be another than ours: how much time is left of what is held is known to the leader.
             return if left.is_some() { self.tell(hold, "the leader").await } else { Ok(()) };
-        }
-        // Names that are taken stay taken, on whichever controller that was recorded.
-        next.joined.extend(own.joined.iter().cloned());
-        for (program, key) in &own.keys {
-            next.keys.entry(program.clone()).or_insert(*key);
         }
         let lost = own.unknown_to(&next).map(|mark| {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use waypost_model::compile::CURRENT;
+use waypost_model::compile::{CURRENT, EntryView};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
@@ -18,7 +18,7 @@ use crate::controller::disk::files;
 use crate::controller::disk::files::{ANNOUNCED, ENTRIES, GUARD, Loaded, REVISIONS, load_entries, load_guard, load_numbers, save_identity, save_published};
 use crate::controller::disk::saver::SaveRequest;
 use crate::controller::freshness::{Freshness, Stamp};
-use crate::controller::message::{Command, Current, Input, Now, Output, Query, Signal};
+use crate::controller::message::{Command, Current, EntriesAfter, Input, Now, Output, Query, Signal};
 use crate::controller::metrics::{Metrics, StoreLabel};
 use crate::controller::operator::Request;
 use crate::controller::rules::election::Role;
@@ -31,11 +31,14 @@ use crate::controller::stored::entries::{Exported, SavedStore, same_store, with_
 use crate::controller::stored::identity::Identity;
 use crate::controller::stored::replica::Replica;
 use crate::controller::stores::verdicts::Outbox;
+use crate::controller::waiters::Waiters;
 
 /// Inputs that wait for the task; stores are slowed down beyond it.
 pub(super) const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// So many entries are told at once: publishing waits no longer than for these, however many there are.
+const ENTRIES_AT_ONCE: usize = 256;
 /// The same where only health changed.
 const SAVE_HEALTH: Duration = Duration::from_secs(5);
 /// What was judged of a store that is not believed is on disk sooner, with what was published of it by then.
@@ -73,6 +76,7 @@ pub(super) struct Owner {
     pub(super) started: Instant,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) changes: watch::Sender<u64>,
+    pub(super) waiters: Waiters,
     pub(super) outbox: Arc<Outbox>,
     /// What is saved of stores that are not given this time.
     pub(super) others: Vec<SavedStore>,
@@ -277,6 +281,7 @@ impl Owner {
             self.save_first(&snapshot);
             self.snapshots.send_replace(snapshot);
         }
+        self.waiters.wake(&output.woken);
         if output.changed {
             self.changes.send_modify(|count| *count += 1);
         }
@@ -408,11 +413,13 @@ impl Owner {
         match query {
             Query::Status(to) => drop(to.send(status::status(&self.state, &self.stores, self.leader(), now))),
             Query::Ready(to) => drop(to.send(status::ready(&self.state, &self.stores, now))),
-            Query::Entries(prefix, to) => {
-                let views = self.state.compiler.views_below(&prefix);
-                drop(to.send(views.map(|view| entries::entry(&self.state, &self.stores, &view, now)).collect()));
+            Query::Entries(EntriesAfter { prefix, after }, to) => {
+                let views: Vec<EntryView> = self.state.compiler.views_after(&prefix, after.as_ref()).take(ENTRIES_AT_ONCE).collect();
+                let last = views.last().map(|view| view.id.clone()).filter(|_| views.len() == ENTRIES_AT_ONCE);
+                drop(to.send((views.iter().map(|view| entries::entry(&self.state, &self.stores, view, now)).collect(), last)));
             }
             Query::Entry(key, to) => drop(to.send(entries::answer(&self.state, &self.stores, &key, now))),
+            Query::Connected(to) => drop(to.send(self.state.proxies.connected(now.since_start).map(|(name, _)| name.clone()).collect())),
             Query::Proxies(to) => drop(to.send(proxies::proxies(&self.state, now))),
             Query::Events(from, to) => drop(to.send(self.state.events.since(from).cloned().collect())),
             Query::Export(true, to) => drop(to.send(self.held())),
@@ -426,11 +433,14 @@ impl Owner {
             Query::RecoveryState(to) => drop(to.send(self.seen(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
-            Query::Downstream(to) => drop(to.send(self.state.proxies.downstream(now.since_start))),
-            Query::Replica(all, to) => drop(to.send(self.replica(all))),
-            Query::Metrics(to) => {
-                drop(to.send(self.metrics.render(&status::status(&self.state, &self.stores, self.leader(), now), self.state.role().epoch().is_some())))
+            Query::FindingsKnown(name, to) => drop(to.send(self.state.proxies.findings_known(&name))),
+            Query::FindingsMissed(all, to) => {
+                let missed = |(name, number): &(String, u64)| self.state.proxies.findings_known(name) != Some(*number);
+                drop(to.send(all.into_iter().filter(missed).map(|(name, _)| name).collect()));
             }
+            Query::Downstream(known, to) => drop(to.send(self.state.proxies.downstream(&known, now.since_start))),
+            Query::Replica(all, to) => drop(to.send(self.replica(all))),
+            Query::Metrics(to) => drop(to.send(self.metrics.render(&status::counts(&self.state, &self.stores, now)))),
         }
     }
 }

@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 use waypost_model::snapshot::Snapshot;
 
 use crate::controller::clock::now_millis;
-use crate::controller::disk::files::{IDENTITY, OPERATOR, PUBLISHED, load_identity, load_operator, load_published, save_identity, usable};
+use crate::controller::disk::files::{
+    IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, load_identity, load_operator, load_programs, load_published, save_identity, usable,
+};
 use crate::controller::disk::history::History;
 use crate::controller::disk::saver::{Files, SaveRequest};
 use crate::controller::freshness::Freshness;
@@ -29,9 +31,11 @@ use crate::controller::settings::{Settings, Store};
 use crate::controller::state::State;
 use crate::controller::stored::identity::{Identity, new_id};
 use crate::controller::stored::operator::{Audit, OperatorState};
+use crate::controller::stored::programs::Programs;
 use crate::controller::stores::elector::{Elector, StoreDown};
 use crate::controller::stores::verdicts::Outbox;
 use crate::controller::stores::{feed, identity, verdicts};
+use crate::controller::waiters::Waiters;
 
 /// Why a controller could not start.
 #[derive(Debug, Error)]
@@ -65,22 +69,25 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let (generation, generations) = watch::channel(0);
     let (upstream_sender, upstream) = watch::channel(Upstream::Nobody);
     let (signals, from_outside) = mpsc::channel(QUEUE);
-    let (outbox, metrics, started, fresh) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now(), Freshness::default());
+    let (outbox, metrics, started) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now());
+    let (waiters, fresh) = (Waiters::default(), Freshness::default());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
     spawn.stores(&generations, &outbox, &roles);
     spawn.election(role_sender, previous_run, clusters, from_outside, started);
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     let (saver, written) = spawn.disk(&history, &metrics);
     damaged.extend(lost_configs(&history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
-    let (hold, operator, saved) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
+    let (hold, operator, (saved, programs)) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
     let handle = Handle {
         commands,
         snapshots,
         changes,
+        waiters: waiters.clone(),
         stores: stores.clone(),
         history,
         operator: operator.clone(),
         saved,
+        programs,
         written,
         confirmed: Arc::new(watch::channel((0, 0)).0),
         roles: roles.clone(),
@@ -99,6 +106,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         started,
         snapshots: snapshot_sender,
         changes: change_sender,
+        waiters,
         outbox,
         others: Vec::new(),
         logged: 0,
@@ -113,14 +121,22 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         fresh,
         _lock: lock,
     };
-    // The task that owns the state ends everything with itself: a controller that only renews its record would keep others from leading.
-    let (end, stopped) = (stop.clone().drop_guard(), stop.clone());
-    tasks.spawn(async move {
-        owner.run(receiver, from_feeds, roles, Restored { hold, published, damaged }, stopped).await;
-        drop(end);
-    });
+    let running = owner.run(receiver, from_feeds, roles, Restored { hold, published, damaged }, stop.clone());
+    tasks.spawn(end_with(stop, running));
     Ok(handle)
 }
+
+/// Runs a task, and stops everything when it ends: a controller that only renews its record would keep others from leading.
+fn end_with<T: Future<Output = ()>>(stop: &CancellationToken, task: T) -> impl Future<Output = ()> + use<T> {
+    let end = stop.clone().drop_guard();
+    async move {
+        task.await;
+        drop(end);
+    }
+}
+
+/// What operators did, and which programs have joined: shared with the API.
+type Operated = (Arc<std::sync::Mutex<OperatorState>>, Arc<std::sync::Mutex<Programs>>);
 
 /// A state that knows nothing of these stores yet.
 fn state_of(settings: &Settings, stores: &[Arc<Store>], cluster: Option<String>) -> State {
@@ -220,15 +236,27 @@ impl Spawn<'_> {
         (published, damaged): (Option<&Snapshot>, &mut Vec<Input>),
         owner: mpsc::Sender<Command>,
         (roles, started): (watch::Receiver<Role>, Instant),
-    ) -> (Option<Pin>, mpsc::Sender<Request>, Arc<std::sync::Mutex<OperatorState>>) {
-        let saved = load_operator(&self.settings.state);
+    ) -> (Option<Pin>, mpsc::Sender<Request>, Operated) {
+        let mut saved = load_operator(&self.settings.state);
+        let programs = load_programs(&self.settings.state);
+        let (mut programs, lost) = usable(PROGRAMS, programs, "names of programs that have joined can be taken by others until another controller tells them");
+        damaged.extend(lost);
+        programs.merge(saved.0.take_programs(now_millis()).since(0).0);
         let (hold, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
-        let saved = Arc::new(std::sync::Mutex::new(saved));
-        let operator =
-            Operator { folder: self.settings.state.clone(), history: history.clone(), owner, saved: saved.clone(), roles, started, begun: AtomicU64::new(0) };
+        let (saved, programs) = (Arc::new(std::sync::Mutex::new(saved)), Arc::new(std::sync::Mutex::new(programs)));
+        let operator = Operator {
+            folder: self.settings.state.clone(),
+            history: history.clone(),
+            owner,
+            saved: saved.clone(),
+            programs: programs.clone(),
+            roles,
+            started,
+            begun: AtomicU64::new(0),
+        };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
-        (hold, requests, saved)
+        (hold, requests, (saved, programs))
     }
 
     /// What follows the leader.

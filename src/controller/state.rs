@@ -10,7 +10,7 @@ use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use crate::controller::message::{Now, Output};
+use crate::controller::message::{Now, Output, Woken};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{Guard, Thresholds};
 use crate::controller::rules::health::Health;
@@ -87,6 +87,8 @@ pub struct State {
     pub published: Duration,
     /// The way of each entry from the store to the proxies.
     pub tracks: HashMap<EntryId, Track>,
+    /// The entries of which the answer may have changed in this step.
+    woken: Woken,
     /// Entries that wait for a publication of their lane.
     unpublished: BTreeSet<EntryId>,
     /// Entries that are published and not yet live everywhere.
@@ -156,6 +158,7 @@ impl State {
             snapshot: Arc::new(snapshot),
             published: Duration::ZERO,
             tracks: HashMap::new(),
+            woken: Woken::default(),
             unpublished: BTreeSet::new(),
             arriving: BTreeSet::new(),
             windows: Default::default(),

@@ -4,6 +4,7 @@ pub mod config;
 pub mod entries;
 pub mod identity;
 pub mod operator;
+pub mod programs;
 pub mod published;
 pub mod removals;
 pub mod replica;

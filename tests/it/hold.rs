@@ -35,7 +35,7 @@ fn a_frozen_config_stays_also_over_a_restart_and_endpoints_go_on() {
     assert_eq!(get(web, "new", "/").status, 404);
     run.ok(&["put", "endpoints/shop/a", &two.address.to_string(), "--wait"]);
     assert_eq!(get(web, "shop", "/").body, "two", "membership goes on");
-    assert!(run.fails(1, &["status"]).contains("Held:     the config is frozen at C"));
+    assert!(run.fails(1, &["status"]).contains("Pinned:   the config is frozen at C"));
     run.process.terminate();
     run.restart();
     until("service after the restart", || std::net::TcpStream::connect(web).is_ok() && get(web, "shop", "/").status == 200);

@@ -124,7 +124,7 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
 
     (disaster.begin)(&site);
     let deleted = Instant::now();
-    until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) >= 38);
+    until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) >= 38 && is_judged(&site));
     // What took no requests went as it was meant to, unless it went with the last of its store.
     let all = held(&site);
     let told = text(&site.verb(&["status"]).stdout);
@@ -229,9 +229,18 @@ fn kept_on_disk(site: &Site) -> Option<usize> {
     kept.ok().map(|kept| kept.value.len())
 }
 
+fn status(site: &Site) -> serde_json::Value {
+    serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default()
+}
+
+/// Whether the controller has heard of every deletion in the store, and judged it.
+fn is_judged(site: &Site) -> bool {
+    let status = status(site);
+    status["judgedCount"] == 0 && status["sources"][0]["entries"] == 0
+}
+
 fn held(site: &Site) -> usize {
-    let status: serde_json::Value = serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default();
-    status["held"].as_array().map_or(0, |held| held.iter().filter(|one| one["why"].is_string()).count())
+    status(site)["held"].as_array().map_or(0, |held| held.iter().filter(|one| one["why"].is_string()).count())
 }
 
 #[test]

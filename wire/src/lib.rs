@@ -10,6 +10,7 @@
 //! those of the `commit`. Unknown fields and frames are ignored; the formats of past releases stay readable (golden files in the tests).
 
 mod apply;
+mod findings;
 mod frame;
 mod join;
 mod publication;
@@ -18,6 +19,7 @@ mod report;
 mod secrets;
 
 pub use apply::{ApplyError, Held, Incoming};
+pub use findings::{Finding, Findings};
 pub use frame::{Begin, Commit, Delete, Frame, Heartbeat, Lane, Put, SourceAge, Track, WatchRequest, decode, encode};
 pub use join::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use publication::{publication, read_whole, whole};

@@ -28,11 +28,14 @@ pub struct RelayReport {
 }
 
 /// The leader's answer to a relay report; often empty.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayAnswer {
     /// Set if the leader has lost the published state: proxies that have received a higher version than this are to upload their state.
     pub recall: Option<Version>,
+    /// Proxies of which the leader has other results of health checks than the report builds on: their reports are to come as a whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resend: Vec<String>,
 }
 
 /// An event of a follower.

@@ -55,6 +55,9 @@ pub struct Report {
 pub struct ReportAnswer {
     /// Set if the controller has lost the published state: the proxy is asked to upload its own, in the form of [`whole`](crate::whole).
     pub recall: bool,
+    /// The number of the last change of health checks that the controller has; absent before release 0.2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probed: Option<u64>,
 }
 
 /// The digests of the content that a proxy serves.
@@ -66,7 +69,7 @@ pub struct Content {
     pub membership: Digest,
 }
 
-/// The results of a proxy's health checks. Endpoints that it probes and that are not named are healthy.
+/// The results of a proxy's health checks, or what changed of them. Endpoints that it probes and that are not named are healthy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Probed {
@@ -78,6 +81,23 @@ pub struct Probed {
     /// Endpoints without a result yet.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub unsure: BTreeSet<String>,
+    /// The number of the last change that this message has, counted by the proxy; see [`Findings`](crate::Findings).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub number: u64,
+    /// Only what changed after this number is named; absent if everything is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Endpoints that were failing or without a result and are healthy now.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub recovered: BTreeSet<String>,
+    /// There are more changes than fit; they follow, and `version` counts once they came.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Content {

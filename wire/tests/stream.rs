@@ -208,6 +208,7 @@ fn requests_and_reports_have_their_golden_forms() {
         version: version(2, 6),
         failing: BTreeMap::from([("shop/a".to_owned(), "status 503".to_owned())]),
         unsure: std::collections::BTreeSet::from(["shop/b".to_owned()]),
+        ..Probed::default()
     };
     let probing = Report { probed: Some(probed), ..report.clone() };
     golden("report-2.json", &serde_json::to_string(&probing).unwrap(), include_str!("golden/report-2.json"));
@@ -273,9 +274,9 @@ fn what_a_proxy_tells_whole_is_read_again_and_nothing_less() {
         let track = lines[missing].windows(7).any(|window| window == b"\"track\"");
         assert_eq!(read_whole(&less).is_ok(), track, "without line {missing}");
     }
-    assert_eq!(serde_json::to_string(&ReportAnswer { recall: true }).unwrap(), r#"{"recall":true}"#);
+    assert_eq!(serde_json::to_string(&ReportAnswer { recall: true, ..ReportAnswer::default() }).unwrap(), r#"{"recall":true}"#);
     assert!(!serde_json::from_str::<ReportAnswer>(r#"{"mood":"good"}"#).unwrap().recall, "what another release adds or has not is passed over");
-    let asked = RelayAnswer { recall: Some(Version { epoch: 3, sequence: 7 }) };
+    let asked = RelayAnswer { recall: Some(Version { epoch: 3, sequence: 7 }), ..RelayAnswer::default() };
     assert_eq!(serde_json::to_string(&asked).unwrap(), r#"{"recall":"3.7"}"#);
     assert_eq!(serde_json::from_str::<RelayAnswer>("{}").unwrap(), RelayAnswer::default());
 }

@@ -299,6 +299,28 @@ mod incremental {
             let verdicts = |compiler: &Compiler| compiler.views().map(|view| (view.id, view.verdict, view.last_good)).collect::<Vec<_>>();
             prop_assert_eq!(verdicts(&world.0), verdicts(&fresh));
         }
+
+        #[test]
+        fn what_is_counted_is_what_reading_all_entries_finds(steps in prop::collection::vec((0usize..2, step()), 0..60)) {
+            let limits = Limits { entries: 4, routes_per_host: 1, endpoints_per_backend: 1, ..Limits::default() };
+            let mut compiler = Compiler::new(2, limits);
+            for (source, step) in steps {
+                compiler.change(source, vec![step]);
+                compiler.commit();
+                let rejected: Vec<EntryId> = compiler.views().filter(|view| !view.verdict.accepted()).map(|view| view.id).collect();
+                prop_assert_eq!(compiler.rejected().iter().cloned().collect::<Vec<_>>(), rejected);
+                let saved: Vec<SavedEntry> = (0..2).flat_map(|source| compiler.save(source)).collect();
+                let largest = saved.iter().map(|saved| saved.input.written.value.len()).max().unwrap_or_default();
+                prop_assert_eq!(compiler.most_used().value_bytes, largest);
+                let last_goods: Vec<SavedEntry> = saved.into_iter().filter(|saved| saved.last_good.is_some()).collect();
+                prop_assert_eq!((0..2).flat_map(|source| compiler.last_goods(source)).collect::<Vec<_>>(), last_goods);
+                let ids: Vec<EntryId> = compiler.views_below("routes/").map(|view| view.id).collect();
+                for (number, id) in ids.iter().enumerate() {
+                    let after: Vec<EntryId> = compiler.views_after("routes/", Some(id)).map(|view| view.id).collect();
+                    prop_assert_eq!(&after, &ids[number + 1..]);
+                }
+            }
+        }
     }
 }
 

@@ -40,12 +40,23 @@ impl Compiler {
         self.views_below("")
     }
 
-    /// The views of the entries whose keys begin with `prefix`.
+    /// The views of the entries whose keys begin with `prefix`, in the order of stores and keys.
     pub fn views_below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = EntryView> + 'a {
-        let keys = move |source: &'a Source| {
-            source.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(key, _)| key).take_while(move |key| key.starts_with(prefix))
+        self.views_after(prefix, None)
+    }
+
+    /// The same of those that come after an entry.
+    pub fn views_after<'a>(&'a self, prefix: &'a str, after: Option<&'a EntryId>) -> impl Iterator<Item = EntryView> + 'a {
+        let first = after.map_or(0, |after| after.source);
+        let keys = move |number: usize, source: &'a Source| {
+            let from = match after.filter(|after| after.source == number) {
+                Some(after) => Bound::Excluded(after.key.as_str()),
+                None => Bound::Included(prefix),
+            };
+            source.entries.range::<str, _>((from, Bound::Unbounded)).map(|(key, _)| key).take_while(move |key| key.starts_with(prefix))
         };
-        let ids = self.sources.iter().enumerate().flat_map(move |(number, source)| keys(source).map(move |key| EntryId { source: number, key: key.clone() }));
+        let sources = self.sources.iter().enumerate().skip(first);
+        let ids = sources.flat_map(move |(number, source)| keys(number, source).map(move |key| EntryId { source: number, key: key.clone() }));
         ids.filter_map(|id| self.view(&id))
     }
 
@@ -62,6 +73,15 @@ impl Compiler {
             Place::Resource { tree: None, resource } => self.entry_of(&resource),
             _ => None,
         })
+    }
+
+    /// Whether the entry is accepted: what its verdict says, without the words.
+    pub(super) fn is_accepted(&self, id: &EntryId, entry: &Entry) -> bool {
+        if matches!(entry.place, Place::Unknown(_)) || entry.problem.is_some() {
+            return false;
+        }
+        let Place::Resource { resource, .. } = &entry.place else { return true };
+        self.active_key(resource) == id.key && !self.index.is_waiting(resource)
     }
 
     fn verdict(&self, id: &EntryId, entry: &Entry) -> Verdict {

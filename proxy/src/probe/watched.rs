@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use waypost_model::resource::HealthCheck;
+use waypost_wire::Finding;
 
 /// The state of an endpoint, from its probes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +17,15 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// What there is to report.
+    pub(super) fn finding(&self) -> Finding {
+        match self.healthy {
+            Some(true) => Finding::Well,
+            Some(false) => Finding::Failing(self.why.clone()),
+            None => Finding::Unsure,
+        }
+    }
+
     /// Records the outcome of a probe. Returns whether there is something to report: the endpoint's health changed or became known, or the
     /// error is another one.
     pub(super) fn observe(&mut self, outcome: Result<(), String>, how: &HealthCheck) -> bool {

@@ -221,8 +221,14 @@ pub struct StatusInfo {
     pub membership: String,
     /// The stores.
     pub sources: Vec<SourceInfo>,
-    /// Removals that are held: each serves on although its store does not have it any more.
+    /// Removals that are held: each serves on although its store does not have it any more. At most [`LISTED`].
     pub held: Vec<HeldInfo>,
+    /// How many removals wait for an operator's approval or their store's return.
+    #[serde(default)]
+    pub held_count: usize,
+    /// How many removals were seen just now and serve on until that is judged or confirmed.
+    #[serde(default)]
+    pub judged_count: usize,
     /// What an operator pinned the config at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<PinRecord>,
@@ -234,22 +240,38 @@ pub struct StatusInfo {
     /// Backends of which endpoints are unhealthy.
     #[serde(default)]
     pub unhealthy: Vec<UnhealthyBackend>,
-    /// Keys of refused entries.
+    /// Keys of refused entries, at most [`LISTED`].
     pub rejected: Vec<String>,
+    /// How many entries are refused.
+    #[serde(default)]
+    pub rejected_count: usize,
     /// The active tree, if `current` names one.
     pub active_tree: Option<String>,
     /// Use of the limits.
     pub limits: Vec<LimitInfo>,
 }
 
+/// The status names at most so many keys of each sort, and counts the rest: it is worked out by the task that publishes.
+pub const LISTED: usize = 1_000;
+
 impl StatusInfo {
+    /// Controllers of release 0.1 list everything and count nothing.
+    #[must_use]
+    pub fn counted(mut self) -> Self {
+        self.rejected_count = self.rejected_count.max(self.rejected.len());
+        self.held_count = self.held_count.max(self.held.iter().filter(|held| held.why.is_some()).count());
+        self.judged_count = self.judged_count.max(self.held.iter().filter(|held| held.why.is_none()).count());
+        self.unhealthy.iter_mut().for_each(|backend| backend.count = backend.count.max(backend.unhealthy.len()));
+        self
+    }
+
     /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, nothing is published, or nobody leads or the leader cannot be asked.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
             || self.version.is_none()
             || self.unheard.is_some()
             || self.hold.is_some()
-            || self.held.iter().any(|held| held.why.is_some())
+            || self.held_count > 0
             || self.unhealthy.iter().any(|backend| backend.panics)
             || self.sources.iter().any(|source| !source.current)
             || self.controllers.iter().any(|other| other.behind || other.drifted)
@@ -281,8 +303,10 @@ pub struct UnhealthyBackend {
     pub backend: String,
     /// Its endpoints that are probed.
     pub endpoints: usize,
-    /// Those that are unhealthy, by id, and why.
+    /// Those that are unhealthy, by id, and why; at most [`LISTED`] of all backends together.
     pub unhealthy: BTreeMap<String, String>,
+    /// How many are unhealthy.
+    pub count: usize,
     /// So few are healthy that all are used as if they were.
     pub panics: bool,
 }

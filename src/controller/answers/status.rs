@@ -1,17 +1,20 @@
 //! The status: what is published, how the stores, the controllers and the proxies fare, and what is held.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use waypost_model::compile::EntryId;
 
 use crate::controller::answers::proxies;
-use crate::controller::answers::shapes::{HeldInfo, LeaderInfo, LimitInfo, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
+use crate::controller::answers::shapes::{HeldInfo, LISTED, LeaderInfo, LimitInfo, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
 use crate::controller::message::Now;
+use crate::controller::metrics::Counts;
 use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::health::BackendHealth;
 use crate::controller::settings::Store;
 use crate::controller::state::State;
+use crate::controller::state::proxies::Proxies;
 use crate::controller::state::source::SourceState;
 
 /// A store is current if it was confirmed within this time.
@@ -58,7 +61,9 @@ fn controllers(state: &State, now: Now) -> Vec<OtherController> {
 
 /// The status; the leader is given.
 pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
-    let rejected = state.compiler.views().filter(|view| !view.verdict.accepted());
+    let held_count = held_count(state);
+    // Those for which somebody has to decide are listed first.
+    let is = |wanted: bool| state.guard.held().filter(move |removal| matches!(removal.judgement, Judgement::Held { .. }) == wanted);
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
         leader,
@@ -69,14 +74,40 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
         config: state.snapshot.config.digest().short(),
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
-        held: state.guard.held().map(|removal| held(removal, stores)).collect(),
+        held: is(true).chain(is(false)).take(LISTED).map(|removal| held(removal, stores)).collect(),
+        held_count,
+        judged_count: state.guard.held().count() - held_count,
         hold: state.pin().map(|hold| hold.mark.clone()),
         waiting: state.waits(),
         proxies: proxies::proxies(state, now),
         unhealthy: unhealthy(state),
-        rejected: rejected.map(|view| full(&view.id)).collect(),
+        rejected: state.compiler.rejected().iter().take(LISTED).map(full).collect(),
+        rejected_count: state.compiler.rejected().len(),
         active_tree: state.compiler.active_tree().map(str::to_owned),
         limits: used(state, stores.len()),
+    }
+}
+
+/// How many removals wait for an operator or for their store.
+fn held_count(state: &State) -> usize {
+    state.guard.held().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count()
+}
+
+/// What is counted for `/metrics`: numbers alone, so that a scrape costs the task that publishes next to nothing.
+pub fn counts(state: &State, stores: &[Arc<Store>], now: Now) -> Counts {
+    let troubled = state.health.troubled().values();
+    let connected = || state.proxies.connected(now.since_start).map(|(_, proxy)| proxy);
+    Counts {
+        leading: state.role().epoch().is_some(),
+        followers: state.peers.keys().filter(|name| state.follows(name, now)).count(),
+        sources: sources(state, stores, now),
+        rejected: state.compiler.rejected().len(),
+        held: held_count(state),
+        unhealthy: state.health.count_out(),
+        panics: troubled.filter(|health| health.panics).count(),
+        proxies: connected().count(),
+        proxies_behind: connected().filter(|proxy| Proxies::behind(proxy, state.snapshot.version, state.published, now.since_start)).count(),
+        version: Some(state.snapshot.version).filter(|_| state.is_ready()).unwrap_or_default(),
     }
 }
 
@@ -110,11 +141,11 @@ pub fn held(removal: &Removal, stores: &[Arc<Store>]) -> HeldInfo {
 
 fn unhealthy(state: &State) -> Vec<UnhealthyBackend> {
     let id = |path: &String| path.split_once('/').map_or_else(|| path.clone(), |(_, id)| id.to_owned());
-    let one = |(backend, health): (String, BackendHealth)| UnhealthyBackend {
-        backend,
-        endpoints: health.endpoints,
-        unhealthy: health.out.iter().map(|(path, out)| (id(path), out.why.clone())).collect(),
-        panics: health.panics,
+    let mut room = LISTED;
+    let one = |(backend, health): (&String, &BackendHealth)| {
+        let listed: BTreeMap<String, String> = state.health.out_of(backend).take(room).map(|(path, out)| (id(path), out.why.clone())).collect();
+        room -= listed.len();
+        UnhealthyBackend { backend: backend.clone(), endpoints: health.endpoints, unhealthy: listed, count: health.unhealthy, panics: health.panics }
     };
-    state.health.troubled().into_iter().map(one).collect()
+    state.health.troubled().iter().map(one).collect()
 }

@@ -16,6 +16,7 @@ use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{SavedStore, StoredEntries};
 use crate::controller::stored::identity::Identity;
 use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::programs::Programs;
 use crate::controller::stored::published::{Published, lane_of, objects_of};
 use crate::controller::stored::removals::StoredRemoval;
 
@@ -182,6 +183,25 @@ pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
 /// The disk refused.
 pub fn save_operator(folder: &Path, state: &OperatorState) -> io::Result<()> {
     waypost_disk::write(&folder.join(OPERATOR), &serde_json::to_vec(state)?)
+}
+
+/// The programs that have joined.
+pub const PROGRAMS: &str = "programs.json";
+
+/// Reads the programs that have joined; none if there is no such file.
+///
+/// # Errors
+/// There are files, but none can be used.
+pub fn load_programs(folder: &Path) -> Result<Loaded<Programs>, String> {
+    load(folder, PROGRAMS, |bytes| Ok(serde_json::from_slice(bytes)?))
+}
+
+/// Writes the programs that have joined.
+///
+/// # Errors
+/// The disk refused.
+pub fn save_programs(folder: &Path, programs: &Programs) -> io::Result<()> {
+    waypost_disk::write(&folder.join(PROGRAMS), &serde_json::to_vec(programs)?)
 }
 
 pub(crate) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {

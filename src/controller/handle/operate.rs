@@ -12,7 +12,8 @@ use crate::controller::handle::Handle;
 use crate::controller::message::{Command, Input, Query, Signal, Stopped};
 use crate::controller::operator::{OperateError, Request};
 use crate::controller::rules::pins::Action;
-use crate::controller::stored::operator::{Audit, Joining, OperatorState};
+use crate::controller::stored::operator::{Audit, OperatorState};
+use crate::controller::stored::programs::Joining;
 
 /// What an operator did is on disk within this time.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,8 +61,8 @@ impl Handle {
 
     /// Whether a program, such as `proxy edge-1`, has joined; and if so, whether that was with this key.
     pub fn has_joined(&self, program: &str, key: Option<Digest>) -> Option<bool> {
-        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        saved.joined.contains(program).then(|| saved.has_room(program, key))
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.get(program).map(|_| programs.has_room(program, key))
     }
 
     /// Keeps that a program joins; returns whether it may: its name is new, or its token is bound to that, or it asked before with

@@ -17,6 +17,7 @@ use crate::controller::peers::offers::ProxyOffers;
 use crate::controller::rules::election::Role;
 use crate::controller::stored::config::ConfigRecord;
 use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::programs::Program;
 
 impl Handle {
     /// What we are in the election, and every change of it.
@@ -89,6 +90,24 @@ impl Handle {
     /// The controller has stopped.
     pub async fn adopt_operated(&self, saved: OperatorState, left: Option<Duration>) -> Result<(), OperateError> {
         self.request(|to| Request::Adopt { saved, left, to }).await?
+    }
+
+    /// Programs that have joined and that changed after the first `known` changes, and how many changes there were.
+    pub fn programs_since(&self, known: u64) -> (BTreeMap<String, Program>, u64) {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).since(known)
+    }
+
+    /// What operators did, with the programs, as a follower of release 0.1 reads it.
+    pub fn operated_with_programs(&self) -> OperatorState {
+        self.operated().with_programs(&self.programs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over which programs have joined, as another controller knows them.
+    ///
+    /// # Errors
+    /// The disk refused, or the controller has stopped.
+    pub async fn adopt_programs(&self, joined: BTreeMap<String, Program>) -> Result<(), OperateError> {
+        self.request(|to| Request::AdoptPrograms(joined, to)).await?
     }
 
     /// Keeps a config of another controller's history, whose file is in base64: whatever we have if it is the `leader`'s.

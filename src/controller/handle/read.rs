@@ -8,10 +8,10 @@ use waypost_model::key::{Place, place};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::Heartbeat;
 
-use crate::controller::answers::shapes::ObjectDiff;
+use crate::controller::answers::shapes::{EntryInfo, ObjectDiff};
 use crate::controller::clock::now_millis;
 use crate::controller::handle::Handle;
-use crate::controller::message::{Command, Query, Stopped};
+use crate::controller::message::{Command, EntriesAfter, Query, Stopped};
 use crate::controller::stored::config::ConfigRecord;
 use crate::controller::stored::entries::Exported;
 use crate::controller::stored::operator::Audit;
@@ -53,7 +53,13 @@ impl Handle {
         self.snapshots.clone()
     }
 
-    /// Changes whenever something changed that somebody may wait for.
+    /// Changes whenever the answer for this key below the root may be another one. How proxies come and go is not noticed: look again
+    /// from time to time.
+    pub fn wait_for(&self, key: &str) -> watch::Receiver<()> {
+        self.waiters.wait_for(key)
+    }
+
+    /// Changes whenever something changed that other controllers are told of.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -66,6 +72,24 @@ impl Handle {
         let (sender, answer) = oneshot::channel();
         self.commands.send(Command::Ask(query(sender))).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// The entries whose keys below the root begin with `prefix`. They are asked for in parts: between two of them the controller may
+    /// take in changes, and then an entry is told as it was either before or after.
+    ///
+    /// # Errors
+    /// The controller has stopped.
+    pub async fn entries(&self, prefix: String) -> Result<Vec<EntryInfo>, Stopped> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let asked = EntriesAfter { prefix: prefix.clone(), after };
+            let (entries, last) = self.ask(|to| Query::Entries(asked, to)).await?;
+            all.extend(entries);
+            if last.is_none() {
+                return Ok(all);
+            }
+            after = last;
+        }
     }
 
     /// A consistent read of an entry, in the first store that has it; `relative` is the key below the root.
@@ -124,9 +148,13 @@ impl Handle {
         Ok(saved.into_iter().map(|store| only(Exported::of(store), false)).collect())
     }
 
-    /// Who did what, oldest first.
+    /// Who did what, and who joined, oldest first.
     pub fn audit(&self) -> Vec<Audit> {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).audit.clone()
+        let mut audit = self.saved.lock().unwrap_or_else(PoisonError::into_inner).audit.clone();
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        audit.extend(programs.iter().map(|(name, program)| Audit { at: program.joined, by: name.clone(), what: "joined".to_owned() }));
+        audit.sort_by_key(|audit| audit.at);
+        audit
     }
 
     /// What there is to say with a heartbeat.

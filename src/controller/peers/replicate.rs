@@ -1,20 +1,22 @@
 //! What the leader keeps is kept here too, and what our proxies report is passed on to it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::{sleep, timeout};
 use url::Url;
-use waypost_wire::{Content, HEARTBEAT_SECONDS, RelayAnswer, RelayReport, Report, Told};
+use waypost_wire::{Content, HEARTBEAT_SECONDS, Probed, RelayAnswer, RelayReport, Report, Told};
 
 use crate::controller::answers::shapes::Event;
+use crate::controller::clock::now_millis;
 use crate::controller::jitter::jitter;
 use crate::controller::message::{Input, Query};
 use crate::controller::operator::OperateError;
 use crate::controller::peers::follow::{PAUSE, Relay};
 use crate::controller::peers::streams::{SILENCE, StreamError, next_line};
+use crate::controller::stored::programs::Program;
 use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
 
 /// Reports are gathered for this long before they are passed on.
@@ -34,6 +36,12 @@ pub(super) enum Fetch {
     Operator,
 }
 
+/// A report as it is remembered: of the results of health checks, only what identifies them.
+fn without_findings(report: &Report) -> Report {
+    let probed = report.probed.as_ref().map(|probed| Probed { version: probed.version, number: probed.number, ..Probed::default() });
+    Report { probed, ..report.clone() }
+}
+
 impl Relay {
     /// Replicates what the leader keeps beside the snapshot. Never ends: relaying goes on where this fails.
     pub(super) async fn keep(&self, url: Url) {
@@ -49,7 +57,7 @@ impl Relay {
     pub(super) async fn keep_once(&self, url: Url, what: Fetch) -> Result<(), StreamError> {
         let empty = self.handle.ask(Query::Empty).await?;
         let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
-        let request = ReplicaRequest { empty, configs };
+        let request = ReplicaRequest { empty, configs, programs: true };
         let sent = timeout(SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
         let mut response = sent.and_then(reqwest::Response::error_for_status)?;
         let mut buffer = BytesMut::new();
@@ -67,7 +75,11 @@ impl Relay {
                         tracing::warn!("C{number} of the leader's history was not kept: {error}");
                     }
                 }
-                Document::Operator { saved, left } => {
+                Document::Programs { joined } => self.adopt_programs(joined).await?,
+                Document::Operator { mut saved, left } => {
+                    // A leader of release 0.1 sends them here.
+                    let (programs, _) = saved.take_programs(now_millis()).since(0);
+                    self.adopt_programs(programs).await?;
                     let left = left.map(Duration::from_millis);
                     match self.handle.adopt_operated(saved, left).await {
                         Ok(()) => {}
@@ -77,6 +89,20 @@ impl Relay {
                 }
                 Document::Heartbeat if what != Fetch::Endlessly => return Ok(()),
                 Document::Heartbeat | Document::Unknown => {}
+            }
+        }
+    }
+
+    async fn adopt_programs(&self, joined: BTreeMap<String, Program>) -> Result<(), StreamError> {
+        if joined.is_empty() {
+            return Ok(());
+        }
+        match self.handle.adopt_programs(joined).await {
+            Ok(()) => Ok(()),
+            Err(OperateError::Stopped(stopped)) => Err(stopped.into()),
+            Err(error) => {
+                tracing::warn!("which programs have joined was not kept: {error}");
+                Ok(())
             }
         }
     }
@@ -95,15 +121,16 @@ impl Relay {
         let mut changes = self.handle.changes();
         let mut told: HashMap<String, Report> = HashMap::new();
         loop {
-            let Ok(mut proxies) = self.handle.ask(Query::Downstream).await else { return std::future::pending().await };
+            let Ok(mut proxies) = self.handle.ask(|to| Query::Downstream(told.clone(), to)).await else { return std::future::pending().await };
             let mut fresh = HashMap::new();
             for proxy in &mut proxies {
                 // A proxy that reconnected and has not reported yet is as in its last report.
-                let Some(report) = proxy.report.take().or_else(|| told.get(&proxy.name).cloned()) else { continue };
-                if told.get(&proxy.name) != Some(&report) {
-                    proxy.report = Some(report.clone());
+                let known = told.get(&proxy.name);
+                let Some(as_known) = proxy.report.as_ref().map(without_findings).or_else(|| known.cloned()) else { continue };
+                if known == Some(&as_known) {
+                    proxy.report = None;
                 }
-                fresh.insert(proxy.name.clone(), report);
+                fresh.insert(proxy.name.clone(), as_known);
             }
             let operated = Some(self.handle.operated().rank());
             let snapshot = Some(self.handle.snapshots.borrow().clone()).filter(|snapshot| snapshot.version.sequence > 0);
@@ -118,7 +145,9 @@ impl Relay {
                     self.telling.store(next, Ordering::Relaxed);
                     // One that knows nothing of it answers nothing.
                     let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
-                    self.handle.offers.wanted_upstream(answer.ok().and_then(Result::ok).and_then(|answer| answer.recall));
+                    let RelayAnswer { recall, resend } = answer.ok().and_then(Result::ok).unwrap_or_default();
+                    self.handle.offers.wanted_upstream(recall);
+                    resend.iter().for_each(|name| drop(fresh.remove(name)));
                     fresh
                 }
                 _ => HashMap::new(),

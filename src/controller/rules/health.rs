@@ -13,7 +13,7 @@ use waypost_model::object::Object;
 use waypost_model::probing::Fleet;
 use waypost_model::resource::{Backend, Endpoint, Fitness, HealthCheck};
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::Probed;
+use waypost_wire::{Finding, Findings};
 
 use crate::controller::rules::objects::{backend, takes_requests};
 
@@ -38,12 +38,12 @@ pub struct HealthChange {
 }
 
 /// How a backend that has a health check fares.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BackendHealth {
-    /// Its endpoints that are probed.
+    /// The number of its endpoints that are probed.
     pub endpoints: usize,
-    /// Those that are out.
-    pub out: BTreeMap<String, Unhealthy>,
+    /// The number of those that are out.
+    pub unhealthy: usize,
     /// So few are healthy that all are used as if they were.
     pub panics: bool,
 }
@@ -72,6 +72,10 @@ pub struct Health {
     /// Endpoints of which a prober has said nothing since they became its own, by prober.
     awaited: BTreeMap<String, BTreeSet<String>>,
     out: BTreeMap<String, Unhealthy>,
+    /// Backends of which endpoints are out, as of the last publication.
+    troubled: BTreeMap<String, BackendHealth>,
+    /// Backends that are to be looked at with the next publication.
+    changed: BTreeSet<String>,
 }
 
 /// The endpoints that take no requests of what is published: they are out, and their backends have enough others.
@@ -120,6 +124,7 @@ impl Health {
             out: names("health").map(|object| (object.name().to_owned(), Unhealthy::default())).collect(),
             moved: true,
             stale: true,
+            changed: names("health").map(|object| backend(object).to_owned()).collect(),
             marks,
             ..Self::default()
         };
@@ -170,10 +175,27 @@ impl Health {
             changes.extend(new.map(|(_, object)| Change::Put(object.clone())));
             self.marks = marks;
         }
+        self.note_troubled(&changes, backends);
         if !changes.is_empty() {
             self.shown = self.shown.with(changes);
         }
         self.shown.clone()
+    }
+
+    /// Brings up to date which backends have endpoints that are out, and whether too few are left.
+    fn note_troubled(&mut self, changes: &[Change], backends: BTreeSet<String>) {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.extend(backends);
+        let of = |path: &str| Some(path.split('/').nth(1)?.to_owned()).filter(|name| self.troubled.contains_key(name));
+        changed.extend(changes.iter().filter_map(|change| of(change.path())));
+        for name in changed {
+            let health = self.backend(&name);
+            if health.unhealthy > 0 {
+                self.troubled.insert(name, health);
+            } else {
+                self.troubled.remove(&name);
+            }
+        }
     }
 
     /// Takes the checks of a config; returns the backends whose check is another one.
@@ -248,7 +270,9 @@ impl Health {
 
     fn forget(&mut self, name: &str) {
         self.probed.remove(name);
-        self.stale |= self.out.remove(name).is_some();
+        if self.out.remove(name).is_some() {
+            self.turned(name);
+        }
     }
 
     /// What is to be added to membership.
@@ -256,36 +280,26 @@ impl Health {
         if !self.is_used() {
             return BTreeMap::new();
         }
-        let out = self.out.keys().map(|name| Object::unhealthy(name));
+        let known = |name: &String| self.marks.get(&format!("health/{name}")).cloned();
+        let out = self.out.keys().map(|name| known(name).unwrap_or_else(|| Object::unhealthy(name)));
         let probers = self.members.iter().map(|(name, zone)| Object::prober(name, zone.as_deref()));
         out.chain(probers).map(|object| (object.path().to_owned(), object)).collect()
     }
 
-    /// The endpoints of which a proxy says something else than before.
-    pub fn differing(&mut self, prober: &str, before: &Probed, now: &Probed) -> BTreeSet<String> {
-        let failing = |one: &Probed, other: &Probed| {
-            one.failing.iter().filter(|(name, why)| other.failing.get(*name) != Some(why)).map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        };
-        let mut names: BTreeSet<String> = before.unsure.symmetric_difference(&now.unsure).cloned().collect();
-        names.extend(failing(before, now));
-        names.extend(failing(now, before));
-        if let Some(awaited) = self.awaited.get_mut(prober) {
-            let probed = &self.probed;
-            let heard = |name: &String| probed.get(name).is_none_or(|all| all.iter().any(|(known, since)| known == prober && *since <= now.version));
-            awaited.retain(|name| {
-                let heard = heard(name);
-                if heard {
-                    names.insert(name.clone());
-                }
-                !heard
-            });
-        }
-        names
+    /// A proxy reported what it knows as of this version. Returns the endpoints that it has been given since its last report, of which
+    /// it says something for the first time.
+    pub fn heard(&mut self, prober: &str, version: Version) -> BTreeSet<String> {
+        let Some(awaited) = self.awaited.get_mut(prober) else { return BTreeSet::new() };
+        let probed = &self.probed;
+        let is_new = |name: &String| probed.get(name).is_some_and(|all| all.iter().any(|(known, since)| known == prober && *since > version));
+        let (still, heard) = std::mem::take(awaited).into_iter().partition(is_new);
+        *awaited = still;
+        heard
     }
 
     /// Judges endpoints by what their probers say; `says` has no answer for proxies that do not follow us. Unless `met`, those
     /// count as if they could not tell: we lead for so short a time that they may not have found us yet.
-    pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Probed>, met: bool, date: u64) -> Vec<HealthChange> {
+    pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Findings>, met: bool, date: u64) -> Vec<HealthChange> {
         let mut turns = Vec::new();
         for name in names {
             let Some(probers) = self.probed.get(name) else { continue };
@@ -299,16 +313,22 @@ impl Health {
                 let why = votes.why.clone();
                 turns.push(turn(false, format!("{} of {} probers: {why}", votes.failing, votes.all)));
                 self.out.insert(name.clone(), Unhealthy { why, since: date });
-                self.stale = true;
+                self.turned(name);
             } else if is_out && votes.healthy * 2 > votes.all {
                 turns.push(turn(true, format!("{} of {} probers had good answers", votes.healthy, votes.all)));
                 self.out.remove(name);
-                self.stale = true;
+                self.turned(name);
             } else if let Some(out) = self.out.get_mut(name).filter(|_| votes.failing > 0) {
                 out.why = votes.why;
             }
         }
         turns
+    }
+
+    /// An endpoint came to be out, or is not any more.
+    fn turned(&mut self, name: &str) {
+        self.stale = true;
+        self.changed.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
     }
 
     /// The endpoints that are probed.
@@ -332,23 +352,35 @@ impl Health {
         self.out.get(name)
     }
 
-    /// How a backend fares.
+    /// How a backend fares now. Reads all its endpoints.
     pub fn backend(&self, name: &str) -> BackendHealth {
-        let prefix = format!("{name}/");
-        let own = |path: &&String| path.starts_with(&prefix);
-        let names: Vec<&String> = self.probed.range(prefix.clone()..).map(|(path, _)| path).take_while(own).collect();
-        let out: BTreeMap<String, Unhealthy> =
-            self.out.range(prefix.clone()..).take_while(|(path, _)| own(path)).map(|(path, out)| (path.clone(), out.clone())).collect();
-        let fit = |name: &&String| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, out.contains_key(*name));
-        let panics = !out.is_empty() && self.checks.get(name).is_some_and(|check| check.panics(names.iter().filter_map(fit)));
-        BackendHealth { endpoints: names.len(), out, panics }
+        let own = below(&self.probed, name);
+        let fit = |name: &str| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, self.out.contains_key(name));
+        let unhealthy = self.out_of(name).count();
+        let panics = unhealthy > 0 && self.checks.get(name).is_some_and(|check| check.panics(own.clone().filter_map(|(name, _)| fit(name))));
+        BackendHealth { endpoints: own.count(), unhealthy, panics }
     }
 
-    /// Backends of which something is out.
-    pub fn troubled(&self) -> BTreeMap<String, BackendHealth> {
-        let names: BTreeSet<&str> = self.out.keys().filter_map(|path| Some(path.split_once('/')?.0)).collect();
-        names.into_iter().map(|name| (name.to_owned(), self.backend(name))).collect()
+    /// The endpoints of a backend that are out.
+    pub fn out_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a String, &'a Unhealthy)> {
+        below(&self.out, name)
     }
+
+    /// The number of endpoints that are out.
+    pub fn count_out(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Backends of which something is out, as of the last publication.
+    pub const fn troubled(&self) -> &BTreeMap<String, BackendHealth> {
+        &self.troubled
+    }
+}
+
+/// What is known of the endpoints of a backend.
+fn below<'a, T>(all: &'a BTreeMap<String, T>, backend: &'a str) -> impl Iterator<Item = (&'a String, &'a T)> + Clone {
+    let own = move |path: &str| path.strip_prefix(backend).is_some_and(|rest| rest.starts_with('/'));
+    all.range(format!("{backend}/")..).take_while(move |(path, _)| own(path))
 }
 
 #[derive(Debug, Default)]
@@ -361,21 +393,22 @@ struct Votes {
 
 impl Votes {
     /// Counts what one prober says, if it follows us.
-    fn count(&mut self, says: Option<&Probed>, endpoint: &str, since: Version, met: bool) {
+    fn count(&mut self, says: Option<&Findings>, endpoint: &str, since: Version, met: bool) {
         let Some(said) = says else {
             self.all += usize::from(!met);
             return;
         };
         self.all += 1;
-        if said.version < since || said.unsure.contains(endpoint) {
+        if said.version() < since {
             return;
         }
-        match said.failing.get(endpoint) {
-            Some(why) => {
+        match said.of(endpoint) {
+            Finding::Failing(why) => {
                 self.failing += 1;
                 self.why.clone_from(why);
             }
-            None => self.healthy += 1,
+            Finding::Well => self.healthy += 1,
+            Finding::Unsure => {}
         }
     }
 }

@@ -3,19 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use waypost_wire::Probed;
-
 use super::State;
 use crate::controller::message::{Now, Output};
 
 impl State {
-    /// A proxy said what it found out of what it probes.
-    pub(super) fn probed(&mut self, prober: &str, before: Option<&Probed>, said: Option<&Probed>, now: Now) -> Output {
+    /// A proxy reported, and said something new of these endpoints.
+    pub(super) fn probed(&mut self, prober: &str, mut names: BTreeSet<String>, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();
         }
-        let Some(said) = said else { return Output::default() };
-        let names = self.health.differing(prober, before.unwrap_or(&Probed::default()), said);
+        if let Some(findings) = self.proxies.probed(prober, now.since_start) {
+            names.extend(self.health.heard(prober, findings.version()));
+        }
         self.judge(&names, now)
     }
 
@@ -62,20 +61,24 @@ impl State {
         let proxies = &self.proxies;
         let met = now.since_start >= self.proxies_expected_until;
         let turns = self.health.judge(names, &|prober| proxies.probed(prober, now.since_start), met, now.date);
-        let mut panics = BTreeSet::new();
         for turn in &turns {
             let reason = if turn.healthy { "EndpointHealthy" } else { "EndpointUnhealthy" };
             self.events.add(now.date, reason, &turn.endpoint, turn.told.clone());
-            panics.extend(turn.endpoint.split_once('/').map(|(backend, _)| backend.to_owned()));
-        }
-        for name in panics {
-            let health = self.health.backend(&name);
-            if health.panics {
-                let told = format!("{} of {} endpoints are unhealthy, so all are used as if they were not", health.out.len(), health.endpoints);
-                self.events.add(now.date, "BackendPanics", &name, told);
-            }
         }
         if turns.is_empty() { Output::default() } else { self.publish_health(now) }
+    }
+
+    /// Notes which backends have too few healthy endpoints from this publication on.
+    pub(super) fn note_panics(&mut self, before: &BTreeSet<String>, now: Now) {
+        for (name, health) in self.health.troubled().iter().filter(|(name, health)| health.panics && !before.contains(*name)) {
+            let message = format!("{} of {} endpoints are unhealthy, so all are used as if they were not", health.unhealthy, health.endpoints);
+            self.events.add(now.date, "BackendPanics", name, message);
+        }
+    }
+
+    /// Backends of which all endpoints are used because too few are healthy.
+    pub(super) fn panicking(&self) -> BTreeSet<String> {
+        self.health.troubled().iter().filter(|(_, health)| health.panics).map(|(name, _)| name.clone()).collect()
     }
 
     fn publish_health(&mut self, now: Now) -> Output {
@@ -88,8 +91,10 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use waypost_model::snapshot::Version;
-    use waypost_wire::Report;
+    use waypost_wire::{Probed, Report};
 
     use super::super::tests::Script;
     use super::*;
@@ -102,6 +107,43 @@ mod tests {
         let failing = fails.then(|| ("shop/a".to_owned(), "no answer".to_owned())).into_iter().collect();
         let report = Report { applied: Some(version), probed: Some(Probed { version, failing, ..Probed::default() }), ..Report::default() };
         script.after(1, Input::Reported { name: name.to_owned(), report: Box::new(report) });
+    }
+
+    #[test]
+    fn what_a_prober_finds_reaches_the_leader_through_a_follower_change_by_change() {
+        let mut leader = Script::leading(1);
+        leader.reset(
+            0,
+            0,
+            1,
+            &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80"), ("endpoints/shop/b", "10.0.0.2:80")],
+        );
+        let mut follower = Script::new(1);
+        follower.after(1, Input::ProxyOpened { name: "p".to_owned(), highest: Version::default(), cluster: None });
+        let mut known: HashMap<String, Report> = HashMap::new();
+        let mut told = |leader: &mut Script, probed: Probed| {
+            let version = leader.state.snapshot.version;
+            let report = Report { applied: Some(version), run_id: "r".to_owned(), probed: Some(Probed { version, ..probed }), ..Report::default() };
+            follower.after(1, Input::Reported { name: "p".to_owned(), report: Box::new(report) });
+            let proxies = follower.state.proxies.downstream(&known, follower.now);
+            let report = proxies[0].report.clone().unwrap();
+            let probed = report.probed.clone().unwrap();
+            known.insert("p".to_owned(), Report { probed: Some(Probed { version, number: probed.number, ..Probed::default() }), ..report });
+            leader.after(1, Input::Downstream { controller: "f".to_owned(), proxies, version: None, content: None, told: Vec::new() });
+            leader.after(1_000, Input::Tick);
+            let out = ["a", "b"].map(|id| leader.state.health.out(&format!("shop/{id}")).is_some());
+            (probed, out)
+        };
+        let failing = |names: &[&str]| names.iter().map(|name| (format!("shop/{name}"), "refused".to_owned())).collect::<BTreeMap<_, _>>();
+        told(&mut leader, Probed { number: 2, ..Probed::default() });
+        assert_eq!(told(&mut leader, Probed { number: 2, since: Some(2), ..Probed::default() }).1, [false, false]);
+        let (probed, out) = told(&mut leader, Probed { number: 3, since: Some(2), failing: failing(&["a"]), ..Probed::default() });
+        assert_eq!((probed.since, out), (Some(2), [true, false]));
+        let (probed, out) = told(&mut leader, Probed { number: 4, since: Some(3), failing: failing(&["b"]), ..Probed::default() });
+        assert_eq!((probed.since, probed.failing.len(), out), (Some(3), 1, [true, true]));
+        let recovered = BTreeSet::from(["shop/a".to_owned()]);
+        let (probed, out) = told(&mut leader, Probed { number: 5, since: Some(4), recovered, ..Probed::default() });
+        assert_eq!((probed.recovered.len(), out), (1, [false, true]));
     }
 
     #[test]

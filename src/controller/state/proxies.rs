@@ -1,12 +1,12 @@
 //! The proxies: their streams and their last reports.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use waypost_model::snapshot::{Snapshot, Version};
 
 pub use waypost_wire::Downstream;
-use waypost_wire::{Content, Probed, REPORT_SECONDS, Report};
+use waypost_wire::{Content, Findings, Probed, REPORT_SECONDS, Report};
 
 /// A proxy that neither watches nor reports for this long leaves the list.
 const FORGET: Duration = Duration::from_secs(24 * 3_600);
@@ -30,8 +30,10 @@ pub struct Proxy {
     pub via: BTreeMap<String, Duration>,
     /// The highest version that it had seen when it connected.
     pub highest: Version,
-    /// Its last report.
+    /// Its last report; of the results of its health checks, only the version and the number.
     pub report: Report,
+    /// The results of its health checks.
+    findings: Findings,
     /// Whether it has reported since its stream was opened.
     told: bool,
     /// When it was heard last, since the controller's start.
@@ -61,6 +63,29 @@ impl Proxy {
     /// Whether it has a stream, from us or from a controller that relays.
     fn follows(&self) -> bool {
         self.streams > 0 || !self.via.is_empty()
+    }
+
+    /// Takes in what a report says of the endpoints that it probes, and leaves in it what identifies that. Returns the endpoints of which it
+    /// says something else than before.
+    fn take_findings(&mut self, message: Option<&mut Probed>, same_run: bool) -> BTreeSet<String> {
+        let forget = |findings: &mut Findings| std::mem::take(findings).unwell().map(|name| name.to_string()).collect();
+        let Some(message) = message else { return forget(&mut self.findings) };
+        // Changes of another run build on what is not known here.
+        let fits = same_run || message.since.is_none();
+        let changed = match Some(&mut self.findings).filter(|_| fits).and_then(|findings| findings.merge(message)) {
+            Some(changed) => changed,
+            None if same_run => BTreeSet::new(),
+            None => forget(&mut self.findings),
+        };
+        *message = Probed { version: self.findings.version(), number: self.findings.number(), ..Probed::default() };
+        changed
+    }
+
+    /// The report for somebody who has that one, or none: with the findings that he does not have.
+    fn report_for(&self, known: Option<&Report>) -> Report {
+        let base = known.filter(|known| known.run_id == self.report.run_id).and_then(|known| Some(known.probed.as_ref()?.number));
+        let probed = self.report.probed.as_ref().map(|_| self.findings.message(base));
+        Report { probed, ..self.report.clone() }
     }
 
     fn belongs(&mut self, cluster: Option<&str>, ours: Option<&str>) {
@@ -154,13 +179,14 @@ impl Proxies {
         turned
     }
 
-    /// All proxies that follow us, directly or not, as they are reported to the leader.
-    pub fn downstream(&self, now: Duration) -> Vec<Downstream> {
+    /// All proxies that follow us, directly or not, as they are reported to the leader. Of what they probe only that is named which is not
+    /// in the reports that the leader has.
+    pub fn downstream(&self, known: &HashMap<String, Report>, now: Duration) -> Vec<Downstream> {
         let one = |(name, proxy): (&String, &Proxy)| Downstream {
             name: name.clone(),
             cluster: proxy.cluster.clone(),
             highest: proxy.highest,
-            report: Some(proxy.report.clone()).filter(|_| proxy.told),
+            report: Some(proxy).filter(|_| proxy.told).map(|proxy| proxy.report_for(known.get(name))),
         };
         self.known.iter().filter(|(_, proxy)| proxy.follows() && now.saturating_sub(proxy.heard) < CURRENT).map(one).collect()
     }
@@ -189,8 +215,8 @@ impl Proxies {
         wanted.is_some_and(|(_, wanted)| content != *wanted)
     }
 
-    /// Takes in a report. Returns the one before.
-    pub fn reported(&mut self, name: &str, report: Report, now: Duration) -> Report {
+    /// Takes in a report. Returns the one before, and the endpoints of which the proxy says something else than before.
+    pub fn reported(&mut self, name: &str, mut report: Report, now: Duration) -> (Report, BTreeSet<String>) {
         let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
         let proxy = self.known.entry(name.to_owned()).or_default();
         (proxy.heard, proxy.told) = (now, true);
@@ -204,7 +230,14 @@ impl Proxies {
                 self.bound.insert(listener.name.clone());
             }
         }
-        std::mem::replace(&mut proxy.report, report)
+        let same_run = proxy.report.run_id == report.run_id;
+        let changed = proxy.take_findings(report.probed.as_mut(), same_run);
+        (std::mem::replace(&mut proxy.report, report), changed)
+    }
+
+    /// The number of the last change of a proxy's findings that is known here.
+    pub fn findings_known(&self, name: &str) -> Option<u64> {
+        Some(self.known.get(name)?.report.probed.as_ref()?.number)
     }
 
     /// Whether proxies tried to bind a listener, and none ever could: nobody misses it.
@@ -219,8 +252,8 @@ impl Proxies {
     }
 
     /// What a proxy that follows us found out of what it probes.
-    pub fn probed(&self, name: &str, now: Duration) -> Option<&Probed> {
-        self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report))?.report.probed.as_ref()
+    pub fn probed(&self, name: &str, now: Duration) -> Option<&Findings> {
+        self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report)).map(|proxy| &proxy.findings)
     }
 
     /// Forgets proxies that left a day ago.

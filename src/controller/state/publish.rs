@@ -110,7 +110,9 @@ impl State {
         let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
         let config = lane(config, self.desired_config(), &self.snapshot.config);
         let membership = lane(membership, &self.desired_membership(), self.health.base());
+        let panicking = self.panicking();
         let membership = self.health.overlay(&config, membership, version);
+        self.note_panics(&panicking, now);
         let next = Snapshot { cluster: self.cluster.clone().unwrap_or_default(), version, config, membership };
         if first || !next.same_content(&self.snapshot) {
             output.config_published = next.config != self.snapshot.config;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use waypost_wire::Report;
+use waypost_model::key::{Kind, ResourceKey};
+use waypost_wire::{ObjectProblem, Report};
 
 use super::{SWEEP, State};
 use crate::controller::message::{Input, Now, Output};
@@ -16,6 +17,11 @@ const REMEMBER_GONE: Duration = Duration::from_secs(60);
 impl State {
     /// One step.
     pub fn step(&mut self, input: Input, now: Now) -> Output {
+        let output = self.take_input(input, now);
+        Output { woken: std::mem::take(&mut self.woken), ..output }
+    }
+
+    fn take_input(&mut self, input: Input, now: Now) -> Output {
         match input {
             Input::Store { source, event, generation } => self.store(source, event, generation, now),
             Input::StoreFailed { source, error } => self.store_failed(source, error, now),
@@ -107,22 +113,30 @@ impl State {
 
     pub(super) fn reported(&mut self, name: &str, report: Report, now: Now) -> Output {
         let (refused, problems) = (report.refused.clone(), report.problems.clone());
-        let (probed, counted) = (report.probed.clone(), counts(&report));
+        let counted = counts(&report);
         let drifted = self.proxies.has_drifted(name);
-        let before = self.proxies.reported(name, report, now.since_start);
+        let (before, changed) = self.proxies.reported(name, report, now.since_start);
         if !drifted && self.proxies.has_drifted(name) {
             self.events.add(now.date, "Drift", name, "the proxy serves other content than was published under its version");
         }
         if let Some(reason) = refused.filter(|reason| before.refused.as_ref() != Some(reason)) {
             self.events.add(now.date, "ProxyRefused", name, reason);
         }
+        let ended = before.problems.iter().filter(|problem| !problems.contains(problem));
+        ended.chain(&problems).filter_map(key_of).for_each(|key| self.woken.add(&key));
         for problem in problems.iter().filter(|problem| !before.problems.contains(problem)) {
             self.events.add(now.date, "ProxyProblem", name, format!("{}/{}: {}", problem.kind, problem.name, problem.message));
         }
         self.mark_live(now);
         let mut output = if counts(&before) == counted { Output::default() } else { self.gather(now) };
-        output.absorb(self.probed(name, before.probed.as_ref(), probed.as_ref(), now));
+        output.absorb(self.probed(name, changed, now));
         output.changed = true;
         output
     }
+}
+
+/// The key below the root of the resource that a proxy has a problem with, if it has one.
+fn key_of(problem: &ObjectProblem) -> Option<String> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.singular() == problem.kind)?;
+    Some(ResourceKey { kind, name: problem.name.clone() }.to_string())
 }

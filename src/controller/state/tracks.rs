@@ -14,6 +14,7 @@ use crate::controller::rules::objects::object_path;
 
 impl State {
     pub(super) fn track(&mut self, id: &EntryId, now: Now) {
+        self.woken.add(&id.key);
         let Some(view) = self.compiler.view(id) else {
             if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.deleted) {
                 *track = Track { seen: now.since_start, version: None, live: None, deleted: true, ..*track };
@@ -55,6 +56,7 @@ impl State {
             .cloned()
             .collect();
         for id in settled {
+            self.woken.add(&id.key);
             self.unpublished.remove(&id);
             if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
                 track.version = Some(version);
@@ -68,12 +70,13 @@ impl State {
     pub(super) fn mark_live(&mut self, now: Now) {
         let oldest = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy.applied().unwrap_or_default()).min();
         let Some(oldest) = oldest else { return };
-        let tracks = &mut self.tracks;
+        let (tracks, woken) = (&mut self.tracks, &mut self.woken);
         self.arriving.retain(|id| {
             let Some(track) = tracks.get_mut(id) else { return false };
             let live = track.version.is_some_and(|version| version <= oldest);
             if live {
                 track.live = Some(now.since_start);
+                woken.add(&id.key);
             }
             !live
         });

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use waypost_model::object::Digest;
 
 use crate::controller::rules::pins::PinRecord;
+use crate::controller::stored::programs::Programs;
 
 /// How many actions the audit remembers.
 pub const AUDITED: usize = 500;
@@ -33,10 +34,10 @@ pub struct OperatorState {
     /// Clusters whose proxies may follow us.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopted: Vec<String>,
-    /// Programs that have joined, such as `proxy edge-1`: nobody else joins under their names with a token for any name.
+    /// Programs that have joined, as release 0.1 kept and sent them: now they are in [`Programs`].
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub joined: BTreeSet<String>,
-    /// The digests of the public keys with which they did: asked again with the same one, the answer was lost.
+    /// The digests of their public keys, in the same way.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, Digest>,
     /// Grows with every change: of two controllers' the newer one counts.
@@ -47,21 +48,24 @@ pub struct OperatorState {
     pub epoch: u64,
 }
 
-/// A program that joins.
-#[derive(Debug, Clone)]
-pub struct Joining {
-    /// Such as `proxy edge-1`.
-    pub program: String,
-    /// The digest of its public key, if it has one.
-    pub key: Option<Digest>,
-    /// Its token is for this name alone, also if the name is taken.
-    pub bound: bool,
-}
-
 impl OperatorState {
-    /// Whether nobody joined under that name, or somebody did with the same key.
-    pub fn has_room(&self, program: &str, key: Option<Digest>) -> bool {
-        !self.joined.contains(program) || key.is_some() && self.keys.get(program).copied() == key
+    /// Takes out the programs that release 0.1 kept here. When they joined was not kept; they count as seen at this date.
+    pub fn take_programs(&mut self, date: u64) -> Programs {
+        let (joined, keys) = (std::mem::take(&mut self.joined), std::mem::take(&mut self.keys));
+        let mut programs = Programs::default();
+        for name in joined {
+            let key = keys.get(&name).copied();
+            programs.join(name, key, date);
+        }
+        programs
+    }
+
+    /// Puts in the programs, for a follower of release 0.1.
+    #[must_use]
+    pub fn with_programs(self, programs: &Programs) -> Self {
+        let (all, _) = programs.since(0);
+        let keys = all.iter().filter_map(|(name, program)| Some((name.clone(), program.key?))).collect();
+        Self { joined: all.into_keys().collect(), keys, ..self }
     }
 
     /// Of two, the higher one is newer.

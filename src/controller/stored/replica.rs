@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{SavedStore, StoredEntries};
 use crate::controller::stored::operator::OperatorState;
+use crate::controller::stored::programs::Program;
 use crate::controller::stored::removals::StoredRemoval;
 
 /// What the task that owns the state takes over from the leader.
@@ -45,6 +46,11 @@ pub enum Document {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<u64>,
     },
+    /// Programs that have joined: all of them at first, then those that changed.
+    Programs {
+        /// By kind and name.
+        joined: BTreeMap<String, Program>,
+    },
     /// A config of the history.
     Config {
         /// Its number.
@@ -69,6 +75,9 @@ pub struct ReplicaRequest {
     pub empty: bool,
     /// The configs that it has, by number, with their digests.
     pub configs: BTreeMap<u64, String>,
+    /// It understands [`Document::Programs`]. Release 0.1 does not, and gets the programs with what operators did.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub programs: bool,
 }
 
 impl Replica {

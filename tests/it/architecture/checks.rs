@@ -122,7 +122,7 @@ pub(super) fn folder_arrows(house: &House) -> Broken {
 }
 
 /// Which rooms of the controller a room may use: a folder, or a file that stands alone.
-const CONTROLLER_ROOMS: [(&str, &[&str]); 17] = [
+const CONTROLLER_ROOMS: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("jitter", &[]),
     ("freshness", &[]),
@@ -132,14 +132,33 @@ const CONTROLLER_ROOMS: [(&str, &[&str]); 17] = [
     ("answers/shapes", &["rules"]),
     ("metrics", &["answers/shapes"]),
     ("message", &["answers/shapes", "rules", "stored"]),
+    ("waiters", &["message"]),
     ("state", &["answers/shapes", "message", "rules", "stored"]),
     ("stores", &["jitter", "message", "rules", "settings", "stored"]),
-    ("answers", &["answers/shapes", "message", "rules", "settings", "state", "stores"]),
+    ("answers", &["answers/shapes", "message", "metrics", "rules", "settings", "state", "stores"]),
     ("disk", &["message", "metrics", "rules", "stored"]),
     ("operator", &["clock", "disk", "message", "rules", "stored"]),
-    ("handle", &["answers/shapes", "clock", "disk", "freshness", "message", "operator", "peers", "rules", "settings", "stored"]),
+    ("handle", &["answers/shapes", "clock", "disk", "freshness", "message", "operator", "peers", "rules", "settings", "stored", "waiters"]),
     ("peers", &["answers/shapes", "clock", "handle", "jitter", "message", "operator", "rules", "stored"]),
-    ("owner", &["answers", "answers/shapes", "clock", "disk", "freshness", "message", "metrics", "operator", "rules", "settings", "state", "stored", "stores"]),
+    (
+        "owner",
+        &[
+            "answers",
+            "answers/shapes",
+            "clock",
+            "disk",
+            "freshness",
+            "message",
+            "metrics",
+            "operator",
+            "rules",
+            "settings",
+            "state",
+            "stored",
+            "stores",
+            "waiters",
+        ],
+    ),
 ];
 
 /// The room of a file; `None` for what starts and ties everything together.

@@ -1,3 +1,5 @@
+use waypost_wire::Probed;
+
 use super::*;
 
 const V1: Version = Version { epoch: 1, sequence: 1 };
@@ -7,7 +9,7 @@ struct World {
     health: Health,
     config: Lane,
     membership: Lane,
-    said: BTreeMap<String, Probed>,
+    said: BTreeMap<String, Findings>,
     version: Version,
 }
 
@@ -50,9 +52,9 @@ impl World {
     fn say_why(&mut self, proxy: &str, failing: &[&str], why: &str, unsure: &[&str]) -> Vec<HealthChange> {
         let version = Version { epoch: self.version.epoch, sequence: self.version.sequence - 1 };
         let failing = failing.iter().map(|&name| (name.to_owned(), why.to_owned())).collect();
-        let said = Probed { version, failing, unsure: unsure.iter().map(|&name| name.to_owned()).collect() };
-        let before = self.said.insert(proxy.to_owned(), said.clone()).unwrap_or_default();
-        let names = self.health.differing(proxy, &before, &said);
+        let probed = Probed { version, failing, unsure: unsure.iter().map(|&name| name.to_owned()).collect(), ..Probed::default() };
+        let mut names = self.said.entry(proxy.to_owned()).or_default().merge(&probed).unwrap();
+        names.extend(self.health.heard(proxy, version));
         self.judge(&names, true)
     }
 
@@ -144,8 +146,8 @@ fn a_proxy_that_has_not_heard_of_an_endpoint_does_not_call_it_healthy() {
     let stale = Probed { version: V1, ..Probed::default() };
     world.publish();
     world.health.out.insert("shop/d".to_owned(), Unhealthy::default());
-    let before = world.said.insert("p0".to_owned(), stale.clone()).unwrap();
-    let names = world.health.differing("p0", &before, &stale);
+    let mut names = world.said.get_mut("p0").unwrap().merge(&stale).unwrap();
+    names.extend(world.health.heard("p0", V1));
     assert!(world.judge(&names, true).is_empty());
     assert!(world.say("p0", &[], &["shop/d"]).is_empty(), "it is being probed");
     assert!(world.say("p0", &[], &[])[0].healthy, "now it was");
@@ -157,7 +159,7 @@ fn proxies_that_left_do_not_count_unless_they_may_not_have_found_us_yet() {
     world.all_well(3);
     world.said.remove("p1");
     world.said.remove("p2");
-    world.said.get_mut("p0").unwrap().failing.insert("shop/a".to_owned(), "no answer".to_owned());
+    world.said.get_mut("p0").unwrap().note(&"shop/a".into(), Finding::Failing("no answer".to_owned()));
     let names = BTreeSet::from(["shop/a".to_owned()]);
     assert!(world.judge(&names, false).is_empty(), "one of three");
     assert!(!world.judge(&names, true)[0].healthy, "the only one there is");
@@ -190,11 +192,16 @@ fn a_backend_of_which_too_little_is_healthy_panics() {
     world.say("p0", &["shop/a"], &[]);
     assert!(!world.health.backend("shop").panics);
     world.say("p0", &["shop/a", "shop/b"], &[]);
-    let health = world.health.backend("shop");
-    assert_eq!((health.endpoints, health.out.len(), health.panics), (3, 2, true));
+    let shop = |endpoints, unhealthy, panics| BTreeMap::from([("shop".to_owned(), BackendHealth { endpoints, unhealthy, panics })]);
+    assert_eq!(world.health.backend("shop"), shop(3, 2, true)["shop"]);
+    assert!(world.health.troubled().is_empty(), "that is not published yet");
+    world.publish();
+    assert_eq!(*world.health.troubled(), shop(3, 2, true));
     // What drains is not probed, and no longer counts.
     world.membership = world.membership.with([object("endpoint/shop/b", r#"{"address":"10.0.0.1:80","drain":true}"#)]);
     world.publish();
-    let health = world.health.backend("shop");
-    assert_eq!((health.endpoints, health.out.len(), health.panics), (2, 1, false));
+    assert_eq!(*world.health.troubled(), shop(2, 1, false));
+    world.say("p0", &[], &[]);
+    world.publish();
+    assert!(world.health.troubled().is_empty());
 }

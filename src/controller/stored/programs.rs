@@ -1,0 +1,167 @@
+//! The programs that have joined the cluster, as they are on disk and on the stream between controllers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use waypost_model::object::Digest;
+
+/// The name of a program that was not seen for this long can be taken by another one, in milliseconds.
+pub const FORGET: u64 = 30 * DAY;
+/// At most this many names are remembered; beyond it, those that were seen longest ago can be taken again.
+pub const MOST: usize = 10_000;
+/// `seen` is brought up to date this often, in milliseconds.
+const DAY: u64 = 24 * 3_600 * 1_000;
+
+/// A program that has joined.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// The digest of the public key with which it joined: if it asks again with the same one, it did not get the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Digest>,
+    /// When it joined, in milliseconds since 1970.
+    pub joined: u64,
+    /// When it was seen last, in milliseconds since 1970, to within a day.
+    pub seen: u64,
+    /// The number of its last change in this run of the controller.
+    #[serde(skip)]
+    change: u64,
+}
+
+/// The programs that have joined, by kind and name, such as `proxy edge-1`. Nobody else joins under these names with a token for any name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programs {
+    joined: BTreeMap<String, Program>,
+    /// The number of changes in this run of the controller.
+    #[serde(skip)]
+    changes: u64,
+}
+
+/// A program that joins.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// Such as `proxy edge-1`.
+    pub program: String,
+    /// The digest of its public key, if it has one.
+    pub key: Option<Digest>,
+    /// Its token is for this name alone, also if the name is taken.
+    pub bound: bool,
+}
+
+impl Programs {
+    /// The program of that name, if one has joined.
+    pub fn get(&self, name: &str) -> Option<&Program> {
+        self.joined.get(name)
+    }
+
+    /// Whether nobody has joined under that name, or somebody has with the same key.
+    pub fn has_room(&self, name: &str, key: Option<Digest>) -> bool {
+        self.joined.get(name).is_none_or(|known| key.is_some() && known.key == key)
+    }
+
+    /// A program joins at this date.
+    pub fn join(&mut self, name: String, key: Option<Digest>, date: u64) {
+        self.changes += 1;
+        self.joined.insert(name, Program { key, joined: date, seen: date, change: self.changes });
+    }
+
+    /// Takes over what another controller knows; of two records of one name the later one counts.
+    pub fn merge(&mut self, others: BTreeMap<String, Program>) -> bool {
+        let before = self.changes;
+        for (name, other) in others {
+            let known = self.joined.get(&name);
+            if known.is_none_or(|known| (other.joined, other.seen) > (known.joined, known.seen)) {
+                self.changes += 1;
+                self.joined.insert(name, Program { change: self.changes, ..other });
+            }
+        }
+        self.changes != before
+    }
+
+    /// Those that changed after the first `known` changes of this run, and how many changes there were; all of them for a `known` of 0.
+    pub fn since(&self, known: u64) -> (BTreeMap<String, Program>, u64) {
+        let new = self.joined.iter().filter(|(_, program)| known == 0 || program.change > known);
+        (new.map(|(name, program)| (name.clone(), *program)).collect(), self.changes)
+    }
+
+    /// These programs are there now. Names of programs that were not seen for long are forgotten. Returns whether anything changed.
+    pub fn tidy<'a>(&mut self, present: impl Iterator<Item = &'a str>, date: u64) -> bool {
+        let (changes, count) = (self.changes, self.joined.len());
+        for name in present {
+            if let Some(program) = self.joined.get_mut(name).filter(|program| date.saturating_sub(program.seen) >= DAY) {
+                self.changes += 1;
+                (program.seen, program.change) = (date, self.changes);
+            }
+        }
+        self.joined.retain(|_, program| date.saturating_sub(program.seen) < FORGET);
+        self.shrink();
+        (changes, count) != (self.changes, self.joined.len())
+    }
+
+    /// Forgets the names that were seen longest ago, if there are too many.
+    pub fn shrink(&mut self) {
+        let surplus = self.joined.len().saturating_sub(MOST);
+        if surplus == 0 {
+            return;
+        }
+        let mut oldest: Vec<(u64, String)> = self.joined.iter().map(|(name, program)| (program.seen, name.clone())).collect();
+        oldest.sort_unstable();
+        oldest.truncate(surplus);
+        tracing::warn!("more than {MOST} programs have joined; the names of {surplus} that were seen longest ago can be taken again");
+        for (_, name) in &oldest {
+            self.joined.remove(name);
+        }
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Program)> {
+        self.joined.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(count: u64) -> Programs {
+        let mut programs = Programs::default();
+        (0..count).for_each(|number| programs.join(format!("proxy p{number}"), None, number));
+        programs
+    }
+
+    #[test]
+    fn a_name_is_taken_until_its_program_was_not_seen_for_long() {
+        let mut programs = named(2);
+        let key = Some(Digest::of(b"key"));
+        programs.join("proxy k".to_owned(), key, 0);
+        assert!(!programs.has_room("proxy p0", None) && !programs.has_room("proxy p0", key) && programs.has_room("proxy other", None));
+        assert!(programs.has_room("proxy k", key) && !programs.has_room("proxy k", None), "only the same key asks again");
+        assert!(!programs.tidy(["proxy p0"].into_iter(), DAY / 2), "it was seen today");
+        assert!(programs.tidy(["proxy p0", "proxy never-joined"].into_iter(), FORGET - 1));
+        assert_eq!(programs.joined.len(), 3);
+        assert!(programs.tidy(std::iter::empty(), FORGET + 1));
+        assert!(programs.get("proxy p0").is_some() && programs.joined.len() == 1);
+    }
+
+    #[test]
+    fn only_what_changed_is_told_again() {
+        let mut programs = named(3);
+        let (all, known) = programs.since(0);
+        assert_eq!((all.len(), programs.since(known).0.len()), (3, 0));
+        programs.join("proxy new".to_owned(), None, 9);
+        let (new, known) = programs.since(known);
+        assert_eq!(new.keys().collect::<Vec<_>>(), ["proxy new"]);
+        let mut other = named(1);
+        assert!(other.merge(all) && other.merge(new) && !other.merge(programs.since(0).0), "what is known changes nothing");
+        assert_eq!(other.joined.len(), 4);
+        assert!(programs.since(known).0.is_empty());
+    }
+
+    #[test]
+    fn there_is_a_limit_and_the_oldest_names_go_first() {
+        let mut programs = named(MOST as u64 + 5);
+        programs.shrink();
+        assert_eq!(programs.joined.len(), MOST);
+        assert!(programs.get("proxy p4").is_none() && programs.get("proxy p5").is_some());
+    }
+}
