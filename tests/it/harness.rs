@@ -231,6 +231,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     pub(crate) requests: Arc<AtomicU64>,
+    pub(crate) connections: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -241,6 +242,8 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let (requests, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, stopped) = (requests.clone(), stop.clone());
+        let connections = Arc::new(AtomicU64::new(0));
+        let accepted = connections.clone();
         let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -248,10 +251,11 @@ impl Backend {
                     return;
                 }
                 let (Ok(stream), answer, counter) = (stream, answer.clone(), counter.clone()) else { continue };
+                accepted.fetch_add(1, Ordering::Relaxed);
                 std::thread::spawn(move || converse(stream, answer.as_ref(), &counter));
             }
         });
-        Self { address, requests, stop }
+        Self { address, requests, connections, stop }
     }
 
     /// One that says its name.

@@ -3,11 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use waypost_testkit::process::Process;
 
-use crate::harness::{Backend, get, loopback, text, until, verb, waypost};
+use crate::harness::{Backend, Load, get, loopback, text, until, verb, waypost};
 
 #[test]
 fn four_hundred_idle_clients_of_a_process_with_256_descriptors_keep_nobody_out() {
@@ -44,6 +45,25 @@ fn four_hundred_idle_clients_of_a_process_with_256_descriptors_keep_nobody_out()
     let metrics = get(admin, "admin", "/metrics").body;
     assert!(!metrics.contains("waypost_proxy_connections_shed_total 0"), "{metrics}");
     drop(idle);
+}
+
+#[test]
+fn connections_to_two_hundred_endpoints_are_kept_for_the_next_requests_of_32_clients() {
+    let run = crate::harness::Box1::on_files();
+    let web = run.listener();
+    let endpoints: Vec<Backend> = (0..200).map(|number| Backend::named(&format!("e{number}"))).collect();
+    let folder = run.folder.path().join("waypost/endpoints/shop");
+    std::fs::create_dir_all(&folder).unwrap();
+    endpoints.iter().enumerate().for_each(|(number, endpoint)| std::fs::write(folder.join(format!("e{number}")), endpoint.address.to_string()).unwrap());
+    run.ok(&["put", "routes/shop", r#"{"hostnames":["shop"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    run.ok(&["wait", "endpoints/shop/e199"]);
+    let load = Load::start(web, "shop", 32);
+    until("requests", || load.sent.load(Ordering::Relaxed) >= 10_000);
+    let sent = load.finish();
+    let count = |of: fn(&Backend) -> &AtomicU64| endpoints.iter().map(|endpoint| of(endpoint).load(Ordering::Relaxed)).sum::<u64>();
+    let (connects, requests) = (count(|endpoint| &endpoint.connections), count(|endpoint| &endpoint.requests));
+    println!("{connects} connections for {requests} requests");
+    assert!(requests >= sent && connects * 5 <= requests, "{connects} connections for {requests} requests");
 }
 
 #[test]

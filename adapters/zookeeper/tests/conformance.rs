@@ -45,6 +45,46 @@ async fn a_transaction_is_told_whole() {
     conformance::a_transaction_is_told_whole(store, write).await;
 }
 
+/// A node that is deleted and created again counts its versions from 0, as the one before did: a conditional write that meets it is not
+/// reported as written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conditional_write_to_a_node_that_was_made_anew_is_never_reported_as_written() {
+    use waypost_adapter::{Expected, PutIf};
+    use zookeeper_client::{Acls, Client, CreateMode, Error};
+    let server = ZooKeeper::new(1);
+    let store = store(&server);
+    put(&store, "node", "0").await;
+    let other = Client::connect(&server.endpoints()[0]).await.unwrap();
+    // Somebody else makes the node anew, again and again.
+    let making = tokio::spawn(async move {
+        let (options, mut pause) = (CreateMode::Persistent.with_acls(Acls::anyone_all()), 0);
+        loop {
+            match other.delete("/waypost/node", None).await {
+                Ok(()) | Err(Error::NoNode) => {}
+                Err(error) => panic!("{error}"),
+            }
+            match other.create("/waypost/node", b"theirs", &options).await {
+                Ok(_) | Err(Error::NodeExists) => {}
+                Err(error) => panic!("{error}"),
+            }
+            pause = pause % 7 + 1;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    });
+    let (mut anew, mut written, begun) = (0, 0, std::time::Instant::now());
+    while anew == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the node was never made anew between reading and writing, {written} were written");
+        let Some(entry) = store.get(&key("node")).await.unwrap() else { continue };
+        match store.put_if(&key("node"), Bytes::from_static(b"ours"), Expected::At(entry.revision)).await {
+            Ok(PutIf::Written(_)) => written += 1,
+            Ok(PutIf::Conflict) => {}
+            Err(error) if error.kind == ErrorKind::UnknownOutcome && error.to_string().contains("made anew") => anew += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    making.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_we_may_not_read_hurts_only_itself() {
     use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};

@@ -91,6 +91,23 @@ fn the_most_specific_host_then_the_longest_path_then_the_most_conditions_win() {
 }
 
 #[test]
+fn a_method_decides_before_headers_and_headers_before_query_parameters() {
+    let two_headers = r#"{"headers":[{"name":"x","value":"1"},{"name":"y","value":"1"}]}"#;
+    let mut world = World::new();
+    world
+        .put("routes/headers", &to("b", "[]", &format!("[{two_headers}]")))
+        .put("routes/method", &to("b", "[]", r#"[{"method":"GET"}]"#))
+        .put("routes/queries", &to("b", "[]", r#"[{"queryParams":[{"name":"a","value":"1"},{"name":"b","value":"1"},{"name":"c","value":"1"}]}]"#));
+    let mut headers = HeaderMap::new();
+    headers.insert("x", "1".parse().unwrap());
+    headers.insert("y", "1".parse().unwrap());
+    let find = |method: &Method, headers: &HeaderMap| world.route_with("h", "/?a=1&b=1&c=1", method, headers, "web", false);
+    assert_eq!(find(&Method::GET, &headers).as_deref(), Some("method"));
+    assert_eq!(find(&Method::POST, &headers).as_deref(), Some("headers"));
+    assert_eq!(find(&Method::POST, &HeaderMap::new()).as_deref(), Some("queries"));
+}
+
+#[test]
 fn headers_and_query_parameters_must_all_hold() {
     let mut world = World::new();
     world.put(
