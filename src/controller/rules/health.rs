@@ -48,8 +48,14 @@ pub struct BackendHealth {
     pub panics: bool,
 }
 
-/// An endpoint that is probed: by whom, and the version with which each of them learned of it.
-type Probers = Vec<(String, Version)>;
+/// An endpoint that is probed.
+#[derive(Debug, Clone, Default)]
+struct Probed {
+    /// By whom, and the version with which each of them learned of it.
+    probers: Vec<(String, Version)>,
+    /// Whether it takes requests, as far as it is written.
+    takes_requests: bool,
+}
 
 /// Which proxy probes which endpoint, and what they found.
 #[derive(Debug, Default)]
@@ -60,15 +66,17 @@ pub struct Health {
     shown: Lane,
     /// What is added here, as it is published.
     marks: BTreeMap<String, Arc<Object>>,
-    /// What is added here is to be worked out anew.
+    /// All of what is added here is to be worked out anew.
     stale: bool,
+    /// Endpoints that came to be out, or are not any more, since the last publication.
+    turned: BTreeSet<String>,
     /// The config from which the checks come.
     config: Lane,
     checks: BTreeMap<String, HealthCheck>,
     members: BTreeMap<String, Option<String>>,
     /// Who probes which endpoint is to be worked out anew.
     moved: bool,
-    probed: BTreeMap<String, Probers>,
+    probed: BTreeMap<String, Probed>,
     /// Endpoints of which a prober has said nothing since they became its own, by prober.
     awaited: BTreeMap<String, BTreeSet<String>>,
     out: BTreeMap<String, Unhealthy>,
@@ -136,8 +144,8 @@ impl Health {
     }
 
     /// Whether something waits to be published.
-    pub const fn waits(&self) -> bool {
-        self.stale || self.moved
+    pub fn waits(&self) -> bool {
+        self.stale || self.moved || !self.turned.is_empty()
     }
 
     /// Whether any backend has a health check.
@@ -174,12 +182,27 @@ impl Health {
             let new = marks.iter().filter(|(path, object)| self.marks.get(*path).map(|known| known.digest()) != Some(object.digest()));
             changes.extend(new.map(|(_, object)| Change::Put(object.clone())));
             self.marks = marks;
+            self.turned.clear();
+        }
+        for name in std::mem::take(&mut self.turned) {
+            changes.extend(self.mark(&name));
         }
         self.note_troubled(&changes, backends);
         if !changes.is_empty() {
             self.shown = self.shown.with(changes);
         }
         self.shown.clone()
+    }
+
+    /// The change of what is added for an endpoint, if there is one.
+    fn mark(&mut self, name: &str) -> Option<Change> {
+        let path = format!("health/{name}");
+        if self.out.contains_key(name) && self.is_used() {
+            let object = Object::unhealthy(name);
+            let is_new = self.marks.insert(path, object.clone()).is_none();
+            return is_new.then_some(Change::Put(object));
+        }
+        self.marks.remove(&path).map(|_| Change::Delete(path))
     }
 
     /// Brings up to date which backends have endpoints that are out, and whether too few are left.
@@ -257,15 +280,15 @@ impl Health {
             return self.forget(name);
         }
         let chosen = fleet.probers(name, endpoint.spec.zone.as_deref(), check.probers);
-        let before = self.probed.remove(name).unwrap_or_default();
+        let before = self.probed.remove(name).unwrap_or_default().probers;
         let since = |prober: &str| before.iter().find(|(known, _)| known == prober).map(|(_, since)| *since);
-        let probers: Probers = chosen.into_iter().map(|prober| (prober.to_owned(), since(prober).unwrap_or(version))).collect();
+        let probers: Vec<(String, Version)> = chosen.into_iter().map(|prober| (prober.to_owned(), since(prober).unwrap_or(version))).collect();
         for (prober, since) in &probers {
             if *since == version {
                 self.awaited.entry(prober.clone()).or_default().insert(name.to_owned());
             }
         }
-        self.probed.insert(name.to_owned(), probers);
+        self.probed.insert(name.to_owned(), Probed { probers, takes_requests: endpoint.spec.weight.get() > 0 });
     }
 
     fn forget(&mut self, name: &str) {
@@ -291,7 +314,7 @@ impl Health {
     pub fn heard(&mut self, prober: &str, version: Version) -> BTreeSet<String> {
         let Some(awaited) = self.awaited.get_mut(prober) else { return BTreeSet::new() };
         let probed = &self.probed;
-        let is_new = |name: &String| probed.get(name).is_some_and(|all| all.iter().any(|(known, since)| known == prober && *since > version));
+        let is_new = |name: &String| probed.get(name).is_some_and(|all| all.probers.iter().any(|(known, since)| known == prober && *since > version));
         let (still, heard) = std::mem::take(awaited).into_iter().partition(is_new);
         *awaited = still;
         heard
@@ -304,7 +327,7 @@ impl Health {
         for name in names {
             let Some(probers) = self.probed.get(name) else { continue };
             let mut votes = Votes::default();
-            for (prober, since) in probers {
+            for (prober, since) in &probers.probers {
                 votes.count(says(prober), name, *since, met);
             }
             let is_out = self.out.contains_key(name);
@@ -327,7 +350,7 @@ impl Health {
 
     /// An endpoint came to be out, or is not any more.
     fn turned(&mut self, name: &str) {
-        self.stale = true;
+        self.turned.insert(name.to_owned());
         self.changed.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
     }
 
@@ -338,13 +361,13 @@ impl Health {
 
     /// Those of them that this proxy probes.
     pub fn probed_by(&self, prober: &str) -> BTreeSet<String> {
-        let probes = |probers: &Probers| probers.iter().any(|(known, _)| known == prober);
-        self.probed.iter().filter(|(_, probers)| probes(probers)).map(|(name, _)| name.clone()).collect()
+        let probes = |probed: &Probed| probed.probers.iter().any(|(known, _)| known == prober);
+        self.probed.iter().filter(|(_, probed)| probes(probed)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The proxies that probe an endpoint, if it is probed.
     pub fn probers(&self, name: &str) -> Option<impl Iterator<Item = &str>> {
-        self.probed.get(name).map(|probers| probers.iter().map(|(prober, _)| prober.as_str()))
+        self.probed.get(name).map(|probed| probed.probers.iter().map(|(prober, _)| prober.as_str()))
     }
 
     /// Why an endpoint is out, if it is.
@@ -355,9 +378,16 @@ impl Health {
     /// How a backend fares now. Reads all its endpoints.
     pub fn backend(&self, name: &str) -> BackendHealth {
         let own = below(&self.probed, name);
-        let fit = |name: &str| fitness(&self.base, self.base.get(&format!("endpoint/{name}"))?, self.out.contains_key(name));
         let unhealthy = self.out_of(name).count();
-        let panics = unhealthy > 0 && self.checks.get(name).is_some_and(|check| check.panics(own.clone().filter_map(|(name, _)| fit(name))));
+        let suspects: BTreeSet<&str> = self.base.of_kind("suspect").map(|object| object.name()).collect();
+        let mut out = self.out_of(name).map(|(name, _)| name).peekable();
+        let fit = |(name, probed): (&String, &Probed)| {
+            // Both are in the order of their names.
+            while out.next_if(|other| *other < name).is_some() {}
+            let fitness = Fitness { unhealthy: out.peek() == Some(&name), suspect: !suspects.is_empty() && suspects.contains(name.as_str()) };
+            Some(fitness).filter(|_| probed.takes_requests)
+        };
+        let panics = unhealthy > 0 && self.checks.get(name).is_some_and(|check| check.panics(own.clone().filter_map(fit)));
         BackendHealth { endpoints: own.count(), unhealthy, panics }
     }
 
