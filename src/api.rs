@@ -76,7 +76,7 @@ pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>,
     answers
         .route("/v1/watch", post(watch::watch).get(watch::look))
         .route("/v1/proxies/{name}/report", post(report::report))
-        .route("/v1/proxies/{name}/held", post(report::held))
+        .route("/v1/proxies/{name}/held", post(report::upload))
         .route(RENEW_PATH, post(enrol::renew))
         .route(SECRETS_PATH, post(secrets::secrets))
         .route("/v1/controller", get(controllers::controller))

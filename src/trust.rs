@@ -225,18 +225,18 @@ async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Aut
     let body = JoinRequest { token: token.to_owned(), name: settings.name.clone(), public_key: key.public().into() };
     let begun = std::time::Instant::now();
     loop {
-        let mut told = "no other controller is named; write --peer https://HOST:PORT".to_owned();
+        let mut message = "no other controller is named; write --peer https://HOST:PORT".to_owned();
         for url in urls {
             match ask(&client, url, &body).await {
                 Ok(authority) => return Ok(authority),
-                Err(Answer { last: true, told }) => return Err(JoinError::Refused(format!("{url}: {told}"))),
-                Err(Answer { told: now, .. }) => told = format!("{url}: {now}"),
+                Err(Answer { last: true, told: message }) => return Err(JoinError::Refused(format!("{url}: {message}"))),
+                Err(Answer { told: now, .. }) => message = format!("{url}: {now}"),
             }
         }
         if urls.is_empty() || begun.elapsed() > JOINING {
-            return Err(JoinError::Refused(told));
+            return Err(JoinError::Refused(message));
         }
-        tracing::warn!("not joined yet: {told}");
+        tracing::warn!("not joined yet: {message}");
         tokio::time::sleep(PAUSE).await;
     }
 }

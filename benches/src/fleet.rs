@@ -151,7 +151,7 @@ fn stamp(text: &str) -> Option<u64> {
 async fn until_has(light: &Light, objects: usize) {
     let mut arrivals = light.arrivals();
     let has = |arrived: &Option<waypost_proxy::light::Arrived>| {
-        arrived.as_ref().is_some_and(|arrived| arrived.held.lanes.get(&Lane::Stable).is_some_and(|lane| lane.len() >= objects))
+        arrived.as_ref().is_some_and(|arrived| arrived.received.lanes.get(&Lane::Stable).is_some_and(|lane| lane.len() >= objects))
     };
     let waited = tokio::time::timeout(Duration::from_secs(120), arrivals.wait_for(has)).await;
     assert!(waited.is_ok_and(|found| found.is_ok()), "a follower never had {objects} objects");
@@ -161,18 +161,18 @@ async fn until_has(light: &Light, objects: usize) {
 fn note(light: &Light, into: Arc<Mutex<Vec<Duration>>>) -> tokio::task::JoinHandle<()> {
     let mut arrivals = light.arrivals();
     tokio::spawn(async move {
-        let mut before = arrivals.borrow_and_update().clone().map(|arrived| arrived.held);
+        let mut before = arrivals.borrow_and_update().clone().map(|arrived| arrived.received);
         while arrivals.changed().await.is_ok() {
             let (Some(arrived), now) = (arrivals.borrow_and_update().clone(), micros()) else { continue };
-            let lane = |held: &waypost_wire::Held| held.lanes.get(&Lane::Stable).cloned().unwrap_or_default();
-            let changes = before.as_ref().map(|before| lane(before).changes_to(&lane(&arrived.held))).unwrap_or_default();
+            let lane = |received: &waypost_wire::ReceivedState| received.lanes.get(&Lane::Stable).cloned().unwrap_or_default();
+            let changes = before.as_ref().map(|before| lane(before).changes_to(&lane(&arrived.received))).unwrap_or_default();
             let late = now.saturating_sub(u64::try_from(arrived.at.elapsed().as_micros()).unwrap_or_default());
             let stamps = changes.iter().filter_map(|change| match change {
                 waypost_model::lane::Change::Put(object) => stamp(object.bytes()),
                 waypost_model::lane::Change::Delete(_) => None,
             });
             into.lock().expect("notes").extend(stamps.map(|at| Duration::from_micros(late.saturating_sub(at))));
-            before = Some(arrived.held);
+            before = Some(arrived.received);
         }
     })
 }
@@ -191,7 +191,7 @@ async fn single(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], count: usi
             let (mut arrivals, path) = (light.arrivals(), path.clone());
             async move {
                 let has = |arrived: &Option<waypost_proxy::light::Arrived>| {
-                    let object = arrived.as_ref().and_then(|arrived| arrived.held.lanes.get(&Lane::Stable)?.get(&path).cloned());
+                    let object = arrived.as_ref().and_then(|arrived| arrived.received.lanes.get(&Lane::Stable)?.get(&path).cloned());
                     object.is_some_and(|object| stamp(object.bytes()) == Some(at))
                 };
                 let at = arrivals.wait_for(has).await.ok().and_then(|arrived| arrived.as_ref().map(|arrived| arrived.at));
@@ -251,7 +251,7 @@ fn left_behind(lights: &[Light], last: &Last) -> usize {
     let has_all = |light: &&Light| {
         let arrivals = light.arrivals();
         let arrived = arrivals.borrow();
-        let lane = arrived.as_ref().and_then(|arrived| arrived.held.lanes.get(&Lane::Stable));
+        let lane = arrived.as_ref().and_then(|arrived| arrived.received.lanes.get(&Lane::Stable));
         lane.is_some_and(|lane| last.iter().all(|(path, at)| lane.get(path).is_some_and(|object| stamp(object.bytes()) == Some(*at))))
     };
     lights.iter().filter(|light| !has_all(light)).count()
@@ -281,7 +281,7 @@ async fn delta(fleet: &Fleet) -> usize {
     all.len()
 }
 
-fn told(what: &str, kept: bool, figures: &str) -> bool {
+fn report(what: &str, kept: bool, figures: &str) -> bool {
     println!("{what}: {figures}{}", if kept { "" } else { "  BROKEN" });
     kept
 }
@@ -316,7 +316,7 @@ async fn one_by_one(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], flags:
     println!("CPU of the controllers with {} proxies and nothing to do: {}", flags.proxies, idle.join(", "));
     let took = single(fleet, lights, webs, flags.changes).await;
     let (p50, p99) = (percentile(&took, 0.5), percentile(&took, 0.99));
-    told(
+    report(
         &format!("one change live on {} proxies, {} routes", flags.proxies, flags.routes),
         p50 <= 30.0 && p99 <= 250.0,
         &format!("p50 {p50:.1} ms (at most 30), p99 {p99:.1} ms (at most 250)"),
@@ -359,7 +359,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     // In a short run, other programs on the machine have more influence.
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let wanted = RATE as f64 * if flags.storm >= LONG { 0.98 } else { 0.85 };
-    told(
+    report(
         &format!("{rate:.0} changes/s for {seconds:.0} s"),
         p99 <= 1_000.0 && rate >= wanted && behind == 0,
         &format!(
@@ -381,7 +381,7 @@ async fn is_flat(fleet: &Fleet, mut samples: Vec<Vec<f64>>, seconds: u64) -> boo
         let (before, after) = (least(&samples[..samples.len() / 3]), least(&samples[samples.len() * 2 / 3..]));
         let growth = growth(&before, &after, seconds);
         let kept = growth <= FLAT;
-        told("memory of the controllers", kept, &format!("{} MB before, {} MB after: {growth:.2} x (at most {FLAT})", shown(&before), shown(&after)));
+        report("memory of the controllers", kept, &format!("{} MB before, {} MB after: {growth:.2} x (at most {FLAT})", shown(&before), shown(&after)));
         if kept {
             return true;
         }
@@ -418,11 +418,11 @@ async fn cold(fleet: &Fleet, flags: &Flags) -> bool {
     }
     let took = sorted_ms(took);
     let bytes = delta(fleet).await;
-    told(
+    report(
         &format!("cold synchronisation of {} routes", flags.cold),
         took[2] <= 2_000.0,
         &format!("median {:.0} ms, slowest {:.0} ms (at most 2,000)", took[2], took[4]),
-    ) & told("the delta of one route", bytes <= 2_048, &format!("{bytes} bytes (at most 2,048)"))
+    ) & report("the delta of one route", bytes <= 2_048, &format!("{bytes} bytes (at most 2,048)"))
 }
 
 /// All followers follow one controller, which is killed.
@@ -452,15 +452,15 @@ async fn lost_together(flags: &Flags) -> bool {
     tokio::time::sleep(Duration::from_secs(30).saturating_sub(took)).await;
     let reads = fleet.reads().await - before;
     let versions: BTreeMap<String, usize> = lights.iter().fold(BTreeMap::new(), |mut all, light| {
-        let version = light.arrivals().borrow().as_ref().map(|arrived| arrived.held.version.to_string()).unwrap_or_default();
+        let version = light.arrivals().borrow().as_ref().map(|arrived| arrived.received.version.to_string()).unwrap_or_default();
         *all.entry(version).or_default() += 1;
         all
     });
-    told(
+    report(
         &format!("{} subscribers lose their controller, the leader, together", flags.subscribers),
         took <= Duration::from_secs(30),
         &format!("all current after {:.1} s (at most 30), at {versions:?}", took.as_secs_f64()),
-    ) & told(
+    ) & report(
         "reads of the store in those 30 s",
         reads <= steady * 2.0,
         &format!("{reads:.0}, {steady:.0} in the 30 s before: {:.2} x (at most 2)", reads / steady),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Content, Findings, Held, ObjectProblem, Probed};
+use waypost_wire::{Content, Findings, ObjectProblem, Probed, ReceivedState};
 
 use crate::active::Active;
 use crate::listener::Listeners;
@@ -100,7 +100,7 @@ const FINDINGS_BYTES: usize = 512 * 1024;
 #[derive(Debug, Clone)]
 pub struct Arrived {
     /// The state.
-    pub held: Held,
+    pub received: ReceivedState,
     /// When the publication was complete.
     pub at: Instant,
     /// Whether the previous state had drifted, so that nothing built from it may be reused.
@@ -153,7 +153,7 @@ impl Applier {
                     let arrived = arrivals.borrow_and_update().clone();
                     if let Some(arrived) = arrived {
                         unbound = self.apply(&arrived);
-                        self.keep.send_replace(Some(Keep { held: arrived.held, quarantined: self.state.quarantined().clone() }));
+                        self.keep.send_replace(Some(Keep { received: arrived.received, quarantined: self.state.quarantined().clone() }));
                     }
                 }
                 Ok(Err(_)) => return,
@@ -166,7 +166,7 @@ impl Applier {
 
     /// Applies a snapshot. Returns whether a listener could not be bound.
     pub(crate) fn apply(&mut self, arrived: &Arrived) -> bool {
-        let snapshot = arrived.held.snapshot();
+        let snapshot = arrived.received.snapshot();
         let config = snapshot.config.digest();
         if self.state.is_quarantined(config) {
             let reason = format!("config {} crashed this proxy and is quarantined; write another config", config.short());
@@ -196,7 +196,7 @@ impl Applier {
                 (applied.cluster, applied.highest) = (snapshot.cluster.clone(), snapshot.version);
             }
             // Lanes from disk may be of different versions.
-            applied.content = (!arrived.held.restored).then(|| Content::of(&snapshot));
+            applied.content = (!arrived.received.restored).then(|| Content::of(&snapshot));
             (applied.version, applied.highest, applied.refused) = (Some(snapshot.version), snapshot.version.max(applied.highest), None);
         });
         self.metrics.swap_seconds.observe(arrived.at.elapsed().as_secs_f64());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use waypost_wire::{Content, Held, Report};
+use waypost_wire::{Content, ReceivedState, Report};
 
 pub use crate::apply::Arrived;
 use crate::apply::Progress;
@@ -34,7 +34,7 @@ impl Light {
             enrolment: Arc::new(Enrolment::new(config.name.clone(), config.certified.clone(), config.state.join("trust"))),
             config: config.clone(),
             run_id: run_id.clone(),
-            held: Held::default(),
+            received: ReceivedState::default(),
             audited: 0,
             drifted: false,
             arrivals,
@@ -64,13 +64,13 @@ async fn report(name: String, run_id: String, mut arrived: watch::Receiver<Optio
     let path = format!("/v1/proxies/{name}/report");
     let pause = std::time::Duration::from_secs(waypost_wire::REPORT_SECONDS);
     loop {
-        let held = arrived.borrow_and_update().as_ref().map(|arrived| (arrived.held.version, arrived.held.highest, arrived.held.snapshot()));
+        let received = arrived.borrow_and_update().as_ref().map(|arrived| (arrived.received.version, arrived.received.highest, arrived.received.snapshot()));
         let report = Report {
             run_id: run_id.clone(),
             release: crate::RELEASE.to_owned(),
-            applied: held.as_ref().map(|(version, ..)| *version),
-            highest: held.as_ref().map(|(_, highest, _)| *highest),
-            content: held.map(|(_, _, snapshot)| Content::of(&snapshot)),
+            applied: received.as_ref().map(|(version, ..)| *version),
+            highest: received.as_ref().map(|(_, highest, _)| *highest),
+            content: received.map(|(_, _, snapshot)| Content::of(&snapshot)),
             ..Report::default()
         };
         let link = links.borrow_and_update().clone();

@@ -126,35 +126,35 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         let m = &metrics;
-        registry.register("connections", "Client connections that are open", m.connections.clone());
-        registry.register("connections_shed", "Idle client connections that were closed to let others in", m.crowded.shed.clone());
-        registry.register("connections_refused", "Client connections that were closed at once because all others were busy", m.crowded.refused.clone());
+        registry.register("connections", "Open client connections", m.connections.clone());
+        registry.register("connections_shed", "Idle client connections that were closed to accept others", m.crowded.shed.clone());
+        registry.register("connections_refused", "Client connections refused at the limit while no other was idle", m.crowded.refused.clone());
         registry.register("core_connections", "Client connections by serving thread", m.core_connections.clone());
-        registry.register("requests_in_flight", "Requests under way", m.in_flight.clone());
-        registry.register("retries", "Requests that were tried again", m.retries.clone());
+        registry.register("requests_in_flight", "Requests in progress", m.in_flight.clone());
+        registry.register("retries", "Attempts after the first one of a request", m.retries.clone());
         registry.register("retries_denied", "Retries that the budget did not allow", m.retries_denied.clone());
-        registry.register("ejections", "Times an endpoint was taken out because its attempts fail and those at others do not", m.ejections.clone());
-        registry.register("upgrades_dropped", "Requests for an upgrade that their rule does not allow; they went on without it", m.upgrades_dropped.clone());
-        registry.register("endpoint_connects", "Connections to endpoints that were made", m.connects.clone());
-        registry.register("endpoint_connect_errors", "Connections to endpoints that could not be made", m.connect_errors.clone());
-        registry.register("snapshot_swaps", "Routing tables that were swapped in", m.swaps.clone());
-        registry.register("snapshot_swap_seconds", "From the arrival of a snapshot to its swap", m.swap_seconds.clone());
-        registry.register("drift", "How often what is held was not what was published any more, and was fetched again", m.drift.clone());
+        registry.register("ejections", "Ejections of endpoints whose attempts fail while those at others succeed", m.ejections.clone());
+        registry.register("upgrades_dropped", "Upgrades that a rule does not allow; the requests went on without them", m.upgrades_dropped.clone());
+        registry.register("endpoint_connects", "Connections opened to endpoints", m.connects.clone());
+        registry.register("endpoint_connect_errors", "Connections to endpoints that failed", m.connect_errors.clone());
+        registry.register("snapshot_swaps", "Swaps of the routing table", m.swaps.clone());
+        registry.register("snapshot_swap_seconds", "Time from the arrival of a snapshot to the swap of the table", m.swap_seconds.clone());
+        registry.register("drift", "Times that the received state had drifted and was fetched again", m.drift.clone());
         registry.register("snapshots_refused", "Publications that were refused as a whole", m.refused.clone());
-        registry.register("object_problems", "Objects that could not be put to use", m.object_problems.clone());
-        registry.register("snapshot_epoch", "Epoch of the version that is served", m.epoch.clone());
-        registry.register("snapshot_sequence", "Sequence of the version that is served", m.sequence.clone());
+        registry.register("object_problems", "Objects that this proxy cannot use", m.object_problems.clone());
+        registry.register("snapshot_epoch", "Epoch of the served version", m.epoch.clone());
+        registry.register("snapshot_sequence", "Sequence of the served version", m.sequence.clone());
         registry.register("controller_connected", "1 while the watch stream to a controller is alive", m.controller_connected.clone());
         registry.register("confirmed_timestamp_seconds", "When a controller was last heard", m.confirmed.clone());
         registry.register(
             "store_age_seconds",
-            "Since the stores were confirmed to say what is served, of the one for which that is longest ago; -1 if it is not known",
+            "Time since the stores were confirmed to have what is served, of the store that was confirmed longest ago; -1 if unknown",
             m.source_age.clone(),
         );
         registry.register("probed_endpoints", "Endpoints that this proxy probes", m.probing.clone());
         registry.register(
             "probing_alone",
-            "1 while it probes all endpoints for itself, because nobody gathers what the proxies find out",
+            "1 while this proxy probes all endpoints for itself, because no leader collects the results",
             m.probing_alone.clone(),
         );
         registry.register("probes", "Probes by outcome", m.probes.clone());

@@ -31,14 +31,14 @@ pub(crate) async fn run(names: watch::Receiver<Arc<Names>>) {
 
 async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Option<TokioResolver>) {
     let mut resolver = None;
-    let mut known: HashMap<Arc<str>, Known> = HashMap::new();
+    let mut known: HashMap<Arc<str>, Lookup> = HashMap::new();
     let mut lookups = JoinSet::new();
     loop {
         let wanted = names.borrow_and_update().clone();
         known.retain(|name, _| wanted.contains_key(name));
         for (name, states) in wanted.iter() {
             // A new endpoint may have a name that is resolved already.
-            known.entry(name.clone()).or_insert_with(Known::new).tell(states);
+            known.entry(name.clone()).or_insert_with(Lookup::new).publish(states);
         }
         let now = Instant::now();
         while lookups.len() < AT_ONCE
@@ -55,7 +55,7 @@ async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Optio
                 let Ok((name, found)) = found else { continue };
                 if let (Some(one), Some(states)) = (known.get_mut(&name), wanted.get(&name)) {
                     one.found(&name, found);
-                    one.tell(states);
+                    one.publish(states);
                 }
             }
             () = sleep_until(next), if lookups.len() < AT_ONCE => {}
@@ -64,7 +64,7 @@ async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Optio
 }
 
 /// The state of a name.
-struct Known {
+struct Lookup {
     peers: Vec<Peer>,
     /// When the next lookup is due.
     due: Instant,
@@ -73,29 +73,29 @@ struct Known {
     /// The pause after the next failure.
     pause: Duration,
     /// The last failure that was logged.
-    told: Option<String>,
+    logged: Option<String>,
 }
 
-impl Known {
+impl Lookup {
     fn new() -> Self {
-        Self { peers: Vec::new(), due: Instant::now(), asked: false, pause: RETRY, told: None }
+        Self { peers: Vec::new(), due: Instant::now(), asked: false, pause: RETRY, logged: None }
     }
 
     fn found(&mut self, name: &str, found: Result<(Vec<Peer>, Duration), String>) {
         self.asked = false;
         match found {
-            Ok((peers, lasts)) => (self.peers, self.due, self.pause, self.told) = (peers, Instant::now() + lasts, RETRY, None),
+            Ok((peers, lasts)) => (self.peers, self.due, self.pause, self.logged) = (peers, Instant::now() + lasts, RETRY, None),
             Err(reason) => {
                 (self.due, self.pause) = (Instant::now() + self.pause, (self.pause * 2).min(MOST));
-                if self.told.as_ref() != Some(&reason) {
+                if self.logged.as_ref() != Some(&reason) {
                     tracing::warn!(name, reason, "the name of an endpoint cannot be resolved; its last addresses are kept");
-                    self.told = Some(reason);
+                    self.logged = Some(reason);
                 }
             }
         }
     }
 
-    fn tell(&self, states: &[Weak<EndpointState>]) {
+    fn publish(&self, states: &[Weak<EndpointState>]) {
         if !self.peers.is_empty() {
             states.iter().filter_map(Weak::upgrade).for_each(|state| state.resolved(&self.peers));
         }

@@ -2,7 +2,7 @@
 //! collects the results, or while it refuses a config, because the leader then ignores its results.
 
 mod ask;
-mod watched;
+mod series;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -19,7 +19,7 @@ use crate::apply::Progress;
 use crate::fresh::Fresh;
 use crate::metrics::Metrics;
 use crate::table::{Check, Judged};
-use watched::Watched;
+use series::Series;
 
 /// Time without contact to a leader after which the shared verdicts are out of date.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub(crate) struct Prober {
     judged: watch::Sender<Judged>,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
-    known: HashMap<Arc<str>, Known>,
+    known: HashMap<Arc<str>, ProbedEndpoint>,
     /// The due times of probes, with the round of the endpoint; probes of an outdated round are skipped.
     queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
     running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
@@ -63,9 +63,9 @@ pub(crate) struct Prober {
 }
 
 /// The state of an endpoint that is probed.
-struct Known {
+struct ProbedEndpoint {
     check: Check,
-    watched: Watched,
+    series: Series,
     /// When its last probe began.
     began: Instant,
     /// Distinguishes its probes from those of an earlier endpoint of the same name.
@@ -159,18 +159,18 @@ impl Prober {
         for check in work.checks.values().flat_map(|checks| checks.iter()).filter(|check| check.mine || self.alone) {
             let known = before.remove(&check.name).filter(|known| known.check.how == check.how && known.check.address == check.address);
             let known = match known {
-                Some(known) => Known { check: check.clone(), ..known },
+                Some(known) => ProbedEndpoint { check: check.clone(), ..known },
                 None => {
                     self.round += 1;
                     // The first probes are spread over an interval.
                     let now = Instant::now();
                     self.queue.push(Reverse((now + check.how.interval.get().mul_f64(fastrand::f64()), self.round, check.name.clone())));
-                    Known { check: check.clone(), watched: Watched::default(), began: now, round: self.round }
+                    ProbedEndpoint { check: check.clone(), series: Series::default(), began: now, round: self.round }
                 }
             };
             self.known.insert(check.name.clone(), known);
         }
-        self.tell_all(work.version, before.into_keys());
+        self.note_all(work.version, before.into_keys());
         self.metrics.probing.set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
         self.gather = Some(self.gathered);
     }
@@ -199,24 +199,24 @@ impl Prober {
         let Some(known) = self.known.get_mut(name).filter(|known| known.round == round) else { return };
         let good = outcome.is_ok();
         self.metrics.probes(good);
-        let news = known.watched.observe(outcome, &known.check.how);
-        self.queue.push(Reverse((known.began + known.watched.pace(&known.check.how), round, known.check.name.clone())));
+        let news = known.series.observe(outcome, &known.check.how);
+        self.queue.push(Reverse((known.began + known.series.pace(&known.check.how), round, known.check.name.clone())));
         if !news {
             return;
         }
         if !good {
-            tracing::debug!(endpoint = name, why = known.watched.why, "an endpoint fails its probes");
+            tracing::debug!(endpoint = name, why = known.series.why, "an endpoint fails its probes");
         }
         if known.check.mine {
-            let (name, finding) = (known.check.name.clone(), known.watched.finding());
+            let (name, finding) = (known.check.name.clone(), known.series.finding());
             self.progress.probed(|findings| findings.note(&name, finding));
         }
         self.gather = Some(self.gathered + GATHER);
     }
 
     /// Reports the results of this proxy's share as of this version, and that it no longer says anything of the endpoints that are `gone`.
-    fn tell_all(&self, version: Version, gone: impl Iterator<Item = Arc<str>>) {
-        let finding = |known: &Known| if known.check.mine { known.watched.finding() } else { Finding::Well };
+    fn note_all(&self, version: Version, gone: impl Iterator<Item = Arc<str>>) {
+        let finding = |known: &ProbedEndpoint| if known.check.mine { known.series.finding() } else { Finding::Well };
         self.progress.probed(|findings| {
             findings.set_version(version);
             gone.for_each(|name| findings.note(&name, Finding::Well));
@@ -227,7 +227,7 @@ impl Prober {
     /// Applies the local results to the table, or withdraws them.
     fn judge(&mut self) {
         (self.gather, self.gathered) = (None, Instant::now());
-        let own = |known: &Known| Some((known.check.name.clone(), known.watched.healthy?));
+        let own = |known: &ProbedEndpoint| Some((known.check.name.clone(), known.series.healthy?));
         let judged: BTreeMap<Arc<str>, bool> = if self.alone { self.known.values().filter_map(own).collect() } else { BTreeMap::new() };
         if **self.judged.borrow() != judged {
             self.judged.send_replace(Arc::new(judged));

@@ -69,15 +69,15 @@ impl Reporter {
         let ReportAnswer { recall, probed } = serde_json::from_slice(&answer).unwrap_or_default();
         self.confirmed = probed;
         probed.into_iter().for_each(|number| self.progress.probed_confirmed(number));
-        if recall { self.tell_held(&mut link).await } else { Ok(()) }
+        if recall { self.upload_state(&mut link).await } else { Ok(()) }
     }
 
     /// Uploads the state to a controller that has lost the published state and asks for it.
-    async fn tell_held(&self, link: &mut Link) -> Result<(), String> {
-        let held = self.arrivals.borrow().as_ref().map(|arrived| arrived.held.clone());
-        let Some(held) = held.filter(|held| held.lanes.contains_key(&Lane::Stable)) else { return Ok(()) };
-        let version = held.newest();
-        let body = whole(&Snapshot { version, ..held.snapshot() }).map_err(|error| error.to_string())?;
+    async fn upload_state(&self, link: &mut Link) -> Result<(), String> {
+        let received = self.arrivals.borrow().as_ref().map(|arrived| arrived.received.clone());
+        let Some(received) = received.filter(|received| received.lanes.contains_key(&Lane::Stable)) else { return Ok(()) };
+        let version = received.newest();
+        let body = whole(&Snapshot { version, ..received.snapshot() }).map_err(|error| error.to_string())?;
         tracing::info!(%version, "the controller has lost what was published; this proxy tells what it holds");
         link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, TELLING).await.map(drop)
     }

@@ -143,7 +143,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
     let (work, to_probe) = watch::channel(Arc::default());
     let (judgements, judged) = watch::channel(Judged::default());
-    let saver = Saver::new(&state, &found.held);
+    let saver = Saver::new(&state, &found.received);
     let applier = Applier {
         active: active.clone(),
         builder,
@@ -173,7 +173,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     let prober = Prober::new(to_probe, heard, judgements, progress.clone(), metrics.clone());
     Ok(Parts {
         config: Arc::new(config),
-        held: found.held,
+        received: found.received,
         applier,
         saver,
         kept,
@@ -208,7 +208,7 @@ fn start_runtime(name: &str, end: CancellationToken) -> std::io::Result<tokio::r
 
 struct Parts {
     config: Arc<Config>,
-    held: waypost_wire::Held,
+    received: waypost_wire::ReceivedState,
     applier: Applier,
     saver: Saver,
     kept: watch::Receiver<Option<Keep>>,
@@ -228,9 +228,9 @@ struct Parts {
 impl Parts {
     /// Serves the state that was found on disk.
     fn begin(&mut self, found: &Arrived) {
-        self.progress.update(|applied| (applied.cluster, applied.highest) = (self.held.cluster.clone(), self.held.highest));
-        if self.held.lanes.contains_key(&waypost_wire::Lane::Stable) {
-            tracing::info!(version = %self.held.version, "serving from disk until a controller is heard");
+        self.progress.update(|applied| (applied.cluster, applied.highest) = (self.received.cluster.clone(), self.received.highest));
+        if self.received.lanes.contains_key(&waypost_wire::Lane::Stable) {
+            tracing::info!(version = %self.received.version, "serving from disk until a controller is heard");
             self.applier.apply(found);
         } else if self.config.listen.is_some() {
             self.applier.apply(found);
@@ -240,7 +240,7 @@ impl Parts {
 
     async fn run(mut self, stop: CancellationToken) {
         // The state from disk counts as received: it is the initial value of the channel.
-        let found = Arrived { held: self.held.clone(), at: Instant::now(), anew: false };
+        let found = Arrived { received: self.received.clone(), at: Instant::now(), anew: false };
         let ((arrivals, arrived), (link, links)) = (watch::channel(Some(found.clone())), watch::channel(None));
         let told = arrivals.subscribe();
         let run_id = uuid::Uuid::new_v4().to_string();
@@ -261,7 +261,7 @@ impl Parts {
             config: self.config.clone(),
             enrolment,
             run_id: run_id.clone(),
-            held: self.held,
+            received: self.received,
             audited: fastrand::u8(..),
             drifted: false,
             arrivals,

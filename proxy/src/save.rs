@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use waypost_model::object::Digest;
 use waypost_model::snapshot::Version;
-use waypost_wire::Held;
+use waypost_wire::ReceivedState;
 
 use crate::state::{Files, StateDir};
 
@@ -21,7 +21,7 @@ const COPIES: u8 = 2;
 #[derive(Debug, Clone)]
 pub(crate) struct Keep {
     /// The received state.
-    pub(crate) held: Held,
+    pub(crate) received: ReceivedState,
     /// Configs that are never applied again.
     pub(crate) quarantined: BTreeSet<Digest>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Saver {
 
 impl Saver {
     /// A saver that does not write `found` again, because it was just read from disk.
-    pub(crate) fn new(state: &StateDir, found: &Held) -> Self {
+    pub(crate) fn new(state: &StateDir, found: &ReceivedState) -> Self {
         let snapshot = found.snapshot();
         let known = !found.lanes.is_empty();
         Self {
@@ -72,13 +72,13 @@ impl Saver {
     }
 
     /// Writes what is due, or with `all` everything that is not on disk. A failed write is repeated when it is due next.
-    fn save(&mut self, Keep { held, quarantined }: &Keep, all: bool) {
-        let snapshot = held.snapshot();
+    fn save(&mut self, Keep { received, quarantined }: &Keep, all: bool) {
+        let snapshot = received.snapshot();
         let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
         let (config, membership) = (snapshot.config.digest(), snapshot.membership.digest());
         if self.config != Some(config) && !quarantined.contains(&config) && due(self.config_at, CONFIG_EVERY) {
             self.config_at = Some(Instant::now());
-            if noted(self.files.save_config(held), "config") {
+            if noted(self.files.save_config(received), "config") {
                 self.config = Some(config);
             }
         }
@@ -89,17 +89,17 @@ impl Saver {
         // costs nothing.
         if self.membership_copies < COPIES && due(self.membership_at, MEMBERSHIP_EVERY) {
             self.membership_at = Some(Instant::now());
-            if noted(self.files.save_membership(held), "membership") {
+            if noted(self.files.save_membership(received), "membership") {
                 self.membership = Some(membership);
                 self.membership_copies += 1;
             }
         }
         // The highest version protects from a deposed leader, also after a restart; a quarantine must survive a restart too.
-        let urgent = self.seen.0.epoch != held.highest.epoch || self.seen.1 != *quarantined;
-        if urgent || self.seen.0 != held.highest && due(self.seen_at, CONFIG_EVERY) {
+        let urgent = self.seen.0.epoch != received.highest.epoch || self.seen.1 != *quarantined;
+        if urgent || self.seen.0 != received.highest && due(self.seen_at, CONFIG_EVERY) {
             self.seen_at = Some(Instant::now());
-            if noted(self.files.save_seen(held, quarantined), "highest version") {
-                self.seen = (held.highest, quarantined.clone());
+            if noted(self.files.save_seen(received, quarantined), "highest version") {
+                self.seen = (received.highest, quarantined.clone());
             }
         }
     }

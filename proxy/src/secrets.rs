@@ -22,7 +22,7 @@ const LONGEST: usize = 1024 * 1024;
 pub(crate) struct Secrets {
     name: String,
     file: PathBuf,
-    held: KeyRing,
+    ring: KeyRing,
     progress: Arc<Progress>,
 }
 
@@ -30,16 +30,16 @@ impl Secrets {
     /// Loads the keys from disk in `folder`, if there are any.
     pub(crate) fn open(name: String, folder: &Path, progress: Arc<Progress>) -> Self {
         let file = folder.join("ring.json");
-        let held = waypost_trust::load_secret(&file).unwrap_or_else(|error| {
+        let ring = waypost_trust::load_secret(&file).unwrap_or_else(|error| {
             tracing::error!("{error}; the keys are fetched anew");
             None
         });
-        Self { name, file, held: held.unwrap_or_default(), progress }
+        Self { name, file, ring: ring.unwrap_or_default(), progress }
     }
 
     /// Follows the keys until dropped.
     pub(crate) async fn run(mut self, mut links: watch::Receiver<Option<Link>>) {
-        self.tell();
+        self.report_version();
         loop {
             let link = links.borrow_and_update().clone().filter(|link| link.url.scheme() == "https");
             if let Some(link) = link {
@@ -56,8 +56,8 @@ impl Secrets {
     }
 
     /// Puts the version of the keys into the next report.
-    fn tell(&self) {
-        self.progress.update(|applied| applied.secrets = self.held.version);
+    fn report_version(&self) {
+        self.progress.update(|applied| applied.secrets = self.ring.version);
     }
 
     /// Follows the keys over one connection; returns why that ended.
@@ -78,15 +78,15 @@ impl Secrets {
 
     fn take(&mut self, frame: SecretsFrame) {
         let SecretsFrame::Ring(ring) = frame else { return };
-        if !ring.replaces(&self.held) {
+        if !ring.replaces(&self.ring) {
             return;
         }
         // Keys that a restart would lose are not acknowledged, so that no proxy encrypts with them.
         let kept = serde_json::to_vec(&ring).map_err(|error| error.to_string());
         match kept.and_then(|bytes| waypost_trust::write_secret(&self.file, &bytes).map_err(|error| error.to_string())) {
             Ok(()) => {
-                self.held = ring;
-                self.tell();
+                self.ring = ring;
+                self.report_version();
             }
             Err(error) => tracing::error!("{error}; the shared keys stay as they are"),
         }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::Version;
-use waypost_wire::{Held, Lane};
+use waypost_wire::{Lane, ReceivedState};
 
 /// Number of configs that are retained.
 const RING: usize = 5;
@@ -38,7 +38,7 @@ struct Line {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Seen {
+struct SeenRecord {
     cluster: String,
     highest: Version,
     digests: BTreeMap<Lane, Digest>,
@@ -65,7 +65,7 @@ pub(crate) struct StateDir {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// The state to serve until a controller is reached.
-    pub(crate) held: Held,
+    pub(crate) received: ReceivedState,
     /// Messages for people about the files.
     pub(crate) notes: Vec<String>,
 }
@@ -83,18 +83,18 @@ impl StateDir {
             }
             probed => probed?,
         }
-        let seen: Seen = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
+        let seen: SeenRecord = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
         let mut state = Self { folder: folder.to_owned(), next: 0, quarantined: seen.quarantined, crashes: None };
         let crashed_again = state.judge_mark(&mut found.notes);
-        found.held = state.restore(&mut found.notes);
-        if seen.highest >= found.held.highest {
-            (found.held.highest, found.held.seen) = (seen.highest, seen.digests);
+        found.received = state.restore(&mut found.notes);
+        if seen.highest >= found.received.highest {
+            (found.received.highest, found.received.seen) = (seen.highest, seen.digests);
         }
-        if found.held.cluster.is_empty() {
-            found.held.cluster = seen.cluster;
+        if found.received.cluster.is_empty() {
+            found.received.cluster = seen.cluster;
         }
         // The quarantine must be saved before anything else is applied, because that removes the mark.
-        if crashed_again && let Err(error) = state.files().save_seen(&found.held, &state.quarantined) {
+        if crashed_again && let Err(error) = state.files().save_seen(&found.received, &state.quarantined) {
             found.notes.push(format!("the quarantine could not be written to the state directory: {error}"));
         }
         Ok((state, found))
@@ -114,15 +114,15 @@ impl StateDir {
         quarantined
     }
 
-    fn restore(&mut self, notes: &mut Vec<String>) -> Held {
+    fn restore(&mut self, notes: &mut Vec<String>) -> ReceivedState {
         let ring = ring(&self.folder);
         self.next = ring.last().map_or(0, |(number, _)| number + 1);
-        let mut held = Held { restored: true, ..Held::default() };
+        let mut received = ReceivedState { restored: true, ..ReceivedState::default() };
         for (_, path) in ring.into_iter().rev() {
             match waypost_disk::read_exact(&path).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes.unwrap_or_default())) {
                 Ok((head, lanes)) if self.config_digest(head.track, &lanes).is_none_or(|digest| !self.quarantined.contains(&digest)) => {
-                    held.lanes = lanes;
-                    (held.cluster, held.version, held.highest, held.track) = (head.cluster, head.version, head.version, head.track);
+                    received.lanes = lanes;
+                    (received.cluster, received.version, received.highest, received.track) = (head.cluster, head.version, head.version, head.track);
                     break;
                 }
                 Ok(_) => notes.push(format!("{} is quarantined; the config before it is used", path.display())),
@@ -137,17 +137,17 @@ impl StateDir {
                 match parse(&content.bytes) {
                     Ok((head, lanes)) => {
                         // The membership may be unchanged since the proxy followed another cluster, whose versions cannot be compared.
-                        if head.cluster == held.cluster || held.cluster.is_empty() {
-                            held.highest = held.highest.max(head.version);
+                        if head.cluster == received.cluster || received.cluster.is_empty() {
+                            received.highest = received.highest.max(head.version);
                         }
-                        held.lanes.extend(lanes);
+                        received.lanes.extend(lanes);
                     }
                     Err(error) => notes.push(format!("{}: {error}", path.display())),
                 }
             }
             Err(error) => notes.push(error),
         }
-        held
+        received
     }
 
     fn config_digest(&self, track: Option<Lane>, lanes: &BTreeMap<Lane, Objects>) -> Option<Digest> {
@@ -199,27 +199,28 @@ pub(crate) struct Files {
 
 impl Files {
     /// Adds a config to the ring.
-    pub(crate) fn save_config(&mut self, held: &Held) -> io::Result<()> {
-        let configs = held.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
+    pub(crate) fn save_config(&mut self, received: &ReceivedState) -> io::Result<()> {
+        let configs = received.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
         let ring = ring(&self.folder);
         // Old configs are deleted first, so that a full disk gets some space.
         for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RING)) {
             std::fs::remove_file(path)?;
         }
-        waypost_disk::write_once_with(&self.folder.join(format!("config-{:010}.jsonl", self.next)), |out| render(out, held, configs))?;
+        waypost_disk::write_once_with(&self.folder.join(format!("config-{:010}.jsonl", self.next)), |out| render(out, received, configs))?;
         self.next += 1;
         Ok(())
     }
 
     /// Writes the membership.
-    pub(crate) fn save_membership(&self, held: &Held) -> io::Result<()> {
-        let membership = held.lanes.iter().filter(|(lane, _)| **lane == Lane::Membership);
-        waypost_disk::write_with(&self.folder.join("membership.jsonl"), |out| render(out, held, membership))
+    pub(crate) fn save_membership(&self, received: &ReceivedState) -> io::Result<()> {
+        let membership = received.lanes.iter().filter(|(lane, _)| **lane == Lane::Membership);
+        waypost_disk::write_with(&self.folder.join("membership.jsonl"), |out| render(out, received, membership))
     }
 
     /// Writes the highest version, its digests, the cluster and the quarantined configs.
-    pub(crate) fn save_seen(&self, held: &Held, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
-        let seen = Seen { cluster: held.cluster.clone(), highest: held.highest, digests: held.seen.clone(), quarantined: quarantined.clone() };
+    pub(crate) fn save_seen(&self, received: &ReceivedState, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
+        let seen =
+            SeenRecord { cluster: received.cluster.clone(), highest: received.highest, digests: received.seen.clone(), quarantined: quarantined.clone() };
         waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&seen)?)
     }
 }
@@ -238,8 +239,8 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, notes: &mut Vec<String>)
     serde_json::from_slice(&content.bytes).map_err(|error| notes.push(format!("{}: {error}", path.display()))).ok()
 }
 
-fn render<'a>(out: &mut dyn Write, held: &Held, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Head { format: FORMAT, cluster: held.cluster.clone(), version: held.version, track: held.track })?;
+fn render<'a>(out: &mut dyn Write, received: &ReceivedState, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Head { format: FORMAT, cluster: received.cluster.clone(), version: received.version, track: received.track })?;
     out.write_all(b"\n")?;
     for (lane, objects) in lanes {
         for object in objects.objects() {
@@ -268,11 +269,11 @@ fn parse(bytes: &[u8]) -> Result<(Head, BTreeMap<Lane, Objects>), String> {
 mod tests {
     use super::*;
 
-    fn held(sequence: u64, name: &str) -> Held {
+    fn received(sequence: u64, name: &str) -> ReceivedState {
         let object = |kind: &str| Object::read(&format!(r#"{{"kind":"{kind}","minLevel":1,"name":"{name}","spec":{{}}}}"#)).unwrap();
         let lane = |kind: &str| Objects::default().with([Change::Put(object(kind))]);
         let version = Version { epoch: 1, sequence };
-        Held {
+        ReceivedState {
             cluster: "c".to_owned(),
             highest: version,
             version,
@@ -283,23 +284,23 @@ mod tests {
         }
     }
 
-    fn route(folder: &Path) -> (String, Held) {
+    fn route(folder: &Path) -> (String, ReceivedState) {
         let (_, found) = StateDir::open(folder).unwrap();
-        let name = found.held.lanes.get(&Lane::Stable).and_then(|lane| lane.objects().next()).map(|object| object.name().to_owned());
-        (name.unwrap_or_default(), found.held)
+        let name = found.received.lanes.get(&Lane::Stable).and_then(|lane| lane.objects().next()).map(|object| object.name().to_owned());
+        (name.unwrap_or_default(), found.received)
     }
 
     #[test]
     fn a_proxy_starts_from_the_newest_config_that_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let (state, found) = StateDir::open(folder.path()).unwrap();
-        assert!(found.held.lanes.is_empty());
+        assert!(found.received.lanes.is_empty());
         let mut files = state.files();
         for n in 1..=7 {
-            let held = held(n, &format!("r{n}"));
-            files.save_config(&held).unwrap();
-            files.save_membership(&held).unwrap();
-            files.save_seen(&held, state.quarantined()).unwrap();
+            let received = received(n, &format!("r{n}"));
+            files.save_config(&received).unwrap();
+            files.save_membership(&received).unwrap();
+            files.save_seen(&received, state.quarantined()).unwrap();
         }
         assert_eq!(ring(folder.path()).len(), RING);
         let (name, restored) = route(folder.path());
@@ -320,18 +321,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
         let mut files = state.files();
-        let digests = |held: &Held| held.lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
-        files.save_config(&held(1, "a")).unwrap();
-        let later =
-            Held { seen: digests(&held(1, "a")), version: Version { epoch: 1, sequence: 4 }, highest: Version { epoch: 1, sequence: 4 }, ..held(1, "a") };
+        let digests = |received: &ReceivedState| received.lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
+        files.save_config(&received(1, "a")).unwrap();
+        let later = ReceivedState {
+            seen: digests(&received(1, "a")),
+            version: Version { epoch: 1, sequence: 4 },
+            highest: Version { epoch: 1, sequence: 4 },
+            ..received(1, "a")
+        };
         files.save_membership(&later).unwrap();
         files.save_seen(&later, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), later.highest);
-        let lost = Held { seen: digests(&held(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
+        let lost = ReceivedState { seen: digests(&received(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
         files.save_seen(&lost, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 1 }, "a later config never came to the disk");
         // The membership may be up to five seconds old.
-        files.save_config(&held(9, "c")).unwrap();
+        files.save_config(&received(9, "c")).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 8 }, "less than what has 9 whole");
     }
 
@@ -341,11 +346,11 @@ mod tests {
         let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/golden-1");
         let folder = tempfile::tempdir().unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
-        let held = Held { seen: BTreeMap::from([(Lane::Stable, held(3, "shop").lanes[&Lane::Stable].digest())]), ..held(3, "shop") };
+        let received = ReceivedState { seen: BTreeMap::from([(Lane::Stable, received(3, "shop").lanes[&Lane::Stable].digest())]), ..received(3, "shop") };
         let mut files = state.files();
-        files.save_config(&held).unwrap();
-        files.save_membership(&held).unwrap();
-        files.save_seen(&held, &BTreeSet::from([Digest::of(b"bad")])).unwrap();
+        files.save_config(&received).unwrap();
+        files.save_membership(&received).unwrap();
+        files.save_seen(&received, &BTreeSet::from([Digest::of(b"bad")])).unwrap();
         for name in ["config-0000000000.jsonl", "membership.jsonl", "seen.json"] {
             let now = std::fs::read_to_string(folder.path().join(name)).unwrap();
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -359,7 +364,7 @@ mod tests {
             std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
         }
         let (state, found) = StateDir::open(copy.path()).unwrap();
-        assert_eq!((found.held.version, found.held.cluster.as_str(), &found.held.seen), (held.version, "c", &held.seen));
+        assert_eq!((found.received.version, found.received.cluster.as_str(), &found.received.seen), (received.version, "c", &received.seen));
         assert!(found.notes.is_empty() && state.is_quarantined(Digest::of(b"bad")));
     }
 
@@ -368,8 +373,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
         let mut files = state.files();
-        files.save_config(&held(1, "good")).unwrap();
-        let bad = held(2, "bad");
+        files.save_config(&received(1, "good")).unwrap();
+        let bad = received(2, "bad");
         files.save_config(&bad).unwrap();
         let digest = bad.lanes[&Lane::Stable].digest();
         state.begin(digest).unwrap();
@@ -379,7 +384,7 @@ mod tests {
         let (state, found) = StateDir::open(folder.path()).unwrap();
         assert!(state.is_quarantined(digest));
         assert!(found.notes.iter().any(|note| note.contains("quarantined")));
-        state.begin(held(1, "good").lanes[&Lane::Stable].digest()).unwrap();
+        state.begin(received(1, "good").lanes[&Lane::Stable].digest()).unwrap();
         state.end().unwrap();
         assert!(StateDir::open(folder.path()).unwrap().0.is_quarantined(digest), "also when no controller came in between");
         assert_eq!(route(folder.path()).0, "good");

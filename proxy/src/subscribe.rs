@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use waypost_model::object::LEVEL;
-use waypost_wire::{ApplyError, Frame, Held, Incoming, MAX_LINE_BYTES, WATCH_PATH, WatchRequest, decode};
+use waypost_wire::{ApplyError, Frame, Incoming, MAX_LINE_BYTES, ReceivedState, WATCH_PATH, WatchRequest, decode};
 
 use crate::apply::{Arrived, Progress};
 use crate::config::Config;
@@ -44,7 +44,7 @@ pub(crate) struct Subscriber {
     pub(crate) config: Arc<Config>,
     pub(crate) enrolment: Arc<Enrolment>,
     pub(crate) run_id: String,
-    pub(crate) held: Held,
+    pub(crate) received: ReceivedState,
     pub(crate) arrivals: watch::Sender<Option<Arrived>>,
     pub(crate) link: watch::Sender<Option<Link>>,
     /// Receives the freshness that the controllers report.
@@ -78,7 +78,7 @@ impl Subscriber {
             // The same error is logged once, not with every attempt.
             let text = error.to_string();
             if text != told {
-                tracing::warn!("{text}; serving goes on with version {}", self.held.version);
+                tracing::warn!("{text}; serving goes on with version {}", self.received.version);
                 told = text;
             }
             // Every controller is tried before the pause grows. A refused publication counts as a failure, because asking again at once
@@ -111,10 +111,10 @@ impl Subscriber {
             controller: None,
             run_id: self.run_id.clone(),
             labels: self.config.labels.clone(),
-            cluster: Some(self.held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
-            highest: Some(self.held.highest),
-            from: Some(self.held.version).filter(|_| !whole && !self.held.restored && !self.held.lanes.is_empty()),
-            held: self.held.bucket_digests(),
+            cluster: Some(self.received.cluster.clone()).filter(|cluster| !cluster.is_empty()),
+            highest: Some(self.received.highest),
+            from: Some(self.received.version).filter(|_| !whole && !self.received.restored && !self.received.lanes.is_empty()),
+            bucket_digests: self.received.bucket_digests(),
             level: LEVEL,
         };
         let failed = |reason: String| WatchError::Connect { url: name.clone(), reason };
@@ -159,10 +159,10 @@ impl Subscriber {
     /// dropped, so that they are fetched again.
     fn has_drifted(&mut self) -> bool {
         let buckets = (0..AUDITED).map(|offset| self.audited.wrapping_add(offset));
-        let sound = buckets.into_iter().all(|number| self.held.lanes.values().all(|lane| lane.is_sound(number)));
+        let sound = buckets.into_iter().all(|number| self.received.lanes.values().all(|lane| lane.is_sound(number)));
         self.audited = self.audited.wrapping_add(AUDITED);
         if !sound {
-            self.held.lanes.values_mut().for_each(|lane| *lane = lane.sound());
+            self.received.lanes.values_mut().for_each(|lane| *lane = lane.sound());
             self.metrics.drift.inc();
             self.drifted = true;
         }
@@ -176,9 +176,9 @@ impl Subscriber {
         if let Frame::Heartbeat(heartbeat) = &frame {
             self.fresh.send_modify(|fresh| fresh.hear(heartbeat.clone()));
         }
-        if let Some(next) = incoming.take(&self.held, frame)? {
-            self.held = next.clone();
-            self.arrivals.send_replace(Some(Arrived { held: next, at: Instant::now(), anew: std::mem::take(&mut self.drifted) }));
+        if let Some(next) = incoming.take(&self.received, frame)? {
+            self.received = next.clone();
+            self.arrivals.send_replace(Some(Arrived { received: next, at: Instant::now(), anew: std::mem::take(&mut self.drifted) }));
         }
         Ok(beat)
     }

@@ -66,8 +66,8 @@ fn decide(need: Need, caller: &Caller, headers: &HeaderMap, signer: &Signer) -> 
 fn operator(needed: Role, headers: &HeaderMap, signer: &Signer) -> Result<String, Refused> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(token) = given.and_then(|value| value.strip_prefix("Bearer ")) else {
-        let told = format!("this needs a token with the role {needed}; give one with WAYPOST_TOKEN or --token-file (`waypost token` makes them)");
-        return Err((StatusCode::UNAUTHORIZED, told));
+        let message = format!("this needs a token with the role {needed}; give one with WAYPOST_TOKEN or --token-file (`waypost token` makes them)");
+        return Err((StatusCode::UNAUTHORIZED, message));
     };
     match signer.check(token, now()).map_err(|error| (StatusCode::UNAUTHORIZED, error.to_string()))? {
         Claims::Operator { name, role, .. } if role >= needed => Ok(name),
@@ -99,7 +99,7 @@ impl Api {
     /// Refuses the caller and records an event.
     pub(super) async fn refuse_caller(&self, caller: &Caller, status: StatusCode, why: String, path: &str) -> Response {
         let path: String = path.chars().take(TOLD).collect();
-        self.refusals.tell(caller.told(), format!("{path}: {why}")).await;
+        self.refusals.record(caller.describe(), format!("{path}: {why}")).await;
         let mut response = refuse(status, why);
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"waypost\""));

@@ -55,7 +55,7 @@ impl Caller {
     }
 
     /// The caller in words.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             Self::Plain => "somebody".to_owned(),
             Self::Tls { identity: Some(identity), .. } => identity.to_string(),

@@ -81,7 +81,7 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     let RelayReport { controller, proxies, version, content, told, .. } = report;
     let findings = |proxy: &Downstream| Some((proxy.name.clone(), proxy.report.as_ref()?.probed.as_ref()?.number));
     let findings: Vec<(String, u64)> = proxies.iter().filter_map(findings).collect();
-    match api.handle.tell(Input::Downstream { controller, proxies, version, content, told }).await {
+    match api.handle.send(Input::Downstream { controller, proxies, version, content, told }).await {
         Ok(()) => {
             let missed = if findings.is_empty() { Vec::new() } else { api.handle.ask(|to| Query::FindingsMissed(findings, to)).await.unwrap_or_default() };
             match (api.handle.offers_wanted_above(), missed) {
@@ -99,7 +99,7 @@ pub(super) async fn replica(State(api): State<Api>, JsonBody(request): JsonBody<
         let stop = api.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            ended = tell(api.handle, request, sender) => {
+            ended = send_updates(api.handle, request, sender) => {
                 if let Err(error) = ended {
                     tracing::debug!(error, "a follower's stream ended");
                 }
@@ -111,7 +111,7 @@ pub(super) async fn replica(State(api): State<Api>, JsonBody(request): JsonBody<
 
 /// Sends a follower this controller's state and every change of it, until the follower disconnects. A heartbeat ends the first round and
 /// each round in which nothing was sent.
-async fn tell(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
+async fn send_updates(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
     let mut changes = handle.changes();
     let (mut state, mut operated, mut first, mut known_programs) = (Bytes::new(), None, true, 0);
     loop {

@@ -40,11 +40,11 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
     let kind = joining.to_string();
     waypost_model::key::check_name(&kind, &request.name).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
     let taken = || {
-        let told = format!(
+        let message = format!(
             "there is a {kind} {} already; choose another --name, or let it in again with `waypost token --join {kind} --name {}`",
             request.name, request.name
         );
-        (StatusCode::CONFLICT, told)
+        (StatusCode::CONFLICT, message)
     };
     let program = format!("{kind} {}", request.name);
     let key = Some(&request.public_key).filter(|key| !key.is_empty()).map(|key| Digest::of(key.as_bytes()));
@@ -114,7 +114,7 @@ pub(super) async fn tokens(State(api): State<Api>, Extension(asker): Extension<A
         Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
     };
     let by = asker.0.unwrap_or_else(|| "somebody".to_owned());
-    match api.handle.record(by, request.told()).await {
+    match api.handle.record(by, request.describe()).await {
         Ok(()) => Json(made).into_response(),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }

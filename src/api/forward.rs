@@ -65,11 +65,11 @@ pub(super) async fn forward(State(api): State<Api>, request: Request, next: Next
                     answer = Some(response);
                 }
                 Err(Unanswered { sent: true, reason }) if !reading => {
-                    let told = format!(
+                    let message = format!(
                         "{} did not answer: {reason}; whether it was done is not known, `waypost status` and `waypost history --audit` say",
                         leader.holder.name
                     );
-                    return refuse(StatusCode::BAD_GATEWAY, told);
+                    return refuse(StatusCode::BAD_GATEWAY, message);
                 }
                 Err(Unanswered { reason, .. }) => {
                     unheard = format!("{} leads and cannot be reached: {reason}", leader.holder.name);

@@ -44,7 +44,7 @@ pub(super) async fn hold(State(api): State<Api>, Extension(asker): Extension<Ask
 
 /// Records an event for a request that was not carried out.
 async fn refuse_operator(api: &Api, by: String, message: String) -> Response {
-    api.refusals.tell(by, message.clone()).await;
+    api.refusals.record(by, message.clone()).await;
     refuse(StatusCode::CONFLICT, message)
 }
 

@@ -29,11 +29,11 @@ impl Refusals {
     }
 
     /// Records that `about` was refused, and why.
-    pub async fn tell(&self, about: String, why: String) {
+    pub async fn record(&self, about: String, why: String) {
         if !self.is_new(&about, &why) {
             return;
         }
-        if self.handle.tell(Input::Event { reason: "Refused", about, message: why }).await.is_err() {
+        if self.handle.send(Input::Event { reason: "Refused", about, message: why }).await.is_err() {
             tracing::debug!("the controller stopped before its API did");
         }
     }

@@ -32,7 +32,7 @@ pub(super) async fn report(
     }
     let recall = is_asked(&api, &report).await;
     let confirms = report.probed.as_ref().is_some_and(|probed| probed.number > 0 || probed.version == Version::default());
-    if let Err(gone) = api.handle.tell(Input::Reported { name: name.clone(), report: Box::new(report) }).await {
+    if let Err(gone) = api.handle.send(Input::Reported { name: name.clone(), report: Box::new(report) }).await {
         return gone.into_response();
     }
     // The answer confirms the results of health checks that are known here, and the next report builds on them.
@@ -48,7 +48,7 @@ async fn is_asked(api: &Api, report: &Report) -> bool {
 }
 
 /// A proxy's upload of its state, which the answer to its report asked for. A follower forwards it to the leader.
-pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
+pub(super) async fn upload(State(api): State<Api>, Extension(caller): Extension<Caller>, Path(name): Path<String>, request: Request) -> Response {
     if let Err(refused) = check(&api, &caller, &name).await {
         return refused;
     }
@@ -67,12 +67,12 @@ pub(super) async fn held(State(api): State<Api>, Extension(caller): Extension<Ca
         Role::Following { leader: None } => return refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody leads just now; try again"),
         Role::Leading { .. } | Role::Caretaking { .. } => {}
     }
-    let told = match tokio::task::spawn_blocking(move || read_whole(&body)).await {
+    let uploaded = match tokio::task::spawn_blocking(move || read_whole(&body)).await {
         Ok(Ok(snapshot)) => fits(&api, snapshot).await,
         Ok(Err(why)) => Err(format!("what proxy {name} holds is not whole: {why}")),
         Err(error) => Err(error.to_string()),
     };
-    match told {
+    match uploaded {
         Ok(snapshot) => {
             tracing::info!("proxy {name} told version {} of what was published before", snapshot.version);
             api.handle.offers().take(snapshot);

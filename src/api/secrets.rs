@@ -23,12 +23,12 @@ pub(super) async fn secrets(State(api): State<Api>, Extension(caller): Extension
         return api.refuse_caller(&caller, StatusCode::FORBIDDEN, why, SECRETS_PATH).await;
     }
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
-    tokio::spawn(api.stop.run_until_cancelled_owned(tell(ring, sender)));
+    tokio::spawn(api.stop.run_until_cancelled_owned(send_keys(ring, sender)));
     lines(receiver)
 }
 
 /// Sends the keys and every change of them until the receiver disconnects.
-async fn tell(mut ring: watch::Receiver<KeyRing>, sender: mpsc::Sender<Bytes>) {
+async fn send_keys(mut ring: watch::Receiver<KeyRing>, sender: mpsc::Sender<Bytes>) {
     let mut frame = SecretsFrame::Ring(ring.borrow_and_update().clone());
     loop {
         let Ok(mut line) = serde_json::to_vec(&frame) else { return };

@@ -203,8 +203,8 @@ async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mp
         Ok(Ok(stream)) => stream,
         // A connection that is closed without a request, such as a TCP probe's, is not reported.
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return,
-        Ok(Err(error)) => return refusals.tell(peer.ip().to_string(), handshake_failed(&error)).await,
-        Err(_) => return refusals.tell(peer.ip().to_string(), "it did not end its handshake".to_owned()).await,
+        Ok(Err(error)) => return refusals.record(peer.ip().to_string(), handshake_failed(&error)).await,
+        Err(_) => return refusals.record(peer.ip().to_string(), "it did not end its handshake".to_owned()).await,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let caller = Caller::Tls { identity: certificate.and_then(identity_of), ip: peer.ip() };

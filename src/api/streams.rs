@@ -39,7 +39,7 @@ impl Streams {
         recent.push_back(snapshot.clone());
     }
 
-    pub(super) fn recall(&self, cluster: &str, request: &WatchRequest) -> Option<Arc<Snapshot>> {
+    pub(super) fn recent(&self, cluster: &str, request: &WatchRequest) -> Option<Arc<Snapshot>> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.iter().find(|known| Some(known.version) == request.from && known.cluster == cluster).cloned()
     }

@@ -57,7 +57,7 @@ pub(super) async fn watch(
         return stream(api, request, accepts_gzip(&headers));
     }
     let opened = Input::ProxyOpened { name: request.name.clone(), highest: request.highest.unwrap_or_default(), cluster: request.cluster.clone() };
-    if let Err(gone) = api.handle.tell(opened).await {
+    if let Err(gone) = api.handle.send(opened).await {
         return gone.into_response();
     }
     stream(api, request, accepts_gzip(&headers))
@@ -78,8 +78,8 @@ fn is_useless(upstream: &Upstream, request: &WatchRequest) -> bool {
 fn cut_off(handle: &Handle, request: &WatchRequest) -> Option<Response> {
     let version = handle.snapshots().borrow().version;
     let has_all = version.sequence == 0 || request.highest.is_some_and(|highest| highest >= version);
-    let told = "this controller does not hear the leader and has nothing newer; ask another one, or try again";
-    (is_useless(&handle.upstream().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, told))
+    let message = "this controller does not hear the leader and has nothing newer; ask another one, or try again";
+    (is_useless(&handle.upstream().borrow(), request) && has_all).then(|| refuse(StatusCode::SERVICE_UNAVAILABLE, message))
 }
 
 /// The same for people: the complete snapshot and every change.
@@ -104,7 +104,7 @@ fn stream(api: Api, request: WatchRequest, gzip: bool) -> Response {
             () = api.stop.cancelled() => {}
             () = Stream { handle: handle.clone(), streams: api.streams, sender, packer: gzip.then(Packer::default), sent: None }.run(request) => {}
         }
-        if is_proxy && handle.tell(Input::ProxyClosed(name)).await.is_err() {
+        if is_proxy && handle.send(Input::ProxyClosed(name)).await.is_err() {
             tracing::debug!("the controller stopped before a stream did");
         }
     });
@@ -185,10 +185,10 @@ impl Stream {
 
     async fn publish(&mut self, snapshot: &Arc<Snapshot>, request: &WatchRequest) -> Result<(), Closed> {
         self.streams.remember(snapshot);
-        let known = self.sent.take().or_else(|| self.streams.recall(&snapshot.cluster, request));
+        let known = self.sent.take().or_else(|| self.streams.recent(&snapshot.cluster, request));
         match known {
             Some(known) => {
-                let frames = self.adopting(publication(snapshot, Some(&known), &request.held));
+                let frames = self.adopting(publication(snapshot, Some(&known), &request.bucket_digests));
                 self.send(&frames).await?;
             }
             None => self.send_admitted(snapshot, request).await?,
@@ -210,7 +210,7 @@ impl Stream {
     async fn send_admitted(&mut self, snapshot: &Snapshot, request: &WatchRequest) -> Result<(), Closed> {
         let streams = self.streams.clone();
         let mut permit = streams.admission.acquire().await.ok();
-        let frames = self.adopting(publication(snapshot, None, &request.held));
+        let frames = self.adopting(publication(snapshot, None, &request.bucket_digests));
         let sending = self.send(&frames);
         tokio::pin!(sending);
         match timeout(ADMITTED, &mut sending).await {

@@ -166,8 +166,8 @@ impl ControllerFlag {
             Some(Claims::Operator { authority: Some(authority), .. }) => authority,
             Some(Claims::Join { .. }) => return Err(Failure::usage("the token lets a program join, and nothing else; make one with `waypost token --role`")),
             _ => {
-                let told = "the controller's authority is not known; name its certificate with --ca (on the controller's machine: STATE/trust/ca.pem), or give a token that names it with --token-file or WAYPOST_TOKEN";
-                return Err(Failure::usage(told));
+                let message = "the controller's authority is not known; name its certificate with --ca (on the controller's machine: STATE/trust/ca.pem), or give a token that names it with --token-file or WAYPOST_TOKEN";
+                return Err(Failure::usage(message));
             }
         };
         let tls = joining_client(&authority).map_err(Failure::failed)?;

@@ -26,17 +26,17 @@ pub(super) struct EventsFlags {
 }
 
 pub(super) async fn run(flags: EventsFlags) -> Outcome {
-    let mut seen = Seen::default();
+    let mut position = Position::default();
     let mut lost = false;
     loop {
-        let query = [("from", seen.from().to_string())];
+        let query = [("from", position.from().to_string())];
         match flags.controller.get::<EventsAnswer>("/v1/events", &query).await {
             Ok(answer) => {
                 lost = false;
-                print(&flags, &seen.new_of(answer))?;
+                print(&flags, &position.new_of(answer))?;
             }
             // The controller may be restarting.
-            Err(failure) if flags.follow && seen.run.is_some() => {
+            Err(failure) if flags.follow && position.run.is_some() => {
                 if !std::mem::replace(&mut lost, true) {
                     eprintln!("waypost: {}; trying again", failure.message);
                 }
@@ -67,7 +67,7 @@ fn print(flags: &EventsFlags, events: &[Event]) -> Outcome {
 
 /// The position in the events of each run of a controller; each run numbers its events from zero.
 #[derive(Debug, Default)]
-struct Seen {
+struct Position {
     /// The run that answered last.
     run: Option<String>,
     /// The next event number of each run that has answered.
@@ -76,7 +76,7 @@ struct Seen {
     latest: Option<u64>,
 }
 
-impl Seen {
+impl Position {
     /// The number of the next event, of the run that answered last.
     fn from(&self) -> u64 {
         self.run.as_ref().and_then(|run| self.next.get(run)).copied().unwrap_or_default()
@@ -115,16 +115,16 @@ mod tests {
 
     #[test]
     fn another_leader_is_asked_from_its_beginning_and_shows_what_is_new() {
-        let mut seen = Seen::default();
-        assert_eq!(seen.from(), 0);
-        assert_eq!(numbers(&seen.new_of(answer("a", &[(0, 1_000), (1, 50_000)]))), [0, 1]);
-        assert_eq!(seen.from(), 2);
-        assert!(seen.new_of(answer("b", &[(2, 60_000)])).is_empty(), "it was asked for the events after another's");
-        assert_eq!(seen.from(), 0);
-        assert_eq!(numbers(&seen.new_of(answer("b", &[(0, 2_000), (1, 49_000), (2, 60_000)]))), [1, 2], "clocks differ a little");
-        assert_eq!(seen.from(), 3);
-        assert!(seen.new_of(answer("a", &[])).is_empty());
-        assert_eq!(seen.from(), 2, "where it was left");
-        assert_eq!(numbers(&seen.new_of(answer("a", &[(2, 61_000)]))), [2]);
+        let mut position = Position::default();
+        assert_eq!(position.from(), 0);
+        assert_eq!(numbers(&position.new_of(answer("a", &[(0, 1_000), (1, 50_000)]))), [0, 1]);
+        assert_eq!(position.from(), 2);
+        assert!(position.new_of(answer("b", &[(2, 60_000)])).is_empty(), "it was asked for the events after another's");
+        assert_eq!(position.from(), 0);
+        assert_eq!(numbers(&position.new_of(answer("b", &[(0, 2_000), (1, 49_000), (2, 60_000)]))), [1, 2], "clocks differ a little");
+        assert_eq!(position.from(), 3);
+        assert!(position.new_of(answer("a", &[])).is_empty());
+        assert_eq!(position.from(), 2, "where it was left");
+        assert_eq!(numbers(&position.new_of(answer("a", &[(2, 61_000)]))), [2]);
     }
 }

@@ -22,7 +22,7 @@ use super::client::{CredentialFlags, web_url};
 use super::outcome::{Failure, Outcome};
 use super::tls::{ApiTlsFlags, Place, advertised};
 use crate::api::{Refusals, Secured, serve};
-use crate::controller::peers::keys::Keeper;
+use crate::controller::peers::keys::KeyRingTask;
 use crate::controller::settings::{Settings, StatusWrites, Store};
 use crate::controller::start::start;
 use crate::stores;
@@ -175,7 +175,7 @@ impl Controller {
         let refusals = Arc::new(Refusals::new(handle.clone()));
         let secured = trust.clone().map(|trust| {
             let (ring, rings) = watch::channel(KeyRing::default());
-            let keeper = Keeper { handle: handle.clone(), client: client.clone(), file: folder.join("ring.json"), rotation: flags.tls.key_rotation, ring };
+            let keeper = KeyRingTask { handle: handle.clone(), client: client.clone(), file: folder.join("ring.json"), rotation: flags.tls.key_rotation, ring };
             tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
             let renewed = trust.clone();
             tasks.spawn(stop.clone().run_until_cancelled_owned(async move { renewed.renew().await }));

@@ -56,7 +56,7 @@ fn print(status: &StatusInfo) {
     }
     say!("Serving:  {version}");
     if let Some(hold) = &status.hold {
-        say!("Pinned:   {}", hold.told());
+        say!("Pinned:   {}", hold.describe());
     }
     if let Some(tree) = &status.active_tree {
         say!("Tree:     {tree} (named by current)");

@@ -89,7 +89,7 @@ impl ApiTlsFlags {
         let settings = Settings { name: place.name.to_owned(), hosts: place.hosts()?, folder: place.state.join("trust"), life: self.cert_ttl, from };
         let trust = Trust::open(settings).await.map_err(Failure::failed)?;
         if trust.is_new {
-            tell_how_to_join(&trust, place)?;
+            print_join_command(&trust, place)?;
         }
         Ok(Some(Arc::new(trust)))
     }
@@ -134,7 +134,7 @@ pub(super) fn advertised(scheme: &str, api: SocketAddr) -> String {
 }
 
 /// Prints the first join command. This is the only time that a secret is printed.
-fn tell_how_to_join(trust: &Trust, place: &Place<'_>) -> Result<(), Failure> {
+fn print_join_command(trust: &Trust, place: &Place<'_>) -> Result<(), Failure> {
     let request = TokenRequest { join: Some(Joining::Proxy), seconds: FIRST.as_secs(), ..TokenRequest::default() };
     let token = trust.signer.make(&request, now()).map_err(Failure::failed)?.token;
     say!("This is the first controller: it has made the cluster's authority, in {}.", place.state.join("trust").display());

@@ -19,10 +19,10 @@ pub struct Stamp {
 /// What there is to say with a heartbeat. Shared by the task that owns the state, which reads the stores, the relay, which
 /// hears the leader, and the streams.
 #[derive(Debug, Clone, Default)]
-pub struct Freshness(Arc<Mutex<Known>>);
+pub struct Freshness(Arc<Mutex<Ages>>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Ages {
     own: Vec<Stamp>,
     /// What the controller that we follow said last, and when.
     upstream: Option<(Heartbeat, Instant)>,
@@ -41,17 +41,17 @@ impl Freshness {
 
     /// What is to be said now by a controller that leads, or does not.
     pub fn heartbeat(&self, leads: bool) -> Heartbeat {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let millis = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        match &known.upstream {
-            Some((told, at)) if !leads => {
+        match &ages.upstream {
+            Some((heartbeat, at)) if !leads => {
                 let later = |age: Option<u64>| age.map(|age| age.saturating_add(millis(at.elapsed())));
-                let sources = told.sources.iter().map(|source| SourceAge { age_millis: later(source.age_millis), ..source.clone() });
-                Heartbeat { led_millis: later(told.led_millis), sources: sources.collect() }
+                let sources = heartbeat.sources.iter().map(|source| SourceAge { age_millis: later(source.age_millis), ..source.clone() });
+                Heartbeat { led_millis: later(heartbeat.led_millis), sources: sources.collect() }
             }
             _ => {
                 let age = |stamp: &Stamp| stamp.confirmed.map(|at| millis(at.elapsed()));
-                let sources = known.own.iter().map(|stamp| SourceAge { store: stamp.store.clone(), at: stamp.at, age_millis: age(stamp) });
+                let sources = ages.own.iter().map(|stamp| SourceAge { store: stamp.store.clone(), at: stamp.at, age_millis: age(stamp) });
                 Heartbeat { led_millis: leads.then_some(0), sources: sources.collect() }
             }
         }

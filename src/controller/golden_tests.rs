@@ -74,7 +74,7 @@ fn operated() -> OperatorState {
         until: Some(1_700_000_060_000),
         digest: Some(Digest::of(b"config")),
     };
-    let audit = Audit { at: mark.at, by: mark.by.clone(), what: mark.told() };
+    let audit = Audit { at: mark.at, by: mark.by.clone(), what: mark.describe() };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let joined = BTreeSet::from_iter(names(&["proxy edge-1", "controller c1"]));
     let keys = BTreeMap::from([("proxy edge-1".to_owned(), Digest::of(b"key"))]);

@@ -51,7 +51,7 @@ impl Handle {
     ///
     /// # Errors
     /// It has stopped.
-    pub async fn tell(&self, input: Input) -> Result<(), Stopped> {
+    pub async fn send(&self, input: Input) -> Result<(), Stopped> {
         self.commands.send(Command::Input(input)).await.map_err(|_| Stopped)
     }
 }

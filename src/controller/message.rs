@@ -10,7 +10,7 @@ use waypost_model::compile::EntryId;
 use waypost_model::lane::Lane;
 use waypost_model::object::Digest;
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Content, Downstream, Report, Told};
+use waypost_wire::{Content, Downstream, RelayedEvent, Report};
 
 use crate::controller::answers::shapes::{EntryAnswer, EntryInfo, Event, ProxyInfo, ReadyInfo, StatusInfo};
 use crate::controller::rules::election::Role;
@@ -79,7 +79,7 @@ pub enum Input {
         /// The digests of that.
         content: Option<Content>,
         /// What happened on it that only it can know.
-        told: Vec<Told>,
+        told: Vec<RelayedEvent>,
     },
     /// A proxy began to watch; the highest version it has seen.
     ProxyOpened {

@@ -246,7 +246,7 @@ impl Operator {
             return;
         }
         let what = format!("the config goes on from C{}, its time being over", mark.config);
-        let kept = self.keep(None, Audit { at: now_millis(), by: "waypost".to_owned(), what }).await;
+        let kept = self.save_pin(None, Audit { at: now_millis(), by: "waypost".to_owned(), what }).await;
         if let Err(error) = kept.and(self.touch().await) {
             tracing::debug!("the end of a pin is not kept here: {error}");
         }
@@ -274,10 +274,10 @@ impl Operator {
         };
         if own.rank() == next.rank() {
             // Its clock may be another than ours: how much time is left of what is held is known to the leader.
-            return if left.is_some() { self.tell(hold, "the leader").await } else { Ok(()) };
+            return if left.is_some() { self.send_pin(hold, "the leader").await } else { Ok(()) };
         }
         let lost = own.unknown_to(&next).map(|mark| {
-            let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.told());
+            let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.describe());
             Input::Event { reason: "HoldLost", about: "config".to_owned(), message }
         });
         let (folder, saved, history) = (self.folder.clone(), self.saved.clone(), self.history.clone());
@@ -291,7 +291,7 @@ impl Operator {
         if let Some(lost) = lost {
             self.owner.send(Command::Input(lost)).await.map_err(|_| Stopped)?;
         }
-        self.tell(hold, "the leader").await?;
+        self.send_pin(hold, "the leader").await?;
         // The leader waits to hear that we have it.
         self.touch().await
     }
@@ -328,36 +328,38 @@ impl Operator {
             Action::Pin { config: None, seconds } => Some(self.pin_published(Reason::Pinned, *seconds, by, date).await?),
             Action::Pin { config: Some(number), seconds } => Some(self.pin_from_history(*number, *seconds, by, date).await?),
         };
-        let told = match (&hold, &mark) {
-            (Some(hold), Some(before)) if before.reason != hold.mark.reason => format!("{}; the pin that {} set is over with it", hold.mark.told(), before.by),
-            (Some(hold), _) => hold.mark.told(),
+        let message = match (&hold, &mark) {
+            (Some(hold), Some(before)) if before.reason != hold.mark.reason => {
+                format!("{}; the pin that {} set is over with it", hold.mark.describe(), before.by)
+            }
+            (Some(hold), _) => hold.mark.describe(),
             (None, Some(mark)) => format!("the config goes on from C{}", mark.config),
             (None, None) => "the config goes on".to_owned(),
         };
-        let kept = self.keep(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: told.clone() }).await;
+        let kept = self.save_pin(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: message.clone() }).await;
         let held_already = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
         match (kept, held_already) {
             // What does not survive a restart is not promised: what was held before goes on.
             (Err(error), true) => {
-                self.tell(self.pin_before(mark), by).await?;
+                self.send_pin(self.pin_before(mark), by).await?;
                 return Err(error);
             }
             (Err(error), false) => return Err(error),
             (Ok(()), true) => {}
-            (Ok(()), false) => self.tell(hold, by).await?,
+            (Ok(()), false) => self.send_pin(hold, by).await?,
         }
         self.touch().await?;
-        Ok(told)
+        Ok(message)
     }
 
     fn pin_before(&self, mark: Option<PinRecord>) -> Option<Pin> {
         let mark = mark?;
         let lane = self.history.lock().unwrap_or_else(PoisonError::into_inner).pinned_lane(&mark);
-        let lane = lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.told()));
+        let lane = lane.inspect_err(|error| tracing::error!("{}, and its config cannot be read: {error}", mark.describe()));
         lane.ok().map(|lane| Pin::new(mark, lane, now_millis()))
     }
 
-    async fn tell(&self, hold: Option<Pin>, by: &str) -> Done {
+    async fn send_pin(&self, hold: Option<Pin>, by: &str) -> Done {
         let input = Input::Pin { hold: hold.map(Box::new), by: format!("as {by} asked for") };
         self.owner.send(Command::Input(input)).await.map_err(|_| OperateError::Stopped(Stopped))
     }
@@ -402,18 +404,18 @@ impl Operator {
     /// Proxies of that cluster may follow us from now on.
     async fn adopt_cluster(&self, cluster: &str, by: &str, date: u64) -> Done<String> {
         let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.iter().any(|known| known == cluster);
-        let told = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
+        let message = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
         if !known {
             let name = cluster.to_owned();
-            let audit = Audit { at: date, by: by.to_owned(), what: told.clone() };
+            let audit = Audit { at: date, by: by.to_owned(), what: message.clone() };
             self.save(move |next| next.adopted.push(name), Some(audit)).await?;
             self.touch().await?;
         }
-        Ok(told)
+        Ok(message)
     }
 
     /// Writes what is held before it is: what is promised to survive a restart does.
-    async fn keep(&self, mark: Option<PinRecord>, audit: Audit) -> Done {
+    async fn save_pin(&self, mark: Option<PinRecord>, audit: Audit) -> Done {
         self.save(move |next| next.mark = mark, Some(audit)).await
     }
 

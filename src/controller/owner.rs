@@ -352,7 +352,7 @@ impl Owner {
 
     /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
     fn held(&self) -> Vec<Exported> {
-        let of = |number: usize| self.state.guard.held().filter(move |removal| removal.origin.id.source == number);
+        let of = |number: usize| self.state.guard.removals().filter(move |removal| removal.origin.id.source == number);
         let current = |number| self.state.tree_of_held(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
         let entries = |number| of(number).map(|removal| (removal.origin.id.key.clone(), removal.origin.written.value.clone())).chain(current(number)).collect();
         self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
@@ -401,10 +401,10 @@ impl Owner {
         Replica { at, kept, expected, entries }
     }
 
-    fn seen(&self, now: Duration) -> RecoveryState {
-        let (came, held) = self.state.proxies.seen(now);
+    fn recovery_state(&self, now: Duration) -> RecoveryState {
+        let (came, held) = self.state.proxies.highest_seen(now);
         let empty = (0..self.stores.len()).any(|source| !self.state.compiler.has_any(source));
-        RecoveryState { cluster: self.identity.known(), came, complete: self.state.compiler.complete(), empty, held }
+        RecoveryState { cluster: self.identity.cluster_id(), came, complete: self.state.compiler.complete(), empty, held }
     }
 
     fn answer(&self, query: Query) {
@@ -430,7 +430,7 @@ impl Owner {
             Query::Pinned(to) => drop(to.send(self.state.pin().is_some())),
             Query::Peers(to) => drop(to.send(self.state.peers.clone())),
             Query::Met(to) => drop(to.send(self.state.met_peers)),
-            Query::RecoveryState(to) => drop(to.send(self.seen(now.since_start))),
+            Query::RecoveryState(to) => drop(to.send(self.recovery_state(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
             Query::FindingsKnown(name, to) => drop(to.send(self.state.proxies.findings_known(&name))),

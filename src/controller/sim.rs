@@ -346,7 +346,7 @@ impl World {
         let Some(snapshot) = output.publish else { return };
         if own {
             self.checks.epoch(self.seed, snapshot.version.epoch, node, self.nodes[node].run, true);
-            self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.held());
+            self.checks.published(self.seed, &snapshot, self.nodes[node].state.guard.removals());
         }
         for proxy in 0..PROXIES {
             if self.proxies[proxy].controller == Some(node) {
@@ -517,7 +517,7 @@ impl World {
         let leader = &self.nodes[leaders[0]].state;
         let last = leader.snapshot.clone();
         let operated = self.nodes[leaders[0]].operated();
-        let wanted = operated.frozen.clone().unwrap_or_else(|| self.store.config(leader.guard.held()));
+        let wanted = operated.frozen.clone().unwrap_or_else(|| self.store.config(leader.guard.removals()));
         assert_eq!(last.config, wanted, "seed {seed}: what is published is what is frozen, or what the store says and what is held");
         for (number, node) in self.nodes.iter().enumerate() {
             assert_eq!(node.state.snapshot.version, last.version, "seed {seed}: controller {number}");

@@ -57,7 +57,7 @@ pub enum StartError {
 /// The state directory cannot be used. Stores that cannot be reached are no error.
 pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) -> Result<Handle, StartError> {
     let Opened { lock, published, identity, previous_run, mut damaged } = open(&settings.state)?;
-    let known = identity.known();
+    let known = identity.cluster_id();
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let state = state_of(&settings, &stores, known.clone());
     let (commands, receiver) = mpsc::channel(QUEUE);
@@ -190,7 +190,7 @@ impl Spawn<'_> {
             self.tasks.spawn(feed::run(number, store.clone(), self.inputs.clone(), generations.clone(), self.stop.clone()));
         }
         let Some(first) = self.stores.first() else { return };
-        let settling = identity::settle(first.clone(), self.identity.known(), self.inputs.clone());
+        let settling = identity::settle(first.clone(), self.identity.cluster_id(), self.inputs.clone());
         let announcing = identity::announce(first.clone(), self.settings.name.clone(), self.settings.advertise.clone(), self.inputs.clone());
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(settling));
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(announcing));
@@ -358,11 +358,11 @@ fn restore_pin(
     let lane = match (history.pinned_lane(&mark), published) {
         (Ok(lane), _) => lane,
         (Err(error), Some(snapshot)) => {
-            tell(&mut saved, format!("{}; its file cannot be used, and what was published last is held: {error}", mark.told()));
+            tell(&mut saved, format!("{}; its file cannot be used, and what was published last is held: {error}", mark.describe()));
             snapshot.config.clone()
         }
         (Err(error), None) => {
-            tell(&mut saved, format!("{} no more, and what the store says is published: {error}", mark.told()));
+            tell(&mut saved, format!("{} no more, and what the store says is published: {error}", mark.describe()));
             return (None, saved);
         }
     };

@@ -30,7 +30,7 @@ pub struct TokenRequest {
 
 impl TokenRequest {
     /// What was made, for the record.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         let name = self.name.as_deref().unwrap_or("any free name");
         match (self.role, self.join) {
             (Some(role), _) => format!("made a token for {name} with the role {role}, good for {} s", self.seconds),

@@ -59,8 +59,8 @@ fn a_duplicate_name_a_shadowed_route_and_a_reference_to_nothing_are_told() {
     run.write("routes/b", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
     assert_eq!(run.fails(3, &["wait", "routes/b"]), "shadowed by routes/a, which claims the same match\n");
     run.write("routes/a.yaml", "rules: []");
-    let told = run.fails(3, &["wait", "routes/a"]);
-    assert!(told.starts_with("1:1 the name is there more than once: a.json, a.yaml; keep one file; revision "), "{told}");
+    let output = run.fails(3, &["wait", "routes/a"]);
+    assert!(output.starts_with("1:1 the name is there more than once: a.json, a.yaml; keep one file; revision "), "{output}");
 }
 
 #[test]
@@ -70,9 +70,9 @@ fn a_listener_address_in_use_hurts_that_listener_only() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap();
     run.write("listeners/second", &format!("{{\"address\":\"{taken}\"}}"));
-    let told = run.fails(1, &["wait", "listeners/second", "--timeout", "1s"]);
-    assert!(told.contains(&format!("p1: address {taken} cannot be bound: Address already in use")), "{told}");
-    assert!(told.contains("end that process or write another port"), "{told}");
+    let output = run.fails(1, &["wait", "listeners/second", "--timeout", "1s"]);
+    assert!(output.contains(&format!("p1: address {taken} cannot be bound: Address already in use")), "{output}");
+    assert!(output.contains("end that process or write another port"), "{output}");
     assert_eq!(get(web, "any", "/").status, 404);
     drop(holder);
     run.ok(&["wait", "listeners/second"]);
@@ -308,9 +308,9 @@ fn keys_under_the_other_spelling_of_the_root_are_named() {
     etcd.ctl(&["put", "/waypost/routes/lost", "{}"]).unwrap();
     let run = Box1::start(&format!("etcd://{}/waypost", etcd.endpoints()[0]), &[]);
     until("a word about them", || text(&run.verb(&["status"]).stdout).contains("/waypost/routes/lost"));
-    let told = text(&run.verb(&["status"]).stdout);
+    let output = text(&run.verb(&["status"]).stdout);
     let wanted = r#"1 keys such as "/waypost/routes/lost" are written under "/waypost", which nobody reads; write them under "waypost""#;
-    assert!(told.contains(wanted), "{told}");
+    assert!(output.contains(wanted), "{output}");
 }
 
 #[test]

@@ -57,8 +57,8 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
     cluster.ok(0, &["put", "routes/shop", r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
     until("the endpoint", || get(web, "any", "/").status == 200);
     let leader = |cluster: &Guarded| {
-        let told = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
-        told.lines().find(|line| line.starts_with("Leader:")).unwrap_or_default().to_owned()
+        let output = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
+        output.lines().find(|line| line.starts_with("Leader:")).unwrap_or_default().to_owned()
     };
     let (led, load) = (leader(&cluster), Load::start(web, "any", 4));
     assert!(led.contains("c0"), "{led}");
@@ -77,8 +77,8 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
             assert_eq!(leader(&cluster), led, "{program} {hours}");
         }
     }
-    let told = cluster.ok(0, &["events"]);
-    assert!(told.lines().any(|line| line.contains("Refused") && line.contains("its time is over")), "{told}");
+    let output = cluster.ok(0, &["events"]);
+    assert!(output.lines().any(|line| line.contains("Refused") && line.contains("its time is over")), "{output}");
     // A pin has its time, whatever the clock says meanwhile.
     cluster.ok(0, &["pin", "--for", "30m"]);
     set(&cluster, "c0", 1);
@@ -95,8 +95,8 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
     assert!(!pinned.contains("no other controller has said yet"), "{pinned}");
     cluster.running[0].take().unwrap().kill();
     until("the other one leads, and both follow it", || {
-        let told = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
-        told.contains("Leader:   c1") && told.contains("p1: connected") && told.contains("p2: connected")
+        let output = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
+        output.contains("Leader:   c1") && output.contains("p1: connected") && output.contains("p2: connected")
     });
     set(&cluster, "c1", 0);
     assert!(text(&cluster.asks(1, &cluster.operator, &["status"]).stdout).contains("is pinned"));

@@ -110,8 +110,8 @@ fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
     cluster.kill(others[1]);
     assert_eq!(cluster.leader(), others[0]);
     until("the proxy", || text(&cluster.verb(others[0], &["status"]).stdout).contains("Proxies:  1 connected"));
-    let told = text(&cluster.verb(others[0], &["status"]).stdout);
-    assert!(told.contains(&format!("config {good} is pinned by alice")), "{told}");
+    let output = text(&cluster.verb(others[0], &["status"]).stdout);
+    assert!(output.contains(&format!("config {good} is pinned by alice")), "{output}");
     assert!(cluster.ok(others[0], &["history", "--audit"]).contains("alice"));
     assert_eq!(get(web, "page", "/").body, "good");
     cluster.ok(others[0], &["unpin"]);
@@ -133,8 +133,8 @@ fn who_asks_a_follower_that_cannot_reach_the_leader_is_told_so() {
     cluster.running.push(Some(follower));
     until("it to know who leads", || text(&cluster.verb(1, &["status"]).stdout).contains("NOT HEARD: c0 leads and cannot be reached: "));
     let status = cluster.verb(1, &["status"]);
-    let told = text(&status.stdout);
-    assert!(!status.status.success() && told.contains("Attention is needed."), "{told}");
+    let output = text(&status.stdout);
+    assert!(!status.status.success() && output.contains("Attention is needed."), "{output}");
     let json: serde_json::Value = serde_json::from_slice(&cluster.verb(1, &["status", "-o", "json"]).stdout).unwrap();
     assert!(json["unheard"].as_str().is_some_and(|why| why.starts_with("c0 leads and cannot be reached")), "{json}");
     let history = cluster.verb(1, &["history"]);
@@ -186,8 +186,8 @@ fn leading_is_handed_over_within_a_second_and_no_request_fails() {
     let follower = cluster.others(leader)[0];
     let begun = Instant::now();
     // Asked of the one that follows, it is the leader that lets go.
-    let told = cluster.ok(follower, &["controller", "step-down"]);
-    assert!(told.starts_with(&format!("c{leader} leads no more")), "{told}");
+    let output = cluster.ok(follower, &["controller", "step-down"]);
+    assert!(output.starts_with(&format!("c{leader} leads no more")), "{output}");
     while !cluster.info(follower)["epoch"].is_u64() {
         assert!(begun.elapsed() < Duration::from_secs(1), "nobody leads after {:?}", begun.elapsed());
         std::thread::sleep(Duration::from_millis(5));
@@ -423,8 +423,8 @@ fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
         until("the good page", || get(proxy, "page", "/").body == "good");
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    let told = text(&cluster.verb(follower, &["status"]).stdout);
-    assert!(told.contains("without the store: only what operators ask for is published"), "{told}");
+    let output = text(&cluster.verb(follower, &["status"]).stdout);
+    assert!(output.contains("without the store: only what operators ask for is published"), "{output}");
     // The store comes back, and leading is won again; the pin stays.
     etcd.start(0);
     until("a record in the store", || {
@@ -475,8 +475,8 @@ fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
     let audit = |cluster: &Cluster, number: usize| cluster.ok(number, &["history", "--audit"]);
     cluster.ok(first, &["freeze", "--by", "alice"]);
     cluster.kill(first);
-    let told = text(&cluster.verb(other, &["status"]).stdout);
-    assert!(told.contains("frozen at C") && told.contains("by alice"), "a follower knows it already: {told}");
+    let output = text(&cluster.verb(other, &["status"]).stdout);
+    assert!(output.contains("frozen at C") && output.contains("by alice"), "a follower knows it already: {output}");
     assert_eq!(cluster.leader(), other);
     let again = cluster.controller(first, &[]);
     cluster.running[first] = Some(again);

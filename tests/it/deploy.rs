@@ -34,8 +34,8 @@ fn a_rolling_deploy_that_replaces_every_endpoint_holds_nothing_and_fails_nothing
         std::fs::remove_file(run.dir().join(format!("endpoints/shop/old-{number}"))).unwrap();
         until("the key to be gone", || run.verb(&["describe", &format!("endpoints/shop/old-{number}")]).status.code() == Some(1));
         assert_eq!(backend.count(), at_rest, "a drained endpoint got a request");
-        let told = text(&run.verb(&["status"]).stdout);
-        assert!(!told.contains("Held:") && !told.contains("Judged:"), "{told}");
+        let output = text(&run.verb(&["status"]).stdout);
+        assert!(!output.contains("Held:") && !output.contains("Judged:"), "{output}");
     }
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");

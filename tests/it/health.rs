@@ -398,8 +398,8 @@ fn endpoints_that_are_out_go_with_their_keys_and_nothing_is_held() {
     // Three of four would wait for ten seconds, or be held.
     let gone = Instant::now();
     until("one endpoint", || clinic.ok(&["get", "endpoints"]).matches("endpoints/shop/").count() == 1);
-    let told = text(&clinic.verb(&["status"]).stdout);
-    assert!(!told.contains("Held:") && !told.contains("Judged:") && told.contains("Everything is current"), "{told}");
+    let output = text(&clinic.verb(&["status"]).stdout);
+    assert!(!output.contains("Held:") && !output.contains("Judged:") && output.contains("Everything is current"), "{output}");
     assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
     assert_eq!(get(clinic.at(1), "shop", "/").body, "c");
     println!("{} requests, 0 failed", load.finish());

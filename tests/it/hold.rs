@@ -26,8 +26,11 @@ fn a_frozen_config_stays_also_over_a_restart_and_endpoints_go_on() {
     let web = run.listener();
     run.ok(&["put", "endpoints/shop/a", &one.address.to_string(), "--wait"]);
     run.ok(&["put", "routes/shop", r#"{"hostnames":["shop"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
-    let told = run.ok(&["freeze", "--by", "alice"]);
-    assert!(told.starts_with("the config is frozen at C") && told.contains(" by alice since ") && told.ends_with("`waypost unfreeze` releases it\n"), "{told}");
+    let output = run.ok(&["freeze", "--by", "alice"]);
+    assert!(
+        output.starts_with("the config is frozen at C") && output.contains(" by alice since ") && output.ends_with("`waypost unfreeze` releases it\n"),
+        "{output}"
+    );
     run.ok(&["put", "routes/new", &page_at("new", "new")]);
     let waited = run.fails(3, &["wait", "routes/new"]);
     assert!(waited.contains("by alice since ") && waited.contains("`waypost unfreeze` releases it"), "{waited}");
@@ -71,8 +74,8 @@ fn an_old_config_comes_back_within_two_seconds_with_the_store_down() {
     assert!(diff.contains("route/page\n  - ") && diff.contains("\"body\":\"good\"") && diff.contains("\"body\":\"bad\""), "{diff}");
     etcd.kill(0);
     let begun = Instant::now();
-    let told = run.ok(&["rollback", "--to", &good, "--by", "carol"]);
-    assert!(told.starts_with(&format!("config {good} is pinned by carol since ")), "{told}");
+    let output = run.ok(&["rollback", "--to", &good, "--by", "carol"]);
+    assert!(output.starts_with(&format!("config {good} is pinned by carol since ")), "{output}");
     until("the good page", || get(web, "page", "/").body == "good");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     etcd.start(0);

@@ -127,9 +127,9 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) >= 38 && is_judged(&site));
     // What took no requests went as it was meant to, unless it went with the last of its store.
     let all = held(&site);
-    let told = text(&site.verb(&["status"]).stdout);
+    let output = text(&site.verb(&["status"]).stdout);
     let listed = format!("{all} entries are gone from their store and serve on:");
-    assert!(all <= 39 && told.contains(&listed) && told.contains("waypost export --held --to "), "{told}");
+    assert!(all <= 39 && output.contains(&listed) && output.contains("waypost export --held --to "), "{output}");
     // Files are written once a second: what came and went within one second of a kill is known to nobody. With entries that are older
     // than the rest, the endpoint that took no requests would be held as well.
     let on_disk = || {
@@ -381,8 +381,8 @@ fn restored_etcd(dead: bool) {
     }
     let restored = Instant::now();
     until("the guard", || held(&site) == 2);
-    let told = text(&site.verb(&["status"]).stdout);
-    assert!(told.contains("routes/page since ") && told.contains("the store went back from revision "), "{told}");
+    let output = text(&site.verb(&["status"]).stdout);
+    assert!(output.contains("routes/page since ") && output.contains("the store went back from revision "), "{output}");
     assert_eq!(get(web, "any", "/").body, "new4");
     // A change that is held is held by whoever starts again, and what serves is what served.
     until("what is held on disk", || kept_on_disk(&site) == Some(2));

@@ -254,8 +254,8 @@ fn race_on(lab: Lab, store: String, direct: &str, faults: &[Fault]) {
     site.leader();
     for controller in CONTROLLERS {
         until("everything to be current", || site.verb(controller, &["status"]).status.success());
-        let told = text(&site.verb(controller, &["status"]).stdout);
-        assert!(told.contains("Proxies:  2 connected of 2 known") && told.matches(": follows").count() == 2, "{controller}: {told}");
+        let output = text(&site.verb(controller, &["status"]).stdout);
+        assert!(output.contains("Proxies:  2 connected of 2 known") && output.matches(": follows").count() == 2, "{controller}: {output}");
     }
     let looked: u64 = watchers.into_iter().map(Watcher::finish).sum();
     let sent: u64 = loads.into_iter().map(Load::finish).sum();

@@ -99,8 +99,8 @@ fn a_route_that_expands_too_far_is_refused_with_the_product_the_limit_and_the_se
     let rule = format!(r#"{{"matches":[{}],"backendRefs":[{{"name":"b"}}]}}"#, matches.join(","));
     let rules = vec![rule; 10].join(",");
     run.write("routes/huge", &format!(r#"{{"hostnames":[{}],"rules":[{rules}]}}"#, hosts.join(",")));
-    let told = run.fails(3, &["wait", "routes/huge"]);
-    assert!(told.contains("76800") && told.contains("10000") && told.contains("matchesPerRoute"), "{told}");
+    let output = run.fails(3, &["wait", "routes/huge"]);
+    assert!(output.contains("76800") && output.contains("10000") && output.contains("matchesPerRoute"), "{output}");
     run.ok(&["put", "routes/small", &page_at("small", "one"), "--wait"]);
     assert_eq!(get(web, "small", "/").body, "one", "it hurts nobody else");
 }

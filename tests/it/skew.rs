@@ -130,8 +130,8 @@ fn both_programs_go_on_from_the_disk_of_the_first_milestone() {
     publishes = pair.controller(&waypost());
     until("a later version", || get(pair.web, "any", "/").header("waypost-version").unwrap() > before.as_str());
     assert_eq!(get(pair.web, "any", "/").body, "good", "the last good value");
-    let told = text(&pair.verb(&["status"]).stdout);
-    assert!(told.contains("is frozen at C") && told.contains("by alice"), "{told}");
+    let output = text(&pair.verb(&["status"]).stdout);
+    assert!(output.contains("is frozen at C") && output.contains("by alice"), "{output}");
     assert!(pair.verb(&["unfreeze"]).status.success());
     pair.page("next");
     pair.serves("next");

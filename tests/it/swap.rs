@@ -121,8 +121,8 @@ fn an_endpoint_drains_in_peace() {
     });
     run.write("endpoints/shop/fast", &fast.address.to_string());
     run.ok(&["wait", "endpoints/shop/fast"]);
-    let told = run.ok(&["drain", "endpoints/shop/slow"]);
-    assert!(told.contains("endpoints/shop/slow is drained: no request is under way"), "{told}");
+    let output = run.ok(&["drain", "endpoints/shop/slow"]);
+    assert!(output.contains("endpoints/shop/slow is drained: no request is under way"), "{output}");
     assert_eq!(waiting.join().unwrap().body, "slow");
     for _ in 0..20 {
         assert_eq!(get(web, "any", "/").body, "fast");

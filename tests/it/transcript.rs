@@ -32,16 +32,16 @@ fn a_user_of_consul_is_answered_at_every_step() {
     assert_eq!((nobody.status, nobody.body.as_str(), nobody.header("server")), (503, "no endpoint in backend shop\n", Some("waypost")));
 
     consul_kv(&consul, &["put", "waypost/endpoints/shop/a", &backend.address.to_string()]);
-    let told = run.ok(&["wait", "endpoints/shop/a"]);
-    assert!(told.starts_with("endpoints/shop/a is live on 1/1 proxies at version 1."), "{told}");
-    assert!(told.contains(" ms "), "{told}");
+    let printed = run.ok(&["wait", "endpoints/shop/a"]);
+    assert!(printed.starts_with("endpoints/shop/a is live on 1/1 proxies at version 1."), "{printed}");
+    assert!(printed.contains(" ms "), "{printed}");
     assert_eq!(get(web, "shop.example.com", "/").status, 200);
 
     let good = run.ok(&["get", "routes/shop", "-o", "json"]);
     let revision = good.lines().find_map(|line| line.trim().strip_prefix("\"revision\": ")).unwrap().trim_end_matches(',').to_owned();
     consul_kv(&consul, &["put", "waypost/routes/shop", r#"{"hostname":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
-    let told = run.fails(3, &["wait", "routes/shop"]);
-    assert_eq!(told, format!("1:2 unknown field \"hostname\"; did you mean \"hostnames\"?; revision {revision}, the last good one, still serves\n"));
+    let printed = run.fails(3, &["wait", "routes/shop"]);
+    assert_eq!(printed, format!("1:2 unknown field \"hostname\"; did you mean \"hostnames\"?; revision {revision}, the last good one, still serves\n"));
     assert_eq!(get(web, "shop.example.com", "/").status, 200);
     let described = run.ok(&["describe", "route", "shop"]);
     assert!(described.contains(&format!("Serves:    revision {revision}, the last good one")), "{described}");

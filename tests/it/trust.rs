@@ -187,8 +187,8 @@ fn programs_join_and_their_certificates_rotate_under_load_without_a_restart() {
     // Whoever lost its controller finds the other, with the certificate it has by now.
     cluster.running[0].take().unwrap().kill();
     until("the follower leads and the proxy is there", || {
-        let told = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
-        told.contains("Leader:   c1") && told.contains("p1: connected")
+        let output = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
+        output.contains("Leader:   c1") && output.contains("p1: connected")
     });
     cluster.ok(1, &["put", "routes/page", &format!("{{\"hostnames\":[\"page\"],{}", &page("later")[1..]), "--wait"]);
     assert_eq!(get(web, "page", "/").body, "later");
@@ -273,7 +273,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     until("the end of the proxy's token", || now().as_secs() > end);
     let bound = cluster.local(&["--join", "proxy", "--name", "p7"]);
     let other = Authority::create(now()).unwrap();
-    for (name, token, told) in [
+    for (name, token, printed) in [
         ("p2", forged_join(&other, &authority), "no controller of this cluster made it"),
         ("p3", over, "its time is over"),
         ("p4", bound, "the token lets in proxy p7 only, and p4 is who asks"),
@@ -281,7 +281,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
         ("p6", read.clone(), "is an operator's"),
     ] {
         let mut process = cluster.proxy(name, Some(&token));
-        until(&format!("the refusal of {name}"), || cluster.log(name).contains(told));
+        until(&format!("the refusal of {name}"), || cluster.log(name).contains(printed));
         assert!(!cluster.path(name).join("trust/own.json").exists());
         process.kill();
     }
@@ -315,8 +315,8 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
         .env("WAYPOST_JOIN", cluster.local(&["--join", "controller"]))
         .output()
         .unwrap();
-    let told = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("made/trust holds the authority of one cluster"), "{told}");
+    let printed = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && printed.contains("made/trust holds the authority of one cluster"), "{printed}");
 
     // Certificates: another authority's, one that is over, and one of another name or kind.
     let watch = r#"{"name":"p1"}"#;
@@ -325,7 +325,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     for certificate in [p1_of(&other, &authority, now()), p1_of(&authority, &authority, now() - Duration::from_secs(3_600))] {
         assert!(post(&url, "/v1/watch", &certificate, watch).is_err());
     }
-    for (path, body, told) in [
+    for (path, body, printed) in [
         ("/v1/watch", r#"{"name":"p2"}"#, "that of proxy p1, which may not speak as proxy p2"),
         ("/v1/watch", r#"{"name":"","controller":"c0"}"#, "that of proxy p1, which may not speak as controller c0"),
         ("/v1/proxies/p2/report", r#"{}"#, "that of proxy p1, which may not speak as proxy p2"),
@@ -334,9 +334,9 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
         ("/v1/hold", r#"{"action":"freeze","by":"p1"}"#, "this needs a token with the role operate"),
     ] {
         let (status, why) = post(&url, path, &p1, body).unwrap();
-        assert!((status == 403 || status == 401) && why.contains(told), "{path}: {status} {why}");
+        assert!((status == 403 || status == 401) && why.contains(printed), "{path}: {status} {why}");
     }
-    let told = cluster.ok(0, &["events"]);
+    let printed = cluster.ok(0, &["events"]);
     for reason in [
         "no controller of this cluster made it",
         "its time is over",
@@ -347,7 +347,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
         "which may not speak as proxy p2",
         "only controllers may ask for this",
     ] {
-        assert!(told.lines().any(|line| line.contains("Refused") && line.contains(reason)), "no event says {reason:?}:\n{told}");
+        assert!(printed.lines().any(|line| line.contains("Refused") && line.contains(reason)), "no event says {reason:?}:\n{printed}");
     }
     // And nothing has changed.
     assert_eq!(cluster.version(), before);

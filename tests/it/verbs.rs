@@ -16,8 +16,8 @@ fn a_key_may_be_typed_in_words_below_a_tree_or_as_current() {
     run.listener();
     run.ok(&["put", "endpoint", "shop/a", &backend.address.to_string(), "--wait"]);
     run.ok(&["put", "route", "shop", ROUTE, "--wait"]);
-    let told = run.ok(&["wait", "route", "shop", "endpoints/shop/a"]);
-    assert_eq!(told.lines().filter(|line| line.contains("is live on 1/1 proxies")).count(), 2, "{told}");
+    let output = run.ok(&["wait", "route", "shop", "endpoints/shop/a"]);
+    assert_eq!(output.lines().filter(|line| line.contains("is live on 1/1 proxies")).count(), 2, "{output}");
     let listener = std::fs::read_to_string(run.dir().join("listeners/web")).unwrap();
     run.ok(&["put", "trees/v2/listeners/web", &listener]);
     run.ok(&["put", "trees/v2/routes/shop", ROUTE]);
@@ -28,8 +28,8 @@ fn a_key_may_be_typed_in_words_below_a_tree_or_as_current() {
     run.ok(&["put", "current", "v2", "--wait"]);
     assert!(run.ok(&["wait", "current"]).starts_with("current is live on 1/1 proxies"));
     assert!(run.ok(&["wait", "trees/v2/routes/shop"]).contains("is live on 1/1 proxies"));
-    let told = run.fails(3, &["put", "current", "v3", "--wait"]);
-    assert!(told.contains("there is no key under trees/v3/; write the tree first, then current; revision "), "{told}");
+    let output = run.fails(3, &["put", "current", "v3", "--wait"]);
+    assert!(output.contains("there is no key under trees/v3/; write the tree first, then current; revision "), "{output}");
     std::fs::remove_file(run.dir().join("routes/shop")).unwrap();
     assert!(run.ok(&["wait", "routes/shop"]).contains("is live"), "the plain name means the active tree's");
 }
@@ -43,8 +43,8 @@ fn gone_means_that_no_proxy_serves_it_any_more() {
     until("both proxies", || text(&run.verb(&["wait", "routes/shop"]).stdout).contains("2/2"));
     second.freeze();
     assert!(run.ok(&["delete", "routes/shop"]).contains("is deleted"));
-    let told = run.fails(1, &["wait", "routes/shop", "--for", "gone", "--timeout", "1s"]);
-    assert_eq!(told, "waypost: routes/shop is deleted, but after 1s still served by p2\n");
+    let output = run.fails(1, &["wait", "routes/shop", "--for", "gone", "--timeout", "1s"]);
+    assert_eq!(output, "waypost: routes/shop is deleted, but after 1s still served by p2\n");
     second.thaw();
     assert_eq!(run.ok(&["wait", "routes/shop", "--for", "gone"]), "routes/shop is gone\n");
 }
@@ -113,8 +113,8 @@ fn what_is_held_of_two_stores_goes_back_to_each() {
     std::fs::remove_dir_all(second.join("routes")).unwrap();
     let commands = [run.dir(), second.clone()].map(|store| format!("waypost export --held --to file://{}", store.display()));
     until("both to be held", || {
-        let told = text(&run.verb(&["status"]).stdout);
-        commands.iter().all(|command| told.contains(command))
+        let output = text(&run.verb(&["status"]).stdout);
+        commands.iter().all(|command| output.contains(command))
     });
     for command in &commands {
         let arguments: Vec<&str> = command.split(' ').skip(1).collect();
@@ -217,8 +217,8 @@ fn a_proxy_of_another_cluster_is_not_counted_as_serving() {
     other.listener();
     let _again = start_proxy(other.api, &state, "p2", "127.0.0.3");
     until("it to be refused", || text(&other.verb(&["status"]).stdout).contains("belongs to cluster"));
-    let told = other.fails(1, &["put", "routes/after", ROUTE, "--wait", "--timeout", "1s"]);
-    assert!(told.contains("routes/after is live on 1/2 proxies after 1s; p2: ") && told.contains("belongs to cluster"), "{told}");
+    let output = other.fails(1, &["put", "routes/after", ROUTE, "--wait", "--timeout", "1s"]);
+    assert!(output.contains("routes/after is live on 1/2 proxies after 1s; p2: ") && output.contains("belongs to cluster"), "{output}");
     assert!(!other.fails(1, &["status"]).contains("Everything is current"));
     // An operator says that it is meant, in the words of the refusal; it holds over a restart of the controller too.
     let status = text(&other.verb(&["status"]).stdout);
@@ -235,8 +235,8 @@ fn a_listener_that_no_proxy_has_the_labels_for_is_not_live() {
     let run = Box1::on_files();
     run.listener();
     run.ok(&["put", "listeners/edge", &format!(r#"{{"address":"{}","proxies":{{"tier":"edge"}}}}"#, loopback())]);
-    let told = run.fails(1, &["wait", "listeners/edge", "--timeout", "1s"]);
-    assert_eq!(told, "waypost: listeners/edge is accepted, but none of 1 connected proxies has the labels tier=edge\n");
+    let output = run.fails(1, &["wait", "listeners/edge", "--timeout", "1s"]);
+    assert_eq!(output, "waypost: listeners/edge is accepted, but none of 1 connected proxies has the labels tier=edge\n");
 }
 
 #[test]
@@ -245,8 +245,8 @@ fn a_controller_that_hangs_is_told_of_in_time() {
     run.listener();
     run.process.freeze();
     let begun = Instant::now();
-    let told = run.fails(4, &["wait", "listeners/web", "--timeout", "1s"]);
-    assert!(told.contains("cannot be reached") && begun.elapsed() < Duration::from_secs(10), "{told}");
+    let output = run.fails(4, &["wait", "listeners/web", "--timeout", "1s"]);
+    assert!(output.contains("cannot be reached") && begun.elapsed() < Duration::from_secs(10), "{output}");
     run.process.thaw();
 }
 

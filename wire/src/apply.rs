@@ -41,7 +41,7 @@ pub enum ApplyError {
 
 /// The state of a receiver.
 #[derive(Debug, Clone, Default)]
-pub struct Held {
+pub struct ReceivedState {
     /// The cluster it belongs to; empty before the first publication.
     pub cluster: String,
     /// The highest version that it has received.
@@ -58,7 +58,7 @@ pub struct Held {
     pub seen: BTreeMap<Lane, Digest>,
 }
 
-impl Held {
+impl ReceivedState {
     /// The snapshot to serve: the config lane that it follows, and the membership.
     pub fn snapshot(&self) -> Snapshot {
         let lane = |lane: Lane| self.lanes.get(&lane).cloned().unwrap_or_default();
@@ -96,13 +96,13 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes the next frame. Returns the new state after a commit; `held` itself does not change.
+    /// Takes the next frame. Returns the new state after a commit; `received` itself does not change.
     ///
     /// # Errors
     /// The publication is refused; the stream must be opened again.
-    pub fn take(&mut self, held: &Held, frame: Frame) -> Result<Option<Held>, ApplyError> {
+    pub fn take(&mut self, received: &ReceivedState, frame: Frame) -> Result<Option<ReceivedState>, ApplyError> {
         match frame {
-            Frame::Begin(begin) => self.begin(held, begin).map(|()| None),
+            Frame::Begin(begin) => self.begin(received, begin).map(|()| None),
             Frame::Put(put) => {
                 let object = put.object().map_err(ApplyError::Protocol)?;
                 self.add(put.lane, Change::Put(object)).map(|()| None)
@@ -112,19 +112,19 @@ impl Incoming {
                 self.track = Some(track.lane);
                 Ok(None)
             }
-            Frame::Commit(commit) => self.commit(held, &commit).map(Some),
+            Frame::Commit(commit) => self.commit(received, &commit).map(Some),
             Frame::Heartbeat(_) | Frame::Unknown => Ok(None),
         }
     }
 
-    fn begin(&mut self, held: &Held, begin: Begin) -> Result<(), ApplyError> {
-        let foreign = !held.cluster.is_empty() && held.cluster != begin.cluster;
-        if foreign && !begin.adopts.contains(&held.cluster) {
-            return Err(ApplyError::ForeignCluster { offered: begin.cluster, own: held.cluster.clone() });
+    fn begin(&mut self, received: &ReceivedState, begin: Begin) -> Result<(), ApplyError> {
+        let foreign = !received.cluster.is_empty() && received.cluster != begin.cluster;
+        if foreign && !begin.adopts.contains(&received.cluster) {
+            return Err(ApplyError::ForeignCluster { offered: begin.cluster, own: received.cluster.clone() });
         }
         // Versions of another cluster cannot be compared with ours.
-        if !foreign && begin.version < held.highest {
-            return Err(ApplyError::Fenced { offered: begin.version, highest: held.highest });
+        if !foreign && begin.version < received.highest {
+            return Err(ApplyError::Fenced { offered: begin.version, highest: received.highest });
         }
         *self = Self { begin: Some(begin), changes: BTreeMap::new(), track: self.track };
         Ok(())
@@ -138,7 +138,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn commit(&mut self, held: &Held, commit: &Commit) -> Result<Held, ApplyError> {
+    fn commit(&mut self, received: &ReceivedState, commit: &Commit) -> Result<ReceivedState, ApplyError> {
         let begin = self.begin.take().ok_or_else(|| ApplyError::Protocol("commit came before begin".to_owned()))?;
         if begin.version != commit.version {
             return Err(ApplyError::Protocol(format!("begin has version {}, commit {}", begin.version, commit.version)));
@@ -146,25 +146,25 @@ impl Incoming {
         let mut lanes = BTreeMap::new();
         for lane in commit.digests.keys() {
             let base = begin.base.get(lane).unwrap_or(lane);
-            let mut objects = held.lanes.get(base).cloned().unwrap_or_default();
+            let mut objects = received.lanes.get(base).cloned().unwrap_or_default();
             if let Some(buckets) = begin.replace.get(lane) {
                 objects = objects.without_buckets(buckets.iter().copied());
             }
             lanes.insert(*lane, objects.with(self.changes.remove(lane).unwrap_or_default()));
         }
-        let next = Held {
+        let next = ReceivedState {
             cluster: begin.cluster,
             highest: commit.version,
             version: commit.version,
             lanes,
-            track: self.track.or(held.track),
+            track: self.track.or(received.track),
             restored: false,
             seen: commit.digests.clone(),
         };
         if next.digests() != commit.digests {
             return Err(ApplyError::Digest(commit.version));
         }
-        if held.cluster == next.cluster && held.highest == next.version && !held.seen.is_empty() && held.seen != commit.digests {
+        if received.cluster == next.cluster && received.highest == next.version && !received.seen.is_empty() && received.seen != commit.digests {
             return Err(ApplyError::Conflict(commit.version));
         }
         Ok(next)

@@ -28,7 +28,8 @@ pub struct WatchRequest {
     /// The version that it has now.
     pub from: Option<Version>,
     /// The 256 bucket digests of its state, per lane.
-    pub held: BTreeMap<Lane, Vec<Digest>>,
+    #[serde(rename = "held")]
+    pub bucket_digests: BTreeMap<Lane, Vec<Digest>>,
     /// The feature level that it understands.
     pub level: u32,
 }

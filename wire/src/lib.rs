@@ -18,12 +18,12 @@ mod relay;
 mod report;
 mod secrets;
 
-pub use apply::{ApplyError, Held, Incoming};
+pub use apply::{ApplyError, Incoming, ReceivedState};
 pub use findings::{Finding, Findings};
 pub use frame::{Begin, Commit, Delete, Frame, Heartbeat, Lane, Put, SourceAge, Track, WatchRequest, decode, encode};
 pub use join::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use publication::{publication, read_whole, whole};
-pub use relay::{ControllerInfo, Downstream, RelayAnswer, RelayReport, Told};
+pub use relay::{ControllerInfo, Downstream, RelayAnswer, RelayReport, RelayedEvent};
 pub use report::{Content, DrainingEndpoint, ListenerState, Load, ObjectProblem, Probed, Report, ReportAnswer};
 pub use secrets::{KeyRing, Phase, RingKey, SECRETS_PATH, SecretsFrame, SecretsRequest};
 

@@ -6,12 +6,12 @@ use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Digest;
 use waypost_model::snapshot::Snapshot;
 
-use crate::apply::{Held, Incoming};
+use crate::apply::{Incoming, ReceivedState};
 use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track, decode, encode};
 
 /// The frames that update a receiver to `snapshot`: the changes since `known` if the receiver has that, otherwise the buckets that differ,
-/// by the receiver's 256 digests of each lane (`held`).
-pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
+/// by the receiver's 256 digests of each lane (`received`).
+pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, received: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
     let lanes =
         [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
     let mut replace = BTreeMap::new();
@@ -20,7 +20,7 @@ pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, held: &BTreeMa
         match before {
             Some(before) => lines.extend(before.changes_to(objects).into_iter().filter_map(|change| line(lane, change))),
             None => {
-                let buckets = objects.differing(held.get(&lane).map_or(&[], Vec::as_slice));
+                let buckets = objects.differing(received.get(&lane).map_or(&[], Vec::as_slice));
                 lines.extend(objects_of(lane, objects, &buckets));
                 replace.insert(lane, buckets);
             }
@@ -54,11 +54,11 @@ pub fn whole(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
 /// # Errors
 /// The lines are not a complete snapshot, or do not match their digests.
 pub fn read_whole(bytes: &[u8]) -> Result<Snapshot, String> {
-    let (nothing, mut incoming) = (Held::default(), Incoming::default());
+    let (nothing, mut incoming) = (ReceivedState::default(), Incoming::default());
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let frame = decode(line).map_err(|error| error.to_string())?;
-        if let Some(held) = incoming.take(&nothing, frame).map_err(|error| error.to_string())? {
-            return Ok(held.snapshot());
+        if let Some(received) = incoming.take(&nothing, frame).map_err(|error| error.to_string())? {
+            return Ok(received.snapshot());
         }
     }
     Err("it ends before its commit".to_owned())

@@ -24,7 +24,7 @@ pub struct RelayReport {
     pub content: Option<Content>,
     /// Events on this controller that no other one can observe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub told: Vec<Told>,
+    pub told: Vec<RelayedEvent>,
 }
 
 /// The leader's answer to a relay report; often empty.
@@ -41,7 +41,7 @@ pub struct RelayAnswer {
 /// An event of a follower.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Told {
+pub struct RelayedEvent {
     /// The reason as one word, such as `StateDamaged`.
     pub reason: String,
     /// The object of the event.

@@ -46,9 +46,9 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Whether this ring replaces `held`, the one that the receiver has.
-    pub fn replaces(&self, held: &Self) -> bool {
-        !self.keys.is_empty() && (self.id != held.id || self.version > held.version)
+    /// Whether this ring replaces `present`, the one that the receiver has.
+    pub fn replaces(&self, present: &Self) -> bool {
+        !self.keys.is_empty() && (self.id != present.id || self.version > present.version)
     }
 
     /// The key that encrypts new data, if there is one.
@@ -101,8 +101,8 @@ mod tests {
         assert!(ring("a", 1, 2).replaces(&ring("a", 1, 1)) && ring("a", 2, 1).replaces(&ring("a", 1, 9)) && ring("b", 1, 1).replaces(&ring("a", 9, 9)));
         assert!(!ring("a", 1, 1).replaces(&ring("a", 1, 1)) && !ring("a", 1, 9).replaces(&ring("a", 2, 1)) && !KeyRing::default().replaces(&ring("a", 1, 1)));
         assert!(ring("a", 1, 1).replaces(&KeyRing::default()));
-        let told = format!("{:?}", SecretsFrame::Ring(ring("a", 1, 1)));
-        assert!(!told.contains("c2VjcmV0"), "{told}");
+        let message = format!("{:?}", SecretsFrame::Ring(ring("a", 1, 1)));
+        assert!(!message.contains("c2VjcmV0"), "{message}");
         let line = serde_json::to_string(&SecretsFrame::Ring(ring("a", 1, 1))).unwrap();
         assert_eq!(line, r#"{"type":"ring","id":"a","version":"1.1","keys":[{"id":1,"phase":"active","since":1,"key":"c2VjcmV0"}]}"#);
         assert_eq!(serde_json::from_str::<SecretsFrame>(r#"{"type":"song"}"#).unwrap(), SecretsFrame::Unknown);

@@ -7,8 +7,8 @@ use waypost_model::lane::{Change, Lane as Objects};
 use waypost_model::object::Object;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{
-    ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Held, Incoming, Lane, Put, RelayAnswer, ReportAnswer, SourceAge, Track, decode, encode, read_whole,
-    whole,
+    ApplyError, Begin, Commit, Delete, Frame, Heartbeat, Incoming, Lane, Put, ReceivedState, RelayAnswer, ReportAnswer, SourceAge, Track, decode, encode,
+    read_whole, whole,
 };
 
 fn object(name: &str, value: u8) -> std::sync::Arc<Object> {
@@ -37,9 +37,9 @@ fn first(at: Version, cluster: &str, value: u8) -> Vec<Frame> {
 }
 
 /// Sends frames through the codec to a receiver.
-fn receive(held: &Held, frames: Vec<Frame>) -> Result<Held, ApplyError> {
+fn receive(received: &ReceivedState, frames: Vec<Frame>) -> Result<ReceivedState, ApplyError> {
     let mut incoming = Incoming::default();
-    let mut now = held.clone();
+    let mut now = received.clone();
     for frame in frames {
         let line = encode(&frame).unwrap();
         let frame = decode(&line).unwrap();
@@ -52,8 +52,8 @@ fn receive(held: &Held, frames: Vec<Frame>) -> Result<Held, ApplyError> {
 
 #[test]
 fn a_publication_is_applied_on_commit_and_a_delta_builds_on_it() {
-    let held = receive(&Held::default(), first(version(1, 1), "c", 1)).unwrap();
-    assert_eq!(held.snapshot().config.len(), 1);
+    let received = receive(&ReceivedState::default(), first(version(1, 1), "c", 1)).unwrap();
+    assert_eq!(received.snapshot().config.len(), 1);
     let after = Objects::default().with([Change::Put(object("b", 2))]);
     let delta = vec![
         Frame::Begin(Begin { version: version(1, 2), cluster: "c".to_owned(), replace: BTreeMap::new(), base: BTreeMap::new(), adopts: Vec::new() }),
@@ -65,34 +65,34 @@ fn a_publication_is_applied_on_commit_and_a_delta_builds_on_it() {
             digests: BTreeMap::from([(Lane::Stable, after.digest()), (Lane::Membership, Objects::default().digest())]),
         }),
     ];
-    let held = receive(&held, delta).unwrap();
-    assert_eq!(held.snapshot().config, after);
-    assert_eq!(held.version, version(1, 2));
+    let received = receive(&received, delta).unwrap();
+    assert_eq!(received.snapshot().config, after);
+    assert_eq!(received.version, version(1, 2));
 }
 
 #[test]
 fn an_older_version_a_second_content_and_a_foreign_cluster_are_refused() {
-    let held = receive(&Held::default(), first(version(2, 5), "c", 1)).unwrap();
-    let refusal = |frames| receive(&held, frames).unwrap_err();
+    let received = receive(&ReceivedState::default(), first(version(2, 5), "c", 1)).unwrap();
+    let refusal = |frames| receive(&received, frames).unwrap_err();
     assert_eq!(refusal(first(version(1, 9), "c", 1)), ApplyError::Fenced { offered: version(1, 9), highest: version(2, 5) });
     assert_eq!(refusal(first(version(2, 5), "c", 9)), ApplyError::Conflict(version(2, 5)));
     assert_eq!(refusal(first(version(3, 1), "d", 1)), ApplyError::ForeignCluster { offered: "d".to_owned(), own: "c".to_owned() });
-    assert!(receive(&held, first(version(2, 5), "c", 1)).is_ok(), "the same again is harmless");
+    assert!(receive(&received, first(version(2, 5), "c", 1)).is_ok(), "the same again is harmless");
 }
 
 #[test]
 fn a_result_without_the_announced_digest_is_refused() {
     let mut frames = first(version(1, 1), "c", 1);
     frames.remove(1);
-    assert_eq!(receive(&Held::default(), frames).unwrap_err(), ApplyError::Digest(version(1, 1)));
+    assert_eq!(receive(&ReceivedState::default(), frames).unwrap_err(), ApplyError::Digest(version(1, 1)));
 }
 
 #[test]
 fn lines_out_of_place_and_objects_that_are_none_are_refused() {
     let frames = first(version(1, 1), "c", 1);
-    assert!(matches!(receive(&Held::default(), frames[1..].to_vec()), Err(ApplyError::Protocol(_))));
+    assert!(matches!(receive(&ReceivedState::default(), frames[1..].to_vec()), Err(ApplyError::Protocol(_))));
     let forged = Put { digest: object("a", 9).digest(), ..Put::of(Lane::Stable, &object("a", 1)).unwrap() };
-    assert!(matches!(receive(&Held::default(), vec![frames[0].clone(), Frame::Put(forged)]), Err(ApplyError::Protocol(_))));
+    assert!(matches!(receive(&ReceivedState::default(), vec![frames[0].clone(), Frame::Put(forged)]), Err(ApplyError::Protocol(_))));
 }
 
 #[test]
@@ -110,9 +110,9 @@ fn the_streams_of_all_releases_are_understood() {
         let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
         assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
         assert!(frames.iter().any(|frame| matches!(frame, Frame::Heartbeat(told) if *told == heartbeat)));
-        let held = receive(&Held::default(), frames).unwrap();
-        let snapshot = held.snapshot();
-        assert_eq!((held.cluster.as_str(), held.version), ("c1", version(1, 2)));
+        let received = receive(&ReceivedState::default(), frames).unwrap();
+        let snapshot = received.snapshot();
+        assert_eq!((received.cluster.as_str(), received.version), ("c1", version(1, 2)));
         let mut paths: Vec<&str> = snapshot.config.objects().chain(snapshot.membership.objects()).map(|object| object.path()).collect();
         paths.sort_unstable();
         assert_eq!(paths, ["endpoint/shop/a", "listener/web", "route/shop"]);
@@ -178,7 +178,7 @@ fn requests_and_reports_have_their_golden_forms() {
         cluster: Some("c1".to_owned()),
         highest: Some(version(2, 7)),
         from: Some(version(2, 6)),
-        held: BTreeMap::from([(Lane::Membership, vec![object("a", 1).digest()])]),
+        bucket_digests: BTreeMap::from([(Lane::Membership, vec![object("a", 1).digest()])]),
         level: 1,
     };
     let report = Report {
@@ -228,7 +228,7 @@ fn requests_and_reports_have_their_golden_forms() {
 /// The same for the messages between controllers.
 #[test]
 fn what_controllers_say_of_themselves_has_its_golden_forms() {
-    use waypost_wire::{ControllerInfo, Downstream, RelayReport, Report, Told};
+    use waypost_wire::{ControllerInfo, Downstream, RelayReport, RelayedEvent, Report};
     let info = ControllerInfo {
         name: "c1".to_owned(),
         url: "http://h1:7400".to_owned(),
@@ -241,7 +241,7 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
     let report = Report { release: "0.1.0".to_owned(), applied: Some(version(2, 6)), ..Report::default() };
     let proxy = Downstream { name: "edge-1".to_owned(), cluster: Some("c".to_owned()), highest: version(2, 7), report: Some(report) };
     let content = waypost_wire::Content { config: object("a", 1).digest(), membership: object("b", 1).digest() };
-    let told = Told { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
+    let told = RelayedEvent { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
     let relay = RelayReport {
         controller: "c2".to_owned(),
         proxies: vec![proxy],
@@ -306,13 +306,13 @@ fn a_cluster_that_adopts_ours_is_followed_whatever_its_versions_and_another_is_n
         begin.adopts = adopts.iter().map(|&name| name.to_owned()).collect();
         frames
     };
-    let take = |held: &Held, frames: Vec<Frame>| {
+    let take = |received: &ReceivedState, frames: Vec<Frame>| {
         let mut incoming = Incoming::default();
-        frames.into_iter().try_fold(None, |last, frame| Ok::<_, ApplyError>(incoming.take(held, frame)?.or(last)))
+        frames.into_iter().try_fold(None, |last, frame| Ok::<_, ApplyError>(incoming.take(received, frame)?.or(last)))
     };
-    let held = take(&Held::default(), publication("c", version(7, 3), &[])).unwrap().unwrap();
-    assert!(matches!(take(&held, publication("d", version(2, 1), &["b"])), Err(ApplyError::ForeignCluster { .. })));
-    let moved = take(&held, publication("d", version(2, 1), &["b", "c"])).unwrap().unwrap();
+    let received = take(&ReceivedState::default(), publication("c", version(7, 3), &[])).unwrap().unwrap();
+    assert!(matches!(take(&received, publication("d", version(2, 1), &["b"])), Err(ApplyError::ForeignCluster { .. })));
+    let moved = take(&received, publication("d", version(2, 1), &["b", "c"])).unwrap().unwrap();
     assert_eq!((moved.cluster.as_str(), moved.highest), ("d", version(2, 1)));
     assert!(matches!(take(&moved, publication("d", version(1, 9), &["c"])), Err(ApplyError::Fenced { .. })));
 }

@@ -77,7 +77,7 @@ impl ConsulSource {
             return self.confirm().await;
         }
         self.index = Some(answer.index);
-        self.tell(changes, answer.index)
+        self.event_of(changes, answer.index)
     }
 
     /// Reads everything with a consistent read, and delivers the differences.
@@ -89,10 +89,10 @@ impl ConsulSource {
         }
         self.index = Some(answer.index);
         let (changes, _) = self.differences(&answer)?;
-        self.tell(changes, answer.index)
+        self.event_of(changes, answer.index)
     }
 
-    fn tell(&mut self, changes: Vec<Change>, index: u64) -> Result<Option<Event>, AdapterError> {
+    fn event_of(&mut self, changes: Vec<Change>, index: u64) -> Result<Option<Event>, AdapterError> {
         let at = Revision(index);
         for change in &changes {
             match change {

@@ -148,7 +148,7 @@ struct Teller {
 
 impl Teller {
     /// The messages to forward in place of `piece`, after a possible delay.
-    async fn tell(&mut self, piece: Bytes) -> Vec<Bytes> {
+    async fn forward(&mut self, piece: Bytes) -> Vec<Bytes> {
         if self.spared > 0 {
             self.spared -= 1;
             return vec![piece];
@@ -196,7 +196,7 @@ fn mangled_stream(mut body: Incoming, plan: Arc<Plan>) -> Body {
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(16);
     tokio::spawn(async move {
         // The first message confirms the watch.
-        let mut teller = Teller { plan, old: Vec::new(), spared: 1 };
+        let mut forwarder = Teller { plan, old: Vec::new(), spared: 1 };
         let mut buffer = BytesMut::new();
         while let Some(Ok(frame)) = body.frame().await {
             let data = match frame.into_data() {
@@ -212,7 +212,7 @@ fn mangled_stream(mut body: Incoming, plan: Arc<Plan>) -> Body {
                 if buffer.len() < length {
                     break;
                 }
-                for piece in teller.tell(buffer.split_to(length).freeze()).await {
+                for piece in forwarder.forward(buffer.split_to(length).freeze()).await {
                     if sender.send(Ok(Frame::data(piece))).await.is_err() {
                         return;
                     }
@@ -286,7 +286,7 @@ async fn packets(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
     let (mut from_near, mut to_near) = near.into_split();
     let (mut from_far, mut to_far) = far.into_split();
     tokio::spawn(async move { drop(tokio::io::copy(&mut from_near, &mut to_far).await) });
-    let mut teller = Teller { plan, old: Vec::new(), spared: 0 };
+    let mut forwarder = Teller { plan, old: Vec::new(), spared: 0 };
     let mut buffer = BytesMut::new();
     while from_far.read_buf(&mut buffer).await.is_ok_and(|count| count > 0) {
         while buffer.len() >= 8 {
@@ -297,7 +297,7 @@ async fn packets(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
             }
             let event = id.get_i32() == -1;
             let packet = buffer.split_to(length).freeze();
-            let pieces = if event { teller.tell(packet).await } else { vec![packet] };
+            let pieces = if event { forwarder.forward(packet).await } else { vec![packet] };
             for piece in pieces {
                 if to_near.write_all(&piece).await.is_err() {
                     return;

@@ -83,7 +83,7 @@ impl ZooKeeperSource {
         let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
         if !self.unread.is_empty() || !self.untold.is_empty() {
             self.catch_up().await?;
-            return Ok(self.tell());
+            return Ok(self.event_of());
         }
         let event = tokio::select! {
             biased;
@@ -98,7 +98,7 @@ impl ZooKeeperSource {
         };
         self.unread.extend(paths(&self.settings, event)?);
         self.catch_up().await?;
-        Ok(self.tell())
+        Ok(self.event_of())
     }
 
     /// Reads all nodes with events, until no event is left. The server sends the events of all nodes that a transaction changed before it
@@ -120,7 +120,7 @@ impl ZooKeeperSource {
     }
 
     /// The changes that were read, as an event.
-    fn tell(&mut self) -> Option<Event> {
+    fn event_of(&mut self) -> Option<Event> {
         let changes = std::mem::take(&mut self.untold);
         (!changes.is_empty()).then_some(Event::Changes { changes, at: self.at })
     }
@@ -174,7 +174,7 @@ impl ZooKeeperSource {
         let gone = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
         self.at = self.at.max(at);
         if fresh + gone == 0 {
-            return Ok(self.tell().or(Some(Event::Idle { at: self.at })));
+            return Ok(self.event_of().or(Some(Event::Idle { at: self.at })));
         }
         self.live = None;
         let Event::Reset { entries, at, .. } = self.begin().await? else { return Ok(None) };

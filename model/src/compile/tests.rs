@@ -64,8 +64,8 @@ fn a_rejected_entry_keeps_its_last_good_value_also_over_a_restart() {
     world.apply(vec![put("routes/shop", ROUTE, 1)]);
     let digest = world.0.config().digest();
     world.apply(vec![put("routes/shop", r#"{"hostname":["a.com"]}"#, 2)]);
-    let told = "Invalid: 1:2 unknown field \"hostname\"; did you mean \"hostnames\"? (revision 1 serves)";
-    assert_eq!(world.verdict("routes/shop"), told);
+    let message = "Invalid: 1:2 unknown field \"hostname\"; did you mean \"hostnames\"? (revision 1 serves)";
+    assert_eq!(world.verdict("routes/shop"), message);
     assert_eq!(world.0.config().digest(), digest);
 
     let mut again = World(Compiler::new(1, Limits::default()));
@@ -74,7 +74,7 @@ fn a_rejected_entry_keeps_its_last_good_value_also_over_a_restart() {
     assert!(again.0.complete());
     again.0.reset(0, vec![input("routes/shop", r#"{"hostname":["a.com"]}"#, 2)]);
     again.0.commit();
-    assert_eq!(again.verdict("routes/shop"), told);
+    assert_eq!(again.verdict("routes/shop"), message);
     assert_eq!(again.0.config().digest(), digest);
     again.apply(vec![delete("routes/shop")]);
     assert!(again.0.config().is_empty());

@@ -6,7 +6,7 @@ use waypost_model::verdict::{Condition, ConditionType};
 use waypost_wire::ObjectProblem;
 
 use crate::controller::answers::shapes::{EndpointHealth, EntryAnswer, EntryInfo, Live};
-use crate::controller::answers::status::held;
+use crate::controller::answers::status::held_info;
 use crate::controller::message::Now;
 use crate::controller::rules::objects::object_path;
 use crate::controller::settings::Store;
@@ -23,14 +23,14 @@ pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: N
         }
         _ => Vec::new(),
     };
-    let kept = state.guard.held().find(|removal| found.is_none() && removal.origin.id.key == key);
-    let by_guard = kept.and_then(|removal| held(removal, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
+    let kept = state.guard.removals().find(|removal| found.is_none() && removal.origin.id.key == key);
+    let by_guard = kept.and_then(|removal| held_info(removal, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
     let resource = match waypost_model::key::place(key, false) {
         waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
         _ => None,
     };
     let by_hold = state.pin().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
-    let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.told()));
+    let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.describe()));
     EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
 }
 
@@ -79,9 +79,9 @@ fn trouble<'a>(state: &'a State, view: &EntryView, now: Now) -> Option<&'a Objec
 }
 
 fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
-    let told = format!("live on {}/{} proxies", live.on, live.of);
+    let text = format!("live on {}/{} proxies", live.on, live.of);
     match (&live.version, live.on, live.of) {
-        (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{told} at version {version}")),
+        (Some(version), on, of) if on == of && of > 0 => Condition::yes(ConditionType::Programmed, "Programmed", format!("{text} at version {version}")),
         (_, _, 0) => Condition {
             r#type: ConditionType::Programmed,
             status: waypost_model::verdict::Status::Unknown,
@@ -90,13 +90,13 @@ fn programmed(live: &Live, trouble: Option<&ObjectProblem>) -> Condition {
         },
         _ if trouble.is_some() => {
             let reason = trouble.map_or("Invalid", |problem| problem.reason.as_str());
-            Condition::no(ConditionType::Programmed, reason, format!("{told}; {}", live.lagging.join("; ")))
+            Condition::no(ConditionType::Programmed, reason, format!("{text}; {}", live.lagging.join("; ")))
         }
         _ => Condition {
             r#type: ConditionType::Programmed,
             status: waypost_model::verdict::Status::Unknown,
             reason: "Pending".to_owned(),
-            message: format!("{told}; {}", live.lagging.join("; ")),
+            message: format!("{text}; {}", live.lagging.join("; ")),
         },
     }
 }

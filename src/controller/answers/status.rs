@@ -63,7 +63,7 @@ fn controllers(state: &State, now: Now) -> Vec<OtherController> {
 pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
     let held_count = held_count(state);
     // Those for which somebody has to decide are listed first.
-    let is = |wanted: bool| state.guard.held().filter(move |removal| matches!(removal.judgement, Judgement::Held { .. }) == wanted);
+    let is = |wanted: bool| state.guard.removals().filter(move |removal| matches!(removal.judgement, Judgement::Held { .. }) == wanted);
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
         leader,
@@ -74,9 +74,9 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
         config: state.snapshot.config.digest().short(),
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
-        held: is(true).chain(is(false)).take(LISTED).map(|removal| held(removal, stores)).collect(),
+        held: is(true).chain(is(false)).take(LISTED).map(|removal| held_info(removal, stores)).collect(),
         held_count,
-        judged_count: state.guard.held().count() - held_count,
+        judged_count: state.guard.removals().count() - held_count,
         hold: state.pin().map(|hold| hold.mark.clone()),
         waiting: state.waits(),
         proxies: proxies::proxies(state, now),
@@ -90,7 +90,7 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
 
 /// How many removals wait for an operator or for their store.
 fn held_count(state: &State) -> usize {
-    state.guard.held().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count()
+    state.guard.removals().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count()
 }
 
 /// What is counted for `/metrics`: numbers alone, so that a scrape costs the task that publishes next to nothing.
@@ -130,7 +130,7 @@ fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
 }
 
 /// A removal that serves on.
-pub fn held(removal: &Removal, stores: &[Arc<Store>]) -> HeldInfo {
+pub fn held_info(removal: &Removal, stores: &[Arc<Store>]) -> HeldInfo {
     let why = match &removal.judgement {
         Judgement::Held { why } => Some(why.clone()),
         Judgement::Waiting | Judgement::Confirming | Judgement::Released => None,

@@ -81,7 +81,7 @@ impl Files {
                         kept = now;
                         self.written.send_replace(number);
                     }
-                    Err(error) => self.tell(&error),
+                    Err(error) => self.report(&error),
                 }
             }
             if !more || stop.is_cancelled() && save_request.has_changed().is_err() {
@@ -90,7 +90,7 @@ impl Files {
         }
     }
 
-    fn tell(&self, error: &io::Error) {
+    fn report(&self, error: &io::Error) {
         self.metrics.disk_errors.inc();
         let remedy = if error.kind() == io::ErrorKind::PermissionDenied { "let this user write it" } else { "free some space" };
         tracing::error!(%error, "the state directory {} could not be written; {remedy}: last good values would be lost in a restart", self.folder.display());

@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use url::Url;
-use waypost_wire::{ControllerInfo, Frame, Held, Incoming, Lane, MAX_LINE_BYTES, SILENCE_SECONDS, WATCH_PATH, WatchRequest, decode};
+use waypost_wire::{ControllerInfo, Frame, Incoming, Lane, MAX_LINE_BYTES, ReceivedState, SILENCE_SECONDS, WATCH_PATH, WatchRequest, decode};
 
 use crate::controller::handle::Handle;
 use crate::controller::jitter::jitter;
@@ -73,7 +73,7 @@ impl Relay {
                             return;
                         }
                         recovered = Some(epoch);
-                        if self.handle.begin_operated(epoch).await.is_err() || self.handle.tell(Input::Recovered(epoch)).await.is_err() {
+                        if self.handle.begin_operated(epoch).await.is_err() || self.handle.send(Input::Recovered(epoch)).await.is_err() {
                             return;
                         }
                     }
@@ -233,7 +233,7 @@ impl Relay {
         self.upstream.send_replace(Upstream::Through(chain));
         let ended = tokio::select! {
             ended = self.relay(&mut response, false) => ended,
-            () = self.keep(replica) => Ok(()),
+            () = self.replicate(replica) => Ok(()),
             () = self.pass_on(report) => Ok(()),
             () = &mut turned => Err(StreamError::Turned),
         };
@@ -243,25 +243,25 @@ impl Relay {
         true
     }
 
-    fn held(&self) -> Held {
+    fn received(&self) -> ReceivedState {
         let snapshot = self.handle.snapshots.borrow().clone();
         if snapshot.version.sequence == 0 {
-            return Held { cluster: snapshot.cluster.clone(), ..Held::default() };
+            return ReceivedState { cluster: snapshot.cluster.clone(), ..ReceivedState::default() };
         }
         let lanes = BTreeMap::from([(Lane::Stable, snapshot.config.clone()), (Lane::Membership, snapshot.membership.clone())]);
         let seen = lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
         let (cluster, version) = (snapshot.cluster.clone(), snapshot.version);
-        Held { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, seen }
+        ReceivedState { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, seen }
     }
 
     pub(super) async fn open(&self, url: Url) -> Result<reqwest::Response, StreamError> {
-        let held = self.held();
+        let received = self.received();
         let request = WatchRequest {
             controller: Some(self.handle.me.0.clone()),
-            cluster: Some(held.cluster.clone()).filter(|cluster| !cluster.is_empty()),
-            highest: Some(held.highest),
-            from: Some(held.version).filter(|_| !held.lanes.is_empty() && !self.whole.swap(false, Ordering::Relaxed)),
-            held: held.bucket_digests(),
+            cluster: Some(received.cluster.clone()).filter(|cluster| !cluster.is_empty()),
+            highest: Some(received.highest),
+            from: Some(received.version).filter(|_| !received.lanes.is_empty() && !self.whole.swap(false, Ordering::Relaxed)),
+            bucket_digests: received.bucket_digests(),
             level: u32::MAX,
             ..WatchRequest::default()
         };
@@ -274,7 +274,7 @@ impl Relay {
     /// # Errors
     /// Why the stream ended.
     pub(super) async fn relay(&self, response: &mut reqwest::Response, once: bool) -> Result<(), StreamError> {
-        let (mut held, mut incoming) = (self.held(), Incoming::default());
+        let (mut received, mut incoming) = (self.received(), Incoming::default());
         let mut buffer = BytesMut::new();
         self.heard.store(self.renewal(), Ordering::Relaxed);
         let mut last = Instant::now();
@@ -301,12 +301,12 @@ impl Relay {
             if let Ok(Frame::Heartbeat(heartbeat)) = &frame {
                 self.handle.fresh.heard(heartbeat.clone());
             }
-            let taken = frame.and_then(|frame| incoming.take(&held, frame).map_err(|error| error.to_string()));
+            let taken = frame.and_then(|frame| incoming.take(&received, frame).map_err(|error| error.to_string()));
             match taken {
                 Ok(None) => {}
                 Ok(Some(next)) => {
-                    held = next;
-                    self.handle.tell(Input::Relayed(Arc::new(held.snapshot()))).await?;
+                    received = next;
+                    self.handle.send(Input::Relayed(Arc::new(received.snapshot()))).await?;
                     if once {
                         return Ok(());
                     }

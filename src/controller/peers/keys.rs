@@ -29,7 +29,7 @@ const LONGEST: usize = 1024 * 1024;
 
 /// Keeps the keys.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct KeyRingTask {
     /// The controller.
     pub handle: Handle,
     /// Asks other controllers.
@@ -42,14 +42,14 @@ pub struct Keeper {
     pub ring: watch::Sender<KeyRing>,
 }
 
-impl Keeper {
+impl KeyRingTask {
     /// Keeps them until dropped.
     pub async fn run(self) {
         match waypost_trust::load_secret(&self.file) {
             Ok(ring) => drop(self.ring.send_replace(ring.unwrap_or_default())),
             Err(error) => {
                 let message = format!("{error}; the keys that proxies share are fetched from another controller, or made anew");
-                if self.handle.tell(Input::damaged("trust/ring.json", message)).await.is_err() {
+                if self.handle.send(Input::damaged("trust/ring.json", message)).await.is_err() {
                     return;
                 }
             }
@@ -82,7 +82,7 @@ impl Keeper {
     }
 
     /// Keys that cannot be written are not published: after a restart nobody could open what they sealed.
-    fn keep(&self, ring: KeyRing) {
+    fn save(&self, ring: KeyRing) {
         let bytes = serde_json::to_vec(&ring).unwrap_or_default();
         match waypost_trust::write_secret(&self.file, &bytes) {
             Ok(()) => drop(self.ring.send_replace(ring)),
@@ -115,24 +115,25 @@ impl Keeper {
                 return;
             }
         }
-        let held = self.ring.borrow().clone();
+        let ring_before = self.ring.borrow().clone();
         // The proxies are asked about only while a key waits for them.
         // Before the first key seals, nobody misses one.
-        let everybody_has_it =
-            (met || held.active().is_none()) && held.keys.iter().any(|key| key.phase == Phase::DecryptOnly) && self.everybody_has(held.version).await;
+        let everybody_has_it = (met || ring_before.active().is_none())
+            && ring_before.keys.iter().any(|key| key.phase == Phase::DecryptOnly)
+            && self.everybody_has(ring_before.version).await;
         let at = Moment { now: now_millis() / 1_000, rotation: self.rotation.as_secs(), epoch, everybody_has_it };
-        let Some(mut ring) = next(&held, at, || waypost_trust::new_secret().inspect_err(|error| tracing::error!("{error}")).ok()) else { return };
+        let Some(mut ring) = next(&ring_before, at, || waypost_trust::new_secret().inspect_err(|error| tracing::error!("{error}")).ok()) else { return };
         if ring.id.is_empty() {
             ring.id = new_id();
         }
         let active = |ring: &KeyRing| ring.active().map(|key| key.id);
-        let turned = active(&ring).filter(|id| active(&held) != Some(*id));
-        self.keep(ring);
+        let turned = active(&ring).filter(|id| active(&ring_before) != Some(*id));
+        self.save(ring);
         if let Some(id) = turned {
-            let opening = held.keys.iter().filter(|key| key.phase == Phase::Retired).count();
+            let opening = ring_before.keys.iter().filter(|key| key.phase == Phase::Retired).count();
             let message = format!("key {id} seals from now on, and all live proxies have it; {opening} older ones open");
             let told = Input::Event { reason: "KeyActive", about: "keys".to_owned(), message };
-            if self.handle.tell(told).await.is_err() {
+            if self.handle.send(told).await.is_err() {
                 tracing::debug!("the controller stopped");
             }
         }
@@ -154,7 +155,7 @@ impl Keeper {
         loop {
             let line = next_line(&mut response, &mut buffer, LONGEST).await?;
             match serde_json::from_slice(&line)? {
-                SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.keep(ring),
+                SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.save(ring),
                 SecretsFrame::Ring(_) | SecretsFrame::Heartbeat | SecretsFrame::Unknown => {}
             }
             if once {

@@ -108,7 +108,7 @@ impl Relay {
     async fn fetch(&self, url: &str, what: Fetch, patience: Duration) -> bool {
         let (Some(watch), Some(replica)) = (join(url, WATCH_PATH), join(url, "/v1/replica")) else { return true };
         let fetched = timeout(patience, async {
-            self.keep_once(replica, what).await?;
+            self.replicate_once(replica, what).await?;
             if what == Fetch::All {
                 let mut response = self.open(watch).await?;
                 self.relay(&mut response, true).await?;

@@ -84,13 +84,13 @@ impl Relay {
     async fn take(&self, best: Arc<Snapshot>) -> Result<(), Stopped> {
         tracing::info!("goes on from version {}, which a proxy told", best.version);
         let mut snapshots = self.handle.snapshots.clone();
-        self.handle.tell(Input::RecoveredFromProxy(best)).await?;
+        self.handle.send(Input::RecoveredFromProxy(best)).await?;
         // If the store was lost in that moment, it is tried again.
         timeout(TAKEN, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await.map(drop).unwrap_or_default();
         Ok(())
     }
 
     async fn say(&self, message: String) -> Result<(), Stopped> {
-        self.handle.tell(Input::damaged("published", message)).await
+        self.handle.send(Input::damaged("published", message)).await
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{sleep, timeout};
 use url::Url;
-use waypost_wire::{Content, HEARTBEAT_SECONDS, Probed, RelayAnswer, RelayReport, Report, Told};
+use waypost_wire::{Content, HEARTBEAT_SECONDS, Probed, RelayAnswer, RelayReport, RelayedEvent, Report};
 
 use crate::controller::answers::shapes::Event;
 use crate::controller::clock::now_millis;
@@ -44,9 +44,9 @@ fn without_findings(report: &Report) -> Report {
 
 impl Relay {
     /// Replicates what the leader keeps beside the snapshot. Never ends: relaying goes on where this fails.
-    pub(super) async fn keep(&self, url: Url) {
+    pub(super) async fn replicate(&self, url: Url) {
         loop {
-            if let Err(error) = self.keep_once(url.clone(), Fetch::Endlessly).await {
+            if let Err(error) = self.replicate_once(url.clone(), Fetch::Endlessly).await {
                 tracing::debug!(%error, "what the leader keeps is not followed for a moment");
             }
             sleep(PAUSE / 2 + jitter(PAUSE)).await;
@@ -54,7 +54,7 @@ impl Relay {
     }
 
     /// Keeps what another controller keeps until it ends the stream, or until it has told all, if that is enough.
-    pub(super) async fn keep_once(&self, url: Url, what: Fetch) -> Result<(), StreamError> {
+    pub(super) async fn replicate_once(&self, url: Url, what: Fetch) -> Result<(), StreamError> {
         let empty = self.handle.ask(Query::Empty).await?;
         let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
         let request = ReplicaRequest { empty, configs, programs: true };
@@ -67,7 +67,7 @@ impl Relay {
                 Document::State { .. } if what == Fetch::Operator => {}
                 Document::State { at, kept, expected, entries } => {
                     let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls()).map_err(StreamError::Unreadable)?;
-                    self.handle.tell(Input::Replica(Box::new(replica))).await?;
+                    self.handle.send(Input::Replica(Box::new(replica))).await?;
                 }
                 Document::Config { number, digest, file } => {
                     // Another controller keeps what could not be written here; the next document may be more important.
@@ -108,11 +108,11 @@ impl Relay {
     }
 
     /// Events that were not passed on to the leader yet, and the number of the event after them.
-    pub(super) async fn own_events(&self) -> (Vec<Told>, u64) {
+    pub(super) async fn own_events(&self) -> (Vec<RelayedEvent>, u64) {
         let from = self.telling.load(Ordering::Relaxed);
         let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
         let next = events.last().map_or(from, |last| last.number + 1);
-        let told = |event: Event| Told { reason: event.reason, about: event.about, message: event.message };
+        let told = |event: Event| RelayedEvent { reason: event.reason, about: event.about, message: event.message };
         (events.into_iter().filter(Event::is_own).map(told).collect(), next)
     }
 

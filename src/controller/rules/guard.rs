@@ -212,7 +212,7 @@ impl Guard {
             let path = removal.object.path();
             if stays(path, &removal) && !meant(path) {
                 let instead = found(lanes, path);
-                self.keep(Removal { at: now.0, seen: 0, instead, ..removal });
+                self.add(Removal { at: now.0, seen: 0, instead, ..removal });
             }
         }
         for object in missing {
@@ -225,7 +225,7 @@ impl Guard {
             let before = self.removals.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |removal| (removal.object, removal.origin));
             let judgement = Judgement::of_new(doubted, origin.id.source);
-            self.keep(Removal { object, origin, at: now.0, date: now.1, judgement, seen: 0, instead });
+            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen: 0, instead });
         }
         // What has gone as it was meant to is no reason to let it go again.
         self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
@@ -237,7 +237,7 @@ impl Guard {
     }
 
     /// It stays until it is judged, or longer.
-    fn keep(&mut self, removal: Removal) {
+    fn add(&mut self, removal: Removal) {
         if removal.judgement == Judgement::Waiting {
             self.collect(removal.at);
         }
@@ -251,7 +251,7 @@ impl Guard {
 
     /// What changed in its store and is kept, and of which that is `known`, is kept as it is published: what the store had since then
     /// was never served.
-    pub fn keep_as_published(&mut self, known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
+    pub fn hold_as_published(&mut self, known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
         for removal in self.removals.values_mut().filter(|removal| removal.judgement != Judgement::Released && removal.instead.is_some() && known(removal)) {
             let path = removal.object.path();
             let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != removal.object.digest());
@@ -311,7 +311,7 @@ impl Guard {
                 continue;
             }
             let judgement = Judgement::of_new(doubted, origin.id.source);
-            self.keep(Removal { object, origin, at: now.0, date: now.1, judgement, seen, instead });
+            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen, instead });
         }
         // A store that is not believed now may have lied a moment ago.
         doubted.into_iter().for_each(|doubted| self.doubt(doubted));
@@ -453,8 +453,8 @@ impl Guard {
             let fates: Vec<&Judgement> =
                 self.removals.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix)).map(|(_, removal)| &removal.judgement).collect();
             if many_routes || fates.iter().any(|judgement| matches!(judgement, Judgement::Held { .. })) {
-                let told = format!("the policy of backend {name} went with what it is about");
-                self.hold(&[path], &told);
+                let message = format!("the policy of backend {name} went with what it is about");
+                self.hold(&[path], &message);
             } else if fates.contains(&&Judgement::Confirming) {
                 self.confirm(&[path]);
             }
@@ -497,7 +497,7 @@ impl Guard {
     }
 
     /// All removals that are held: unjudged, to be confirmed, or until an approval.
-    pub fn held(&self) -> impl Iterator<Item = &Removal> {
+    pub fn removals(&self) -> impl Iterator<Item = &Removal> {
         self.removals.values().filter(|removal| removal.judgement != Judgement::Released)
     }
 
@@ -513,12 +513,12 @@ impl Guard {
 
     /// The marks of routes that are held. They are part of membership: the config stays what people wrote last.
     pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
-        self.held().filter(|removal| removal.object.kind() == "route").map(|removal| Object::held(removal.object.path()))
+        self.removals().filter(|removal| removal.object.kind() == "route").map(|removal| Object::held(removal.object.path()))
     }
 
     /// Both lanes with what stays.
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
-        let of = |member: bool| self.held().filter(move |removal| (removal.object.kind() == "endpoint") == member);
+        let of = |member: bool| self.removals().filter(move |removal| (removal.object.kind() == "endpoint") == member);
         let config_changes: Vec<Change> = of(false).map(|removal| Change::Put(removal.object.clone())).collect();
         let suspect = |removal: &Removal| Change::Put(Object::suspect(removal.object.name()));
         let endpoints = of(true).flat_map(|removal| [Change::Put(removal.object.clone()), suspect(removal)]);

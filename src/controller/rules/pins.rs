@@ -68,7 +68,7 @@ impl PinRecord {
     }
 
     /// One sentence for people: what, by whom, since when, and how to let go.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         let until = self.until.map(|until| format!(" until {}", date(until))).unwrap_or_default();
         let what = match self.reason {
             Reason::Frozen => format!("the config is frozen at C{}", self.config),
@@ -98,7 +98,7 @@ impl Pin {
 
     /// What is said of an entry that waits behind it.
     pub fn condition(&self) -> Condition {
-        Condition::no(ConditionType::Programmed, self.mark.reason.word(), self.mark.told())
+        Condition::no(ConditionType::Programmed, self.mark.reason.word(), self.mark.describe())
     }
 }
 
@@ -153,11 +153,11 @@ impl Action {
 /// Why not, and what to do first.
 pub fn check(action: &Action, held: Option<&PinRecord>) -> Result<(), String> {
     match (action, held) {
-        (Action::Freeze | Action::Pin { .. }, Some(mark)) if mark.reason == Reason::Frozen => Err(format!("{} first", mark.told())),
+        (Action::Freeze | Action::Pin { .. }, Some(mark)) if mark.reason == Reason::Frozen => Err(format!("{} first", mark.describe())),
         (Action::Unfreeze, None) => Err("nothing is frozen".to_owned()),
-        (Action::Unfreeze, Some(mark)) if mark.reason != Reason::Frozen => Err(format!("nothing is frozen; {}", mark.told())),
+        (Action::Unfreeze, Some(mark)) if mark.reason != Reason::Frozen => Err(format!("nothing is frozen; {}", mark.describe())),
         (Action::Unpin, None) => Err("nothing is pinned".to_owned()),
-        (Action::Unpin, Some(mark)) if mark.reason != Reason::Pinned => Err(format!("nothing is pinned; {}", mark.told())),
+        (Action::Unpin, Some(mark)) if mark.reason != Reason::Pinned => Err(format!("nothing is pinned; {}", mark.describe())),
         _ => Ok(()),
     }
 }
@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn a_hold_says_who_since_when_and_how_to_let_go() {
         assert_eq!(
-            mark(Reason::Frozen, None).told(),
+            mark(Reason::Frozen, None).describe(),
             "the config is frozen at C12 by alice since Wed, 31 Dec 2025 23:59:59 GMT; `waypost unfreeze` releases it"
         );
         assert_eq!(
-            mark(Reason::Pinned, Some(1_767_225_600_000)).told(),
+            mark(Reason::Pinned, Some(1_767_225_600_000)).describe(),
             "config C12 is pinned by alice since Wed, 31 Dec 2025 23:59:59 GMT until Thu, 01 Jan 2026 00:00:00 GMT; `waypost unpin` releases it"
         );
     }

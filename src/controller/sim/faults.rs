@@ -22,7 +22,7 @@ impl World {
         let Some(epoch) = self.nodes[node].state.role().epoch() else { return };
         match self.random.u8(0..30) {
             0 => {
-                self.checks.let_go(self.nodes[node].state.guard.held());
+                self.checks.let_go(self.nodes[node].state.guard.removals());
                 self.input(node, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
             }
             1 => self.freeze_or_not(node, epoch),

@@ -8,7 +8,7 @@ use waypost_model::compile::SavedEntry;
 use waypost_model::lane::Lane;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::Snapshot;
-use waypost_wire::{ApplyError, Frame, Held, Incoming, publication};
+use waypost_wire::{ApplyError, Frame, Incoming, ReceivedState, publication};
 
 use crate::controller::message::{Input, Now, Output};
 use crate::controller::rules::election::{Candidate, Election, ElectionInput, Holder, Role, StoreFailure, StoreRequest};
@@ -192,7 +192,7 @@ pub(super) struct Proxy {
     pub(super) controller: Option<usize>,
     /// The connection: a new number with every new one.
     pub(super) link: u64,
-    pub(super) held: Held,
+    pub(super) held: ReceivedState,
     incoming: Incoming,
     /// What its controller has sent on this connection.
     pub(super) sent: Option<Arc<Snapshot>>,

@@ -212,7 +212,7 @@ impl World {
             let pause = pauses[self.random.usize(0..pauses.len())];
             self.pass(Duration::from_millis(pause));
             self.check();
-            held += usize::from(self.leader.guard.held().next().is_some());
+            held += usize::from(self.leader.guard.removals().next().is_some());
         }
         held
     }

@@ -8,7 +8,7 @@ use waypost_adapter::Revision;
 use waypost_model::lane::Lane;
 use waypost_model::object::{Object, kind};
 use waypost_model::snapshot::{Snapshot, Version};
-use waypost_wire::{Content, Downstream, Told};
+use waypost_wire::{Content, Downstream, RelayedEvent};
 
 use super::State;
 use super::desired::Basis;
@@ -50,11 +50,11 @@ impl State {
         let mut output = Output::default();
         match (before.epoch(), self.role.epoch()) {
             (old, Some(epoch)) if old != Some(epoch) => {
-                let told = if matches!(self.role, Role::Leading { .. }) { "this controller leads" } else { "this controller takes care without the store" };
-                self.events.add(now.date, "Leading", "controller", format!("{told}, under epoch {epoch}"));
+                let message = if matches!(self.role, Role::Leading { .. }) { "this controller leads" } else { "this controller takes care without the store" };
+                self.events.add(now.date, "Leading", "controller", format!("{message}, under epoch {epoch}"));
                 output.verdicts = self.compiler.views().map(|view| view.id).collect();
             }
-            (Some(epoch), Some(_)) => self.tell_caretaking(&before, epoch, now),
+            (Some(epoch), Some(_)) => self.note_caretaking(&before, epoch, now),
             (Some(epoch), None) => self.events.add(now.date, "Deposed", "controller", format!("this controller leads no more under epoch {epoch}")),
             (None, _) => {}
         }
@@ -76,11 +76,11 @@ impl State {
         output
     }
 
-    fn tell_caretaking(&mut self, before: &Role, epoch: u64, now: Now) {
+    fn note_caretaking(&mut self, before: &Role, epoch: u64, now: Now) {
         match (before, &self.role) {
             (Role::Leading { .. }, Role::Caretaking { .. }) => {
-                let told = format!("the record of leading cannot be renewed: under epoch {epoch} only what operators ask for is published");
-                self.events.add(now.date, "Caretaking", "controller", told);
+                let message = format!("the record of leading cannot be renewed: under epoch {epoch} only what operators ask for is published");
+                self.events.add(now.date, "Caretaking", "controller", message);
             }
             (Role::Caretaking { .. }, Role::Leading { .. }) => {
                 self.events.add(
@@ -157,9 +157,9 @@ impl State {
         let inherited = self.role.epoch() == Some(self.snapshot.version.epoch);
         match self.role.epoch() {
             // Who has only just been elected has not taken over yet what the previous leader kept.
-            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.held().cloned().collect(), self.guard.expected().cloned().collect()),
+            Some(_) if inherited || self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), self.guard.expected().cloned().collect()),
             // Before a leader was heard, the removals are those from before the restart.
-            None if self.replica.at.is_empty() => (self.guard.held().cloned().collect(), Vec::new()),
+            None if self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), Vec::new()),
             following => {
                 let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
                 let kept = self.replica.kept.iter().filter(|removal| !ours.iter().any(|path| path == removal.object.path())).cloned().collect();
@@ -198,8 +198,8 @@ impl State {
     }
 
     /// What happened on a controller that follows us is said here too, with its name; through others it has that already.
-    pub(super) fn pass_events(&mut self, controller: &str, told: Vec<Told>, now: Now) {
-        for Told { reason, about, message } in told.into_iter().take(MAX_RELAYED_EVENTS) {
+    pub(super) fn pass_events(&mut self, controller: &str, told: Vec<RelayedEvent>, now: Now) {
+        for RelayedEvent { reason, about, message } in told.into_iter().take(MAX_RELAYED_EVENTS) {
             let about = if about.ends_with(')') { about } else { format!("{about} (on {controller})") };
             self.events.add(now.date, &reason, about, message);
         }
@@ -286,7 +286,7 @@ impl State {
         }
         self.give_way(now);
         self.derive(Basis::Stores);
-        self.tell_held(now);
+        self.note_held(now);
     }
 
     /// Stores that were read and have nothing, although something is published that came from them and is nowhere now. Who has lost its disk
@@ -334,7 +334,7 @@ impl State {
         // Of epochs that we know nothing of, what the store had last may have been published.
         let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
         let known = |removal: &Removal| !(missed && unjudged(removal));
-        self.guard.keep_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
+        self.guard.hold_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
     }
 }
 

@@ -115,7 +115,7 @@ fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    let held: Vec<_> = script.state.guard.held().map(|removal| (removal.object.path(), removal.origin.written.value.clone())).collect();
+    let held: Vec<_> = script.state.guard.removals().map(|removal| (removal.object.path(), removal.origin.written.value.clone())).collect();
     assert_eq!(held.iter().map(|(path, _)| *path).collect::<Vec<_>>(), ["endpoint/shop/1", "listener/web"]);
     assert_eq!(held[0].1.as_ref(), b"10.0.0.1:80", "its author's bytes");
     assert_eq!(script.state.snapshot.config.digest(), before.state.snapshot.config.digest());
@@ -132,7 +132,7 @@ fn a_store_that_is_older_than_what_the_leader_saw_changes_nothing_by_itself() {
     script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     assert_eq!(version(&script), "6.1");
     assert_eq!(script.state.snapshot.config.digest(), published_by(1, &[WEB, ("routes/a", other)]).config.digest());
-    assert_eq!(script.state.guard.held().count(), 1);
+    assert_eq!(script.state.guard.removals().count(), 1);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
     script.role(1, Role::Caretaking { epoch: 6, named: true });
     let published = script.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "a".to_owned() }).publish.unwrap();
     script.after(30_000, Input::Tick);
-    assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.held().count()), (1, 1, 0));
+    assert_eq!((published.config.len(), script.state.snapshot.config.len(), script.state.guard.removals().count()), (1, 1, 0));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo
     script.role(1, Role::Following { leader: None });
     script.role(1, leading(4));
     script.reset(1, 0, 21, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.digest()), (1, digest));
+    assert_eq!((script.state.guard.removals().count(), script.state.snapshot.config.digest()), (1, digest));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
     script.reset(0, 0, 5, &all);
     for one in [&mut before, &mut script] {
         one.reset(10, 0, 6, &[]);
-        assert_eq!(one.state.guard.held().count(), 2, "both hold what went");
+        assert_eq!(one.state.guard.removals().count(), 2, "both hold what went");
     }
     before.after(10, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
     let (kept, expected) = before.state.removals_for_followers();
@@ -323,7 +323,7 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.len()), (0, 0));
+    assert_eq!((script.state.guard.removals().count(), script.state.snapshot.config.len()), (0, 0));
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
             one.after(1, Input::Pin { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
             one.delete(1, 6, "listeners/web");
             one.after(1_000, Input::Tick);
-            assert_eq!(one.state.guard.held().count(), 1, "a listener");
+            assert_eq!(one.state.guard.removals().count(), 1, "a listener");
         }
         before.after(10, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "alice".to_owned() });
         script.after(1, Input::Relayed(before.state.snapshot.clone()));
@@ -368,7 +368,7 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
         script.role(1, leading(4));
         script.reset(1, 0, 6, &all[1..]);
         script.after(60_000, Input::Tick);
-        assert_eq!(script.state.guard.held().count(), kept, "seen {seen}");
+        assert_eq!(script.state.guard.removals().count(), kept, "seen {seen}");
         let held = script.state.snapshot.config.get("listener/web").is_some();
         script.after(1, Input::Pin { hold: None, by: "a".to_owned() });
         let after = script.state.snapshot.config.get("listener/web").is_some();
@@ -441,6 +441,6 @@ fn what_only_a_dead_leader_had_seen_is_exported_under_the_key_that_it_had() {
     script.reset(0, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
     script.role(1, leading(6));
     script.reset(1, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
-    let kept: Vec<_> = script.state.guard.held().map(|removal| removal.origin.id.key.as_str()).collect();
+    let kept: Vec<_> = script.state.guard.removals().map(|removal| removal.origin.id.key.as_str()).collect();
     assert_eq!(kept, ["trees/v2/listeners/web"]);
 }

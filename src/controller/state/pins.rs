@@ -44,7 +44,7 @@ impl State {
             return Output::default();
         }
         let (reason, told) = match (&hold, self.pin.take()) {
-            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.told()),
+            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.describe()),
             (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
             (None, None) => return Output::default(),
         };

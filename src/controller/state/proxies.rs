@@ -139,7 +139,7 @@ impl Proxies {
     }
 
     /// Whether any proxy of our cluster follows us, and the highest version that one of those may serve.
-    pub fn seen(&self, now: Duration) -> (bool, Option<Version>) {
+    pub fn highest_seen(&self, now: Duration) -> (bool, Option<Version>) {
         let came = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign);
         let ours = came().filter(|proxy| proxy.cluster == self.ours);
         (came().next().is_some(), ours.filter_map(Proxy::may_hold).max())

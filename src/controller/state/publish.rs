@@ -74,7 +74,7 @@ impl State {
             self.guard.reconcile(source, lanes);
         }
         self.give_way(now);
-        self.tell_held(now);
+        self.note_held(now);
         let before = self.lanes.1.clone();
         self.refresh();
         // A route that is held from now on is marked in membership.
@@ -85,7 +85,7 @@ impl State {
         self.unpublished.extend(outcome.touched.iter().cloned());
         let due = (outcome.config && self.windows.0.changed(now.since_start), members_differ && self.windows.1.changed(now.since_start));
         let mut output = self.publish(due.0, due.1, now);
-        self.tell_missing_listener(now);
+        self.note_missing_listener(now);
         output.entries_changed = !outcome.touched.is_empty();
         output.doubted |= doubted.is_some();
         output.changed |= output.entries_changed;
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// Says which key to write while there is no listener at all.
-    pub(super) fn tell_missing_listener(&mut self, now: Now) {
+    pub(super) fn note_missing_listener(&mut self, now: Now) {
         let missing = self.compiler.complete() && self.lanes.0.of_kind("listener").next().is_none();
         if missing && !self.missing_listener_announced {
             let message = "no listener is written; write listeners/web below the root, such as: waypost put listeners/web '{\"address\":\"0.0.0.0:80\",\"protocol\":\"HTTP\"}'";

@@ -16,7 +16,7 @@ const MOST_TOLD: usize = 100;
 impl State {
     /// What the guard holds changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
-        self.tell_held(now);
+        self.note_held(now);
         self.refresh();
         let mut output = self.publish(true, true, now);
         (output.changed, output.entries_changed) = (true, true);
@@ -33,8 +33,8 @@ impl State {
     }
 
     /// Says why something is held, once for each reason.
-    pub(super) fn tell_held(&mut self, now: Now) {
-        let held = self.guard.held().filter_map(|removal| match &removal.judgement {
+    pub(super) fn note_held(&mut self, now: Now) {
+        let held = self.guard.removals().filter_map(|removal| match &removal.judgement {
             Judgement::Held { why } => Some(why.clone()),
             _ => None,
         });
@@ -56,7 +56,7 @@ impl State {
     pub fn approvable(&self, keys: &[String], later: bool) -> Vec<(String, String)> {
         let both = |removal: &Removal| (removal.object.path().to_owned(), removal.origin.id.key.clone());
         if keys.is_empty() {
-            return self.guard.held().map(both).collect();
+            return self.guard.removals().map(both).collect();
         }
         let named = keys.iter().filter_map(|key| {
             let Place::Resource { tree, resource } = place(key, false) else { return None };
@@ -92,7 +92,7 @@ impl State {
 
     /// The tree of what went last of a store and is kept, if it is not the active one.
     pub fn tree_of_held(&self, source: usize) -> Option<String> {
-        let of = self.guard.held().filter(|removal| removal.origin.id.source == source);
+        let of = self.guard.removals().filter(|removal| removal.origin.id.source == source);
         let trees = of.filter_map(|removal| match place(&removal.origin.id.key, false) {
             Place::Resource { tree, .. } => Some((removal.at, tree?)),
             _ => None,

@@ -14,7 +14,7 @@ fn restored_from_a_backup() -> Script {
     let mut script = Script::leading(1);
     script.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
     script.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(script.state.guard.held().count(), 1);
+    assert_eq!(script.state.guard.removals().count(), 1);
     script
 }
 
@@ -48,13 +48,13 @@ fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_ke
         let held = script
             .state
             .guard
-            .held()
+            .removals()
             .filter(|removal| matches!(&removal.judgement, Judgement::Held { why } if why.contains("the store became empty") || why == "a listener went"));
         assert_eq!(held.count(), 3, "{way}");
         assert_eq!(script.state.snapshot.config.digest(), served.config.digest(), "{way}");
         // One that is written means only itself.
         script.put(1, 10, "routes/a", ROUTE);
-        assert_eq!(script.state.guard.held().count(), 2, "{way}");
+        assert_eq!(script.state.guard.removals().count(), 2, "{way}");
     }
 }
 
@@ -65,9 +65,9 @@ fn a_store_that_becomes_empty_says_nothing_about_another_one() {
     script.reset(0, 1, 1, &[("routes/c", ROUTE)]);
     script.delete(1, 2, "routes/a");
     script.after(700, Input::Tick);
-    assert_eq!(script.state.guard.held().count(), 0, "it went as it was meant to");
+    assert_eq!(script.state.guard.removals().count(), 0, "it went as it was meant to");
     script.reset(1, 1, 2, &[]);
-    let held: Vec<&str> = script.state.guard.held().map(|removal| removal.object.path()).collect();
+    let held: Vec<&str> = script.state.guard.removals().map(|removal| removal.object.path()).collect();
     assert_eq!(held, ["route/c"]);
 }
 
@@ -81,7 +81,7 @@ fn who_knows_nothing_of_a_store_that_is_empty_holds_what_is_published_of_it() {
     script.after(1, Input::Relayed(published.clone()));
     script.after(1, Input::Recovered(4));
     script.after(60_000, Input::Tick);
-    let held = script.state.guard.held().filter(|removal| matches!(removal.judgement, Judgement::Held { .. }));
+    let held = script.state.guard.removals().filter(|removal| matches!(removal.judgement, Judgement::Held { .. }));
     assert_eq!((held.count(), script.state.snapshot.config.digest()), (2, published.config.digest()));
 }
 
@@ -101,14 +101,14 @@ fn an_empty_store_before_a_full_one_holds_nothing_and_of_two_that_were_emptied_b
     moved.reset(1, 0, 1, &[]);
     moved.reset(1, 1, 1, &all);
     moved.after(60_000, Input::Tick);
-    assert_eq!(moved.state.guard.held().count(), 0);
+    assert_eq!(moved.state.guard.removals().count(), 0);
     let mut wiped = Script::new(2);
     wiped.after(1, Input::Relayed(published(&all, &[("routes/c", ROUTE)])));
     wiped.role(1, leading(4));
     wiped.reset(1, 0, 1, &[]);
     wiped.reset(1, 1, 1, &[]);
     wiped.after(60_000, Input::Tick);
-    assert_eq!(wiped.state.guard.held().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count(), 4);
+    assert_eq!(wiped.state.guard.removals().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count(), 4);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothi
         again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
         again.after(59_000, Input::Tick);
         again.after(1_000, Input::Tick);
-        assert_eq!((again.state.guard.held().count(), again.state.snapshot.config.digest() == digest), (kept, kept > 0), "at {at}");
+        assert_eq!((again.state.guard.removals().count(), again.state.snapshot.config.digest() == digest), (kept, kept > 0), "at {at}");
     }
 }
 
@@ -146,7 +146,7 @@ fn a_store_that_a_follower_saw_go_back_is_not_believed_after_its_restart_if_no_l
     again.reset(1, 0, 21, &[WEB, ("routes/a", ROUTE)]);
     again.role(1, leading(4));
     again.reset(1, 0, 22, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((again.state.guard.held().count(), again.state.snapshot.config.digest()), (1, before.state.snapshot.config.digest()));
+    assert_eq!((again.state.guard.removals().count(), again.state.snapshot.config.digest()), (1, before.state.snapshot.config.digest()));
     assert_eq!(again.state.known_revision(0), 22, "it is judged by now");
 }
 
@@ -161,7 +161,7 @@ fn what_the_store_had_last_is_held_if_it_went_back_and_nothing_is_known_of_who_l
     script.role(1, leading(5));
     script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     let newest = published_by(4, &[WEB, ("routes/a", OTHER)]).config.digest();
-    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.digest()), (1, newest));
+    assert_eq!((script.state.guard.removals().count(), script.state.snapshot.config.digest()), (1, newest));
     // The same of one that led before, and lost its lease.
     let mut deposed = Script::leading(1);
     deposed.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
@@ -170,7 +170,7 @@ fn what_the_store_had_last_is_held_if_it_went_back_and_nothing_is_known_of_who_l
     deposed.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     deposed.role(1, leading(5));
     deposed.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((deposed.state.guard.held().count(), deposed.state.snapshot.config.digest()), (1, newest));
+    assert_eq!((deposed.state.guard.removals().count(), deposed.state.snapshot.config.digest()), (1, newest));
 }
 
 #[test]
@@ -189,9 +189,9 @@ fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebo
         again.state.restore(0, entries, Now::default());
         again.role(1, leading(4));
         again.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-        assert_eq!((again.state.guard.held().count(), again.state.snapshot.config.digest()), (1, digest));
+        assert_eq!((again.state.guard.removals().count(), again.state.snapshot.config.digest()), (1, digest));
         again.put(1_000, 21, "routes/a", THIRD);
-        assert_eq!(again.state.guard.held().count(), 0);
+        assert_eq!(again.state.guard.removals().count(), 0);
         assert!(again.state.snapshot.config.get("route/a").unwrap().bytes().contains("\"i\""));
     }
     let mut next = Script::new(1);
@@ -200,7 +200,7 @@ fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebo
     next.after(1, replica(&before, 20));
     next.role(1, leading(4));
     next.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((next.state.guard.held().count(), next.state.snapshot.config.digest()), (1, digest));
+    assert_eq!((next.state.guard.removals().count(), next.state.snapshot.config.digest()), (1, digest));
     // Gone as well by now: what was held before is what stays.
     next.delete(1_000, 22, "routes/a");
     next.after(60_000, Input::Tick);
@@ -218,7 +218,7 @@ fn what_an_operator_let_change_is_not_changed_back_by_a_successor_that_had_held_
     next.after(1, replica(&before, 20));
     next.role(1, leading(4));
     next.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(next.state.guard.held().count(), 0);
+    assert_eq!(next.state.guard.removals().count(), 0);
     assert_eq!(next.state.snapshot.config.digest(), before.state.snapshot.config.digest());
 }
 
@@ -234,10 +234,10 @@ fn a_follower_that_begins_behind_its_leader_holds_nothing_of_what_it_missed() {
     script.after(1, Input::Relayed(leader.clone()));
     script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 5_000)]), ..Replica::default() })));
     script.reset(1, 0, 4_990, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!(script.state.guard.held().count(), 0);
+    assert_eq!(script.state.guard.removals().count(), 0);
     script.role(1, leading(4));
     script.reset(1, 0, 5_001, &[WEB, ("routes/a", ROUTE)]);
-    assert_eq!((script.state.guard.held().count(), script.state.snapshot.config.digest()), (0, leader.config.digest()));
+    assert_eq!((script.state.guard.removals().count(), script.state.snapshot.config.digest()), (0, leader.config.digest()));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn what_a_leader_has_judged_is_no_reason_to_doubt_the_store_later() {
         next.put(3_600_000, 61, "routes/a", THIRD);
         next.role(1, leading(4));
         next.reset(1, 0, 61, &[WEB, ("routes/a", THIRD)]);
-        assert_eq!(next.state.guard.held().count(), 0, "a change like any other; told first: {told_first}");
+        assert_eq!(next.state.guard.removals().count(), 0, "a change like any other; told first: {told_first}");
     }
 }
 
@@ -289,10 +289,10 @@ fn what_was_announced_and_deleted_before_the_leader_died_goes() {
     next.role(1, leading(4));
     next.reset(1, 0, 6, &[]);
     next.after(60_000, Input::Tick);
-    assert_eq!((next.state.guard.held().count(), next.state.snapshot.config.len()), (0, 0));
+    assert_eq!((next.state.guard.removals().count(), next.state.snapshot.config.len()), (0, 0));
     // That is over with it.
     next.put(1, 7, "listeners/web", WEB.1);
     next.delete(1_000, 8, "listeners/web");
     next.after(60_000, Input::Tick);
-    assert_eq!(next.state.guard.held().count(), 1);
+    assert_eq!(next.state.guard.removals().count(), 1);
 }

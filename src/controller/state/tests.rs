@@ -82,7 +82,7 @@ impl Script {
         )
     }
 
-    fn told(self, wanted: &str) {
+    fn produces(self, wanted: &str) {
         let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>();
         assert_eq!(lines(&self.told), lines(wanted));
     }
@@ -105,7 +105,7 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
     script.after(10, Input::Tick);
     assert_eq!(script.state.due(), Duration::from_millis(1_711));
     script.after(490, Input::Tick);
-    script.told(
+    script.produces(
         "0: publish 3.1: listener/web |
          0: StoreRead store0: 1 entries at revision 1
          100: publish 3.2: listener/web route/a |
@@ -124,7 +124,7 @@ fn a_bad_value_is_told_and_the_last_good_one_stays() {
     let output = script.put(100, 2, "routes/a", "{");
     assert!(output.publish.is_none() && output.entries_changed, "nothing to publish, something to keep on disk");
     assert_eq!(output.verdicts.len(), 1);
-    script.told(
+    script.produces(
         "0: publish 3.1: listener/web route/a |
          0: StoreRead store0: 2 entries at revision 1
          100: Rejected routes/a: revision 2: 1:1 the value ends in the middle of an object; add what closes it; revision 1 still serves",
@@ -215,13 +215,13 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
     script.reset(0, 0, 5, &all);
     script.reset(100, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    let status: Vec<&str> = script.state.guard.held().map(|removal| removal.object.path()).collect();
+    let status: Vec<&str> = script.state.guard.removals().map(|removal| removal.object.path()).collect();
     assert_eq!(status, ["endpoint/shop/1", "listener/web", "route/a"]);
     let approved = script.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() }).approved;
     assert_eq!(approved, ["route/a"]);
     script.reset(10, 0, 7, &all);
-    assert_eq!(script.state.guard.held().count(), 0, "what comes back is held no longer");
-    script.told(
+    assert_eq!(script.state.guard.removals().count(), 0, "what comes back is held no longer");
+    script.produces(
         "0: publish 3.1: listener/web route/a | endpoint/shop/1
          0: StoreRead store0: 3 entries at revision 5
          100: publish 3.2: listener/web route/a | endpoint/shop/1 held/route/a suspect/shop/1
@@ -244,7 +244,7 @@ fn the_same_name_in_another_tree_is_another_thing_to_let_go() {
     script.after(1, approve("trees/v1/listeners/web", true));
     script.delete(10, 6, "trees/v2/listeners/web");
     script.after(1_000, Input::Tick);
-    let held = |script: &Script| script.state.guard.held().map(|removal| removal.object.path().to_owned()).collect::<Vec<_>>();
+    let held = |script: &Script| script.state.guard.removals().map(|removal| removal.object.path().to_owned()).collect::<Vec<_>>();
     assert_eq!(held(&script), ["listener/web"], "nobody announced that");
     for key in ["trees/v1/listeners/web", "listeners/web"] {
         assert!(script.after(1, approve(key, true)).approved.is_empty(), "{key} is deleted, and is not what is held");

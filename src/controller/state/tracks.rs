@@ -47,7 +47,7 @@ impl State {
         let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
         let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
         // What the guard holds is served as before, so its end is not published yet.
-        let kept: HashSet<&EntryId> = self.guard.held().map(|removal| &removal.origin.id).collect();
+        let kept: HashSet<&EntryId> = self.guard.removals().map(|removal| &removal.origin.id).collect();
         let settled: Vec<EntryId> = self
             .unpublished
             .iter()

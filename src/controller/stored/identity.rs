@@ -20,7 +20,7 @@ pub struct Identity {
 
 impl Identity {
     /// The cluster's id, once it is known.
-    pub fn known(&self) -> Option<String> {
+    pub fn cluster_id(&self) -> Option<String> {
         Some(self.cluster.clone()).filter(|id| !id.is_empty())
     }
 }

@@ -63,7 +63,7 @@ impl Elector {
                 answered = true;
                 election.heard(ElectionInput::Caretake, now);
             }
-            self.tell(election.role(now));
+            self.set_role(election.role(now));
             if asking.is_none()
                 && let Some(ask) = election.poll(now)
             {
@@ -112,7 +112,7 @@ impl Elector {
         let release = election.release();
         let led = election.role(self.now()).epoch().is_some();
         election.heard(ElectionInput::StepDown, self.now());
-        self.tell(election.role(self.now()));
+        self.set_role(election.role(self.now()));
         if let Some(ask) = release
             && let Err(error) = timeout(RELEASE, write(&self.store, key, &ask)).await
         {
@@ -125,7 +125,7 @@ impl Elector {
         self.started.elapsed()
     }
 
-    fn tell(&self, role: Role) {
+    fn set_role(&self, role: Role) {
         self.roles.send_if_modified(|known| {
             let differs = *known != role;
             *known = role;

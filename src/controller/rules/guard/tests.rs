@@ -63,12 +63,12 @@ impl World {
     /// Why things are kept, and how many for each reason.
     fn held(&self) -> BTreeMap<String, usize> {
         let mut kept = BTreeMap::new();
-        for removal in self.guard.held() {
-            let told = match &removal.judgement {
+        for removal in self.guard.removals() {
+            let message = match &removal.judgement {
                 Judgement::Held { why } => why.clone(),
                 other => format!("{other:?}"),
             };
-            *kept.entry(told).or_default() += 1;
+            *kept.entry(message).or_default() += 1;
         }
         kept
     }
@@ -223,7 +223,7 @@ fn what_comes_back_and_what_is_approved_is_held_no_longer() {
     let mut world = World::new(10, &[]);
     world.remove(&routes(0..6)).after(600);
     world.add("route/r000");
-    assert_eq!(world.guard.held().count(), 5);
+    assert_eq!(world.guard.removals().count(), 5);
     assert_eq!(world.guard.approve(&|path| path == "route/r001", &[], false, world.now), ["route/r001"]);
     assert_eq!(world.guard.approve(&|path| path == "route/none", &[], false, world.now), [""; 0]);
     assert_eq!(world.guard.approve(&|_| true, &[], false, world.now).len(), 4);
@@ -263,7 +263,7 @@ fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
 fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read() {
     let mut world = World::new(20, &[]);
     world.remove(&routes(0..3));
-    let saved: Vec<Removal> = world.guard.held().cloned().collect();
+    let saved: Vec<Removal> = world.guard.removals().cloned().collect();
     world.guard = Guard::new(Thresholds::default());
     world.guard.restore(saved, world.now);
     world.after(3_000);

@@ -7,7 +7,7 @@ use waypost_wire::Finding;
 
 /// The state of an endpoint, from its probes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Watched {
+pub(super) struct Series {
     /// Whether it can take requests; `None` before the first result.
     pub(super) healthy: Option<bool>,
     /// The error of the last probe, if it failed.
@@ -16,7 +16,7 @@ pub(super) struct Watched {
     against: u32,
 }
 
-impl Watched {
+impl Series {
     /// What there is to report.
     pub(super) fn finding(&self) -> Finding {
         match self.healthy {
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn an_endpoint_turns_after_its_number_of_probes_in_a_row() {
         let how = how("{}");
-        let mut watched = Watched::default();
+        let mut watched = Series::default();
         assert!(watched.observe(Ok(()), &how), "one good answer is enough at first");
         assert!(!watched.observe(fails(), &how) && !watched.observe(fails(), &how));
         assert!(!watched.observe(Ok(()), &how), "in a row");
@@ -87,7 +87,7 @@ mod tests {
         assert!(watched.observe(Err("no answer".to_owned()), &how) && watched.observe(fails(), &how), "people see what it fails with now");
         assert!(!watched.observe(Ok(()), &how) && !watched.observe(fails(), &how) && !watched.observe(Ok(()), &how));
         assert!(watched.observe(Ok(()), &how));
-        let mut new = Watched::default();
+        let mut new = Series::default();
         assert!(!new.observe(fails(), &how) && !new.observe(fails(), &how) && new.observe(fails(), &how), "nor is one bad answer");
     }
 
@@ -97,7 +97,7 @@ mod tests {
             [(r#"{"interval":"1s","timeout":"500ms"}"#, 3), (r#"{"interval":"3s"}"#, 3), (r#"{"interval":"2s","timeout":"1s","unhealthyThreshold":2}"#, 2)]
         {
             let how = how(json);
-            let mut watched = Watched { healthy: Some(true), ..Watched::default() };
+            let mut watched = Series { healthy: Some(true), ..Series::default() };
             // It hangs just after a good probe: the next probe begins an interval later.
             let mut at = how.interval.get();
             while !watched.observe(Err("no answer".to_owned()), &how) {
