@@ -44,14 +44,46 @@ impl From<&str> for StoreFlags {
     }
 }
 
-/// The URL schemes of the stores in this build.
-const SCHEMES: [(&str, bool); 4] =
-    [("file", cfg!(feature = "file")), ("etcd", cfg!(feature = "etcd")), ("consul", cfg!(feature = "consul")), ("zookeeper", cfg!(feature = "zookeeper"))];
+/// What is particular to a kind of store.
+#[derive(Debug, PartialEq, Eq)]
+struct StoreKind {
+    /// The scheme of its URLs, to which an `s` is added for TLS.
+    scheme: &'static str,
+    /// Whether this build has its adapter.
+    is_built: bool,
+    /// The port of an endpoint without one.
+    port: u16,
+    /// The variable from which its own tools take their credential.
+    variable: &'static str,
+    /// Whether the credential is a token, and not a user and password.
+    takes_token: bool,
+    /// Whether it has datacenters and namespaces.
+    has_datacenters: bool,
+    /// A URL for messages.
+    example: &'static str,
+}
+
+/// The kinds of store. Each has one line here and one in [`open_one`].
+static KINDS: [StoreKind; 4] = [
+    StoreKind { is_built: cfg!(feature = "file"), ..kind("file", 0, "", "file:///etc/waypost") },
+    StoreKind { is_built: cfg!(feature = "etcd"), ..kind("etcd", 2_379, "ETCDCTL_USER", "etcd://127.0.0.1:2379/waypost") },
+    StoreKind {
+        is_built: cfg!(feature = "consul"),
+        takes_token: true,
+        has_datacenters: true,
+        ..kind("consul", 8_500, "CONSUL_HTTP_TOKEN", "consul://127.0.0.1:8500/waypost")
+    },
+    StoreKind { is_built: cfg!(feature = "zookeeper"), ..kind("zookeeper", 2_181, "ZOOKEEPER_AUTH", "zookeeper://127.0.0.1:2181/waypost") },
+];
+
+const fn kind(scheme: &'static str, port: u16, variable: &'static str, example: &'static str) -> StoreKind {
+    StoreKind { scheme, is_built: false, port, variable, takes_token: false, has_datacenters: false, example }
+}
 
 /// The parts of a store's URL.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
-    scheme: String,
+    kind: &'static StoreKind,
     tls: bool,
     endpoints: Vec<String>,
     root: String,
@@ -59,27 +91,28 @@ struct Parts {
 }
 
 fn examples() -> String {
-    "file:///etc/waypost, etcd://127.0.0.1:2379/waypost, consul://127.0.0.1:8500/waypost or zookeeper://127.0.0.1:2181/waypost".to_owned()
+    let all: Vec<&str> = KINDS.iter().map(|kind| kind.example).collect();
+    all.split_last().map(|(last, others)| format!("{} or {last}", others.join(", "))).unwrap_or_default()
 }
 
 fn split(url: &str) -> Result<Parts, String> {
     let Some((written, rest)) = url.split_once("://") else {
         return Err(format!("the store {url:?} has no scheme; write {}", examples()));
     };
-    let known = |scheme: &str| SCHEMES.iter().find(|(name, _)| *name == scheme);
+    let known = |scheme: &str| KINDS.iter().find(|kind| kind.scheme == scheme);
     let plain = written.strip_suffix('s').filter(|plain| known(plain).is_some() && *plain != "file");
     let scheme = plain.unwrap_or(written);
-    match known(scheme) {
-        None => {
-            let names = SCHEMES.iter().map(|(name, _)| *name).chain(["etcds", "consuls", "zookeepers"]);
-            let hint = waypost_model::problem::nearest(written, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
-            return Err(format!("the store {url:?} has the unknown scheme {written:?}{hint}; write {}", examples()));
-        }
-        Some((_, false)) => return Err(format!("this build has no {scheme} adapter; build it with --features {scheme}")),
-        Some((_, true)) => {}
+    let Some(kind) = known(scheme) else {
+        let with_tls: Vec<String> = KINDS.iter().filter(|kind| kind.scheme != "file").map(|kind| format!("{}s", kind.scheme)).collect();
+        let names = KINDS.iter().map(|kind| kind.scheme).chain(with_tls.iter().map(String::as_str));
+        let hint = waypost_model::problem::nearest(written, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+        return Err(format!("the store {url:?} has the unknown scheme {written:?}{hint}; write {}", examples()));
+    };
+    if !kind.is_built {
+        return Err(format!("this build has no {scheme} adapter; build it with --features {scheme}"));
     }
     if scheme == "file" {
-        return Ok(Parts { scheme: scheme.to_owned(), tls: false, endpoints: vec![rest.to_owned()], root: String::new(), shown: url.to_owned() });
+        return Ok(Parts { kind, tls: false, endpoints: vec![rest.to_owned()], root: String::new(), shown: url.to_owned() });
     }
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
     if hosts.contains('@') {
@@ -91,7 +124,7 @@ fn split(url: &str) -> Result<Parts, String> {
     }
     let root = path.trim_matches('/');
     let root = if root.is_empty() { "waypost" } else { root };
-    Ok(Parts { scheme: scheme.to_owned(), tls: plain.is_some(), endpoints, root: root.to_owned(), shown: format!("{written}://{hosts}/{root}") })
+    Ok(Parts { kind, tls: plain.is_some(), endpoints, root: root.to_owned(), shown: format!("{written}://{hosts}/{root}") })
 }
 
 /// Opens several stores in order of rank. A credential in the environment is only used if there is one store:
@@ -119,18 +152,18 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
     let (url, within) = within(flags)?;
     let parts = split(&url)?;
     refuse_unused(&parts, &within)?;
-    if parts.scheme == "file" {
+    if parts.kind.scheme == "file" {
         return open_directory(parts);
     }
     let settings = Settings {
-        endpoints: parts.endpoints.iter().map(|endpoint| with_port(endpoint, default_port(&parts.scheme))).collect(),
+        endpoints: parts.endpoints.iter().map(|endpoint| with_port(endpoint, parts.kind.port)).collect(),
         tls: parts.tls.then(|| tls(flags)).transpose()?,
-        auth: auth(&parts.scheme, flags, sole)?,
+        auth: auth(parts.kind, flags, sole)?,
         datacenter: within.datacenter.clone(),
         namespace: within.namespace.clone(),
         audit: audit(flags)?,
     };
-    let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.scheme.as_str() {
+    let (adapter, other): (Arc<dyn Adapter>, Option<String>) = match parts.kind.scheme {
         #[cfg(feature = "etcd")]
         "etcd" => (Arc::new(waypost_adapter_etcd::EtcdAdapter::new(settings)), Some(format!("/{}", parts.root))),
         #[cfg(feature = "consul")]
@@ -174,16 +207,16 @@ fn named(shown: String, within: &StoreFlags) -> String {
 /// Refuses settings that this kind of store does not use.
 fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
     let certificates = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
-    if parts.scheme == "file" && (certificates || flags.token_file.is_some()) {
+    if parts.kind.scheme == "file" && (certificates || flags.token_file.is_some()) {
         return Err(format!("credentials are given, but {} is a directory and has none; take them away", parts.shown));
     }
-    if parts.scheme == "file" && flags.audit.is_some() {
+    if parts.kind.scheme == "file" && flags.audit.is_some() {
         return Err(format!("an audit is given, but {} is a directory, which is read again every 30 s in any case; take it away", parts.shown));
     }
     if certificates && !parts.tls {
-        return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.scheme));
+        return Err(format!("certificates are given, but {} is in clear text; write {}s://", parts.shown, parts.kind.scheme));
     }
-    if parts.scheme != "consul" && (flags.datacenter.is_some() || flags.namespace.is_some()) {
+    if !parts.kind.has_datacenters && (flags.datacenter.is_some() || flags.namespace.is_some()) {
         return Err(format!("a datacenter or namespace is given, but {} knows neither; only consul:// does", parts.shown));
     }
     Ok(())
@@ -214,14 +247,6 @@ fn open_directory(_: Parts) -> Result<Store, String> {
     Err("this build has no file adapter; build it with --features file".to_owned())
 }
 
-fn default_port(scheme: &str) -> u16 {
-    match scheme {
-        "etcd" => 2_379,
-        "consul" => 8_500,
-        _ => 2_181,
-    }
-}
-
 fn with_port(endpoint: &str, port: u16) -> String {
     let has = endpoint.rsplit_once(':').is_some_and(|(_, tail)| tail.chars().all(|c| c.is_ascii_digit()) && !tail.is_empty());
     if has { endpoint.to_owned() } else { format!("{endpoint}:{port}") }
@@ -241,18 +266,14 @@ fn tls(flags: &StoreFlags) -> Result<Tls, String> {
 }
 
 /// The credential: from the file, otherwise, if there is one store, from the variable of the store's own tools.
-fn auth(scheme: &str, flags: &StoreFlags, sole: bool) -> Result<Auth, String> {
-    let variable = match scheme {
-        "consul" => "CONSUL_HTTP_TOKEN",
-        "etcd" => "ETCDCTL_USER",
-        _ => "ZOOKEEPER_AUTH",
-    };
+fn auth(kind: &StoreKind, flags: &StoreFlags, sole: bool) -> Result<Auth, String> {
+    let StoreKind { scheme, variable, takes_token, .. } = *kind;
     let secret = match &flags.token_file {
         Some(path) => Some(read(path)?),
         None => std::env::var(variable).ok().filter(|_| sole),
     };
     let Some(secret) = secret.map(|secret| secret.trim().to_owned()).filter(|secret| !secret.is_empty()) else { return Ok(Auth::None) };
-    if scheme == "consul" {
+    if takes_token {
         return Ok(Auth::Token(secret));
     }
     match secret.split_once(':') {
@@ -268,7 +289,7 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let parts = split("etcds://h1:2379,h2:2379/team/waypost/").unwrap();
-        assert_eq!((parts.scheme.as_str(), parts.tls, parts.root.as_str()), ("etcd", true, "team/waypost"));
+        assert_eq!((parts.kind.scheme, parts.tls, parts.root.as_str()), ("etcd", true, "team/waypost"));
         assert_eq!(parts.endpoints, ["h1:2379", "h2:2379"]);
         assert_eq!(split("consul://127.0.0.1").unwrap().root, "waypost");
         assert_eq!(with_port("[::1]", 8500), "[::1]:8500");
