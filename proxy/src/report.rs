@@ -56,6 +56,8 @@ impl Reporter {
             }
             tokio::select! {
                 () = self.progress.changed.notified() => {}
+                // Another controller hears at once what this proxy is like, before it sends something new.
+                Ok(()) = self.link.changed() => self.confirmed = None,
                 () = tokio::time::sleep(pause) => {}
             }
         }
