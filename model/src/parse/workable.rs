@@ -35,8 +35,11 @@ fn check_filter(filter: &Filter, rule: &Rule) -> Result<(), String> {
     }
 }
 
-/// Fields that a message has at most once, so that adding a second one would make it invalid (RFC 9110, 5.3).
-const SINGLETONS: [&str; 20] = [
+/// Fields that a message has at most once, so that adding a second one would make it invalid (RFC 9110, 5.3) or make browsers ignore it
+/// (Fetch, CORS check; RFC 6797, 8.1; RFC 7034, 2.1).
+const SINGLETONS: [&str; 24] = [
+    "access-control-allow-credentials",
+    "access-control-allow-origin",
     "age",
     "authorization",
     "content-location",
@@ -56,12 +59,28 @@ const SINGLETONS: [&str; 20] = [
     "referer",
     "retry-after",
     "server",
+    "strict-transport-security",
     "user-agent",
+    "x-frame-options",
 ];
 
 fn check_headers(changes: &HeaderModifier) -> Result<(), String> {
     match changes.add.iter().map(|pair| pair.name.as_str()).find(|name| SINGLETONS.contains(name)) {
         Some(name) => Err(format!("a message has at most one header {name:?}, and \"add\" could make it two; write it under \"set\"")),
+        None => check_contradictions(changes),
+    }
+}
+
+/// A header that is set twice, or set and removed: only one of the two would have an effect.
+fn check_contradictions(changes: &HeaderModifier) -> Result<(), String> {
+    let set = || changes.set.iter().map(|pair| pair.name.as_str());
+    let twice = set().enumerate().find(|(at, name)| set().take(*at).any(|earlier| earlier == *name));
+    if let Some((_, name)) = twice {
+        return Err(format!("the header {name:?} is set twice; keep one value"));
+    }
+    let added = changes.add.iter().map(|pair| pair.name.as_str());
+    match changes.remove.iter().find(|name| set().chain(added.clone()).any(|other| other == name.as_str())) {
+        Some(name) => Err(format!("the header {:?} is set or added, and removed; keep one of both", name.as_str())),
         None => Ok(()),
     }
 }
@@ -153,6 +172,11 @@ mod tests {
             (r#"{"set":[{"name":"host","value":"[2001:db8::1]:80"}]}"#, "accepted"),
             (r#"{"set":[{"name":"host","value":"inner.example"}]}"#, "accepted"),
             (r#"{"add":[{"name":"set-cookie","value":"a=b"},{"name":"via","value":"x"}]}"#, "accepted"),
+            (r#"{"add":[{"name":"Access-Control-Allow-Origin","value":"*"}]}"#, "write it under \"set\""),
+            (r#"{"set":[{"name":"x-a","value":"1"},{"name":"X-A","value":"2"}]}"#, "is set twice"),
+            (r#"{"set":[{"name":"x-a","value":"1"}],"remove":["x-A"]}"#, "keep one of both"),
+            (r#"{"add":[{"name":"x-a","value":"1"}],"remove":["x-a"]}"#, "keep one of both"),
+            (r#"{"set":[{"name":"x-a","value":"1"}],"add":[{"name":"x-a","value":"2"}],"remove":["x-b"]}"#, "accepted"),
         ] {
             let told = rule("", &format!(r#"{{"type":"RequestHeaderModifier","requestHeaderModifier":{change}}}"#), TO);
             assert!(told.contains(answer), "{change}: {told}");
