@@ -87,7 +87,7 @@ profile: setup ## where the proxy's CPU time goes
 
 cost: setup ## what one entry at the limits costs: time and memory of a controller, and of a proxy with its worst lookup
 	cargo test --profile fleet --locked -p waypost-model --test cost -- --nocapture
-	cargo test --profile fleet --locked -p waypost-proxy --lib -- cost --nocapture --test-threads 1
+	cargo test --profile fleet --locked -p waypost-proxy --test cost -- --nocapture
 	cargo test --profile fleet --locked -p waypost --lib -- cost --nocapture --test-threads 1
 
 key-reference: build ## write docs/keys.md from the schema
