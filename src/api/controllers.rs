@@ -84,10 +84,7 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     match api.handle.send(Input::Downstream { controller, proxies, version, content, told }).await {
         Ok(()) => {
             let missed = if findings.is_empty() { Vec::new() } else { api.handle.ask(|to| Query::FindingsMissed(findings, to)).await.unwrap_or_default() };
-            match (api.handle.offers_wanted_above(), missed) {
-                (None, missed) if missed.is_empty() => StatusCode::NO_CONTENT.into_response(),
-                (recall, resend) => Json(RelayAnswer { recall, resend }).into_response(),
-            }
+            Json(RelayAnswer { recall: api.handle.offers_wanted_above(), resend: missed, takes_changes: true }).into_response()
         }
         Err(gone) => gone.into_response(),
     }
@@ -113,7 +110,7 @@ pub(super) async fn replica(State(api): State<Api>, JsonBody(request): JsonBody<
 /// each round in which nothing was sent.
 async fn send_updates(handle: Handle, mut request: ReplicaRequest, sender: mpsc::Sender<Bytes>) -> Result<(), String> {
     let mut changes = handle.changes();
-    let (mut state, mut operated, mut first, mut known_programs) = (Bytes::new(), None, true, 0);
+    let (mut state, mut operated, mut first, mut known_programs) = (Bytes::new(), None, true, None);
     loop {
         let next = Instant::now() + EVERY;
         // Read first and sent last: a follower that has it also has what it refers to.
@@ -139,7 +136,7 @@ async fn send_updates(handle: Handle, mut request: ReplicaRequest, sender: mpsc:
             send(&sender, line(&Document::Programs { joined })?).await?;
             told = true;
         }
-        known_programs = changes_of_programs;
+        known_programs = Some(changes_of_programs);
         if !told || std::mem::take(&mut first) {
             send(&sender, line(&Document::Heartbeat)?).await?;
         }

@@ -183,7 +183,7 @@ fn the_programs_that_have_joined_have_their_golden_forms() {
     let folder = tempfile::tempdir().unwrap();
     save_programs(folder.path(), &joined()).unwrap();
     compare(PROGRAMS, &text(&folder.path().join(PROGRAMS)));
-    let (all, _) = joined().since(0);
+    let (all, _) = joined().since(None);
     let request = ReplicaRequest { programs: true, ..ReplicaRequest::default() };
     let lines = [serde_json::to_string(&Document::Programs { joined: all.clone() }).unwrap(), serde_json::to_string(&request).unwrap()];
     compare("replica-2.jsonl", &lines.join("\n"));

@@ -241,7 +241,7 @@ impl Spawn<'_> {
         let programs = load_programs(&self.settings.state);
         let (mut programs, lost) = usable(PROGRAMS, programs, "names of programs that have joined can be taken by others until another controller tells them");
         damaged.extend(lost);
-        programs.merge(saved.0.take_programs(now_millis()).since(0).0);
+        programs.merge(saved.0.take_programs(now_millis()).since(None).0);
         let (hold, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let (saved, programs) = (Arc::new(std::sync::Mutex::new(saved)), Arc::new(std::sync::Mutex::new(programs)));

@@ -36,6 +36,10 @@ pub struct RelayAnswer {
     /// Proxies of which the leader has other results of health checks than the report builds on: their reports are to come as a whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resend: Vec<String>,
+    /// Set if the leader understands reports with only the changed results of health checks. Leaders of release 0.1 take every report for
+    /// a whole one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub takes_changes: bool,
 }
 
 /// An event of a follower.

@@ -31,7 +31,7 @@ pub(crate) fn values() -> Vec<(&'static str, String)> {
         ("long paths × hostnames", route(125, 1, 2, 40, long)),
         ("headers", route(4, 1, 16, 30, headers)),
         ("many patterns", route(1, 1, 4, 64, pattern("[a-z]{1,20}x"))),
-        ("one shared header", route(1, 1, 80, 49, shared)),
+        ("one shared header", route(1, 1, 78, 46, shared)),
         ("patterns of headers", route(1, 1, 4, 64, |n| format!(r#"{{"headers":[{{"name":"x-0","type":"RegularExpression","value":"[a-z]{{1,20}}x{n}"}}]}}"#))),
         ("large patterns", route(1, 1, 1, 16, pattern("[a-z0-9]{800}"))),
         ("unicode patterns", route(1, 1, 1, 60, pattern(r"\\w\\w"))),

@@ -92,8 +92,8 @@ impl Handle {
         self.request(|to| Request::Adopt { saved, left, to }).await?
     }
 
-    /// Programs that have joined and that changed after the first `known` changes, and how many changes there were.
-    pub fn programs_since(&self, known: u64) -> (BTreeMap<String, Program>, u64) {
+    /// Programs that have joined and that changed after the first `known` changes, or all of them, and how many changes there were.
+    pub fn programs_since(&self, known: Option<u64>) -> (BTreeMap<String, Program>, u64) {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).since(known)
     }
 

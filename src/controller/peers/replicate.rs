@@ -78,7 +78,7 @@ impl Relay {
                 Document::Programs { joined } => self.adopt_programs(joined).await?,
                 Document::Operator { mut saved, left } => {
                     // A leader of release 0.1 sends them here.
-                    let (programs, _) = saved.take_programs(now_millis()).since(0);
+                    let (programs, _) = saved.take_programs(now_millis()).since(None);
                     self.adopt_programs(programs).await?;
                     let left = left.map(Duration::from_millis);
                     match self.handle.adopt_operated(saved, left).await {
@@ -120,8 +120,10 @@ impl Relay {
     pub(super) async fn pass_on(&self, url: Url) {
         let mut changes = self.handle.changes();
         let mut told: HashMap<String, Report> = HashMap::new();
+        let mut takes_changes = false;
         loop {
-            let Ok(mut proxies) = self.handle.ask(|to| Query::Downstream(told.clone(), to)).await else { return std::future::pending().await };
+            let known = if takes_changes { told.clone() } else { HashMap::new() };
+            let Ok(mut proxies) = self.handle.ask(|to| Query::Downstream(known, to)).await else { return std::future::pending().await };
             let mut fresh = HashMap::new();
             for proxy in &mut proxies {
                 // A proxy that reconnected and has not reported yet is as in its last report.
@@ -145,7 +147,8 @@ impl Relay {
                     self.telling.store(next, Ordering::Relaxed);
                     // One that knows nothing of it answers nothing.
                     let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
-                    let RelayAnswer { recall, resend } = answer.ok().and_then(Result::ok).unwrap_or_default();
+                    let RelayAnswer { recall, resend, takes_changes: takes } = answer.ok().and_then(Result::ok).unwrap_or_default();
+                    takes_changes = takes;
                     self.handle.offers.wanted_upstream(recall);
                     resend.iter().for_each(|name| drop(fresh.remove(name)));
                     fresh

@@ -63,7 +63,7 @@ impl OperatorState {
     /// Puts in the programs, for a follower of release 0.1.
     #[must_use]
     pub fn with_programs(self, programs: &Programs) -> Self {
-        let (all, _) = programs.since(0);
+        let (all, _) = programs.since(None);
         let keys = all.iter().filter_map(|(name, program)| Some((name.clone(), program.key?))).collect();
         Self { joined: all.into_keys().collect(), keys, ..self }
     }

@@ -78,9 +78,9 @@ impl Programs {
         self.changes != before
     }
 
-    /// Those that changed after the first `known` changes of this run, and how many changes there were; all of them for a `known` of 0.
-    pub fn since(&self, known: u64) -> (BTreeMap<String, Program>, u64) {
-        let new = self.joined.iter().filter(|(_, program)| known == 0 || program.change > known);
+    /// Those that changed after the first `known` changes of this run, and how many changes there were; all of them for `None`.
+    pub fn since(&self, known: Option<u64>) -> (BTreeMap<String, Program>, u64) {
+        let new = self.joined.iter().filter(|(_, program)| known.is_none_or(|known| program.change > known));
         (new.map(|(name, program)| (name.clone(), *program)).collect(), self.changes)
     }
 
@@ -146,15 +146,18 @@ mod tests {
     #[test]
     fn only_what_changed_is_told_again() {
         let mut programs = named(3);
-        let (all, known) = programs.since(0);
-        assert_eq!((all.len(), programs.since(known).0.len()), (3, 0));
+        let (all, known) = programs.since(None);
+        assert_eq!((all.len(), programs.since(Some(known)).0.len()), (3, 0));
         programs.join("proxy new".to_owned(), None, 9);
-        let (new, known) = programs.since(known);
+        let (new, known) = programs.since(Some(known));
         assert_eq!(new.keys().collect::<Vec<_>>(), ["proxy new"]);
         let mut other = named(1);
-        assert!(other.merge(all) && other.merge(new) && !other.merge(programs.since(0).0), "what is known changes nothing");
+        assert!(other.merge(all) && other.merge(new) && !other.merge(programs.since(None).0), "what is known changes nothing");
         assert_eq!(other.joined.len(), 4);
-        assert!(programs.since(known).0.is_empty());
+        assert!(programs.since(Some(known)).0.is_empty());
+        let restarted: Programs = serde_json::from_slice(&serde_json::to_vec(&programs).unwrap()).unwrap();
+        let (all, known) = restarted.since(None);
+        assert!(all.len() == 4 && restarted.since(Some(known)).0.is_empty(), "what was read from disk is told once");
     }
 
     #[test]
