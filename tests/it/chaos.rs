@@ -258,6 +258,7 @@ impl Arena {
         // What went and is held serves on; the status lists it.
         for path in held(self.run.api) {
             published.remove(&path.replacen("endpoint/", "suspect/", 1));
+            published.remove(&format!("held/{path}"));
             if !expected.contains_key(&path) {
                 published.remove(&path);
             }
