@@ -297,7 +297,7 @@ impl Compiler {
             }
         }
         let mut affected = self.index.take_affected();
-        affected.extend(waited.into_iter().filter(|resource| !self.index.is_waiting(resource)));
+        affected.extend(self.index.waiting().symmetric_difference(&waited).cloned());
         let ids: Vec<EntryId> = affected.iter().flat_map(|resource| self.ids_of(resource)).collect();
         self.touched.extend(ids);
         self.note_rejected();

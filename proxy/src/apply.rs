@@ -77,9 +77,11 @@ impl Progress {
         }
     }
 
-    /// The results of this proxy's own health checks for a controller that has confirmed the change of number `base`, or none.
-    pub(crate) fn probed_since(&self, base: Option<u64>) -> Probed {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).next_message(base, FINDINGS_BYTES)
+    /// The results of this proxy's own health checks for a controller that has confirmed the change of number `base`, or none. One that does
+    /// not take changes gets everything, if a report has room for that.
+    pub(crate) fn probed_since(&self, base: Option<u64>, takes_changes: bool) -> Probed {
+        let budget = if takes_changes { FINDINGS_BYTES } else { MOST_FINDINGS_BYTES };
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).next_message(base, budget)
     }
 
     /// Whether there are changes after this number.
@@ -95,6 +97,8 @@ impl Progress {
 
 /// Bytes of the results of health checks in one report. Controllers accept 2 MB.
 const FINDINGS_BYTES: usize = 512 * 1024;
+/// The same for a controller that takes no parts.
+const MOST_FINDINGS_BYTES: usize = 1_500 * 1024;
 
 /// The receiver's state after a publication, and when it was received.
 #[derive(Debug, Clone)]

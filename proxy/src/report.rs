@@ -33,6 +33,8 @@ pub(crate) struct Reporter {
     pub(crate) arrivals: watch::Receiver<Option<Arrived>>,
     /// The number of the last result of a health check that the controller of the present link has confirmed.
     pub(crate) confirmed: Option<u64>,
+    /// Whether that controller takes changes of results, as far as its last answer says. Those of release 0.1 do not.
+    pub(crate) takes_changes: bool,
 }
 
 impl Reporter {
@@ -43,7 +45,7 @@ impl Reporter {
         loop {
             if self.link.has_changed().unwrap_or_default() {
                 self.link.mark_unchanged();
-                self.confirmed = None;
+                (self.confirmed, self.takes_changes) = (None, true);
             }
             let report = self.report();
             let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
@@ -57,7 +59,7 @@ impl Reporter {
             tokio::select! {
                 () = self.progress.changed.notified() => {}
                 // Another controller hears at once what this proxy is like, before it sends something new.
-                Ok(()) = self.link.changed() => self.confirmed = None,
+                Ok(()) = self.link.changed() => (self.confirmed, self.takes_changes) = (None, true),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -69,7 +71,7 @@ impl Reporter {
         let answer = link.ask(path, body, Duration::from_secs(REPORT_SECONDS)).await?;
         // Controllers of older releases answer with an empty body.
         let ReportAnswer { recall, probed } = serde_json::from_slice(&answer).unwrap_or_default();
-        self.confirmed = probed;
+        (self.confirmed, self.takes_changes) = (probed, probed.is_some());
         probed.into_iter().for_each(|number| self.progress.probed_confirmed(number));
         if recall { self.upload_state(&mut link).await } else { Ok(()) }
     }
@@ -104,7 +106,7 @@ impl Reporter {
                 requests: self.metrics.responses(),
             },
             draining: self.draining(),
-            probed: Some(self.progress.probed_since(self.confirmed)),
+            probed: Some(self.progress.probed_since(self.confirmed, self.takes_changes)),
             content: applied.content.filter(|_| applied.version.is_some()),
             secrets: self.config.controllers.iter().any(|url| url.scheme() == "https").then_some(applied.secrets),
             age_millis: self.fresh.borrow().age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -283,6 +283,7 @@ impl Parts {
             fresh: heard,
             arrivals: told,
             confirmed: None,
+            takes_changes: true,
         };
         let reporting = tokio::spawn(reporter.run());
         stop.cancelled().await;

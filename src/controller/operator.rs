@@ -25,6 +25,8 @@ use crate::controller::stored::programs::{Joining, Program, Programs};
 const TRIES: usize = 10;
 /// Names of programs that were not seen for long are looked for this often.
 const TIDY: Duration = Duration::from_secs(6 * 3_600);
+/// The first time is when programs had time to connect, so that those of a leader that does not live long are noted as seen too.
+const FIRST_TIDY: Duration = Duration::from_secs(300);
 /// What the disk refused when we began to lead is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -117,7 +119,7 @@ impl Operator {
     /// Carries out requests until nobody can ask any more.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut again = None;
-        let mut tidy = tokio::time::interval(TIDY);
+        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY, TIDY);
         loop {
             let due = async {
                 match again {

@@ -13,7 +13,7 @@ use waypost_model::snapshot::Snapshot;
 
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files::{
-    IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, load_identity, load_operator, load_programs, load_published, save_identity, usable,
+    IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, load_identity, load_operator, load_programs, load_published, save_identity, save_programs, usable,
 };
 use crate::controller::disk::history::History;
 use crate::controller::disk::saver::{Files, SaveRequest};
@@ -241,7 +241,14 @@ impl Spawn<'_> {
         let programs = load_programs(&self.settings.state);
         let (mut programs, lost) = usable(PROGRAMS, programs, "names of programs that have joined can be taken by others until another controller tells them");
         damaged.extend(lost);
-        programs.merge(saved.0.take_programs(now_millis()).since(None).0);
+        // Release 0.1 kept them with what operators did. They are on disk before that is written without them.
+        let before = saved.0.take_programs(now_millis());
+        if programs.merge(before.since(None).0)
+            && let Err(error) = save_programs(&self.settings.state, &programs)
+        {
+            tracing::error!(%error, "the programs that have joined could not be written to a file of their own");
+            saved.0 = saved.0.with_programs(&programs);
+        }
         let (hold, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let (saved, programs) = (Arc::new(std::sync::Mutex::new(saved)), Arc::new(std::sync::Mutex::new(programs)));

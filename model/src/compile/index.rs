@@ -124,6 +124,11 @@ impl Index {
         std::mem::take(&mut self.departed)
     }
 
+    /// The resources that wait for room.
+    pub(super) const fn waiting(&self) -> &BTreeSet<ResourceKey> {
+        &self.waiting
+    }
+
     /// Whether a resource waits for room.
     pub(super) fn is_waiting(&self, resource: &ResourceKey) -> bool {
         self.waiting.contains(resource)

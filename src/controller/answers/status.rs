@@ -97,14 +97,16 @@ fn held_count(state: &State) -> usize {
 pub fn counts(state: &State, stores: &[Arc<Store>], now: Now) -> Counts {
     let troubled = state.health.troubled().values();
     let connected = || state.proxies.connected(now.since_start).map(|(_, proxy)| proxy);
+    let leading = state.role().epoch().is_some();
     Counts {
-        leading: state.role().epoch().is_some(),
+        leading,
         followers: state.peers.keys().filter(|name| state.follows(name, now)).count(),
         sources: sources(state, stores, now),
         rejected: state.compiler.rejected().len(),
         held: held_count(state),
-        unhealthy: state.health.count_out(),
-        panics: troubled.filter(|health| health.panics).count(),
+        // Only the leader judges endpoints.
+        unhealthy: if leading { state.health.count_out() } else { 0 },
+        panics: troubled.filter(|health| leading && health.panics).count(),
         proxies: connected().count(),
         proxies_behind: connected().filter(|proxy| Proxies::behind(proxy, state.snapshot.version, state.published, now.since_start)).count(),
         version: Some(state.snapshot.version).filter(|_| state.is_ready()).unwrap_or_default(),

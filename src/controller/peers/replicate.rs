@@ -100,10 +100,8 @@ impl Relay {
         match self.handle.adopt_programs(joined).await {
             Ok(()) => Ok(()),
             Err(OperateError::Stopped(stopped)) => Err(stopped.into()),
-            Err(error) => {
-                tracing::warn!("which programs have joined was not kept: {error}");
-                Ok(())
-            }
+            // They are told again on the next stream.
+            Err(error) => Err(StreamError::Unreadable(format!("which programs have joined was not kept: {error}"))),
         }
     }
 

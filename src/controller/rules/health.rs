@@ -173,7 +173,7 @@ impl Health {
         let mut changes = self.base.changes_to(&base);
         let backends = self.take_config(config);
         self.base = base;
-        if self.is_used() || !backends.is_empty() {
+        if self.is_used() || !backends.is_empty() || !self.out.is_empty() {
             self.watch(&changes, &backends, version);
         }
         if std::mem::take(&mut self.stale) {
@@ -307,6 +307,12 @@ impl Health {
         let out = self.out.keys().map(|name| known(name).unwrap_or_else(|| Object::unhealthy(name)));
         let probers = self.members.iter().map(|(name, zone)| Object::prober(name, zone.as_deref()));
         out.chain(probers).map(|object| (object.path().to_owned(), object)).collect()
+    }
+
+    /// Nothing that a proxy says counts until it has reported as of the version with which it was given its endpoints.
+    pub fn await_all(&mut self, prober: &str) {
+        let all = self.probed_by(prober);
+        self.awaited.insert(prober.to_owned(), all);
     }
 
     /// A proxy reported what it knows as of this version. Returns the endpoints that it has been given since its last report, of which

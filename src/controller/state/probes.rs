@@ -3,16 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use waypost_model::snapshot::Version;
+
 use super::State;
 use crate::controller::message::{Now, Output};
 
 impl State {
-    /// A proxy reported, and said something new of these endpoints.
-    pub(super) fn probed(&mut self, prober: &str, mut names: BTreeSet<String>, now: Now) -> Output {
+    /// A proxy reported, and said something new of these endpoints; what it said before was as of version `before`.
+    pub(super) fn probed(&mut self, prober: &str, mut names: BTreeSet<String>, before: Version, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();
         }
         if let Some(findings) = self.proxies.probed(prober, now.since_start) {
+            // It begins anew, in parts or after a restart: what it says counts once everything has come.
+            if findings.version() < before {
+                self.health.await_all(prober);
+            }
             names.extend(self.health.heard(prober, findings.version()));
         }
         self.judge(&names, now)
@@ -93,7 +99,6 @@ impl State {
 mod tests {
     use std::collections::HashMap;
 
-    use waypost_model::snapshot::Version;
     use waypost_wire::{Probed, Report};
 
     use super::super::tests::Script;
@@ -144,6 +149,39 @@ mod tests {
         let recovered = BTreeSet::from(["shop/a".to_owned()]);
         let (probed, out) = told(&mut leader, Probed { number: 5, since: Some(4), recovered, ..Probed::default() });
         assert_eq!((probed.recovered.len(), out), (1, [false, true]));
+        // A proxy of release 0.1 counts nothing.
+        assert_eq!(told(&mut leader, Probed { failing: failing(&["a"]), ..Probed::default() }).1, [true, false]);
+        assert_eq!(told(&mut leader, Probed { failing: failing(&["b"]), ..Probed::default() }).1, [false, true]);
+    }
+
+    #[test]
+    fn a_prober_that_begins_anew_is_heard_of_every_endpoint_once_everything_has_come() {
+        let mut script = Script::leading(1);
+        script.reset(
+            0,
+            0,
+            1,
+            &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80"), ("endpoints/shop/b", "10.0.0.2:80")],
+        );
+        script.after(1, Input::ProxyOpened { name: "p".to_owned(), highest: Version::default(), cluster: None });
+        let report = |script: &mut Script, probed: Probed| {
+            let version = script.state.snapshot.version;
+            let report = Report { applied: Some(version), run_id: "r".to_owned(), probed: Some(probed), ..Report::default() };
+            script.after(1, Input::Reported { name: "p".to_owned(), report: Box::new(report) });
+            script.after(1_000, Input::Tick);
+            ["a", "b"].map(|id| script.state.health.out(&format!("shop/{id}")).is_some())
+        };
+        let failing = |names: &[&str]| names.iter().map(|name| (format!("shop/{name}"), "refused".to_owned())).collect::<BTreeMap<_, _>>();
+        let version = script.state.snapshot.version;
+        report(&mut script, Probed { version, number: 1, ..Probed::default() });
+        script.after(1_000, Input::Tick);
+        let version = script.state.snapshot.version;
+        assert_eq!(report(&mut script, Probed { version, number: 2, since: Some(1), failing: failing(&["a"]), ..Probed::default() }), [true, false]);
+        // a recovers and b fails while the link is down; then everything is told in two parts.
+        let version = script.state.snapshot.version;
+        assert_eq!(report(&mut script, Probed { number: 4, ..Probed::default() }), [true, false]);
+        assert_eq!(report(&mut script, Probed { number: 5, since: Some(4), failing: failing(&["b"]), more: true, ..Probed::default() }), [true, false]);
+        assert_eq!(report(&mut script, Probed { version, number: 6, since: Some(5), ..Probed::default() }), [false, true]);
     }
 
     #[test]

@@ -84,6 +84,8 @@ impl Proxy {
     /// The report for somebody who has that one, or none: with the findings that he does not have.
     fn report_for(&self, known: Option<&Report>) -> Report {
         let base = known.filter(|known| known.run_id == self.report.run_id).and_then(|known| Some(known.probed.as_ref()?.number));
+        // A proxy of release 0.1 counts nothing: all that it says has the number 0.
+        let base = base.filter(|number| *number > 0);
         let probed = self.report.probed.as_ref().map(|_| self.findings.message(base));
         Report { probed, ..self.report.clone() }
     }

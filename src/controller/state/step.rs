@@ -129,7 +129,8 @@ impl State {
         }
         self.mark_live(now);
         let mut output = if counts(&before) == counted { Output::default() } else { self.gather(now) };
-        output.absorb(self.probed(name, changed, now));
+        let before = before.probed.map(|probed| probed.version).unwrap_or_default();
+        output.absorb(self.probed(name, changed, before, now));
         output.changed = true;
         output
     }

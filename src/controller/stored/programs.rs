@@ -93,6 +93,8 @@ impl Programs {
                 (program.seen, program.change) = (date, self.changes);
             }
         }
+        // A date in the future is that of a clock that was wrong.
+        self.joined.values_mut().for_each(|program| program.seen = program.seen.min(date));
         self.joined.retain(|_, program| date.saturating_sub(program.seen) < FORGET);
         self.shrink();
         (changes, count) != (self.changes, self.joined.len())
