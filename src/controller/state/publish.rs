@@ -1,5 +1,6 @@
 //! Publishing: what is compiled, guarded and pinned goes out when its window allows, and only in a role that may.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use waypost_model::compile::Departed;
@@ -108,8 +109,11 @@ impl State {
         let fresh = matches!(scope, Scope::All | Scope::Operated);
         let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
         let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
-        let config = lane(config, self.desired_config(), &self.snapshot.config);
-        let membership = lane(membership, &self.desired_membership(), self.health.base());
+        let desired_membership = self.desired_membership();
+        // A route and the mark that it is held go out together: without its mark, what is held would take requests of what is written.
+        let together = (config || membership) && held_marks(&desired_membership) != held_marks(self.health.base());
+        let config = lane(config || together, self.desired_config(), &self.snapshot.config);
+        let membership = lane(membership || together, &desired_membership, self.health.base());
         let panicking = self.panicking();
         let membership = self.health.overlay(&config, membership, version);
         self.note_panics(&panicking, now);
@@ -139,4 +143,9 @@ impl State {
         }
         self.missing_listener_announced = missing;
     }
+}
+
+/// The routes that a membership marks as held.
+fn held_marks(membership: &Lane) -> BTreeSet<&str> {
+    membership.of_kind("held").map(|mark| mark.path()).collect()
 }
