@@ -90,8 +90,8 @@ fn cost_of_questions_at_200_000_entries_and_500_proxies() {
     let metrics = Metrics::default();
     world.measure("/metrics", |world| drop(metrics.render(&status::counts(&world.state, &[], now(world)))));
     world.measure("status", |world| drop(status::status(&world.state, &[], None, now(world))));
-    world.measure("256 entries with their verdicts", |world| {
-        let views: Vec<_> = world.state.compiler.views_after("", None).take(256).collect();
+    world.measure("128 entries with their verdicts", |world| {
+        let views: Vec<_> = world.state.compiler.views_after("", None).take(128).collect();
         views.iter().for_each(|view| drop(entries::entry(&world.state, &[], view, now(world))));
     });
     world.measure("one entry", |world| drop(entries::answer(&world.state, &[], "endpoints/b1/e1", now(world))));

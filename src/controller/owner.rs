@@ -38,7 +38,7 @@ pub(super) const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// So many entries are told at once: publishing waits no longer than for these, however many there are.
-const ENTRIES_AT_ONCE: usize = 256;
+const ENTRIES_AT_ONCE: usize = 128;
 /// The same where only health changed.
 const SAVE_HEALTH: Duration = Duration::from_secs(5);
 /// What was judged of a store that is not believed is on disk sooner, with what was published of it by then.
