@@ -268,8 +268,11 @@ impl State {
                 || !emptied.is_empty() && emptied.contains(&source_of(object))
                 || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
         };
+        // Of a store that is not believed, what is published stays, pinned or not: nobody knows what else it had.
+        let pinned = self.snapshot.config.objects().filter(|object| self.pin.is_some() && is_distrusted(object));
         let missing: Vec<Arc<Object>> = config
             .objects()
+            .chain(pinned)
             .filter(|object| removal(config_now, object))
             .chain(self.snapshot.membership.objects().filter(|object| removal(membership_now, object)))
             .filter(|object| missed(object) && !(object.kind() == "listener" && self.proxies.never_bound(object.name())))
@@ -319,6 +322,9 @@ impl State {
         };
         let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
         let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
+        // A store that is not as far as the previous leader had read went back meanwhile: its revisions say nothing of what that leader knew.
+        let now_at = |source: usize| self.sources.get(source).map_or(0, |state| state.at.0);
+        let seen = |source: usize| seen(source).filter(|at| *at <= now_at(source));
         let known = |removal: &Removal| self.regression.is_none() && seen(removal.origin.id.source).is_some_and(|at| removal.seen <= at);
         let published = |removal: &Removal| match removal.object.kind() {
             "endpoint" => stands(&snapshot.membership, membership_now, &removal.object),
