@@ -51,7 +51,7 @@ struct StoreKind {
     scheme: &'static str,
     /// Whether this build has its adapter.
     is_built: bool,
-    /// The port of an endpoint without one.
+    /// The port of an endpoint without one; 0 for directories.
     port: u16,
     /// The variable from which its own tools take their credential.
     variable: &'static str,
@@ -61,6 +61,13 @@ struct StoreKind {
     has_datacenters: bool,
     /// A URL for messages.
     example: &'static str,
+}
+
+impl StoreKind {
+    /// Whether it is a directory of this machine, without endpoints and credentials.
+    const fn is_directory(&self) -> bool {
+        self.port == 0
+    }
 }
 
 /// The kinds of store. Each has one line here and one in [`open_one`].
@@ -103,7 +110,7 @@ fn split(url: &str) -> Result<Parts, String> {
     let plain = written.strip_suffix('s').filter(|plain| known(plain).is_some() && *plain != "file");
     let scheme = plain.unwrap_or(written);
     let Some(kind) = known(scheme) else {
-        let with_tls: Vec<String> = KINDS.iter().filter(|kind| kind.scheme != "file").map(|kind| format!("{}s", kind.scheme)).collect();
+        let with_tls: Vec<String> = KINDS.iter().filter(|kind| !kind.is_directory()).map(|kind| format!("{}s", kind.scheme)).collect();
         let names = KINDS.iter().map(|kind| kind.scheme).chain(with_tls.iter().map(String::as_str));
         let hint = waypost_model::problem::nearest(written, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
         return Err(format!("the store {url:?} has the unknown scheme {written:?}{hint}; write {}", examples()));
@@ -152,7 +159,7 @@ fn open_one(flags: &StoreFlags, sole: bool) -> Result<Store, String> {
     let (url, within) = within(flags)?;
     let parts = split(&url)?;
     refuse_unused(&parts, &within)?;
-    if parts.kind.scheme == "file" {
+    if parts.kind.is_directory() {
         return open_directory(parts);
     }
     let settings = Settings {
@@ -207,10 +214,10 @@ fn named(shown: String, within: &StoreFlags) -> String {
 /// Refuses settings that this kind of store does not use.
 fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
     let certificates = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
-    if parts.kind.scheme == "file" && (certificates || flags.token_file.is_some()) {
+    if parts.kind.is_directory() && (certificates || flags.token_file.is_some()) {
         return Err(format!("credentials are given, but {} is a directory and has none; take them away", parts.shown));
     }
-    if parts.kind.scheme == "file" && flags.audit.is_some() {
+    if parts.kind.is_directory() && flags.audit.is_some() {
         return Err(format!("an audit is given, but {} is a directory, which is read again every 30 s in any case; take it away", parts.shown));
     }
     if certificates && !parts.tls {

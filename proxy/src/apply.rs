@@ -49,6 +49,8 @@ pub(crate) struct Applied {
     pub(crate) problems: Vec<ObjectProblem>,
     /// Why the last publication was refused; `None` if it was not.
     pub(crate) refused: Option<String>,
+    /// The last refusal that no controller was told of yet, also if a later publication was applied meanwhile.
+    pub(crate) untold: Option<String>,
     /// The version of the shared keys.
     pub(crate) secrets: Version,
 }
@@ -82,6 +84,16 @@ impl Progress {
     pub(crate) fn probed_since(&self, base: Option<u64>, takes_changes: bool) -> Probed {
         let budget = if takes_changes { FINDINGS_BYTES } else { MOST_FINDINGS_BYTES };
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).next_message(base, budget)
+    }
+
+    /// A controller was told of this refusal. Returns whether that is over by now.
+    pub(crate) fn told(&self, refused: Option<&String>) -> bool {
+        let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.is_none() || applied.untold.as_ref() != refused {
+            return false;
+        }
+        applied.untold = None;
+        applied.refused.is_none()
     }
 
     /// Whether there are changes after this number.
@@ -219,7 +231,10 @@ impl Applier {
     /// Applies the membership of a snapshot whose config cannot be served, together with the config in use.
     fn serve_without(&mut self, snapshot: &Snapshot, reason: String) -> bool {
         tracing::error!(version = %snapshot.version, "{reason}");
-        self.progress.update(|applied| (applied.refused, applied.highest) = (Some(reason), snapshot.version.max(applied.highest)));
+        self.progress.update(|applied| {
+            (applied.refused, applied.untold) = (Some(reason.clone()), Some(reason));
+            applied.highest = snapshot.version.max(applied.highest);
+        });
         let Some((config, version)) = self.served.clone() else { return false };
         let mixed = Snapshot { config, version, ..snapshot.clone() };
         match self.build(&mixed) {

@@ -49,8 +49,10 @@ impl Reporter {
             }
             let report = self.report();
             let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
-            let before = self.confirmed;
+            let (before, has_link) = (self.confirmed, self.link.borrow().is_some());
             match self.send(&path, &report).await {
+                // The refusal was told; what is served now follows at once.
+                Ok(()) if has_link && self.progress.told(report.refused.as_ref()) => continue,
                 // What did not fit, or what the controller missed, follows at once.
                 Ok(()) if self.confirmed != before && self.progress.probed_after(self.confirmed) => continue,
                 Ok(()) => {}
@@ -97,7 +99,8 @@ impl Reporter {
             cluster: Some(applied.cluster).filter(|cluster| !cluster.is_empty()),
             applied: applied.version,
             highest: Some(applied.highest),
-            refused: applied.refused,
+            // A refusal is told, also if what came next was applied before this report.
+            refused: applied.refused.or(applied.untold),
             problems: applied.problems.into_iter().chain(self.shortage()).collect(),
             listeners: self.listeners.states(),
             load: Load {
