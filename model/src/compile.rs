@@ -318,7 +318,7 @@ impl Compiler {
     fn note_rejected(&mut self) {
         for id in &self.touched {
             let entry = self.sources.get(id.source).and_then(|source| source.entries.get(&id.key));
-            if entry.is_some_and(|entry| entry.place != Place::Folder && !self.is_accepted(id, entry)) {
+            if entry.is_some_and(|entry| entry.place != Place::Folder && self.refusal(id, entry).is_some()) {
                 self.rejected.insert(id.clone());
             } else {
                 self.rejected.remove(id);

@@ -9,11 +9,6 @@ use waypost_model::limits::Limits;
 
 mod costly;
 
-fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4_096
-}
-
 #[test]
 fn any_value_costs_a_bounded_time_and_memory() {
     let most = if cfg!(debug_assertions) { Duration::from_secs(3) } else { Duration::from_millis(50) };
@@ -24,13 +19,13 @@ fn any_value_costs_a_bounded_time_and_memory() {
         compiler.reset(0, Vec::new());
         compiler.commit();
         let bytes = value.len();
-        let before = resident();
+        let before = costly::resident();
         let begun = Instant::now();
         let written = Written { value: value.into_bytes().into(), revision: 1 };
         compiler.change(0, vec![EntryChange::Put(EntryInput { key: "routes/r".to_owned(), written, unreadable: None })]);
         compiler.commit();
         let took = begun.elapsed();
-        let grew = resident().saturating_sub(before);
+        let grew = costly::resident().saturating_sub(before);
         let view = compiler.views().next().unwrap();
         if is_accepted {
             println!("{what}: {bytes} bytes, {took:?}, {} KiB", grew / 1_024);

@@ -49,10 +49,17 @@ pub(crate) struct Applied {
     pub(crate) problems: Vec<ObjectProblem>,
     /// Why the last publication was refused; `None` if it was not.
     pub(crate) refused: Option<String>,
-    /// The last refusal that no controller was told of yet, also if a later publication was applied meanwhile.
+    /// The last refusal that was not reported yet. It stays until it is reported, even if a later publication is applied first.
     pub(crate) untold: Option<String>,
     /// The version of the shared keys.
     pub(crate) secrets: Version,
+}
+
+impl Applied {
+    /// A publication is refused; the next report gives the reason.
+    pub(crate) fn refuse(&mut self, reason: String) {
+        (self.refused, self.untold) = (Some(reason.clone()), Some(reason));
+    }
 }
 
 impl Progress {
@@ -86,7 +93,7 @@ impl Progress {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).next_message(base, budget)
     }
 
-    /// A controller was told of this refusal. Returns whether that is over by now.
+    /// Notes that this refusal was reported. Returns whether a later publication has been applied since the refusal.
     pub(crate) fn told(&self, refused: Option<&String>) -> bool {
         let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.is_none() || applied.untold.as_ref() != refused {
@@ -232,7 +239,7 @@ impl Applier {
     fn serve_without(&mut self, snapshot: &Snapshot, reason: String) -> bool {
         tracing::error!(version = %snapshot.version, "{reason}");
         self.progress.update(|applied| {
-            (applied.refused, applied.untold) = (Some(reason.clone()), Some(reason));
+            applied.refuse(reason);
             applied.highest = snapshot.version.max(applied.highest);
         });
         let Some((config, version)) = self.served.clone() else { return false };

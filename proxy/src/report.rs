@@ -51,7 +51,7 @@ impl Reporter {
             let pause = if report.draining.is_empty() { Duration::from_secs(REPORT_SECONDS) } else { Duration::from_millis(250) };
             let (before, has_link) = (self.confirmed, self.link.borrow().is_some());
             match self.send(&path, &report).await {
-                // The refusal was told; what is served now follows at once.
+                // The report had a refusal that is over; a report without it follows at once.
                 Ok(()) if has_link && self.progress.told(report.refused.as_ref()) => continue,
                 // What did not fit, or what the controller missed, follows at once.
                 Ok(()) if self.confirmed != before && self.progress.probed_after(self.confirmed) => continue,
@@ -61,7 +61,7 @@ impl Reporter {
             tokio::select! {
                 () = self.progress.changed.notified() => {}
                 // Another controller hears at once what this proxy is like, before it sends something new.
-                Ok(()) = self.link.changed() => (self.confirmed, self.takes_changes) = (None, true),
+                Ok(()) = self.link.changed() => self.link.mark_changed(),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -99,7 +99,7 @@ impl Reporter {
             cluster: Some(applied.cluster).filter(|cluster| !cluster.is_empty()),
             applied: applied.version,
             highest: Some(applied.highest),
-            // A refusal is told, also if what came next was applied before this report.
+            // A refusal is reported even if the next publication was applied before this report.
             refused: applied.refused.or(applied.untold),
             problems: applied.problems.into_iter().chain(self.shortage()).collect(),
             listeners: self.listeners.states(),

@@ -73,7 +73,7 @@ impl Subscriber {
             self.link.send_replace(None);
             if matches!(error, WatchError::Publication { .. }) {
                 self.metrics.refused.inc();
-                self.progress.update(|applied| (applied.refused, applied.untold) = (Some(error.to_string()), Some(error.to_string())));
+                self.progress.update(|applied| applied.refuse(error.to_string()));
             }
             // The same error is logged once, not with every attempt.
             let text = error.to_string();

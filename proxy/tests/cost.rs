@@ -14,11 +14,6 @@ use waypost_proxy::table::{Builder, Request, Table};
 #[path = "../../model/tests/costly/mod.rs"]
 mod costly;
 
-fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4_096
-}
-
 /// What a controller publishes of one value; nothing if it is refused.
 fn published(value: String) -> Option<Snapshot> {
     let mut compiler = Compiler::new(1, Limits::default());
@@ -67,11 +62,11 @@ fn any_accepted_value_costs_a_proxy_a_bounded_time_and_memory_also_in_a_lookup()
         let Some(snapshot) = published(value) else { continue };
         accepted += 1;
         let mut builder = Builder::new("p".to_owned(), BTreeMap::new(), None, None);
-        let before = resident();
+        let before = costly::resident();
         let begun = Instant::now();
         let table = builder.build(&snapshot);
         let took = begun.elapsed();
-        let grew = resident().saturating_sub(before);
+        let grew = costly::resident().saturating_sub(before);
         let slowest = slowest_lookup(&table);
         if number < costly::values().len() {
             println!("{what}: built in {took:?}, {} KiB, slowest lookup {slowest:?}", grew / 1_024);

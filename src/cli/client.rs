@@ -18,7 +18,7 @@ use crate::stores::{Store, StoreFlags};
 /// Time limit for an answer from memory or from a file of the history.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Whether the user was told that the leader did not answer; that is printed once per verb.
+/// Whether the warning was printed that the leader did not answer; each verb prints it once.
 static TOLD: std::sync::Once = std::sync::Once::new();
 
 /// The controller's address and how it is authenticated.

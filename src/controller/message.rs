@@ -135,7 +135,7 @@ impl Input {
     }
 }
 
-/// Beyond so many keys in one step, everybody who waits is woken.
+/// Maximum number of keys in one step; beyond it, all waiters are woken.
 const WOKEN: usize = 1_000;
 
 /// The entries of which the answer may have changed.
@@ -193,7 +193,7 @@ pub struct Output {
     pub relist: bool,
     /// Entries whose verdict may have changed.
     pub verdicts: BTreeSet<EntryId>,
-    /// Something that other controllers are told of changed.
+    /// Something changed that is replicated to other controllers.
     pub changed: bool,
     /// The entries of which the answer may have changed.
     pub woken: Woken,

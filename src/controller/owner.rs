@@ -37,7 +37,7 @@ use crate::controller::waiters::Waiters;
 pub(super) const QUEUE: usize = 1_024;
 /// Files are written at most this often, and always with the last content.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// So many entries are told at once: publishing waits no longer than for these, however many there are.
+/// Maximum number of entries in one answer, so that an answer delays publishing only for a short time.
 const ENTRIES_AT_ONCE: usize = 128;
 /// The same where only health changed.
 const SAVE_HEALTH: Duration = Duration::from_secs(5);

@@ -55,7 +55,7 @@ async fn a_conditional_write_to_a_node_that_was_made_anew_is_never_reported_as_w
     let store = store(&server);
     put(&store, "node", "0").await;
     let other = Client::connect(&server.endpoints()[0]).await.unwrap();
-    // Somebody else makes the node anew, again and again.
+    // Another client deletes the node and creates it again, in a loop.
     let making = tokio::spawn(async move {
         let (options, mut pause) = (CreateMode::Persistent.with_acls(Acls::anyone_all()), 0);
         loop {

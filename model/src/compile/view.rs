@@ -6,7 +6,16 @@ use super::Compiler;
 use super::entry::{Entry, EntryId, EntryView, Source};
 use super::index::Index;
 use crate::key::{Place, ResourceKey, place};
+use crate::problem::Problem;
 use crate::verdict::{Condition, ConditionType, Verdict};
+
+/// Why an entry is not accepted.
+pub(super) enum Refusal<'a> {
+    UnknownKey(&'a str),
+    Invalid(&'a Problem),
+    NotInActiveTree,
+    OverLimit(&'a ResourceKey),
+}
 
 impl Compiler {
     /// The view of one entry.
@@ -75,36 +84,45 @@ impl Compiler {
         })
     }
 
-    /// Whether the entry is accepted: what its verdict says, without the words.
-    pub(super) fn is_accepted(&self, id: &EntryId, entry: &Entry) -> bool {
-        if matches!(entry.place, Place::Unknown(_)) || entry.problem.is_some() {
-            return false;
+    /// Why the entry is not accepted, if it is not.
+    pub(super) fn refusal<'a>(&self, id: &EntryId, entry: &'a Entry) -> Option<Refusal<'a>> {
+        if let Place::Unknown(message) = &entry.place {
+            return Some(Refusal::UnknownKey(message));
         }
-        let Place::Resource { resource, .. } = &entry.place else { return true };
-        self.active_key(resource) == id.key && !self.index.is_waiting(resource)
+        if let Some(problem) = &entry.problem {
+            return Some(Refusal::Invalid(problem));
+        }
+        let Place::Resource { resource, .. } = &entry.place else { return None };
+        if self.active_key(resource) != id.key {
+            return Some(Refusal::NotInActiveTree);
+        }
+        self.index.is_waiting(resource).then_some(Refusal::OverLimit(resource))
+    }
+
+    /// The condition of an entry that is not accepted.
+    fn refused(&self, refusal: Refusal<'_>) -> Condition {
+        let (reason, message) = match refusal {
+            Refusal::UnknownKey(message) => ("UnknownKey", message.to_owned()),
+            Refusal::Invalid(problem) => ("Invalid", problem.to_string()),
+            Refusal::NotInActiveTree => {
+                let active = self.active_tree().map_or("the root".to_owned(), |tree| format!("trees/{tree}/"));
+                ("NotInActiveTree", format!("the active config is {active}; write current to switch"))
+            }
+            Refusal::OverLimit(resource) => ("OverLimit", Index::room_message(resource, &self.limits)),
+        };
+        Condition::no(ConditionType::Accepted, reason, message)
     }
 
     fn verdict(&self, id: &EntryId, entry: &Entry) -> Verdict {
         use ConditionType::{Accepted, Programmed};
-        let refused = |reason: &str, message: String| Verdict { conditions: vec![Condition::no(Accepted, reason, message)] };
-        if let Place::Unknown(message) = &entry.place {
-            return refused("UnknownKey", message.clone());
-        }
-        if let Some(problem) = &entry.problem {
-            return refused("Invalid", problem.to_string());
+        if let Some(refusal) = self.refusal(id, entry) {
+            return Verdict { conditions: vec![self.refused(refusal)] };
         }
         let Place::Resource { resource, .. } = &entry.place else {
             return Verdict {
                 conditions: vec![Condition::yes(Accepted, "Accepted", format!("the tree {} is active", self.active_tree().unwrap_or("at the root")))],
             };
         };
-        if self.active_key(resource) != id.key {
-            let active = self.active_tree().map_or("the root".to_owned(), |tree| format!("trees/{tree}/"));
-            return refused("NotInActiveTree", format!("the active config is {active}; write current to switch"));
-        }
-        if self.index.is_waiting(resource) {
-            return refused("OverLimit", Index::room_message(resource, &self.limits));
-        }
         let mut conditions = Vec::new();
         let winner = self.effective(resource).map_or(id.source, |(source, _)| source);
         if winner != id.source {

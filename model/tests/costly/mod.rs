@@ -1,6 +1,12 @@
 //! Values that cost as much as the limits allow, for the tests that measure what one entry costs a controller and a proxy.
 #![allow(dead_code, clippy::indexing_slicing, clippy::unwrap_used, reason = "each test uses its part, and fails by panicking")]
 
+/// The memory of this process, in bytes.
+pub(crate) fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4_096
+}
+
 pub(crate) fn list(count: usize, one: impl Fn(usize) -> String) -> String {
     (0..count).map(one).collect::<Vec<_>>().join(",")
 }

@@ -251,7 +251,7 @@ pub struct StatusInfo {
     pub limits: Vec<LimitInfo>,
 }
 
-/// The status names at most so many keys of each sort, and counts the rest: it is worked out by the task that publishes.
+/// Maximum number of keys of each sort in the status; the rest is counted, because the task that publishes produces the status.
 pub const LISTED: usize = 1_000;
 
 impl StatusInfo {

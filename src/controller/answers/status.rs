@@ -63,7 +63,7 @@ fn controllers(state: &State, now: Now) -> Vec<OtherController> {
 pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
     let held_count = held_count(state);
     // Those for which somebody has to decide are listed first.
-    let is = |wanted: bool| state.guard.removals().filter(move |removal| matches!(removal.judgement, Judgement::Held { .. }) == wanted);
+    let is = |wanted: bool| state.guard.removals().filter(move |removal| is_held(removal) == wanted);
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
         leader,
@@ -88,9 +88,14 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
     }
 }
 
+/// Whether a removal waits for an operator or for its store.
+const fn is_held(removal: &Removal) -> bool {
+    matches!(removal.judgement, Judgement::Held { .. })
+}
+
 /// How many removals wait for an operator or for their store.
 fn held_count(state: &State) -> usize {
-    state.guard.removals().filter(|removal| matches!(removal.judgement, Judgement::Held { .. })).count()
+    state.guard.removals().filter(|removal| is_held(removal)).count()
 }
 
 /// What is counted for `/metrics`: numbers alone, so that a scrape costs the task that publishes next to nothing.

@@ -59,7 +59,7 @@ impl Handle {
         self.waiters.wait_for(key)
     }
 
-    /// Changes whenever something changed that other controllers are told of.
+    /// Changes whenever something changes that is replicated to other controllers.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -75,7 +75,7 @@ impl Handle {
     }
 
     /// The entries whose keys below the root begin with `prefix`. They are asked for in parts: between two of them the controller may
-    /// take in changes, and then an entry is told as it was either before or after.
+    /// apply changes; each entry is as it was either before or after them.
     ///
     /// # Errors
     /// The controller has stopped.

@@ -50,7 +50,7 @@ pub struct BackendHealth {
 
 /// An endpoint that is probed.
 #[derive(Debug, Clone, Default)]
-struct Probed {
+struct ProbedEndpoint {
     /// By whom, and the version with which each of them learned of it.
     probers: Vec<(String, Version)>,
     /// Whether it takes requests, as far as it is written.
@@ -76,7 +76,7 @@ pub struct Health {
     members: BTreeMap<String, Option<String>>,
     /// Who probes which endpoint is to be worked out anew.
     moved: bool,
-    probed: BTreeMap<String, Probed>,
+    probed: BTreeMap<String, ProbedEndpoint>,
     /// Endpoints of which a prober has said nothing since they became its own, by prober.
     awaited: BTreeMap<String, BTreeSet<String>>,
     out: BTreeMap<String, Unhealthy>,
@@ -288,7 +288,7 @@ impl Health {
                 self.awaited.entry(prober.clone()).or_default().insert(name.to_owned());
             }
         }
-        self.probed.insert(name.to_owned(), Probed { probers, takes_requests: endpoint.spec.weight.get() > 0 });
+        self.probed.insert(name.to_owned(), ProbedEndpoint { probers, takes_requests: endpoint.spec.weight.get() > 0 });
     }
 
     fn forget(&mut self, name: &str) {
@@ -367,7 +367,7 @@ impl Health {
 
     /// Those of them that this proxy probes.
     pub fn probed_by(&self, prober: &str) -> BTreeSet<String> {
-        let probes = |probed: &Probed| probed.probers.iter().any(|(known, _)| known == prober);
+        let probes = |probed: &ProbedEndpoint| probed.probers.iter().any(|(known, _)| known == prober);
         self.probed.iter().filter(|(_, probed)| probes(probed)).map(|(name, _)| name.clone()).collect()
     }
 
@@ -387,7 +387,7 @@ impl Health {
         let unhealthy = self.out_of(name).count();
         let suspects: BTreeSet<&str> = self.base.of_kind("suspect").map(|object| object.name()).collect();
         let mut out = self.out_of(name).map(|(name, _)| name).peekable();
-        let fit = |(name, probed): (&String, &Probed)| {
+        let fit = |(name, probed): (&String, &ProbedEndpoint)| {
             // Both are in the order of their names.
             while out.next_if(|other| *other < name).is_some() {}
             let fitness = Fitness { unhealthy: out.peek() == Some(&name), suspect: !suspects.is_empty() && suspects.contains(name.as_str()) };
