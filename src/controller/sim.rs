@@ -537,7 +537,7 @@ impl World {
 }
 
 /// Seeds that found a fault, beside the first hundred.
-const FOUND: [u64; 2] = [675, 3639];
+const FOUND: [u64; 3] = [675, 3639, 5287];
 
 #[test]
 fn controllers_and_proxies_agree_whatever_is_lost_delayed_repeated_crashed_or_paused() {

@@ -32,6 +32,8 @@ pub(super) struct Checks {
     applied: u64,
     /// Configs that are frozen as far as any controller knows, and how often something was.
     frozen: HashSet<Digest>,
+    /// Versions that were published with such a config. A proxy may get one late, when no controller knows of it any more.
+    frozen_versions: HashSet<Version>,
     freezes: u64,
     /// Paths that may go back: what a backup brought back, and what an operator let go after that.
     back: HashSet<String>,
@@ -56,6 +58,9 @@ impl Checks {
 
     pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Removal>) {
         self.kept.insert(snapshot.version, kept.map(|removal| removal.object.path().to_owned()).collect());
+        if self.frozen.contains(&snapshot.config.digest()) {
+            self.frozen_versions.insert(snapshot.version);
+        }
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
         let known = *self.published.entry(snapshot.version).or_insert(digests);
         assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
@@ -96,7 +101,7 @@ impl Checks {
         // Of what is gone from the store a new leader keeps what it knows; that may be older than the last proxy's.
         let kept = self.kept.get(&snapshot.version);
         // What an operator froze is published until somebody who knows that it is over can be asked.
-        if self.frozen.contains(&snapshot.config.digest()) {
+        if self.frozen_versions.contains(&snapshot.version) {
             counts.clear();
         }
         let counts_up = |path: &str| kept.is_none_or(|kept| !kept.contains(path)) && !self.back.contains(path);
