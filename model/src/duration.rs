@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_duration_is_refused_with_an_example() {
+    fn text_that_is_not_a_duration_is_refused_with_an_example() {
         for text in ["", "10", "s", "1.5s", "-1s", "123456s", "10 s", "1s1s1s1s1s", "10us", "99999h99999h", "99999h60m"] {
             assert!(read(text).unwrap_err().contains("\"250ms\""), "{text}");
         }

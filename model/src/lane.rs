@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_under_its_digest_is_found_and_left_out() {
+    fn an_object_that_does_not_match_its_digest_is_found_and_left_out() {
         let lane = Lane::default().with([Change::Put(object("a", 1)), Change::Put(object("b", 1))]);
         assert!((0..=u8::MAX).all(|number| lane.is_sound(number)) && lane.sound() == lane);
         let broken = Arc::new(object("a", 1).with_bytes_of(&object("a", 2)));

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_broken_value_is_told_where_and_why() {
+    fn every_broken_value_is_reported_with_its_place_and_the_reason() {
         for (kind, value, message) in [
             (Kind::Route, "{\"rules\":[", "1:10 the value ends in the middle of a list; add what closes it"),
             (Kind::Route, "", "1:1 the value is empty; write {\"hostnames\":[\"shop.example.com\"],\"rules\":[{\"backendRefs\":[{\"name\":\"shop\"}]}]}"),

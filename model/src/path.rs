@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn only_dot_segments_are_changed_of_what_is_sent_on() {
+    fn the_path_that_is_sent_on_differs_only_in_dot_segments() {
         for (path, sent_on, matched) in [
             ("/", "/", "/"),
             ("*", "*", "*"),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_only_deceive_is_refused() {
+    fn deceptive_paths_are_refused() {
         for (path, error) in [
             ("/..", PathError::AboveRoot),
             ("/a/../..", PathError::AboveRoot),

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_goes_moves_only_what_it_probed() {
+    fn only_the_endpoints_of_a_proxy_that_leaves_get_another_prober() {
         let before = fleet(10, &[]);
         let mut after = before.clone();
         after.0.retain(|member| member.name != "proxy-4");

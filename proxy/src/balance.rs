@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_takes_what_no_other_can_until_it_refuses_once() {
+    fn a_suspect_takes_requests_that_no_other_endpoint_can_take_until_it_refuses_once() {
         let mut suspect = endpoint("s", 1);
         suspect.suspect = true;
         let all = [endpoint("a", 1), suspect];

@@ -144,14 +144,14 @@ impl Clients {
     /// A message for people, while connections are being shed.
     pub(crate) fn trouble(&self) -> Option<String> {
         let is_recent = self.lock().shed_at.is_some_and(|at| at.elapsed() < TELL);
-        let told = || {
+        let message = || {
             format!(
                 "{} client connections are open, the most that are let in (--max-connections, within the limit of open files); for new ones the oldest \
                  idle ones are closed",
                 self.cap
             )
         };
-        is_recent.then(told)
+        is_recent.then(message)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_limit_the_oldest_idle_connection_of_whoever_has_most_goes() {
+    fn at_the_limit_the_oldest_idle_connection_of_the_client_with_the_most_connections_is_closed() {
         let clients = Clients::new(4, Arc::default());
         let listener = listener("10.9.9.9");
         let front = clients.admit(peer("10.9.9.9"), &listener).unwrap();

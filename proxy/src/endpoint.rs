@@ -96,9 +96,9 @@ impl EndpointState {
 
     /// Sets the addresses that the endpoint's host name resolved to.
     pub fn resolved(&self, peers: &[Peer]) {
-        let mut known = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_deref() != Some(peers) {
-            *known = Some(peers.into());
+        let mut current = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_deref() != Some(peers) {
+            *current = Some(peers.into());
         }
     }
 

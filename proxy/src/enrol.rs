@@ -108,13 +108,13 @@ impl Enrolment {
                 return Ok(self.uses(Used::Files(files)));
             }
         };
-        let kept = Own::load(&self.folder).unwrap_or_else(|error| {
+        let saved = Own::load(&self.folder).unwrap_or_else(|error| {
             tracing::error!("{error}; joining anew");
             None
         });
         // The token is newer than a certificate of another name or authority.
         let fits = |own: &Own| token.as_ref().is_none_or(|token| self.fits(own, token));
-        match (kept.filter(|own| !own.is_over(date()) && fits(own)), token) {
+        match (saved.filter(|own| !own.is_over(date()) && fits(own)), token) {
             (Some(own), _) => self.take(own),
             (None, Some(token)) => self.join(url, token).await,
             (None, None) => {
@@ -201,17 +201,17 @@ impl Enrolment {
 
     /// Requests the next certificate from the first controller that answers; returns the pause before the next call.
     async fn renew_now(&self, controllers: &[url::Url], keyring: &Keyring) -> Duration {
-        let mut told = String::new();
+        let mut last_error = String::new();
         for url in controllers.iter().filter(|url| url.scheme() == "https") {
             match self.renewed(url, keyring).await {
                 Ok(()) => {
                     tracing::info!("the certificate was renewed");
                     return Duration::from_secs(1);
                 }
-                Err(error) => told = format!("{url}: {error}"),
+                Err(error) => last_error = format!("{url}: {error}"),
             }
         }
-        tracing::warn!("the certificate is not renewed yet: {told}");
+        tracing::warn!("the certificate is not renewed yet: {last_error}");
         RETRY / 6
     }
 

@@ -82,8 +82,8 @@ impl Secrets {
             return;
         }
         // Keys that a restart would lose are not acknowledged, so that no proxy encrypts with them.
-        let kept = serde_json::to_vec(&ring).map_err(|error| error.to_string());
-        match kept.and_then(|bytes| waypost_trust::write_secret(&self.file, &bytes).map_err(|error| error.to_string())) {
+        let encoded = serde_json::to_vec(&ring).map_err(|error| error.to_string());
+        match encoded.and_then(|bytes| waypost_trust::write_secret(&self.file, &bytes).map_err(|error| error.to_string())) {
             Ok(()) => {
                 self.ring = ring;
                 self.report_version();

@@ -317,7 +317,7 @@ mod tests {
 
     /// The lanes are written separately; the digests of the highest version tell whether they belong together.
     #[test]
-    fn what_is_on_disk_is_of_the_version_that_had_all_of_it() {
+    fn the_restored_version_is_the_one_whose_lanes_are_all_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
         let mut files = state.files();

@@ -61,7 +61,7 @@ impl Subscriber {
     /// Follows controllers until dropped. It never gives up; the last state stays in use.
     pub(crate) async fn run(mut self) {
         let mut failures = 0;
-        let mut told = String::new();
+        let mut logged = String::new();
         let mut whole = false;
         for at in 0.. {
             let Some(url) = self.config.controllers.get(at % self.config.controllers.len().max(1)).cloned() else { return std::future::pending().await };
@@ -77,9 +77,9 @@ impl Subscriber {
             }
             // The same error is logged once, not with every attempt.
             let text = error.to_string();
-            if text != told {
+            if text != logged {
                 tracing::warn!("{text}; serving goes on with version {}", self.received.version);
-                told = text;
+                logged = text;
             }
             // Every controller is tried before the pause grows. A refused publication counts as a failure, because asking again at once
             // does not help.

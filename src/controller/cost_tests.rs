@@ -1,4 +1,4 @@
-//! What questions and reports cost the task that publishes, with as many entries, proxies and failing endpoints as there may be.
+//! The cost of queries and reports for the task that publishes, at the maximum numbers of entries, proxies and failing endpoints.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,10 +16,10 @@ use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::Thresholds;
 use crate::controller::state::State;
 
-/// What one question or report may take in a build with optimisation. Publications wait for it.
-const MOST: Duration = Duration::from_millis(20);
-/// A debug build is that much slower, at the most.
-const SLOWER: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
+/// Maximum duration of one query or report in a build with optimisation: publications wait for it.
+const MAX_DURATION: Duration = Duration::from_millis(20);
+/// A debug build is at most this many times slower.
+const DEBUG_FACTOR: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
 
 struct World {
     state: State,
@@ -59,7 +59,7 @@ impl World {
         self.step(Input::Reported { name: name.to_owned(), report: Box::new(report) });
     }
 
-    /// Measures what `work` takes, at the median of nine times, and asserts that it is not too much.
+    /// Measures the median duration of nine runs of `work` and asserts that it is not above the maximum.
     fn measure(&mut self, what: &str, mut work: impl FnMut(&mut Self)) {
         let mut times: Vec<Duration> = (0..9)
             .map(|_| {
@@ -70,7 +70,7 @@ impl World {
             .collect();
         times.sort_unstable();
         writeln!(self.table, "{what}: {:.2?}", times[4]).unwrap();
-        assert!(times[4] <= MOST * SLOWER, "{}", self.table);
+        assert!(times[4] <= MAX_DURATION * DEBUG_FACTOR, "{}", self.table);
     }
 }
 

@@ -1,4 +1,4 @@
-//! How fresh what is published is: what the leader knows of its stores, as followers hears it.
+//! The freshness of the published snapshot: the leader's view of its stores, and the same as followers hear it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ pub struct Stamp {
     pub confirmed: Option<Instant>,
 }
 
-/// What there is to say with a heartbeat. Shared by the task that owns the state, which reads the stores, the relay, which
-/// hears the leader, and the streams.
+/// The content of heartbeats. It is shared by the task that owns the state, which reads the stores, by the relay, which hears the leader, and by the
+/// streams.
 #[derive(Debug, Clone, Default)]
 pub struct Freshness(Arc<Mutex<Ages>>);
 
 #[derive(Debug, Default)]
 struct Ages {
     own: Vec<Stamp>,
-    /// What the controller that we follow said last, and when.
+    /// The last heartbeat of the controller that we follow, and when it came.
     upstream: Option<(Heartbeat, Instant)>,
 }
 
 impl Freshness {
-    /// What we know of our stores.
+    /// Notes the state of our stores.
     pub fn read(&self, stamps: Vec<Stamp>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).own = stamps;
     }
 
-    /// What the controller that we follow says.
+    /// Notes a heartbeat of the controller that we follow.
     pub fn heard(&self, heartbeat: Heartbeat) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).upstream = Some((heartbeat, Instant::now()));
     }
 
-    /// What is to be said now by a controller that leads, or does not.
+    /// The heartbeat to send now; `leads` says whether this controller leads.
     pub fn heartbeat(&self, leads: bool) -> Heartbeat {
         let ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let millis = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_relayed_grows_older_on_the_way_and_a_leader_speaks_for_itself() {
+    fn a_relayed_heartbeat_grows_older_on_the_way_and_a_leader_sends_its_own() {
         let fresh = Freshness::default();
         assert_eq!(fresh.heartbeat(false).led_millis, None, "nobody was heard");
         let stamp = |at, confirmed| Stamp { store: "file:///a".to_owned(), at, confirmed };

@@ -1,5 +1,5 @@
-//! What controllers keep on disk and tell each other has its golden forms: files of earlier releases are still read, and what
-//! this one writes can be read by them.
+//! Golden forms of the files of controllers and of the messages between them: files of earlier releases are still read, and they can read the files
+//! that this one writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/controller/golden-1")
 }
 
-/// What is told when a form changed.
+/// The message when a form changed.
 const CHANGED: &str = "the form changed: keep the old file, add a new one";
 
 fn written(value: &[u8], revision: u64) -> Written {
@@ -101,7 +101,7 @@ fn text(path: &Path) -> String {
     text
 }
 
-/// What is written now is the golden form of that name.
+/// Asserts that the text written now is the golden form of that name.
 fn compare(name: &str, now: &str) {
     let file = golden().join(name.trim_end_matches(".gz"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -158,7 +158,7 @@ fn golden_files_of_a_controller_are_read() {
     assert_eq!((history.lane(1).unwrap(), history.entries(1).unwrap()), (snapshot().config, entries()));
 }
 
-/// Every kind of line, and what a follower asks.
+/// Every kind of line, and a follower's request.
 fn lines() -> Vec<String> {
     let replica = Replica { at: numbers(STORE), kept: held(), expected: vec!["route/a".to_owned()], entries: entries() };
     let documents = [
@@ -196,7 +196,7 @@ fn the_programs_that_have_joined_have_their_golden_forms() {
 }
 
 #[test]
-fn programs_that_release_0_1_kept_with_what_operators_did_are_taken_over() {
+fn programs_in_the_operators_record_of_release_0_1_are_taken_over() {
     let mut operated = operated();
     let programs = operated.take_programs(7);
     assert!(operated.joined.is_empty() && operated.keys.is_empty());
@@ -205,7 +205,7 @@ fn programs_that_release_0_1_kept_with_what_operators_did_are_taken_over() {
 }
 
 #[test]
-fn what_a_leader_tells_its_followers_has_its_golden_form() {
+fn the_stream_from_a_leader_to_its_followers_has_its_golden_form() {
     compare("replica.jsonl", &lines().join("\n"));
     let text = std::fs::read_to_string(golden().join("replica.jsonl")).unwrap();
     let mut read = text.lines();

@@ -29,9 +29,9 @@ pub struct Handle {
     pub(super) saved: Arc<Mutex<OperatorState>>,
     /// The programs that have joined.
     pub(super) programs: Arc<Mutex<Programs>>,
-    /// The number of what was written to disk last.
+    /// The number of the save request that was written last.
     pub(super) written: watch::Receiver<u64>,
-    /// How far another controller has what operators did here.
+    /// The rank of the newest record of operators' actions here that another controller has confirmed.
     pub(super) confirmed: Arc<watch::Sender<(u64, u64)>>,
     pub(super) roles: watch::Receiver<Role>,
     pub(super) upstream: watch::Receiver<Upstream>,
@@ -47,7 +47,7 @@ mod peers;
 mod read;
 
 impl Handle {
-    /// Tells the controller something.
+    /// Sends the controller an input.
     ///
     /// # Errors
     /// It has stopped.

@@ -1,4 +1,4 @@
-//! What the parts of the controller say to each other: inputs of the state, what is to be done, questions and commands.
+//! Messages between the parts of the controller: inputs and outputs of the state, queries and commands.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,14 +28,14 @@ pub struct Now {
     pub date: u64,
 }
 
-/// What happened.
+/// An input of the state.
 #[derive(Debug)]
 pub enum Input {
-    /// A store said something.
+    /// A store delivered an event.
     Store {
         /// Its number.
         source: usize,
-        /// What it said.
+        /// The event.
         event: StoreEvent,
         /// How often the stores had to be read anew when this reading began.
         generation: u64,
@@ -58,27 +58,27 @@ pub enum Input {
     Cluster(String),
     /// The other controllers: where they are, by name.
     Peers(BTreeMap<String, String>),
-    /// What we are in the election.
+    /// Our role in the election.
     Role(Role),
     /// The leader published this; we relay it.
     Relayed(Arc<Snapshot>),
-    /// A proxy offered what was published before we lead, and what was lost here. Why something left the stores since then is not known.
+    /// A proxy offered the snapshot that was published before we lead and that was lost here. Why an object left the stores since then is not known.
     RecoveredFromProxy(Arc<Snapshot>),
     /// Recovery from the other controllers has ended: this controller may publish under this epoch.
     Recovered(u64),
-    /// What the leader keeps beside the snapshot. It counts once this controller leads.
+    /// The leader's state beside the snapshot. It takes effect once this controller leads.
     Replica(Box<Replica>),
     /// Proxies that follow another controller, which passes on what they say.
     Downstream {
         /// The controller's name.
         controller: String,
-        /// What it knows of them.
+        /// Their state, as far as it knows.
         proxies: Vec<Downstream>,
         /// The version of what it relays.
         version: Option<Version>,
-        /// The digests of that.
+        /// The digests of the content that it relays.
         content: Option<Content>,
-        /// What happened on it that only it can know.
+        /// Events that only that controller can know.
         told: Vec<RelayedEvent>,
     },
     /// A proxy began to watch; the highest version it has seen.
@@ -90,7 +90,7 @@ pub enum Input {
         /// The cluster it believes to belong to.
         cluster: Option<String>,
     },
-    /// Something happened beside the state that people should know.
+    /// An event outside the state that people should know.
     Event {
         /// One word.
         reason: &'static str,
@@ -105,21 +105,21 @@ pub enum Input {
     Reported {
         /// Its name.
         name: String,
-        /// What it said.
+        /// The report.
         report: Box<Report>,
     },
     /// An operator pins the config, or ends the pin.
     Pin {
-        /// What is held from now on.
+        /// The pin from now on; `None` ends it.
         hold: Option<Box<Pin>>,
         /// Who asked for it.
         by: String,
     },
-    /// An operator lets go what is held, and what he is about to delete.
+    /// An operator approves held removals, and deletions that he is about to make.
     Approve {
-        /// Keys of resources below the root, such as `routes/shop`; all that is held if there are none.
+        /// Keys of resources below the root, such as `routes/shop`; all held removals if there are none.
         keys: Vec<String>,
-        /// Also when they go later.
+        /// Whether removals of these keys that are still to come are approved as well.
         later: bool,
         /// By whom.
         by: String,
@@ -176,7 +176,7 @@ impl Woken {
     }
 }
 
-/// What is to be done.
+/// The effects of one step.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Publish this.
@@ -185,7 +185,7 @@ pub struct Output {
     pub config_published: bool,
     /// Entries or their last good values changed: write them to disk.
     pub entries_changed: bool,
-    /// A store was not believed: what was judged goes to disk soon, so that a restart does not judge it again.
+    /// A store is distrusted: the judgement goes to disk soon, so that it is not repeated after a restart.
     pub doubted: bool,
     /// Another program has seen this epoch, which is above ours.
     pub saw: Option<u64>,
@@ -197,14 +197,14 @@ pub struct Output {
     pub changed: bool,
     /// The entries of which the answer may have changed.
     pub woken: Woken,
-    /// Paths of what an operator let go.
+    /// Paths of the removals that an operator approved.
     pub approved: Vec<String>,
-    /// The time of this is over, which an operator held.
+    /// The pin whose time is over.
     pub over: Option<PinRecord>,
 }
 
 impl Output {
-    /// Adds what a further part of the same step wants done.
+    /// Adds the effects of a further part of the same step.
     pub(super) fn absorb(&mut self, more: Self) {
         self.publish = more.publish.or(self.publish.take());
         self.config_published |= more.config_published;
@@ -217,12 +217,12 @@ impl Output {
     }
 }
 
-/// Which entries are asked for.
+/// A selection of entries.
 #[derive(Debug, Clone, Default)]
 pub struct EntriesAfter {
     /// How their keys below the root begin; empty for all.
     pub prefix: String,
-    /// Those after this one.
+    /// Only entries after this one.
     pub after: Option<EntryId>,
 }
 
@@ -245,19 +245,20 @@ pub enum Query {
     Events(u64, oneshot::Sender<Vec<Event>>),
     /// The authors' bytes of everything that serves now, or (`true`) of held removals only.
     Export(bool, oneshot::Sender<Vec<Exported>>),
-    /// What would go if an operator let these keys go, or everything if there are none; now, or later too. With the keys of just that.
+    /// The removals that an approval of these keys would release, or all if there are none; with `true` also later ones. Each with the key that names
+    /// exactly that.
     Approvable(Vec<String>, bool, oneshot::Sender<Vec<(String, String)>>),
     /// The published config with the entries that it was compiled from; nothing before the first publication.
     Current(oneshot::Sender<Option<Current>>),
     /// Whether the config is pinned.
     Pinned(oneshot::Sender<bool>),
-    /// How much time is left of what an operator pinned.
+    /// The time that is left of the pin.
     PinLeft(oneshot::Sender<Option<Duration>>),
     /// The other controllers: where they are, by name.
     Peers(oneshot::Sender<BTreeMap<String, String>>),
     /// Whether the store has said which other controllers there are.
     Met(oneshot::Sender<bool>),
-    /// What decides whether this controller has to recover from proxies.
+    /// The facts on which recovery from proxies depends.
     RecoveryState(oneshot::Sender<RecoveryState>),
     /// Whether another controller follows us.
     Followed(oneshot::Sender<bool>),
@@ -265,29 +266,29 @@ pub enum Query {
     Empty(oneshot::Sender<bool>),
     /// The number of the last change of a proxy's findings that is known here.
     FindingsKnown(String, oneshot::Sender<Option<u64>>),
-    /// Of these proxies, with the numbers of their findings as they were reported, those of which not that is known here.
+    /// Of these proxies, with the reported numbers of their findings: those whose findings are known here under another number, or not at all.
     FindingsMissed(Vec<(String, u64)>, oneshot::Sender<Vec<String>>),
-    /// The proxies that follow us, directly or not, with their last reports. Of their findings only what is not in these reports of them.
+    /// The proxies that follow us, directly or not, with their last reports. Findings that are in these earlier reports are left out.
     Downstream(HashMap<String, Report>, oneshot::Sender<Vec<Downstream>>),
-    /// What followers replicate; with all entries (`true`), or only those with a last good value.
+    /// The replica for followers; with all entries (`true`), or only those with a last good value.
     Replica(bool, oneshot::Sender<Replica>),
     /// The metrics.
     Metrics(oneshot::Sender<String>),
 }
 
-/// What reaches the controller's task.
+/// A message to the controller's task.
 #[derive(Debug)]
 pub enum Command {
     /// Something happened.
     Input(Input),
-    /// Somebody asks.
+    /// A query.
     Ask(Query),
     /// Pins the config, but only if the published one has this digest; answers whether it had.
     PinIf(Input, Digest, oneshot::Sender<bool>),
-    /// Something that followers replicate has changed.
+    /// State that followers replicate has changed.
     Touch,
-    /// An operator lets go what the guard holds; gets the paths of what went, and the number under which that goes to disk; nothing
-    /// if we do not lead.
+    /// An operator approves removals; gets the paths of the released ones and the number of the save request that has the approval; `None` if we do
+    /// not lead.
     Approve(Input, oneshot::Sender<Option<(Vec<String>, u64)>>),
 }
 
@@ -296,7 +297,7 @@ pub enum Command {
 #[error("the controller is stopping")]
 pub struct Stopped;
 
-/// What the rest of the controller signals to the election.
+/// A signal from the rest of the controller to the election.
 #[derive(Debug)]
 pub enum Signal {
     /// A program has seen this epoch.
@@ -306,7 +307,7 @@ pub enum Signal {
         /// Whether a controller leads under it now.
         living: bool,
     },
-    /// Let go; gets whether there was something to let go.
+    /// Step down; gets whether this controller led.
     StepDown(oneshot::Sender<bool>),
     /// The leader may have gone: ask the store now.
     Look,
@@ -314,7 +315,7 @@ pub enum Signal {
     Others(bool),
 }
 
-/// What is published, for the history.
+/// The published config, for the history.
 #[derive(Debug)]
 pub struct Current {
     /// Its version.
@@ -325,7 +326,7 @@ pub struct Current {
     pub stores: Vec<SavedStore>,
 }
 
-/// Whom we follow: the chain of controllers up to the leader, or nobody.
+/// The controllers that we follow: the chain up to the leader, or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upstream {
     /// These, the nearest first; none if we lead.

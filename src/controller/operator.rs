@@ -1,5 +1,5 @@
-//! Carries out what operators ask for, one after the other: everything that needs the disk is done here, beside the task
-//! that owns the state, which gets the result.
+//! Carries out operators' requests one after the other. Everything that needs the disk is done here, beside the task that owns the state, which gets
+//! the result.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -21,13 +21,14 @@ use crate::controller::rules::pins::{Action, Pin, PinRecord, Reason, check};
 use crate::controller::stored::operator::{AUDITED, Audit, OperatorState};
 use crate::controller::stored::programs::{Joining, Program, Programs};
 
-/// The published config may change while it is written to the history; so often that is begun anew.
+/// Maximum number of attempts to pin the published config: it may change while it is written to the history.
 const TRIES: usize = 10;
-/// Names of programs that were not seen for long are looked for this often.
+/// Interval in which the leader looks for names of programs that have not connected for long.
 const TIDY: Duration = Duration::from_secs(6 * 3_600);
-/// The first time is when programs had time to connect, so that those of a leader that does not live long are noted as seen too.
+/// Time until the first such look. Programs have connected by then, so that a leader that does not live long still notes the date of their last
+/// connection.
 const FIRST_TIDY: Duration = Duration::from_secs(300);
-/// What the disk refused when we began to lead is tried again after this.
+/// Pause before the record is written again that the disk refused when we began to lead.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Why an operator's request was not carried out.
@@ -36,7 +37,7 @@ pub enum OperateError {
     /// Another controller leads, or none.
     #[error("this controller does not lead any more; nothing was changed, try again")]
     NotLeading,
-    /// This controller was elected, and has not recovered yet what others know.
+    /// This controller was elected and has not yet recovered the others' records of operators' actions.
     #[error("this controller was elected just now and asks the others first, and proxies if it has lost what was published; nothing was changed, try again")]
     Recovering,
     /// The controller is stopping.
@@ -59,16 +60,16 @@ impl From<tokio::task::JoinError> for OperateError {
 
 type Done<T = ()> = Result<T, OperateError>;
 
-/// What is to be done.
+/// A request to the operator's task.
 #[derive(Debug)]
 pub enum Request {
     /// An operator asks for something.
     Do {
-        /// What is asked for.
+        /// The action.
         action: Action,
         /// By whom.
         by: String,
-        /// Gets one sentence about what was done, or why nothing was.
+        /// Gets one sentence about the result, or the reason why nothing was done.
         to: oneshot::Sender<Done<String>>,
     },
     /// Records what an operator did elsewhere; answers why that cannot be written.
@@ -77,20 +78,20 @@ pub enum Request {
     Joined(Joining, oneshot::Sender<Done<bool>>),
     /// Take over the leader's record.
     Adopt {
-        /// What it keeps.
+        /// The leader's record.
         saved: OperatorState,
-        /// How much time is left of what it holds, if that has one.
+        /// The time that is left of its pin, if that has an end.
         left: Option<Duration>,
-        /// Gets why we cannot keep that.
+        /// Gets the reason if the record cannot be written here.
         to: oneshot::Sender<Done>,
     },
-    /// Take over which programs have joined; answers why that cannot be written.
+    /// Take over another controller's record of the programs that have joined; answers why that cannot be written.
     AdoptPrograms(BTreeMap<String, Program>, oneshot::Sender<Done>),
-    /// The time of what was held is over.
+    /// The time of this pin is over.
     Over(PinRecord),
-    /// We lead under this epoch, and know what those know who could be asked.
+    /// We lead under this epoch, and have the records of all controllers that could be asked.
     Begin(u64),
-    /// We lead under this epoch, and what we know counts no more than before.
+    /// We lead under this epoch, but our record counts no more than before.
     Open(u64),
 }
 
@@ -103,7 +104,7 @@ pub struct Operator {
     pub history: Arc<Mutex<History>>,
     /// The task that owns the state.
     pub owner: mpsc::Sender<Command>,
-    /// What is kept.
+    /// The record of operators' actions.
     pub saved: Arc<Mutex<OperatorState>>,
     /// The programs that have joined.
     pub programs: Arc<Mutex<Programs>>,
@@ -116,7 +117,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Carries out requests until nobody can ask any more.
+    /// Carries out requests until all senders are dropped.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut again = None;
         let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY, TIDY);
@@ -153,7 +154,7 @@ impl Operator {
         }
     }
 
-    /// The epoch under which this controller leads, once it has recovered what operators did.
+    /// The epoch under which this controller leads, once it has recovered the record of operators' actions.
     fn epoch(&self) -> Done<u64> {
         let role = self.roles.borrow();
         let epoch = role.epoch().filter(|_| role.leads(self.started.elapsed())).ok_or(OperateError::NotLeading)?;
@@ -176,7 +177,7 @@ impl Operator {
         Ok(true)
     }
 
-    /// The leader forgets the names of programs that were not seen for long.
+    /// The leader forgets the names of programs that have not connected for long.
     async fn tidy_programs(&self) {
         if self.epoch().is_err() {
             return;
@@ -214,11 +215,11 @@ impl Operator {
         if tokio::task::spawn_blocking(write).await?? { self.touch().await } else { Ok(()) }
     }
 
-    /// What we know counts from now on. Whoever comes back with what nobody else knew, such as a freeze of long ago, does not bring
+    /// Our record counts from now on. A controller that comes back with a record that nobody else had, such as a freeze of long ago, does not bring
     /// that back: content never goes back unasked.
     ///
     /// # Errors
-    /// The epoch for which that is still to be done.
+    /// The epoch for which this is still to be done.
     async fn begin(&self, epoch: u64) -> Result<(), u64> {
         self.begun.store(epoch, Ordering::Relaxed);
         let dated = self.save(|_| {}, None).await;
@@ -227,12 +228,12 @@ impl Operator {
             tracing::warn!("what operators did counts as before this controller led: {error}");
         }
         self.end_what_is_over().await;
-        // Who does not lead any more has nothing to date.
+        // A controller that does not lead any more has no record to date.
         if dated.is_err() && self.epoch().is_ok_and(|current| current == epoch) { Err(epoch) } else { Ok(()) }
     }
 
-    /// A pin that ended while nobody led, or that the disk refused to end: the present leader keeps that. What is held has its time,
-    /// whatever the clock says by now.
+    /// Ends a pin whose time ran out while nobody led, or whose end could not be written: the present leader records that. A pin that is in force has
+    /// its time, whatever the clock says by now.
     async fn end_what_is_over(&self) {
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         let Some(mark) = mark.filter(|mark| mark.is_over(now_millis())) else { return };
@@ -248,8 +249,8 @@ impl Operator {
             return;
         }
         let what = format!("the config goes on from C{}, its time being over", mark.config);
-        let kept = self.save_pin(None, Audit { at: now_millis(), by: "waypost".to_owned(), what }).await;
-        if let Err(error) = kept.and(self.touch().await) {
+        let saved = self.save_pin(None, Audit { at: now_millis(), by: "waypost".to_owned(), what }).await;
+        if let Err(error) = saved.and(self.touch().await) {
             tracing::debug!("the end of a pin is not kept here: {error}");
         }
     }
@@ -275,7 +276,7 @@ impl Operator {
             None => None,
         };
         if own.rank() == next.rank() {
-            // Its clock may be another than ours: how much time is left of what is held is known to the leader.
+            // Its clock may differ from ours: only the leader knows how much time is left of the pin.
             return if left.is_some() { self.send_pin(hold, "the leader").await } else { Ok(()) };
         }
         let lost = own.unknown_to(&next).map(|mark| {
@@ -298,7 +299,7 @@ impl Operator {
         self.touch().await
     }
 
-    /// The config that the leader pinned. Where its file cannot be used, it is the one that the leader publishes.
+    /// The config that the leader pinned. If its file cannot be used, it is the config that the leader publishes.
     async fn lane_of_leader(&self, mark: &PinRecord) -> Done<Lane> {
         match self.lane(mark.clone()).await {
             Ok(lane) => Ok(lane),
@@ -338,10 +339,10 @@ impl Operator {
             (None, Some(mark)) => format!("the config goes on from C{}", mark.config),
             (None, None) => "the config goes on".to_owned(),
         };
-        let kept = self.save_pin(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: message.clone() }).await;
-        let held_already = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
-        match (kept, held_already) {
-            // What does not survive a restart is not promised: what was held before goes on.
+        let saved = self.save_pin(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: message.clone() }).await;
+        let already_pinned = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
+        match (saved, already_pinned) {
+            // A pin that would not survive a restart is not promised: the pin before it goes on.
             (Err(error), true) => {
                 self.send_pin(self.pin_before(mark), by).await?;
                 return Err(error);
@@ -366,7 +367,7 @@ impl Operator {
         self.owner.send(Command::Input(input)).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
-    /// Holds what is published: that very config, whatever is written meanwhile.
+    /// Pins the published config: exactly that one, even if more is written meanwhile.
     async fn pin_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Done<Pin> {
         for _ in 0..TRIES {
             let now = self.current().await?;
@@ -405,9 +406,9 @@ impl Operator {
 
     /// Proxies of that cluster may follow us from now on.
     async fn adopt_cluster(&self, cluster: &str, by: &str, date: u64) -> Done<String> {
-        let known = self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.iter().any(|known| known == cluster);
+        let is_adopted = self.saved.lock().unwrap_or_else(PoisonError::into_inner).adopted.iter().any(|adopted| adopted == cluster);
         let message = format!("proxies of cluster {cluster} may follow this one; they come by themselves");
-        if !known {
+        if !is_adopted {
             let name = cluster.to_owned();
             let audit = Audit { at: date, by: by.to_owned(), what: message.clone() };
             self.save(move |next| next.adopted.push(name), Some(audit)).await?;
@@ -416,7 +417,7 @@ impl Operator {
         Ok(message)
     }
 
-    /// Writes what is held before it is: what is promised to survive a restart does.
+    /// Writes a pin before it takes effect: a promise to survive a restart is kept.
     async fn save_pin(&self, mark: Option<PinRecord>, audit: Audit) -> Done {
         self.save(move |next| next.mark = mark, Some(audit)).await
     }

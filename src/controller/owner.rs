@@ -39,12 +39,12 @@ pub(super) const QUEUE: usize = 1_024;
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Maximum number of entries in one answer, so that an answer delays publishing only for a short time.
 const ENTRIES_AT_ONCE: usize = 128;
-/// The same where only health changed.
+/// Files are written at most this often if only health changed.
 const SAVE_HEALTH: Duration = Duration::from_secs(5);
-/// What was judged of a store that is not believed is on disk sooner, with what was published of it by then.
+/// The judgement of a distrusted store, and the snapshot that was published of it by then, are on disk within this time.
 const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 
-/// What is taken up from before a restart.
+/// The state from before a restart.
 pub(super) struct Restored {
     pub(super) hold: Option<Pin>,
     pub(super) published: Option<Snapshot>,
@@ -52,7 +52,7 @@ pub(super) struct Restored {
     pub(super) damaged: Vec<Input>,
 }
 
-/// What is still to be written.
+/// The parts that are still to be written.
 #[derive(Debug, Default)]
 pub(super) struct Unsaved {
     /// Something of the state.
@@ -61,9 +61,9 @@ pub(super) struct Unsaved {
     due: Option<Instant>,
     /// How often something was handed over.
     count: u64,
-    /// Who we are, which the disk refused.
+    /// Whether our identity is still to be written, because the disk refused it.
     identity: bool,
-    /// Something that was published is on disk, or was refused by it.
+    /// Whether a published snapshot is on disk, or was refused by it.
     published: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Owner {
     pub(super) changes: watch::Sender<u64>,
     pub(super) waiters: Waiters,
     pub(super) outbox: Arc<Outbox>,
-    /// What is saved of stores that are not given this time.
+    /// The saved entries of stores that are not among the settings this time.
     pub(super) others: Vec<SavedStore>,
     /// Events up to here are in the log.
     pub(super) logged: u64,
@@ -185,7 +185,7 @@ impl Owner {
         }
     }
 
-    /// What a file has; nothing if it cannot be used. An event tells what is not used, and what that costs.
+    /// The content of a file; the default if it cannot be used. An event says which part is not used, and what that costs.
     fn usable<T: Default>(&mut self, file: &str, read: Result<Loaded<T>, String>, cost: &str) -> T {
         let (value, told) = files::usable(file, read, cost);
         if let Some(told) = told {
@@ -194,7 +194,7 @@ impl Owner {
         value
     }
 
-    /// One step; returns the paths of what an operator let go with it.
+    /// One step; returns the paths of the removals that an operator approved with it.
     fn input(&mut self, input: Input) -> Vec<String> {
         let begun = Instant::now();
         match &input {
@@ -271,7 +271,7 @@ impl Owner {
         let (published, mut prompt) = (output.publish.is_some(), output.entries_changed || output.config_published);
         if let Some(snapshot) = output.publish {
             self.metrics.publications.inc();
-            // What is held is in the history already. What the previous leader published last may be in nobody's.
+            // A pinned config is in the history already. The last config of the previous leader may be in nobody's history.
             let epoch = self.state.role().epoch();
             let first = epoch == Some(snapshot.version.epoch) && self.config.as_ref().map(|(version, ..)| version.epoch) != epoch;
             prompt |= first;
@@ -285,7 +285,7 @@ impl Owner {
         if output.changed {
             self.changes.send_modify(|count| *count += 1);
         }
-        // A new leader writes them all; until then they would only pile up.
+        // A new leader writes all verdicts; until then they would only pile up.
         if self.state.role().epoch().is_some() {
             self.outbox.add(answers::verdicts::wanted(&self.state, &output.verdicts, self.settings.status_writes));
         }
@@ -305,7 +305,7 @@ impl Owner {
                 (false, false) => SAVE_HEALTH,
             };
             let due = Instant::now() + pause;
-            self.unsaved.due = Some(self.unsaved.due.map_or(due, |known| known.min(due)));
+            self.unsaved.due = Some(self.unsaved.due.map_or(due, |earlier| earlier.min(due)));
         }
     }
 
@@ -318,8 +318,8 @@ impl Owner {
         }
     }
 
-    /// The first that is published is on disk before anybody has it: who has published anything never takes itself for one that lost
-    /// its disk.
+    /// The first published snapshot is on disk before any other program has it, so that a controller that has published never takes itself for one
+    /// that lost its disk.
     fn save_first(&mut self, snapshot: &Snapshot) {
         if std::mem::replace(&mut self.unsaved.published, true) {
             return;
@@ -350,7 +350,7 @@ impl Owner {
         self.saver.send_replace(Some(SaveRequest { number, stores, revisions: self.revisions(), config, kept, held, announced, published }));
     }
 
-    /// The authors' bytes of what the guard holds. The tree that they were in is made the active one again at the end.
+    /// The authors' bytes of held removals. At the end, the tree that they were in becomes the active one again.
     fn held(&self) -> Vec<Exported> {
         let of = |number: usize| self.state.guard.removals().filter(move |removal| removal.origin.id.source == number);
         let current = |number| self.state.tree_of_held(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
@@ -368,12 +368,13 @@ impl Owner {
         self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.compiler.save(number)))
     }
 
-    /// The same with held removals.
+    /// The same with the held removals.
     fn serving(&self) -> Vec<SavedStore> {
         with_held(self.saved().collect(), &self.held())
     }
 
-    /// How far stores have been read, where a lower revision after a restart says something.
+    /// How far each store has been read, of the stores whose revisions never go back: after a restart, a lower revision shows that a store was
+    /// restored.
     fn revisions(&self) -> BTreeMap<String, u64> {
         let all = self.stores.iter().enumerate().filter(|(_, store)| store.adapter.only_counts_up());
         all.map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect()
@@ -392,7 +393,7 @@ impl Owner {
         }
     }
 
-    /// What followers replicate.
+    /// The replica for followers.
     fn replica(&self, all: bool) -> Replica {
         let entries = |number| if all { self.state.compiler.save(number) } else { self.state.compiler.last_goods(number) };
         let entries = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), entries(number))).collect();

@@ -1,4 +1,4 @@
-//! Other controllers: following the leader, replicating what it keeps, and recovering what was published before we lead.
+//! Other controllers: follows the leader, replicates its state, and recovers the published snapshot before this controller leads.
 
 pub mod follow;
 pub mod keys;

@@ -1,4 +1,4 @@
-//! The decisions, pure: time and what others said are inputs.
+//! The decisions, pure: time and the messages of others are inputs.
 
 pub mod election;
 pub mod guard;

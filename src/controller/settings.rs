@@ -18,7 +18,7 @@ pub struct Store {
     pub adapter: Arc<dyn Adapter>,
     /// The root of the keys, without a leading slash.
     pub root: String,
-    /// The root under the spelling that people mix up with ours, where the store takes both.
+    /// The other spelling of the root that people confuse with this one, where the store takes both.
     pub other_spelling: Option<String>,
 }
 

@@ -1,9 +1,10 @@
-//! A simulation: three controllers, a store and proxies in virtual time. Messages are dropped, delayed and repeated,
-//! processes crash and stand still, links break; an operator freezes the config and lets it go on, and some stores are restored from a backup. One seed is one run, and every run is the same again.
+//! A simulation of three controllers, a store and proxies in virtual time. Messages are dropped, delayed and repeated, processes crash and stand
+//! still, links break, an operator freezes the config and ends the freeze, and some stores are restored from a backup. Each seed is one run and gives
+//! the same run every time.
 //!
-//! What is checked after every delivery: a proxy never goes back, nothing is applied that was never published, a version
-//! never stands for two contents, and no route on any proxy ever returns to an older value. At rest: every proxy and
-//! every controller has the same snapshot, which is what the store says plus what the guard holds.
+//! Checks after every delivery: a proxy never goes back, nothing is applied that was never published, a version never stands for two contents, and no
+//! route on any proxy ever returns to an older value. Checks at rest: every proxy and every controller has the same snapshot, which is the content of
+//! the store plus the held removals.
 
 mod checks;
 mod faults;
@@ -34,7 +35,7 @@ const PROXIES: usize = 4;
 /// Faults end here, and the rest is peace.
 const STORM: Time = 40_000;
 const END: Time = STORM + 30_000;
-/// An ask that is not answered within this time has failed, whatever becomes of it.
+/// A request that is not answered within this time has failed, even if it arrives later.
 const PATIENCE: Time = 1_500;
 
 /// What happens at a moment.
@@ -57,19 +58,19 @@ enum Happening {
         number: u64,
         heard: ElectionInput,
     },
-    /// The store sends a controller what it has, or what is new.
+    /// The store sends a controller its content, or what is new.
     Feed {
         node: usize,
         run: u64,
         link: u64,
     },
-    /// A new leader has heard what the others have.
+    /// A new leader has the answers of the others.
     Recovered {
         node: usize,
         run: u64,
         epoch: u64,
     },
-    /// That arrives.
+    /// A change or listing of the store arrives.
     Upstream {
         node: usize,
         run: u64,
@@ -77,7 +78,7 @@ enum Happening {
         generation: u64,
         event: StoreEvent,
     },
-    /// What the leader keeps arrives at one who follows it.
+    /// The leader's replica arrives at a follower.
     Kept {
         node: usize,
         run: u64,
@@ -92,7 +93,7 @@ enum Happening {
         from: usize,
         version: Version,
     },
-    /// What the leader published arrives at one who follows it.
+    /// A publication of the leader arrives at a follower.
     Relayed {
         node: usize,
         run: u64,
@@ -211,7 +212,7 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
-        // Whoever stands still hears of it later.
+        // A process that stands still gets it later.
         let whom = match &happening {
             Happening::Tick(node)
             | Happening::Answer { node, .. }
@@ -331,7 +332,7 @@ impl World {
         }
     }
 
-    /// One step of a controller, and what comes of it.
+    /// One step of a controller, and its effects.
     fn input(&mut self, node: usize, input: Input) {
         let own = !matches!(input, Input::Relayed(_));
         let output = self.nodes[node].step(input, Duration::from_millis(self.now));
@@ -355,7 +356,7 @@ impl World {
         }
     }
 
-    /// Before it publishes, a new leader has what those have who answer.
+    /// Before it publishes, a new leader gets the state of the controllers that answer.
     fn recover(&mut self, node: usize, epoch: u64) {
         let own = epoch;
         let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
@@ -364,7 +365,7 @@ impl World {
             self.nodes[node].election.heard(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
             return self.recover_later(node, own);
         }
-        // Who leads under a lower epoch and does not know of us yet may still publish.
+        // A controller that leads under a lower epoch and does not know of us yet may still publish.
         let now = Duration::from_millis(self.now);
         let leads = |other: &usize| matches!(self.nodes[*other].state.role(), Role::Leading { .. }) && self.nodes[*other].state.role().leads(now);
         if met.iter().any(leads) {
@@ -379,7 +380,7 @@ impl World {
             self.input(node, Input::Relayed(snapshot));
         }
         self.input(node, Input::Recovered(epoch));
-        // What it knows of operators counts from now on.
+        // Its record of operators' actions counts from now on.
         let frozen = self.nodes[node].operated().frozen.clone();
         drop(self.nodes[node].operate(frozen, epoch));
     }
@@ -389,14 +390,14 @@ impl World {
         self.after(pause, Happening::Recovered { node, run, epoch });
     }
 
-    /// What operators hold elsewhere is held here too, if that is newer.
+    /// Takes over another controller's pin, if its record is newer.
     fn adopt(&mut self, node: usize, operated: &Operated) {
         if let Some(input) = self.nodes[node].adopt(operated) {
             self.input(node, input);
         }
     }
 
-    /// A follower fetches what the leader has and it has not.
+    /// A follower fetches the leader's newer state.
     fn relay(&mut self, node: usize) {
         let Role::Following { leader: Some(leader) } = self.nodes[node].state.role().clone() else { return };
         let Some(from) = leader.holder.name.strip_prefix('n').and_then(|number| number.parse::<usize>().ok()) else { return };
@@ -415,7 +416,7 @@ impl World {
             let (delay, run) = (self.delay(), self.nodes[from].run);
             self.after(delay, Happening::Downstream { node: from, run, from: node, version });
         }
-        // It is told every 250 ms, on a connection of its own: in order, but perhaps late, or never.
+        // The replica is sent every 250 ms on a connection of its own: in order, but perhaps late, or never.
         if (self.now / 20).is_multiple_of(12) {
             let (replica, operated) = (Box::new(self.nodes[from].replica()), Box::new(self.nodes[from].operated().clone()));
             let arrives = (self.now + self.delay()).max(self.nodes[node].told_until);
@@ -434,7 +435,7 @@ impl World {
         let pause = self.random.u64(5..60);
         self.after(pause, Happening::Feed { node, run, link });
         if self.is_cut(node, STORE) {
-            // The watch is dead; it begins with a listing when the store is there again. That is noticed at once, or not.
+            // The watch is dead. It begins with a listing when the store answers again, which is noticed at once, or late.
             self.nodes[node].upstream = None;
             if self.random.bool() {
                 let error = AdapterError::new(waypost_adapter::ErrorKind::Unreachable, "store", "no answer", "wait");
@@ -480,7 +481,7 @@ impl World {
     fn send(&mut self, proxy: usize, snapshot: &Arc<Snapshot>) {
         let Some(node) = self.proxies[proxy].controller else { return };
         if self.is_cut(node, CONTROLLERS + proxy) {
-            // It hears nothing, and turns to another one.
+            // The proxy hears nothing, and turns to another controller.
             self.proxies[proxy].controller = None;
             return;
         }
@@ -494,7 +495,7 @@ impl World {
     }
 
     fn published(&mut self, proxy: usize, link: u64, frames: Vec<Frame>) {
-        // What an old connection still delivers is lost, but not always.
+        // Messages that an old connection still delivers are mostly lost.
         if self.proxies[proxy].link != link && self.random.u8(0..4) != 0 {
             return;
         }
@@ -509,7 +510,7 @@ impl World {
         }
     }
 
-    /// Nothing goes wrong any more: everybody has the same, and it is what the store says.
+    /// Without further faults, all programs come to the same snapshot, which is the content of the store.
     fn rest(&mut self) {
         let seed = self.seed;
         let leaders: Vec<usize> = (0..CONTROLLERS).filter(|node| matches!(self.nodes[*node].state.role(), Role::Leading { .. })).collect();

@@ -57,14 +57,14 @@ pub enum StartError {
 /// The state directory cannot be used. Stores that cannot be reached are no error.
 pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) -> Result<Handle, StartError> {
     let Opened { lock, published, identity, previous_run, mut damaged } = open(&settings.state)?;
-    let known = identity.cluster_id();
+    let own_cluster = identity.cluster_id();
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
-    let state = state_of(&settings, &stores, known.clone());
+    let state = state_of(&settings, &stores, own_cluster.clone());
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (inputs, from_feeds) = mpsc::channel(QUEUE);
     let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
     let (change_sender, changes) = watch::channel(0);
-    let (cluster, clusters) = watch::channel(known);
+    let (cluster, clusters) = watch::channel(own_cluster);
     let (role_sender, roles) = watch::channel(Role::Following { leader: None });
     let (generation, generations) = watch::channel(0);
     let (upstream_sender, upstream) = watch::channel(Upstream::Nobody);
@@ -135,7 +135,7 @@ fn end_with<T: Future<Output = ()>>(stop: &CancellationToken, task: T) -> impl F
     }
 }
 
-/// What operators did, and which programs have joined: shared with the API.
+/// The record of operators' actions, and the programs that have joined: shared with the API.
 type Operated = (Arc<std::sync::Mutex<OperatorState>>, Arc<std::sync::Mutex<Programs>>);
 
 /// A state that knows nothing of these stores yet.
@@ -151,7 +151,7 @@ fn lost_configs(history: &History) -> Vec<Input> {
     history.damaged().iter().map(|(file, error)| Input::damaged(file, format!("{error}; this config of the history is lost"))).collect()
 }
 
-/// What is in the state directory, which is ours from now on.
+/// The content of the state directory, which is locked for this process from now on.
 struct Opened {
     lock: std::fs::File,
     published: Option<Snapshot>,
@@ -166,8 +166,8 @@ fn open(path: &Path) -> Result<Opened, StartError> {
     std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
     let lock = lock(path).map_err(failed)?;
     let mut damaged = Vec::new();
-    let (published, told) = usable(PUBLISHED, load_published(path), "nothing is published before a store or another controller is heard");
-    damaged.extend(told);
+    let (published, damage) = usable(PUBLISHED, load_published(path), "nothing is published before a store or another controller is heard");
+    damaged.extend(damage);
     let (identity, previous_run) = begin_run(path, published.as_ref(), &mut damaged).map_err(|error| failed(error.to_string()))?;
     let published = published.filter(|snapshot| snapshot.cluster == identity.cluster);
     Ok(Opened { lock, published, identity, previous_run, damaged })
@@ -184,7 +184,7 @@ struct Spawn<'a> {
 }
 
 impl Spawn<'_> {
-    /// What reads the stores, and writes below the status root of the first.
+    /// Starts the tasks that read the stores and write below the status root of the first one.
     fn stores(&self, generations: &watch::Receiver<u64>, outbox: &Arc<Outbox>, roles: &watch::Receiver<Role>) {
         for (number, store) in self.stores.iter().enumerate() {
             self.tasks.spawn(feed::run(number, store.clone(), self.inputs.clone(), generations.clone(), self.stop.clone()));
@@ -197,7 +197,7 @@ impl Spawn<'_> {
         self.tasks.spawn(verdicts::run(first.clone(), outbox.clone(), roles.clone(), self.stop.clone()));
     }
 
-    /// What takes part in the election.
+    /// Starts the task that takes part in the election.
     fn election(
         &self,
         roles: watch::Sender<Role>,
@@ -208,7 +208,7 @@ impl Spawn<'_> {
     ) {
         let Some(first) = self.stores.first() else { return };
         let sole = self.identity.peers.is_empty() && self.settings.peers.is_empty();
-        // Who learns its cluster from the store need not ask whether the store answers, however late that is.
+        // A controller that learns its cluster from the store need not be told whether the store answers, however late that is.
         let store_down = match (self.settings.store_down, sole && clusters.borrow().is_some()) {
             (true, _) => StoreDown::Named,
             (false, true) => StoreDown::Sole,
@@ -229,7 +229,7 @@ impl Spawn<'_> {
         (saver, written)
     }
 
-    /// What carries out what operators ask for; and what they held before.
+    /// Starts the task that carries out operators' requests. Returns the pin from before the restart as well.
     fn operator(
         &self,
         history: &Arc<std::sync::Mutex<History>>,
@@ -241,7 +241,7 @@ impl Spawn<'_> {
         let programs = load_programs(&self.settings.state);
         let (mut programs, lost) = usable(PROGRAMS, programs, "names of programs that have joined can be taken by others until another controller tells them");
         damaged.extend(lost);
-        // Release 0.1 kept them with what operators did. They are on disk before that is written without them.
+        // Release 0.1 had the programs in the record of operators' actions. They are on disk before that record is written without them.
         let before = saved.0.take_programs(now_millis());
         if programs.merge(before.since(None).0)
             && let Err(error) = save_programs(&self.settings.state, &programs)
@@ -266,7 +266,7 @@ impl Spawn<'_> {
         (hold, requests, (saved, programs))
     }
 
-    /// What follows the leader.
+    /// Starts the task that follows the leader.
     fn relay(&self, handle: &Handle, upstream: watch::Sender<Upstream>) {
         let relay = Relay {
             handle: handle.clone(),
@@ -294,15 +294,15 @@ fn lock(folder: &Path) -> Result<std::fs::File, String> {
     }
 }
 
-/// Who we are, in a run of its own; and which run was before it.
+/// The identity of this controller, with a new run, and the run before it.
 fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Input>) -> std::io::Result<(Identity, Option<String>)> {
-    let (mut identity, told): (Identity, _) = usable(IDENTITY, load_identity(folder), "the cluster's id and epoch are found out anew");
-    damaged.extend(told);
+    let (mut identity, damage): (Identity, _) = usable(IDENTITY, load_identity(folder), "the cluster's id and epoch are found out anew");
+    damaged.extend(damage);
     let previous = Some(std::mem::replace(&mut identity.run, new_id())).filter(|run| !run.is_empty());
     identity.epoch = identity.epoch.max(published.map_or(0, |snapshot| snapshot.version.epoch));
     match save_identity(folder, &identity) {
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-            // The next start will not know of this epoch; seconds since 1970 make one that nobody had.
+            // The next start will not know of this epoch. Adding the seconds since 1970 gives an epoch that no controller has had.
             identity.epoch = identity.epoch.saturating_add(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
             tracing::error!("the state directory is full: {error}; free some space: what is learned now would be lost in a restart");
         }
@@ -322,8 +322,8 @@ async fn elect(
 ) {
     let cluster = tokio::select! {
         () = stop.cancelled() => return,
-        known = clusters.wait_for(Option::is_some) => match known {
-            Ok(known) => known.clone().unwrap_or_default(),
+        cluster = clusters.wait_for(Option::is_some) => match cluster {
+            Ok(cluster) => cluster.clone().unwrap_or_default(),
             Err(_) => return,
         },
     };
@@ -332,8 +332,8 @@ async fn elect(
     elector.run(election, signals, stop).await;
 }
 
-/// What was held when the controller stopped, with its config. Where a file cannot be used, what was published stays: it is that
-/// config, or nobody knows that it is not.
+/// The pin from before the restart, with its config. If a file cannot be used, the published config is pinned: it is the pinned one, or at least
+/// nobody knows that it is not.
 fn restore_pin(
     (mut saved, lost): (OperatorState, Option<String>),
     history: &mut History,
@@ -341,7 +341,7 @@ fn restore_pin(
     damaged: &mut Vec<Input>,
 ) -> (Option<Pin>, OperatorState) {
     let date = now_millis();
-    // It is in the events and the audit.
+    // The loss is in the events and the audit.
     let mut tell = |saved: &mut OperatorState, what: String| {
         saved.audit.push(Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
         damaged.push(Input::damaged(OPERATOR, what));
@@ -359,7 +359,7 @@ fn restore_pin(
             return (Some(Pin::new(mark, snapshot.config.clone(), date)), saved);
         }
     }
-    // One whose time is over by the clock is ended by the leader.
+    // A pin whose time is over by the clock is ended by the leader.
     let Some(mark) = saved.mark.take() else { return (None, saved) };
     history.spare(Some(mark.config));
     let lane = match (history.pinned_lane(&mark), published) {
@@ -386,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_stays_whatever_file_of_it_is_lost() {
+    fn the_config_stays_pinned_whichever_file_of_the_pin_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let lane = Lane::default().with([Change::Put(Object::read(r#"{"kind":"route","name":"r"}"#).unwrap())]);
         let published = Snapshot { config: lane.clone(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };

@@ -41,7 +41,7 @@ mod stores;
 mod tests;
 mod tracks;
 
-/// How often what is over is forgotten.
+/// Interval in which outdated state is forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// The way of one entry: when the controller read it, and from which version on it is served.
@@ -55,22 +55,22 @@ pub struct Track {
     pub version: Option<Version>,
     /// When the last proxy that follows us served it.
     pub live: Option<Duration>,
-    /// The entry was deleted: what is tracked is that proxies stop serving it.
+    /// Whether the entry was deleted. If so, the track ends when no proxy serves it any more.
     pub deleted: bool,
 }
 
 /// A controller that follows us.
 #[derive(Debug, Clone, Copy)]
 pub struct Follower {
-    /// When it said so last.
+    /// When its last report came.
     pub heard: Duration,
     /// The version of what it relays.
     pub version: Option<Version>,
-    /// Whether that has other content than was published under that version.
+    /// Whether it relays other content than was published under that version.
     pub drifted: bool,
 }
 
-/// Everything that the controller knows.
+/// The whole state of the controller.
 #[derive(Debug)]
 pub struct State {
     /// The entries and what they compile to.
@@ -94,51 +94,51 @@ pub struct State {
     /// Entries that are published and not yet live everywhere.
     arriving: BTreeSet<EntryId>,
     windows: (Window, Window),
-    /// Removals that may not be meant.
+    /// Judges removals that may be unintended.
     pub guard: Guard,
     /// Which endpoints can take requests.
     pub health: Health,
     /// Until when proxies that followed the previous leader may not have found us.
     proxies_expected_until: Duration,
-    /// What is to be published, but for a pin: written by `desired.rs` alone.
+    /// The lanes to be published if there is no pin: written by `desired.rs` alone.
     lanes: (Lane, Lane),
-    /// What an operator pinned, and when that is over.
+    /// The pin, and when its time is over.
     pin: Option<(Pin, Option<Duration>)>,
     swept: Duration,
     /// The highest epoch that each program claimed to have seen, and when that claim was accepted.
     claims: HashMap<String, (u64, Duration)>,
-    /// Reasons of held removals of which there was an event already.
+    /// Reasons of held removals that already had an event.
     announced_reasons: BTreeSet<String>,
     names: Vec<String>,
     missing_listener_announced: bool,
     cluster: Option<String>,
     /// The other controllers: where they are, by name.
     pub peers: BTreeMap<String, String>,
-    /// Whether the store has said which there are.
+    /// Whether the store has named the other controllers.
     pub met_peers: bool,
     /// The controllers that follow us.
     pub followers: BTreeMap<String, Follower>,
     /// Grows with every time that the stores have to be read anew.
     generation: u64,
-    /// What we are in the election.
+    /// Our role in the election.
     role: Role,
     /// The last epoch for which the stores are, or were, read anew and other controllers asked.
     begun: Option<u64>,
-    /// An epoch of ours under which somebody else has published.
+    /// An epoch of ours under which another controller has published.
     contested: Option<u64>,
-    /// Whether other controllers were asked for what was published before we lead.
+    /// Whether the other controllers were asked for the snapshot that was published before we lead.
     recovered: bool,
     /// Something waits until we may publish again.
     suppressed: bool,
-    /// What was published before we lead was lost here, and recovered from a proxy.
+    /// Whether the snapshot that was published before we lead was lost here and recovered from a proxy.
     recovered_from_proxy: bool,
-    /// An operator asked for something that is not published yet.
+    /// Whether an operator's request is not published yet.
     operated: bool,
     /// A store that went back or became empty while we followed.
     regression: Option<StoreRegression>,
     /// What was replicated from the leader, while we follow.
     replica: Replica,
-    /// When it said so last, in milliseconds since 1970.
+    /// When it was replicated last, in milliseconds since 1970.
     replicated_at: u64,
 }
 
@@ -190,13 +190,13 @@ impl State {
         }
     }
 
-    /// Takes in what was saved before a restart: it is served until the store is heard. What the guard held stays until then.
+    /// Restores entries from before a restart: they are served until the store is read. Removals that the guard held stay until then.
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>, now: Now) -> Output {
         self.compiler.restore(source, saved);
         self.compiled(Some(source), None, now)
     }
 
-    /// How far that store had been read: if it is not as far any more, it was restored from a backup.
+    /// Restores the revision up to which the store had been read: a store that does not reach it was restored from a backup.
     pub fn restore_revision(&mut self, source: usize, at: u64) {
         if let Some(state) = self.sources.get_mut(source) {
             state.at = Revision(at);
@@ -210,7 +210,7 @@ impl State {
 
     /// The next moment at which [`crate::controller::message::Input::Tick`] is needed.
     pub fn due(&self) -> Duration {
-        // Only the leader ends what an operator pinned: clocks may differ.
+        // Only the leader ends a pin, because clocks may differ.
         let released = self.pin.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
         [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
     }

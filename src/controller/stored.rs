@@ -1,4 +1,4 @@
-//! What is on disk, and on the streams between controllers, as types.
+//! The types of the files on disk and of the streams between controllers.
 
 pub mod config;
 pub mod entries;

@@ -1,4 +1,4 @@
-//! Who waits for which entry. The task that owns the state wakes those whose entry may be answered differently now, and nobody else.
+//! The callers that wait for an entry. The task that owns the state wakes only those whose entry may have another answer now.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::controller::message::Woken;
 
-/// Those who wait, by the key that they wait for.
+/// Waiting callers, by key.
 #[derive(Debug, Clone, Default)]
 pub struct Waiters(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_those_are_woken_whose_entry_changed() {
+    fn only_callers_whose_entry_changed_are_woken() {
         let waiters = Waiters::default();
         let (mut a, mut b) = (waiters.wait_for("routes/a"), waiters.wait_for("routes/b"));
         let mut woken_by = |add: &dyn Fn(&mut Woken)| {
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_gone_is_forgotten() {
+    fn a_caller_that_has_left_is_forgotten() {
         let waiters = Waiters::default();
         (0..100).for_each(|n| drop(waiters.wait_for(&format!("routes/{n}"))));
         assert_eq!(waiters.0.lock().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! What bad input gets: the key, the field, the place and the remedy, and nothing that serves changes.
+//! Bad input is answered with the key, the field, the place and the remedy, and changes nothing that serves.
 
 use std::process::Command;
 
@@ -49,7 +49,7 @@ fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
 }
 
 #[test]
-fn a_duplicate_name_a_shadowed_route_and_a_reference_to_nothing_are_told() {
+fn a_duplicate_name_a_shadowed_route_and_a_missing_reference_are_reported() {
     let run = Box1::on_files();
     run.listener();
     run.write("routes/a.json", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
@@ -80,7 +80,7 @@ fn a_listener_address_in_use_hurts_that_listener_only() {
 }
 
 #[test]
-fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
+fn programs_refuse_unusable_settings_before_they_bind_anything() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -113,7 +113,7 @@ fn programs_refuse_what_they_cannot_use_before_they_bind_anything() {
 }
 
 #[test]
-fn a_store_that_is_unreachable_at_the_start_is_told_and_the_last_snapshot_serves() {
+fn a_store_that_is_unreachable_at_the_start_is_reported_and_the_last_snapshot_serves() {
     let mut run = Box1::on_files();
     let backend = Backend::named("a");
     let web = run.listener();
@@ -169,7 +169,7 @@ fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
             .map(|items| items.flatten().map(|item| item.path()).filter(|path| path.display().to_string().contains("config-")).collect::<Vec<_>>())
             .unwrap_or_default()
     };
-    // The proxy writes at most one config a second, so what a file holds is looked at, not how many there are.
+    // The proxy writes at most one config a second, so the content of a file is checked, not the number of files.
     let newest_has = |path: &str| ring().into_iter().max().is_some_and(|file| std::fs::read_to_string(file).is_ok_and(|held| held.contains(path)));
     until("the route on disk", || newest_has("\"name\":\"shop\""));
     controller.write("routes/second", r#"{"hostnames":["b"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#);
@@ -185,7 +185,7 @@ fn a_corrupt_state_directory_costs_the_last_config_and_no_more() {
 }
 
 #[test]
-fn a_full_state_directory_is_told_and_changes_nothing_that_serves() {
+fn a_full_state_directory_is_reported_and_changes_nothing_that_serves() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, state) = (folder.path().join("waypost"), folder.path().join("state"));
     for path in [&dir, &state] {
@@ -228,8 +228,8 @@ fn a_full_state_directory_is_told_and_changes_nothing_that_serves() {
         assert!(verb(&["wait", &format!("routes/big{number}")]).status.success(), "what cannot be kept is served all the same");
     }
     until("a word about the disk", || {
-        let told = process.output();
-        told.contains("No space left on device") && told.contains("state directory")
+        let output = process.output();
+        output.contains("No space left on device") && output.contains("state directory")
     });
     assert_eq!(get(web, "any", "/").body, "a");
     assert!(get(web, "h3", "/").body.starts_with('3'));
@@ -253,8 +253,8 @@ fn a_corrupt_state_of_the_controller_costs_the_last_change_and_no_more() {
     std::fs::rename(run.dir(), run.folder.path().join("away")).unwrap();
     run.restart();
     until("a word about the file", || {
-        let told = run.process.output();
-        told.contains("entries.json.gz") && told.contains("the generation before it is used")
+        let output = run.process.output();
+        output.contains("entries.json.gz") && output.contains("the generation before it is used")
     });
     until("the entries of the generation before", || run.ok(&["get", "routes"]).contains("first"));
     std::fs::rename(run.folder.path().join("away"), run.dir()).unwrap();
@@ -262,7 +262,7 @@ fn a_corrupt_state_of_the_controller_costs_the_last_change_and_no_more() {
 }
 
 #[test]
-fn a_torn_history_and_torn_words_of_operators_are_told_and_change_nothing_that_serves() {
+fn a_torn_history_and_a_torn_operators_record_are_reported_and_change_nothing_that_serves() {
     let mut run = Box1::on_files();
     let web = run.listener();
     let histories = || std::fs::read_dir(run.folder.path().join("state/controller/history")).map_or(0, Iterator::count);
@@ -314,7 +314,7 @@ fn keys_under_the_other_spelling_of_the_root_are_named() {
 }
 
 #[test]
-fn a_state_directory_that_is_full_at_the_start_is_told_and_what_it_holds_serves() {
+fn a_state_directory_that_is_full_at_the_start_is_reported_and_its_content_serves() {
     let folder = tempfile::tempdir().unwrap();
     let (dir, state) = (folder.path().join("waypost"), folder.path().join("state"));
     for path in [&dir, &state] {
@@ -351,7 +351,7 @@ fn a_state_directory_that_is_full_at_the_start_is_told_and_what_it_holds_serves(
 }
 
 #[test]
-fn what_grows_beyond_bounds_or_touches_framing_is_refused() {
+fn a_value_that_expands_too_far_or_changes_framing_headers_is_refused() {
     let run = Box1::on_files();
     let web = run.listener();
     run.write("routes/shop", r#"{"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200,"body":"ok"}}]}]}"#);

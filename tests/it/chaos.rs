@@ -25,13 +25,13 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// After a store has stopped lying, that is found by the next audit, which is once a second here; or by its silence.
 const AUDITED: Duration = Duration::from_secs(10);
 
-/// That a store was wiped is seen, judged and on disk within this time.
+/// Within this time after a store was wiped, the controller has read and judged that, and has it on disk.
 const JUDGED: Duration = Duration::from_secs(6);
 
 /// A store, a controller and a proxy over it.
 struct Arena {
     server: Option<Box<dyn Server>>,
-    /// What stands between the store and Waypost, if something does.
+    /// The mangler between the store and Waypost, if there is one.
     mangler: Option<Mangler>,
     recovery: Duration,
     adapter: Arc<dyn Adapter>,
@@ -40,8 +40,8 @@ struct Arena {
     runtime: tokio::runtime::Runtime,
     /// When the store was wiped.
     wiped: Option<Instant>,
-    /// Waypost was killed after its store was wiped: if its disk did not know yet that this was judged, it is judged again, and what
-    /// the store has by then is held as well, until somebody lets it go.
+    /// Waypost was killed after its store was wiped. If the judgement was not on disk yet, the store is judged again, and its present entries may be
+    /// held as well until an operator approves.
     doubtful: bool,
 }
 
@@ -78,10 +78,10 @@ fn play(store: &str, lying: bool) {
     let mut arena = Arena::new(store, lying);
     let mut slowest = Duration::ZERO;
     for seed in first..first + runs {
-        let mut told = Vec::new();
-        match arena.round(seed, &mut told) {
+        let mut actions = Vec::new();
+        match arena.round(seed, &mut actions) {
             Ok(took) => slowest = slowest.max(took),
-            Err(why) => panic!("seed {seed} on {store}: {why}\nit was done:\n  {}\n{}", told.join("\n  "), arena.run.process.output()),
+            Err(why) => panic!("seed {seed} on {store}: {why}\nit was done:\n  {}\n{}", actions.join("\n  "), arena.run.process.output()),
         }
     }
     let harms = arena.mangler.as_ref().map(|mangler| format!(", {} lies", mangler.calm())).unwrap_or_default();
@@ -279,8 +279,8 @@ impl Arena {
         }
     }
 
-    /// What a consistent read compiles to, by path and digest; and the paths of entries that are refused, whose last
-    /// good value may serve or not, depending on what was seen of it.
+    /// The objects that a consistent read compiles to, by path and digest, and the paths of refused entries, whose last good value may serve or not,
+    /// depending on the values that were read before.
     fn expected(&self) -> (BTreeMap<String, String>, BTreeSet<String>) {
         let entries = self.runtime.block_on(async {
             let mut source = self.adapter.source("waypost");
@@ -345,7 +345,7 @@ fn version_of(admin: SocketAddr) -> Option<(u64, u64)> {
 /// Watches a proxy's version, which never goes down while the process lives.
 struct Versions {
     stop: Arc<AtomicBool>,
-    /// Held by whoever looks or restarts; the number of lives so far.
+    /// The number of starts of the process so far; locked while the version is read and while the process is restarted.
     life: Arc<Mutex<u64>>,
     thread: std::thread::JoinHandle<Result<(), String>>,
 }
@@ -355,13 +355,13 @@ impl Versions {
         let (stop, life) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0)));
         let (stopped, lives) = (stop.clone(), life.clone());
         let thread = std::thread::spawn(move || {
-            let (mut highest, mut known) = ((0, 0), 0);
+            let (mut highest, mut last_life) = ((0, 0), 0);
             while !stopped.load(Ordering::Relaxed) {
                 {
                     let life = lives.lock().unwrap();
-                    if known != *life {
-                        // A process that was started again begins with what its disk has.
-                        (highest, known) = ((0, 0), *life);
+                    if last_life != *life {
+                        // A process that was started again begins with the versions on its disk.
+                        (highest, last_life) = ((0, 0), *life);
                     }
                     if let Some(version) = version_of(admin) {
                         if version < highest {

@@ -1,4 +1,4 @@
-//! Clocks that jump by an hour, each way, on every program: nothing that serves changes, and what is refused says why.
+//! Clocks that jump by an hour, each way, on every program: nothing that serves changes, and every refusal says why.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -79,13 +79,13 @@ fn clocks_that_jump_by_an_hour_change_nothing_that_serves() {
     }
     let output = cluster.ok(0, &["events"]);
     assert!(output.lines().any(|line| line.contains("Refused") && line.contains("its time is over")), "{output}");
-    // A pin has its time, whatever the clock says meanwhile.
+    // A pin lasts for its time even if the clock jumps meanwhile.
     cluster.ok(0, &["pin", "--for", "30m"]);
     set(&cluster, "c0", 1);
     std::thread::sleep(Duration::from_secs(1));
     assert!(text(&cluster.asks(0, &cluster.operator, &["status"]).stdout).contains("is pinned"));
     cluster.ok(0, &["unpin"]);
-    // What joins while clocks differ follows either controller, and goes on when they are right again.
+    // A program that joins while clocks differ follows either controller, and goes on when they are right again.
     let _second = cluster.proxy("p2", Some(&cluster.local(&["--join", "proxy", "--ttl", "2h"])));
     until("the second proxy", || text(&cluster.asks(1, &cluster.operator, &["status"]).stdout).contains("p2: connected"));
     set(&cluster, "c0", 0);
@@ -127,7 +127,7 @@ fn a_clock_that_jumps_beyond_the_life_of_certificates_costs_no_request_and_is_go
         cluster.ok(0, &["put", "routes/page", &page(&body), "--wait"]);
         assert_eq!(get(web, "any", "/").body, body, "{program} {hours}");
     }
-    // Who connects anew is refused for as long as that lasts, and serves on.
+    // A program that connects anew is refused as long as the clock is wrong, and serves on.
     cluster.running[0].take().unwrap().kill();
     clocks(&cluster, "c0", 1);
     cluster.controller(0, &[], None);

@@ -61,7 +61,7 @@ impl Cluster {
         info(self.apis[number])
     }
 
-    /// Who leads, once all others that run follow.
+    /// The leader, once all other running controllers follow it.
     fn leader(&self) -> usize {
         let running: Vec<usize> = (0..self.running.len()).filter(|number| self.running[*number].is_some()).collect();
         let named: Vec<_> = running.iter().map(|number| (format!("c{number}"), self.apis[*number])).collect();
@@ -74,7 +74,7 @@ impl Cluster {
 }
 
 #[test]
-fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
+fn pins_and_held_removals_outlive_the_leader_that_was_asked_for_them() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 3);
     let leader = cluster.leader();
     let others = cluster.others(leader);
@@ -85,10 +85,10 @@ fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
     until("the good config in the history", || cluster.ok(others[1], &["history"]).contains("put route/page"));
     let good = cluster.ok(others[1], &["history"]).lines().find(|line| line.contains("put route/page")).unwrap().split(' ').next().unwrap().to_owned();
     cluster.ok(others[0], &["put", "routes/page", &page("bad"), "--wait"]);
-    // One who follows is asked, and the leader does it.
+    // A follower is asked, and the leader carries the request out.
     cluster.ok(others[0], &["rollback", "--to", &good, "--by", "alice"]);
     until("the good page", || get(web, "page", "/").body == "good");
-    // A value that is refused, whose last good one only the running controllers know.
+    // A refused value, whose last good value only the running controllers have.
     std::fs::write(cluster.folder.path().join("waypost/listeners/web"), "garbage").unwrap();
     until("the refusal", || text(&cluster.verb(leader, &["status"]).stdout).contains("Rejected: 1"));
     until("the hold on every controller", || {
@@ -122,7 +122,7 @@ fn what_operators_and_the_guard_hold_outlives_the_leader_that_was_asked() {
 
 /// A leader that gives an address at which nobody can reach it.
 #[test]
-fn who_asks_a_follower_that_cannot_reach_the_leader_is_told_so() {
+fn a_request_to_a_follower_that_cannot_reach_the_leader_is_answered_with_that() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 1);
     cluster.kill(0);
     let leader = cluster.controller(0, &["--advertise", "http://127.0.0.1:1"]);
@@ -145,7 +145,7 @@ fn who_asks_a_follower_that_cannot_reach_the_leader_is_told_so() {
     assert!(text(&cluster.verb(0, &["history"]).stderr).is_empty());
 }
 
-/// Events are followed at one controller; it, and whoever leads, may be others in between.
+/// Events are followed at one controller. That controller and the leader may change meanwhile.
 #[test]
 fn events_are_followed_over_a_change_of_leader_and_a_restart() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);
@@ -201,9 +201,9 @@ fn leading_is_handed_over_within_a_second_and_no_request_fails() {
     println!("handed over in {took:?}; {} requests, 0 failed", load.finish());
 }
 
-/// Files are written once a second, and whoever leads next published nothing new.
+/// Files are written once a second, and the next leader published nothing new.
 #[test]
-fn what_was_published_a_moment_before_the_leader_died_is_in_the_history_of_the_next() {
+fn a_config_that_was_published_just_before_the_leader_died_is_in_the_history_of_the_next_leader() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);
     let leader = cluster.leader();
     let follower = 1 - leader;
@@ -229,7 +229,7 @@ fn what_was_published_a_moment_before_the_leader_died_is_in_the_history_of_the_n
 
 /// The only controller loses its disk in a night in which everything was deleted: the proxies have it still.
 #[test]
-fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
+fn a_controller_on_an_empty_disk_recovers_the_published_snapshot_from_a_proxy() {
     let server = Etcd::new(1);
     let store = format!("etcd://{}/waypost", server.endpoints()[0]);
     let mut cluster = Cluster::start(&store, 1);
@@ -246,7 +246,7 @@ fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
     cluster.kill(0);
     server.ctl(&["del", "--prefix", "waypost/"]).unwrap();
     std::fs::remove_dir_all(cluster.folder.path().join("c0")).unwrap();
-    // One of them has only what is on its disk.
+    // One of the proxies has only the state on its disk.
     until("it on disk", || std::fs::read_to_string(cluster.folder.path().join("p1/membership.jsonl")).is_ok_and(|held| held.contains("shop/a")));
     first.kill();
     first = cluster.proxy("p1", "127.0.0.1");
@@ -255,12 +255,12 @@ fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
         let status: serde_json::Value = serde_json::from_slice(&cluster.verb(0, &["status", "-o", "json"]).stdout).unwrap_or_default();
         status["held"].as_array().is_some_and(|held| held.len() == 3 && held.iter().all(|one| one["why"].is_string()))
     });
-    // Nothing of it is let go after a moment.
+    // Nothing of it is released after a while.
     std::thread::sleep(Duration::from_secs(12));
     for at in [web, on_second] {
         until("service on both", || std::net::TcpStream::connect(at).is_ok() && get(at, "any", "/").status == 200);
     }
-    // The authors' bytes are lost; what they say is not.
+    // The authors' bytes are lost; their meaning is not.
     assert!(cluster.ok(0, &["export", "--held", "--to", &store]).starts_with("3 entries are written"));
     until("everything to be current", || cluster.verb(0, &["status"]).status.success());
     println!("{} requests, 0 failed", load.finish());
@@ -269,7 +269,7 @@ fn a_controller_on_an_empty_disk_recovers_what_was_published_from_a_proxy() {
 
 /// The same with all controllers, where the only proxy has nothing but its disk and knows only the one that does not lead.
 #[test]
-fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_disk_of_a_proxy() {
+fn controllers_that_all_lost_their_disks_recover_the_published_snapshot_from_the_disk_of_a_proxy() {
     let server = Etcd::new(1);
     let store = format!("etcd://{}/waypost", server.endpoints()[0]);
     let mut cluster = Cluster::start(&store, 2);
@@ -284,7 +284,7 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
     }
     (0..2).for_each(|number| cluster.kill(number));
     proxy.kill();
-    // A single route, which would otherwise go as one that was meant to.
+    // A single route, whose removal would otherwise be released as intended.
     server.ctl(&["del", "waypost/routes/shop"]).unwrap();
     for number in 0..2 {
         std::fs::remove_dir_all(cluster.folder.path().join(format!("c{number}"))).unwrap();
@@ -308,7 +308,7 @@ fn controllers_that_all_lost_their_disks_recover_what_was_published_from_the_dis
 }
 
 #[test]
-fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
+fn a_pin_that_ends_while_nobody_leads_is_over_for_the_next_leader() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);
     let leader = cluster.leader();
     let follower = cluster.others(leader)[0];
@@ -325,7 +325,7 @@ fn a_pin_that_ends_while_nobody_leads_is_over_for_whoever_leads_next() {
 }
 
 #[test]
-fn a_freeze_that_nobody_else_knew_of_does_not_come_back_over_a_later_leader_and_that_is_told() {
+fn a_freeze_that_only_one_controller_knew_does_not_return_over_a_later_leader_and_its_loss_is_reported() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);
     let first = cluster.leader();
     let second = cluster.others(first)[0];
@@ -338,16 +338,16 @@ fn a_freeze_that_nobody_else_knew_of_does_not_come_back_over_a_later_leader_and_
     let process = cluster.controller(second, &[]);
     cluster.running[second] = Some(process);
     until("the other one to lead", || cluster.info(second)["epoch"].is_u64());
-    // From then on what it knows of operators counts as newer.
+    // From then on its own record of operators' actions counts as newer.
     until("what operators did to be dated", || {
         let saved = std::fs::read(cluster.folder.path().join(format!("c{second}/operator.json"))).map(|bytes| text(&bytes)).unwrap_or_default();
         saved.contains(&format!("\"epoch\":{}", cluster.info(second)["epoch"]))
     });
     let process = cluster.controller(first, &[]);
     cluster.running[first] = Some(process);
-    // The one that knew of it tells whoever leads.
-    let told = |line: &str| ["HoldLost", "alice", &format!("(on c{first})")].iter().all(|word| line.contains(word));
-    until("that to be told", || cluster.ok(second, &["events"]).lines().any(told));
+    // The controller that had the freeze reports its loss to the leader.
+    let lost_hold = |line: &str| ["HoldLost", "alice", &format!("(on c{first})")].iter().all(|word| line.contains(word));
+    until("that to be told", || cluster.ok(second, &["events"]).lines().any(lost_hold));
     assert_eq!(cluster.verb(second, &["unfreeze"]).status.code(), Some(1), "nothing is frozen");
 }
 
@@ -439,15 +439,15 @@ fn with_the_store_and_all_controllers_dead_one_that_starts_relays_and_obeys() {
 }
 
 #[test]
-fn a_proxy_that_serves_other_content_than_was_published_is_told_of_until_it_does_not() {
+fn a_proxy_that_serves_other_content_than_was_published_is_reported_until_it_does_not() {
     let run = crate::harness::Box1::on_files();
     run.listener();
     let status = || -> serde_json::Value { serde_json::from_slice(&run.verb(&["status", "-o", "json"]).stdout).unwrap() };
     until("the proxy", || {
-        let told = status();
-        // How old the store's word is comes with the report after the first heartbeat.
-        let fresh = told["proxies"][0]["ageSeconds"].as_u64().is_some_and(|age| age < 10);
-        run.verb(&["status"]).status.success() && told["proxies"][0]["applied"] == told["version"] && fresh
+        let status_now = status();
+        // The age of the stores' confirmation comes with the report after the first heartbeat.
+        let fresh = status_now["proxies"][0]["ageSeconds"].as_u64().is_some_and(|age| age < 10);
+        run.verb(&["status"]).status.success() && status_now["proxies"][0]["applied"] == status_now["version"] && fresh
     });
     let other = "0".repeat(64);
     until("the status to say it", || {
@@ -457,8 +457,8 @@ fn a_proxy_that_serves_other_content_than_was_published_is_told_of_until_it_does
             "POST /v1/proxies/p1/report HTTP/1.1\r\nhost: c\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
         assert_eq!(crate::harness::raw(run.api, request.as_bytes()).unwrap().status, 204);
-        let told = run.verb(&["status"]);
-        told.status.code() == Some(1) && text(&told.stdout).contains("WITH OTHER CONTENT than was published")
+        let output = run.verb(&["status"]);
+        output.status.code() == Some(1) && text(&output.stdout).contains("WITH OTHER CONTENT than was published")
     });
     assert!(run.ok(&["events"]).lines().any(|line| line.contains("Drift") && line.contains("p1: the proxy serves other content")));
     // The proxy itself knows better.
@@ -466,7 +466,7 @@ fn a_proxy_that_serves_other_content_than_was_published_is_told_of_until_it_does
 }
 
 #[test]
-fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
+fn acknowledged_actions_are_known_to_the_next_leader_at_once_after_a_kill() {
     let mut cluster = Cluster::start("file://{dir}/waypost", 2);
     let first = cluster.leader();
     let other = cluster.others(first)[0];
@@ -482,7 +482,7 @@ fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
     cluster.running[first] = Some(again);
     assert_eq!(cluster.leader(), other);
     cluster.ok(other, &["unfreeze", "--by", "bob"]);
-    // What the guard holds, too.
+    // The held removals as well.
     let held = |cluster: &Cluster, number: usize| text(&cluster.verb(number, &["status"]).stdout).contains("are gone from their store and serve on");
     std::fs::remove_file(cluster.folder.path().join("waypost/listeners/web")).unwrap();
     until("the guard", || held(&cluster, other));
@@ -495,7 +495,7 @@ fn what_was_acknowledged_is_known_to_whoever_leads_after_a_kill_at_once() {
     let answer = cluster.ok(first, &["get", "routes/next"]);
     assert!(!held(&cluster, first), "{answer}");
     // The one that had approved and was killed within the second has it on disk.
-    let kept = waypost::controller::disk::files::load_guard(&cluster.folder.path().join(format!("c{other}")), std::slice::from_ref(&cluster.store)).unwrap();
-    assert!(kept.value.is_empty(), "{kept:?}");
+    let saved = waypost::controller::disk::files::load_guard(&cluster.folder.path().join(format!("c{other}")), std::slice::from_ref(&cluster.store)).unwrap();
+    assert!(saved.value.is_empty(), "{saved:?}");
     assert!(std::fs::read_to_string(cluster.folder.path().join(format!("c{other}/operator.json"))).unwrap().contains("carol"));
 }

@@ -1,4 +1,4 @@
-//! What a controller or a store says that is forged, old or another's: it is refused, told, and changes nothing that serves.
+//! Forged, old or foreign messages of a controller or a store are refused, reported, and change nothing that serves.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -15,7 +15,7 @@ use waypost_wire::WATCH_PATH;
 
 use crate::harness::{Box1, get, info, page, start_proxy, until};
 
-/// Stands between a proxy and its controller: passes on what is asked, and answers the watch itself once it has something.
+/// A server between a proxy and its controller: it forwards requests, and answers the watch itself once it has a snapshot for that.
 struct Between {
     address: SocketAddr,
     forged: watch::Sender<Option<Bytes>>,
@@ -35,7 +35,7 @@ impl Between {
         Self { address, forged, _runtime: runtime }
     }
 
-    /// Answers every watch with this from now on; with what the controller says if it is nothing.
+    /// Answers every watch with this snapshot from now on; with the controller's answer for `None`.
     fn answer(&self, snapshot: Option<&Snapshot>) {
         self.forged.send_replace(snapshot.map(|snapshot| waypost_wire::whole(snapshot).unwrap().into()));
     }
@@ -64,7 +64,7 @@ async fn pass(State((api, client, mut answers)): State<(SocketAddr, reqwest::Cli
 }
 
 #[test]
-fn what_a_controller_forges_is_refused_and_told_and_changes_nothing() {
+fn forged_messages_of_a_controller_are_refused_and_reported_and_change_nothing() {
     let run = Box1::on_files();
     let web = run.listener();
     run.ok(&["put", "routes/page", &page("one"), "--wait"]);
@@ -72,8 +72,8 @@ fn what_a_controller_forges_is_refused_and_told_and_changes_nothing() {
     let proxy = start_proxy(between.address, &run.folder.path().join("p2"), "p2", "127.0.0.2");
     let address = SocketAddr::from(([127, 0, 0, 2], web.port()));
     until("service through the second proxy", || TcpStream::connect(address).is_ok() && get(address, "page", "/").body == "one");
-    let told = info(run.api);
-    let (cluster, version) = (told["cluster"].as_str().unwrap().to_owned(), told["version"].as_str().unwrap().to_owned());
+    let controller = info(run.api);
+    let (cluster, version) = (controller["cluster"].as_str().unwrap().to_owned(), controller["version"].as_str().unwrap().to_owned());
     let version: Version = serde_json::from_value(version.into()).unwrap();
     let forged = |cluster: &str, version: Version| {
         let object = Object::read(&format!(r#"{{"kind":"route","name":"page","spec":{}}}"#, page("forged"))).unwrap();
@@ -87,15 +87,15 @@ fn what_a_controller_forges_is_refused_and_told_and_changes_nothing() {
         (forged(&cluster, old), format!("version {old} is below {version}")),
         (forged("another", next), "the controller belongs to cluster another".to_owned()),
     ];
-    for (snapshot, told) in cases {
+    for (snapshot, reason) in cases {
         between.answer(Some(&snapshot));
-        until("the refusal", || proxy.output().contains(&told));
+        until("the refusal", || proxy.output().contains(&reason));
         assert_eq!(get(address, "page", "/").body, "one");
         // It says so to the next controller that it can follow.
         between.answer(None);
         until("the event", || {
             let events = run.ok(&["events"]);
-            events.lines().any(|line| line.contains("ProxyRefused") && line.contains("p2") && line.contains(&told))
+            events.lines().any(|line| line.contains("ProxyRefused") && line.contains("p2") && line.contains(&reason))
         });
         assert_eq!(get(address, "page", "/").body, "one");
     }
@@ -105,7 +105,7 @@ fn what_a_controller_forges_is_refused_and_told_and_changes_nothing() {
 }
 
 #[test]
-fn a_store_of_another_cluster_is_told_and_changes_nothing() {
+fn a_store_of_another_cluster_is_reported_and_changes_nothing() {
     let mut run = Box1::on_files();
     let web = run.listener();
     run.ok(&["put", "routes/page", &page("one"), "--wait"]);

@@ -156,7 +156,7 @@ pub(crate) fn ok(api: SocketAddr, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// What the controller at `api` says of itself; nothing if it does not answer.
+/// The description of the controller at `api`; nothing if it does not answer.
 pub(crate) fn info(api: SocketAddr) -> serde_json::Value {
     if TcpStream::connect_timeout(&api, Duration::from_millis(300)).is_err() {
         return serde_json::Value::Null;
@@ -226,7 +226,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An endpoint that answers every request with its name and what it got.
+/// An endpoint that answers every request with its own name and the request.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,

@@ -1,5 +1,5 @@
-//! Endpoints that fail their probes: all proxies take them out together, whoever probes them, and none is left alone with what
-//! it knows.
+//! Endpoints that fail their probes: all proxies take them out together, whether they probe them or not, and no proxy has to rely on its own findings
+//! alone.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -13,7 +13,7 @@ use waypost_testkit::servers::{Consul, Etcd, Server as _, ZooKeeper};
 use crate::harness::{Backend, Load, get, leader_of, loopback, ok, raw, start_proxy_of, start_proxy_with, text, until, verb, waypost, waypost_proxy};
 use crate::lab::{HUB, Lab};
 
-/// What an endpoint does when it is probed; requests are answered whatever that is.
+/// The behaviour of an endpoint when it is probed. Other requests are always answered.
 const WELL: u8 = 0;
 const REFUSES: u8 = 1;
 const HANGS: u8 = 2;
@@ -130,10 +130,10 @@ impl Clinic {
         SocketAddr::new(address(number), self.web.port())
     }
 
-    /// What an endpoint's health is said to be.
+    /// The health of an endpoint as the controller describes it.
     fn health(&self, id: &str) -> serde_json::Value {
-        let told = self.verb(&["describe", &format!("endpoints/shop/{id}"), "-o", "json"]);
-        serde_json::from_slice::<serde_json::Value>(&told.stdout).unwrap_or_default()["health"].clone()
+        let output = self.verb(&["describe", &format!("endpoints/shop/{id}"), "-o", "json"]);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default()["health"].clone()
     }
 
     fn probers(&self, id: &str) -> usize {
@@ -149,7 +149,7 @@ fn address(number: usize) -> std::net::IpAddr {
 struct Watcher {
     stop: Arc<AtomicBool>,
     last: Vec<Arc<Mutex<Instant>>>,
-    /// When it answered again, since somebody asked for that.
+    /// When it answered again after the last reset.
     again: Vec<Arc<Mutex<Option<Instant>>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
@@ -230,12 +230,12 @@ fn ten_proxies_take_a_failing_endpoint_out_together_and_it_is_probed_no_more_for
         let (first, last) = (*back.iter().min().unwrap(), *back.iter().max().unwrap());
         println!("back on the first proxy after {:?}, on the last after {:?}", first - well, last - well);
         // Each proxy is asked every 10 ms, and one in four requests is for that endpoint.
-        let (rise, seen) = (interval * 2 + Duration::from_millis(250), Duration::from_millis(500));
-        assert!(last - well <= rise + seen && last - first <= seen, "they disagreed for {:?}", last - first);
+        let (rise, noticed) = (interval * 2 + Duration::from_millis(250), Duration::from_millis(500));
+        assert!(last - well <= rise + noticed && last - first <= noticed, "they disagreed for {:?}", last - first);
     }
     watcher.until_back();
     watcher.finish();
-    // Three probes in each interval, whatever there is.
+    // The endpoint is probed three times in each interval, in every state.
     let three = |clinic: &Clinic, what: &str| {
         let probes = clinic.patients[0].probes_in(interval * 10);
         assert!((27..=33).contains(&probes), "{what}: {probes} probes in 10 intervals");
@@ -275,7 +275,7 @@ fn with_no_controller_every_proxy_probes_for_itself_and_with_one_they_agree_agai
     watcher.until_out(Duration::from_secs(2));
     clinic.controllers[0] = clinic.controller(0);
     until("the controller to know it", || clinic.health("sick")["healthy"] == false);
-    // It does not come back meanwhile, and what the proxies know alone ends with that.
+    // The endpoint does not come back meanwhile. Under a controller, the findings of single proxies do not count any more.
     watcher.until_out(Duration::from_secs(4));
     clinic.sick().becomes(WELL);
     watcher.until_back();
@@ -290,14 +290,14 @@ fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
     let mut clinic = Clinic::open("file://{dir}", 1, PROXIES, r#"{"path":"/healthz","interval":"300ms","timeout":"200ms"}"#);
     until("three probers", || clinic.probers("sick") == PROXIES);
     let path = |clinic: &Clinic, number: usize| clinic.folder.path().join(format!("p{number}/seen.json"));
-    let seen = |clinic: &Clinic, number| serde_json::from_slice(&waypost_disk::read_exact(&path(clinic, number)).unwrap().unwrap()).unwrap();
-    let kept = |clinic: &Clinic| {
-        let told: serde_json::Value = serde_json::from_slice(&clinic.verb(&["status", "-o", "json"]).stdout).unwrap();
-        let config = told["config"].as_str().unwrap().to_owned();
-        let has = |seen: serde_json::Value| seen["digests"]["stable"].as_str().is_some_and(|digest| digest.starts_with(&config));
-        until("the config to be on disk", || (0..PROXIES).all(|number| has(seen(clinic, number))));
+    let state_of = |clinic: &Clinic, number| serde_json::from_slice(&waypost_disk::read_exact(&path(clinic, number)).unwrap().unwrap()).unwrap();
+    let until_on_disk = |clinic: &Clinic| {
+        let status: serde_json::Value = serde_json::from_slice(&clinic.verb(&["status", "-o", "json"]).stdout).unwrap();
+        let config = status["config"].as_str().unwrap().to_owned();
+        let has = |state: serde_json::Value| state["digests"]["stable"].as_str().is_some_and(|digest| digest.starts_with(&config));
+        until("the config to be on disk", || (0..PROXIES).all(|number| has(state_of(clinic, number))));
     };
-    kept(&clinic);
+    until_on_disk(&clinic);
     // The highest version may be on disk before its config is.
     let in_ring = |clinic: &Clinic, number: usize| {
         let files = std::fs::read_dir(clinic.folder.path().join(format!("p{number}"))).unwrap().map(|item| item.unwrap().path());
@@ -306,12 +306,12 @@ fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
     };
     until("the good config in the ring", || (0..PROXIES).all(|number| in_ring(&clinic, number)));
     clinic.ok(&["put", "routes/bad", r#"{"hostnames":["bad"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
-    kept(&clinic);
+    until_on_disk(&clinic);
     for number in [1, 2] {
         clinic.proxies[number].kill();
-        let mut seen: serde_json::Value = seen(&clinic, number);
-        seen["quarantined"] = serde_json::json!([seen["digests"]["stable"]]);
-        waypost_disk::write(&path(&clinic, number), seen.to_string().as_bytes()).unwrap();
+        let mut state: serde_json::Value = state_of(&clinic, number);
+        state["quarantined"] = serde_json::json!([state["digests"]["stable"]]);
+        waypost_disk::write(&path(&clinic, number), state.to_string().as_bytes()).unwrap();
         clinic.proxies[number] = clinic.proxy(number);
     }
     until("two that refuse it", || text(&clinic.verb(&["status"]).stdout).matches("refused: config").count() == 2);
@@ -326,7 +326,7 @@ fn proxies_that_refuse_a_config_take_failing_endpoints_out_all_the_same() {
     }
     watcher.until_back();
     watcher.finish();
-    // What is written next is none that they refuse: all of them probe for each other again.
+    // The proxies do not refuse the next config: all of them probe for each other again.
     clinic.ok(&["delete", "routes/bad"]);
     clinic.ok(&["put", "routes/good", r#"{"hostnames":["good"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#]);
     until("three probers again", || clinic.probers("sick") == PROXIES);
@@ -342,7 +342,7 @@ fn a_check_has_its_own_port_host_and_statuses_and_probers_of_both_zones() {
         let zone = format!("zone={zone}");
         clinic.proxies.push(start_proxy_with(&clinic.apis, &clinic.folder.path().join(&name), &name, &bind, &["--label", &zone]));
     }
-    // It answers for all endpoints, and only who asks as it is written.
+    // One probe port answers for all endpoints, but only requests of the configured form.
     let status = Arc::new(AtomicU64::new(204));
     let answered = status.clone();
     let probe = Backend::start(move |head, _| {
@@ -437,16 +437,16 @@ fn a_prober_that_is_cut_off_from_the_endpoints_changes_nothing() {
     }
     let status = || text(&verb(api, &["status"]).stdout);
     until("three probers and all well", || {
-        let told: serde_json::Value = serde_json::from_slice(&verb(api, &["describe", "endpoints/shop/e0", "-o", "json"]).stdout).unwrap_or_default();
-        told["health"]["probers"].as_array().is_some_and(|all| all.len() == 3) && status().contains("Everything is current")
+        let endpoint: serde_json::Value = serde_json::from_slice(&verb(api, &["describe", "endpoints/shop/e0", "-o", "json"]).stdout).unwrap_or_default();
+        endpoint["health"]["probers"].as_array().is_some_and(|all| all.len() == 3) && status().contains("Everything is current")
     });
     let web = |name: &str| format!("{}:80", lab.address(name)).parse().unwrap();
     let (one, other) = (Load::start(web("p1"), "shop", 2), Load::start(web("p2"), "shop", 2));
     let ends = ["e0", "e1"].map(|host| lab.address(host));
     ends.iter().for_each(|end| lab.cut("p0", end));
     std::thread::sleep(Duration::from_secs(4));
-    let told = status();
-    assert!(told.contains("Everything is current") && !told.contains("Health:"), "{told}");
+    let status_now = status();
+    assert!(status_now.contains("Everything is current") && !status_now.contains("Health:"), "{status_now}");
     println!("{} requests past the prober that is cut off, 0 failed", one.finish() + other.finish());
     // Two of three are a majority; and as both endpoints are out then, both are used.
     ends.iter().for_each(|end| lab.cut("p1", end));
@@ -466,8 +466,8 @@ fn all_red_on(store: &str) {
     for patient in &clinic.patients {
         patient.becomes(REFUSES);
     }
-    let told = |clinic: &Clinic| text(&clinic.verb(&["status"]).stdout);
-    until("the status to say it", || told(&clinic).contains("backend shop: 4 of 4 endpoints are unhealthy; TOO FEW, so all are used as if they were healthy"));
+    let view = |clinic: &Clinic| text(&clinic.verb(&["status"]).stdout);
+    until("the status to say it", || view(&clinic).contains("backend shop: 4 of 4 endpoints are unhealthy; TOO FEW, so all are used as if they were healthy"));
     assert_eq!(clinic.verb(&["status"]).status.code(), Some(1));
     let on_disk =
         |clinic: &Clinic| std::fs::read_to_string(clinic.folder.path().join("p1/membership.jsonl")).is_ok_and(|held| held.contains("\"healthy\":false"));
@@ -478,7 +478,7 @@ fn all_red_on(store: &str) {
     until("the second proxy", || std::net::TcpStream::connect(clinic.at(1)).is_ok());
     assert_eq!(get(clinic.at(1), "shop", "/").status, 200);
     clinic.controllers[0] = clinic.controller(0);
-    until("the same after a restart", || told(&clinic).contains("4 of 4 endpoints are unhealthy"));
+    until("the same after a restart", || view(&clinic).contains("4 of 4 endpoints are unhealthy"));
     while red.elapsed() < crate::night::night() {
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -487,7 +487,7 @@ fn all_red_on(store: &str) {
     for patient in &clinic.patients {
         patient.becomes(WELL);
     }
-    until("everything to be current", || clinic.verb(&["status"]).status.success() && !told(&clinic).contains("unhealthy"));
+    until("everything to be current", || clinic.verb(&["status"]).status.success() && !view(&clinic).contains("unhealthy"));
     println!("{}: {} requests, 0 failed, every check red for {:?}", clinic.store, load.finish(), red.elapsed());
 }
 

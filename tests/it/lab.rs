@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// The test's own address on the bridge; stores listen on its loopback and are reached through gates on this address.
 pub(crate) const HUB: &str = "10.77.0.1";
-/// A hardware address that nobody has: what is sent there is lost without a word.
+/// A hardware address that no host has: packets to it are lost silently.
 const NOWHERE: &str = "02:00:00:00:00:99";
 
 /// The hosts. The thread that made it, and everything that it starts, is in the network.
@@ -45,7 +45,7 @@ impl Lab {
 
     /// A host's address.
     pub(crate) fn address(&self, host: &str) -> String {
-        format!("10.77.0.{}", 11 + self.hosts.iter().position(|known| *known == host).unwrap())
+        format!("10.77.0.{}", 11 + self.hosts.iter().position(|other| *other == host).unwrap())
     }
 
     /// A command that runs on a host.
@@ -55,7 +55,7 @@ impl Lab {
         command
     }
 
-    /// From now on nothing arrives that `host` and who has `address` send to each other.
+    /// From now on all packets between `host` and the host that has `address` are lost.
     pub(crate) fn cut(&self, host: &str, address: &str) {
         for neighbour in self.neighbours(host, address) {
             ip(&neighbour.replace("VERB", "replace").replace("DEV", &format!("lladdr {NOWHERE} nud permanent dev")));

@@ -13,9 +13,9 @@ fn a_listener_whose_address_is_taken_costs_no_readiness_and_goes_with_its_key() 
     run.ok(&["put", "routes/page", &page("one"), "--wait"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     run.write("listeners/w2", &format!("{{\"address\":\"{}\"}}", taken.local_addr().unwrap()));
-    let told = || text(&run.verb(&["describe", "listener", "w2"]).stdout);
-    until("the verdict", || told().contains("cannot be bound"));
-    assert!(told().contains("the process ") && told().contains("has it"), "who has it: {}", told());
+    let description = || text(&run.verb(&["describe", "listener", "w2"]).stdout);
+    until("the verdict", || description().contains("cannot be bound"));
+    assert!(description().contains("the process ") && description().contains("has it"), "who has it: {}", description());
     assert_eq!(get(run.admin, "admin", "/readyz").status, 200);
     std::fs::remove_file(run.dir().join("listeners/w2")).unwrap();
     until("its end", || run.verb(&["describe", "listener", "w2"]).status.code() == Some(1));

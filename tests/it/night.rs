@@ -1,5 +1,5 @@
-//! The night in which somebody deletes everything, on each store, under load: everything serves on, the status says what is
-//! held, and what was deleted is written back from what the controller kept.
+//! Everything in a store is deleted, on each kind of store, under load: everything serves on, the status lists the held removals, and the deleted
+//! entries are written back from the controller's copies.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -60,7 +60,7 @@ impl Site {
         ok(self.api, arguments)
     }
 
-    /// Deletes every key below the root, as somebody does who knows nothing of Waypost.
+    /// Deletes every key below the root, like a person who knows nothing of Waypost.
     fn delete_everything(&self) {
         self.runtime.block_on(async {
             let mut source = self.adapter.source("waypost");
@@ -125,13 +125,13 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     (disaster.begin)(&site);
     let deleted = Instant::now();
     until("the guard to hold everything", || site.verb(&["status"]).status.code() == Some(1) && held(&site) >= 38 && is_judged(&site));
-    // What took no requests went as it was meant to, unless it went with the last of its store.
+    // Endpoints that took no requests are released as intended, unless they were deleted with the last entry of their store.
     let all = held(&site);
     let output = text(&site.verb(&["status"]).stdout);
     let listed = format!("{all} entries are gone from their store and serve on:");
     assert!(all <= 39 && output.contains(&listed) && output.contains("waypost export --held --to "), "{output}");
-    // Files are written once a second: what came and went within one second of a kill is known to nobody. With entries that are older
-    // than the rest, the endpoint that took no requests would be held as well.
+    // Files are written once a second: changes within the last second before a kill are unknown afterwards. If the entries on disk were older than
+    // the rest, the endpoint that took no requests would be held as well.
     let on_disk = || {
         let entries =
             waypost::controller::disk::files::load_entries(Path::new(&site.path("c"))).is_ok_and(|all| all.value.iter().all(|(_, entries)| entries.is_empty()));
@@ -142,7 +142,7 @@ fn night_in(store: String, tree: &str, disaster: &Disaster<'_>) {
     controller = site.controller();
     until("the same after a restart", || held(&site) == all);
     let on_second = std::net::SocketAddr::from(([127, 0, 0, 2], web.port()));
-    // What is suspect is on the second proxy's disk as well.
+    // The suspect marks are on the second proxy's disk as well.
     until("the membership on disk", || std::fs::read_to_string(site.path("p2/membership.jsonl")).is_ok_and(|held| held.contains("suspect")));
     second.kill();
     second = site.proxy("p2", "127.0.0.2");
@@ -182,7 +182,7 @@ fn small_night_on(store: String) {
     std::thread::sleep(night());
     assert_eq!((held(&site), get(web, "shop", "/").status), (3, 200));
     assert!(text(&site.verb(&["status"]).stdout).contains("the store became empty"));
-    // What serves is what is exported, and what the history keeps.
+    // The served entries are exported, and are in the history.
     let copy = site.path("copy");
     assert!(site.ok(&["export", "--to", &copy]).starts_with("3 entries are written"));
     assert_eq!(std::fs::read_to_string(Path::new(&copy).join("endpoints/shop/one")).unwrap(), one.address.to_string());
@@ -223,17 +223,17 @@ fn a_small_site_is_deleted_in_zookeeper_and_serves_on() {
 
 const KEY_BY_KEY: Disaster<'static> = Disaster::of(&Site::delete_everything);
 
-/// How many things the controller's file says are kept.
+/// The number of removals in the controller's file.
 fn kept_on_disk(site: &Site) -> Option<usize> {
-    let kept = waypost::controller::disk::files::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store));
-    kept.ok().map(|kept| kept.value.len())
+    let removals = waypost::controller::disk::files::load_guard(Path::new(&site.path("c")), std::slice::from_ref(&site.store));
+    removals.ok().map(|removals| removals.value.len())
 }
 
 fn status(site: &Site) -> serde_json::Value {
     serde_json::from_slice(&site.verb(&["status", "-o", "json"]).stdout).unwrap_or_default()
 }
 
-/// Whether the controller has heard of every deletion in the store, and judged it.
+/// Whether the controller has read and judged every deletion in the store.
 fn is_judged(site: &Site) -> bool {
     let left: Vec<serde_json::Value> = serde_json::from_slice(&site.verb(&["get", "-o", "json"]).stdout).unwrap_or_default();
     left.is_empty() && status(site)["judgedCount"] == 0
@@ -295,10 +295,10 @@ fn a_consul_that_answers_an_empty_list_takes_nothing_away() {
     let server = Consul::new(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let between = runtime.block_on(Mangler::before(&server.endpoints()[0], Protocol::BlockingQueries));
-    // Whoever waits for news is answered when something changes: the same value again would be no change.
+    // A blocking query is answered when something changes: the same value again would be no change.
     let change = |flags: &str| {
-        let known = server.run(&["kv", "get", "waypost/routes/r0"]).unwrap();
-        server.run(&["kv", "put", flags, "waypost/routes/r0", known.trim_end()]).unwrap();
+        let value = server.run(&["kv", "get", "waypost/routes/r0"]).unwrap();
+        server.run(&["kv", "put", flags, "waypost/routes/r0", value.trim_end()]).unwrap();
     };
     let begin = |_: &Site| {
         between.empty();
@@ -384,7 +384,7 @@ fn restored_etcd(dead: bool) {
     let output = text(&site.verb(&["status"]).stdout);
     assert!(output.contains("routes/page since ") && output.contains("the store went back from revision "), "{output}");
     assert_eq!(get(web, "any", "/").body, "new4");
-    // A change that is held is held by whoever starts again, and what serves is what served.
+    // A held change stays held when the controller starts again, and the same content serves.
     until("what is held on disk", || kept_on_disk(&site) == Some(2));
     controller.kill();
     controller = site.controller();

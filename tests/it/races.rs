@@ -1,6 +1,5 @@
-//! Three controllers on one store, under load: the leader is killed, frozen past its lease, and cut off from the store, from
-//! the proxies and from the other controllers. Somebody always leads again in time, no proxy ever goes back, and no request
-//! fails.
+//! Three controllers on one store, under load: the leader is killed, frozen past its lease, and cut off from the store, from the proxies and from the
+//! other controllers. Each time a controller leads again in time, no proxy ever goes back, and no request fails.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -222,7 +221,7 @@ fn race(site: &mut Site, number: usize, fault: Fault) -> Duration {
         until(&format!("{proxy} after {name} was {fault:?}"), || get(site.web(proxy), "any", "/page").body == body);
         took = struck.elapsed();
     }
-    // A leader that comes back hears of it.
+    // A leader that comes back learns of the new one.
     cut.iter().for_each(|address| site.lab.heal(name, address));
     match fault {
         Fault::Killed => site.controllers[leader] = site.controller(name),
@@ -250,7 +249,7 @@ fn race_on(lab: Lab, store: String, direct: &str, faults: &[Fault]) {
     let watchers: Vec<Watcher> = PROXIES.iter().map(|proxy| Watcher::start(site.web(proxy))).collect();
     let count = races();
     let slowest = (0..count).map(|number| race(&mut site, number, faults[number % faults.len()])).max().unwrap();
-    // Any controller answers, whoever leads.
+    // Any controller answers, the leader or a follower.
     site.leader();
     for controller in CONTROLLERS {
         until("everything to be current", || site.verb(controller, &["status"]).status.success());

@@ -1,4 +1,4 @@
-//! What a request finds, and what its rule does to it, in every spelling.
+//! The route that a request finds, and the effect of its rule, in every spelling of the path.
 
 use crate::harness::{Backend, Box1, get, page_at, raw, text};
 
@@ -57,9 +57,9 @@ fn only_allowed_upgrades_are_passed_on_and_decisive_fields_have_no_twins() {
     assert!(upgrade("h2c, websocket").contains("\r\nupgrade: websocket\r\n"));
     let metrics = get(run.admin, "admin", "/metrics").body;
     assert!(metrics.contains("waypost_proxy_upgrades_dropped_total 2"), "{metrics}");
-    let seen = ask("Content_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Auth_User: root\r\nX_Real_IP: 1.1.1.1\r\nx_harmless: 1\r\n");
-    assert!(["content_length", "transfer_encoding", "x_auth_user", "x_real_ip"].iter().all(|twin| !seen.contains(twin)), "{seen}");
-    assert!(seen.contains("x_harmless: 1") && seen.contains("x-auth-user: nobody"));
+    let received = ask("Content_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Auth_User: root\r\nX_Real_IP: 1.1.1.1\r\nx_harmless: 1\r\n");
+    assert!(["content_length", "transfer_encoding", "x_auth_user", "x_real_ip"].iter().all(|twin| !received.contains(twin)), "{received}");
+    assert!(received.contains("x_harmless: 1") && received.contains("x-auth-user: nobody"));
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn trailers_that_decide_something_do_not_arrive() {
     let request = "POST / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-forwarded-for, x-sum, authorization\r\n\r\n\
                    1\r\na\r\n0\r\nx-forwarded-for: 1.1.1.1\r\nauthorization: x\r\nX_Real_IP: 1\r\nx-sum: 9\r\n\r\n";
     assert_eq!(raw(web, request.as_bytes()).unwrap().status, 200);
-    let seen = got.join().unwrap();
-    let trailers = seen.split("\r\n0\r\n").nth(1).unwrap_or_default().to_owned();
-    assert!(trailers.contains("x-sum: 9") && !trailers.contains("x-forwarded-for") && !trailers.contains("authorization"), "{seen}");
+    let received = got.join().unwrap();
+    let trailers = received.split("\r\n0\r\n").nth(1).unwrap_or_default().to_owned();
+    assert!(trailers.contains("x-sum: 9") && !trailers.contains("x-forwarded-for") && !trailers.contains("authorization"), "{received}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What runs out: descriptors. Whoever comes, and whoever operates, is answered all the same.
+//! Shortage of descriptors: new clients and operators are answered all the same.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

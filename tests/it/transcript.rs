@@ -54,7 +54,7 @@ fn a_user_of_consul_is_answered_at_every_step() {
     run.ok(&["wait", "routes/shop"]);
     until("the verdict to go", || consul_kv_get(&consul, "waypost-status/verdicts/routes/shop").is_none());
     consul_kv(&consul, &["delete", "waypost/endpoints/shop/a"]);
-    // Whoever takes a backend's last endpoint away without a word is asked whether that is meant.
+    // A person who deletes a backend's last endpoint without a drain is asked whether that is intended.
     until("the guard", || run.verb(&["status"]).status.code() == Some(1));
     assert_eq!(
         run.fails(3, &["wait", "endpoints/shop/a", "--for", "gone"]),

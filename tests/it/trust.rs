@@ -1,5 +1,5 @@
-//! Who may do what: programs join with tokens and prove their names with certificates, people show tokens; what is forged,
-//! over or another's is refused, told, and changes nothing.
+//! Access: programs join with tokens and prove their names with certificates, people show tokens. Forged, expired or foreign ones are refused,
+//! reported, and change nothing.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Guarded {
         text(&output.stdout)
     }
 
-    /// What the verb is refused with.
+    /// The reason for which a verb is refused.
     fn refused(&self, token: &str, arguments: &[&str]) -> String {
         let output = self.asks(0, token, arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
@@ -107,8 +107,8 @@ impl Guarded {
 
     /// The shared keys that a program holds.
     fn ring(&self, name: &str) -> KeyRing {
-        let kept = std::fs::read(self.path(name).join("trust/ring.json")).unwrap_or_default();
-        serde_json::from_slice(&kept).unwrap_or_default()
+        let file = std::fs::read(self.path(name).join("trust/ring.json")).unwrap_or_default();
+        serde_json::from_slice(&file).unwrap_or_default()
     }
 
     /// The authority, as it is on the first controller's disk.
@@ -122,7 +122,7 @@ impl Guarded {
         web
     }
 
-    /// What is published, and how much of it; the status in short.
+    /// The published version and its content, in short.
     fn version(&self) -> String {
         self.ok(0, &["status"]).lines().find(|line| line.starts_with("Serving:")).unwrap().to_owned()
     }
@@ -175,16 +175,16 @@ fn programs_join_and_their_certificates_rotate_under_load_without_a_restart() {
     let renewals = |name: &str| cluster.log(name).matches("certificate was renewed").count();
     assert!(!cluster.path("p1/trust/joining-key.pem").exists() && !cluster.path("c1/trust/joining-key.pem").exists());
     until("three certificates of each program", || ["p1", "c0", "c1"].iter().all(|name| renewals(name) >= 2));
-    // Made by the one, shown to the other: they share the secret. Who asked is known to the leader.
+    // The token was made by one controller and shown to the other: they share the secret. The leader records who asked.
     let ann = cluster.ok(1, &["token", "--role", "operate", "--name", "ann"]);
     let frozen = cluster.asks(1, ann.trim(), &["freeze", "--by", "mallory"]);
     assert!(frozen.status.success() && text(&frozen.stdout).contains("by ann"), "{}{}", text(&frozen.stdout), text(&frozen.stderr));
     cluster.ok(1, &["unfreeze"]);
-    let kept = || std::fs::read_to_string(cluster.path("c1/operator.json")).unwrap_or_default();
-    until("the audit on the other's disk", || kept().contains("the config goes on"));
+    let record = || std::fs::read_to_string(cluster.path("c1/operator.json")).unwrap_or_default();
+    until("the audit on the other's disk", || record().contains("the config goes on"));
     let audit = cluster.ok(1, &["history", "--audit"]);
     assert!(audit.contains("made a token for ann with the role operate") && !audit.contains("mallory"), "{audit}");
-    // Whoever lost its controller finds the other, with the certificate it has by now.
+    // A program that lost its controller finds the other one, with its renewed certificate.
     cluster.running[0].take().unwrap().kill();
     until("the follower leads and the proxy is there", || {
         let output = text(&cluster.asks(1, &cluster.operator, &["status"]).stdout);
@@ -196,28 +196,28 @@ fn programs_join_and_their_certificates_rotate_under_load_without_a_restart() {
     nothing_secret_is_told(&cluster, &[first, joining.trim().to_owned(), ann.trim().to_owned()]);
 }
 
-/// Neither logs nor what people ask for has keys, tokens or the secret in it, but for the first token, which is printed once.
+/// Neither logs nor answers for people contain keys, tokens or the secret, except the first token, which is printed once.
 fn nothing_secret_is_told(cluster: &Guarded, tokens: &[String]) {
     let authority = serde_json::to_value(Authority::load(&cluster.path("c1/trust")).unwrap().unwrap()).unwrap();
     let line = |pem: &str| pem.lines().nth(1).unwrap().to_owned();
     let mut secrets = vec![line(authority["key"].as_str().unwrap()), authority["secret"].as_str().unwrap().to_owned(), "PRIVATE".to_owned()];
     secrets.extend(tokens.iter().skip(1).cloned());
     secrets.extend(cluster.ring("c1").keys.into_iter().map(|key| key.key));
-    let mut told: Vec<(String, String)> = ["p1", "c0", "c1"].map(|name| (name.to_owned(), cluster.log(name))).into();
+    let mut outputs: Vec<(String, String)> = ["p1", "c0", "c1"].map(|name| (name.to_owned(), cluster.log(name))).into();
     for verb in ["status", "events", "history", "proxies", "get"] {
-        told.push((verb.to_owned(), cluster.ok(1, &[verb, "-o", "json"])));
+        outputs.push((verb.to_owned(), cluster.ok(1, &[verb, "-o", "json"])));
     }
     cluster.ok(1, &["export", "--to", &cluster.path("exported").display().to_string()]);
-    told.push(("the export".to_owned(), read_all(&cluster.path("exported"))));
-    told.push(("the audit".to_owned(), cluster.ok(1, &["history", "--audit"])));
+    outputs.push(("the export".to_owned(), read_all(&cluster.path("exported"))));
+    outputs.push(("the audit".to_owned(), cluster.ok(1, &["history", "--audit"])));
     for folder in ["c1/history", "waypost", "waypost-status"] {
-        told.push((folder.to_owned(), read_all(&cluster.path(folder))));
+        outputs.push((folder.to_owned(), read_all(&cluster.path(folder))));
     }
     assert!(read_all(&cluster.path("c1/history")).contains("endpoints/shop/a"), "what is compressed is read");
     for file in ["operator.json", "published.json.gz", "entries.json.gz"] {
-        told.push((file.to_owned(), unpacked(std::fs::read(cluster.path("c1").join(file)).unwrap())));
+        outputs.push((file.to_owned(), unpacked(std::fs::read(cluster.path("c1").join(file)).unwrap())));
     }
-    for (place, text) in told {
+    for (place, text) in outputs {
         for secret in &secrets {
             assert!(!text.contains(secret.as_str()), "{place} tells {secret}");
         }
@@ -245,7 +245,7 @@ fn read_all(folder: &Path) -> String {
 }
 
 #[test]
-fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
+fn forged_expired_and_foreign_credentials_are_refused_and_reported_and_change_nothing() {
     let mut cluster = Guarded::start(&[]);
     let web = cluster.listener();
     let mut proxy = cluster.proxy("p1", Some(&cluster.local(&["--join", "proxy"])));
@@ -267,7 +267,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     until("the token's end", || text(&cluster.asks(0, &short, &["status"]).stderr).contains("its time is over"));
     assert_eq!(cluster.asks(0, "", &["status"]).status.code(), Some(2), "nothing says whom to believe");
 
-    // Tokens of programs: each comes to nothing, and says why in its log.
+    // Each bad token of a program is refused, and the program's log says why.
     let over = cluster.local(&["--join", "proxy", "--ttl", "1s"]);
     let end = waypost_trust::Claims::peek(&over).unwrap().until();
     until("the end of the proxy's token", || now().as_secs() > end);
@@ -298,7 +298,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     let (mine, theirs) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     assert_eq!([ask(&mine).0, ask(&mine).0, ask(&theirs).0, ask(&mine).0], [200, 200, 409, 200]);
 
-    // Whoever names other controllers does not make a second authority.
+    // A controller that names other controllers does not create a second authority.
     let second = cluster.path("second").display().to_string();
     let store = format!("file://{}/waypost", cluster.folder.path().display());
     let output = Command::new(waypost())
@@ -353,7 +353,7 @@ fn what_is_forged_over_or_anothers_is_refused_and_told_and_changes_nothing() {
     assert_eq!(cluster.version(), before);
     assert_eq!(get(web, "any", "/").body, "good");
     assert!(cluster.ok(0, &["proxies"]).lines().count() == 2, "one proxy below the head");
-    // A name that was let in once is taken, also when nobody has it just now and the controller was restarted.
+    // A name that was admitted once stays taken, even if no program has it at the moment and the controller was restarted.
     proxy.kill();
     cluster.running[0].take().unwrap().kill();
     cluster.controller(0, &[], None);
@@ -415,7 +415,7 @@ fn certificates_from_files_are_taken_anew_when_they_change() {
     put(&cluster, &by_old, "listeners/web", &format!("{{\"address\":\"{web}\"}}"));
     put(&cluster, &by_old, "routes/page", &page("one"));
     assert_eq!(get(web, "any", "/").body, "one");
-    // Nobody joins here, and that is said.
+    // No program can join here, and the answer says so.
     let joining = cluster.asks(0, &cluster.operator, &["token", "--join", "proxy", "--ca", &by_old]);
     assert!(text(&joining.stderr).contains("come from files"), "{}", text(&joining.stderr));
     write("c0", &controller, &new);
@@ -464,7 +464,7 @@ fn a_shared_key_seals_only_when_every_live_proxy_has_it_and_outlives_its_leader(
     until("the second key to seal", || active("c0") == Some(2) && same());
     assert_eq!(cluster.ring("p2").keys[0].key, first.keys[0].key, "what was sealed with the first key opens");
     assert!(cluster.ok(0, &["events"]).contains("key 2 seals from now on, and all live proxies have it"));
-    // Nobody follows them under another's name, or with a token.
+    // No program follows the keys under another program's name, or with a token.
     let p1 = p1_of(&cluster.authority(), &cluster.authority(), now());
     let (status, why) = post(&cluster.url(0), "/v1/secrets", &p1, r#"{"name":"p2"}"#).unwrap();
     assert!(status == 403 && why.contains("may not speak as proxy p2"), "{status} {why}");

@@ -1,4 +1,4 @@
-//! What the verbs answer, in every form in which people ask.
+//! The answers of the verbs, in every form of a request.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -79,7 +79,7 @@ fn one_file_and_one_environment_serve_every_verb() {
 }
 
 #[test]
-fn what_is_exported_can_be_put_in_place_of_what_was() {
+fn an_export_can_replace_the_original_entries() {
     let run = Box1::on_files();
     run.listener();
     run.write("routes/shop.yaml", "rules:\n- backendRefs:\n  - name: shop\n");
@@ -95,7 +95,7 @@ fn what_is_exported_can_be_put_in_place_of_what_was() {
 }
 
 #[test]
-fn what_is_held_of_two_stores_goes_back_to_each() {
+fn held_entries_of_two_stores_are_written_back_to_the_store_of_each() {
     let other = tempfile::tempdir().unwrap();
     let second = other.path().join("second");
     std::fs::create_dir_all(second.join("routes")).unwrap();
@@ -153,13 +153,13 @@ fn a_stream_is_kept_alive_also_after_a_burst_and_is_compressed_when_asked() {
     stream.write_all(b"GET /v1/watch HTTP/1.0\r\naccept-encoding: gzip\r\n\r\n").unwrap();
     let mut head = BufReader::new(stream);
     let mut line = String::new();
-    let mut told = String::new();
+    let mut head_text = String::new();
     while line != "\r\n" {
-        told += &line;
+        head_text += &line;
         line.clear();
         head.read_line(&mut line).unwrap();
     }
-    assert!(told.contains("content-encoding: gzip"), "{told}");
+    assert!(head_text.contains("content-encoding: gzip"), "{head_text}");
     let mut first = [0; 2];
     head.read_exact(&mut first).unwrap();
     assert_eq!(first, [0x1f, 0x8b]);
@@ -184,12 +184,12 @@ fn an_open_connection_follows_its_listener_to_a_new_name() {
     let web = run.listener();
     run.ok(&["put", "endpoints/shop/a", &backend.address.to_string(), "--wait"]);
     run.ok(&["put", "routes/shop", r#"{"listeners":["web","front"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
-    let mut kept = TcpStream::connect(web).unwrap();
-    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut connection = TcpStream::connect(web).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut ask = || {
-        kept.write_all(b"GET / HTTP/1.1\r\nhost: any\r\n\r\n").unwrap();
+        connection.write_all(b"GET / HTTP/1.1\r\nhost: any\r\n\r\n").unwrap();
         let mut buffer = [0; 4_096];
-        let count = kept.read(&mut buffer).unwrap();
+        let count = connection.read(&mut buffer).unwrap();
         text(&buffer[..count]).split(' ').nth(1).unwrap().to_owned()
     };
     assert_eq!(ask(), "200");
@@ -240,7 +240,7 @@ fn a_listener_that_no_proxy_has_the_labels_for_is_not_live() {
 }
 
 #[test]
-fn a_controller_that_hangs_is_told_of_in_time() {
+fn a_controller_that_hangs_is_reported_in_time() {
     let run = Box1::on_files();
     run.listener();
     run.process.freeze();
@@ -251,7 +251,7 @@ fn a_controller_that_hangs_is_told_of_in_time() {
 }
 
 #[test]
-fn who_reads_no_more_ends_a_verb_in_peace() {
+fn a_reader_that_closes_its_end_ends_a_verb_without_an_error() {
     let run = Box1::on_files();
     run.listener();
     for number in 0..400 {

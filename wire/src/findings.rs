@@ -1,5 +1,5 @@
-//! What a proxy found out of the endpoints that it probes, and how that travels: as a whole, or as what changed since a number that the
-//! receiver has confirmed. Thousands of endpoints may fail at once; what is said of them is sent once, and in parts.
+//! The findings of a proxy on the endpoints that it probes, and their transfer: all of them, or the changes since a number that the receiver has
+//! confirmed. Thousands of endpoints may fail at once, so each finding is sent once, and in parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const PER_ENDPOINT: usize = 8;
 /// Endpoints that came to be well are remembered up to this number, for receivers that have not heard of it.
 const MAX_WELL: usize = 10_000;
 
-/// What a proxy found out of one endpoint.
+/// The finding of a proxy on one endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Finding {
     /// It can take requests.
@@ -29,7 +29,7 @@ pub enum Finding {
     Failing(String),
 }
 
-/// What a proxy found out of all endpoints that it probes. Endpoints of which nothing is known are well.
+/// The findings of a proxy on all endpoints that it probes. An endpoint without a finding is well.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     /// The version that decided which endpoints are probed.
@@ -81,7 +81,7 @@ impl Findings {
         }
     }
 
-    /// The receiver has all changes up to this number: what it need not be told again is forgotten.
+    /// The receiver has all changes up to this number: changes that need not be sent again are forgotten.
     pub fn confirmed(&mut self, number: u64) {
         let known: Vec<Arc<str>> = self.by_number.range(..(number + 1, Arc::from(""))).map(|(_, name)| name.clone()).collect();
         let well = |name: &Arc<str>| *self.of(name) == Finding::Well;
@@ -169,7 +169,7 @@ impl Findings {
             match finding {
                 Finding::Failing(why) => drop(message.failing.insert(name.to_string(), why.clone())),
                 Finding::Unsure => drop(message.unsure.insert(name.to_string())),
-                // Whoever knows nothing takes it for well.
+                // A receiver without a finding takes the endpoint for well.
                 Finding::Well if base.is_some() => drop(message.recovered.insert(name.to_string())),
                 Finding::Well => {}
             }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn thirty_thousand_failing_endpoints_are_told_in_parts_and_then_only_what_changed() {
+    fn thirty_thousand_failing_endpoints_are_sent_in_parts_and_then_only_changes() {
         let (mut sender, mut receiver) = (Findings::default(), Findings::default());
         sender.set_version(V);
         (0..30_000).for_each(|number| sender.note(&name(number), Finding::Failing(format!("connection refused (os error 111) {number}"))));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn until_everything_came_nothing_is_said_of_any_endpoint() {
+    fn no_endpoint_has_a_finding_before_all_parts_have_come() {
         let (mut sender, mut receiver) = (Findings::default(), Findings::default());
         sender.set_version(V);
         (0..100).for_each(|number| sender.note(&name(number), Finding::Unsure));
@@ -266,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_receiver_ends_up_with_what_the_sender_knows(
+        fn a_receiver_ends_up_with_the_findings_of_the_sender(
             steps in prop::collection::vec((0usize..12, 0u8..3, any::<bool>(), any::<bool>()), 1..80),
             budget in 10usize..200,
         ) {

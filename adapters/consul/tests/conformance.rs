@@ -126,7 +126,7 @@ async fn an_index_that_goes_backwards_with_a_restored_snapshot_leads_to_a_new_li
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_documented_policies_are_enough_and_less_is_told_as_denied() {
+async fn the_documented_policies_are_enough_and_missing_rights_are_reported_as_denied() {
     let server = Consul::with_acls();
     let master = with_token(&server, Consul::MASTER);
     put(&master, "routes/a", "1").await;

@@ -72,7 +72,7 @@ async fn one_dead_endpoint_of_two_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_are_not_text_are_told_as_they_are() {
+async fn keys_that_are_not_text_are_delivered_unchanged() {
     let server = Etcd::new(1);
     let store = store(&server);
     let strange = Key::from(b"waypost/routes/\xff\xfe".to_vec());

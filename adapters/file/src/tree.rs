@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_editors_and_package_managers_leave_is_no_entry() {
+    fn leftovers_of_editors_and_package_managers_are_no_entries() {
         for name in ["shop", "shop.json", "shop.yml", "app.1", "v1.2", "10.0.0.5:8080", "old", "bak", "a.swan", "json", "my.jsonish"] {
             assert!(is_entry_name(name), "{name}");
         }

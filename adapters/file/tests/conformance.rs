@@ -37,7 +37,7 @@ conforms!(put_if_raced_by_sixteen_writers);
 conforms!(idle_is_told);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endings_are_no_part_of_the_key_and_two_files_of_one_name_are_told() {
+async fn endings_are_no_part_of_the_key_and_two_files_of_one_name_are_reported() {
     let (folder, store) = store();
     let root = folder.path().join(ROOT);
     std::fs::create_dir(root.join("routes")).unwrap();
@@ -103,7 +103,7 @@ async fn a_symbolic_link_that_is_swapped_changes_all_files_at_once_as_config_map
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_links_lead_to_outside_is_followed_when_it_changes() {
+async fn the_targets_of_links_that_lead_outside_are_watched_for_changes() {
     let (folder, store) = store();
     let root = folder.path().join(ROOT);
     let outside = tempfile::tempdir().unwrap();

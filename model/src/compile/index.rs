@@ -320,10 +320,10 @@ impl Index {
         let Some(installed) = self.installed.get(resource) else { return };
         let shadows: Vec<(&Claimed, &str)> = installed.claims.iter().filter_map(|claimed| self.shadow(resource, claimed).map(|by| (claimed, by))).collect();
         let place = |(rule, found): (usize, usize)| format!("rules[{rule}].matches[{found}]");
-        let told: Vec<String> = shadows.iter().take(3).map(|(claimed, by)| format!("{} is shadowed by routes/{by}", place(claimed.place))).collect();
+        let lines: Vec<String> = shadows.iter().take(3).map(|(claimed, by)| format!("{} is shadowed by routes/{by}", place(claimed.place))).collect();
         let all = !shadows.is_empty() && shadows.len() == installed.claims.len();
         conditions.push(match installed.warnings.is_empty() {
-            _ if !shadows.is_empty() && !all => Condition::yes(Accepted, "PartiallyShadowed", told.join("; ")),
+            _ if !shadows.is_empty() && !all => Condition::yes(Accepted, "PartiallyShadowed", lines.join("; ")),
             true => Condition::yes(Accepted, "Accepted", "the value is valid"),
             false => Condition::yes(Accepted, "AcceptedWithWarning", installed.warnings.join("; ")),
         });
@@ -358,10 +358,10 @@ impl Index {
 /// The first few findings as text, and how many more there are: a route may refer to thousands of resources.
 fn some_of(findings: &[String]) -> String {
     const FEW: usize = 5;
-    let told = findings.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
+    let text = findings.iter().take(FEW).cloned().collect::<Vec<_>>().join("; ");
     match findings.len().saturating_sub(FEW) {
-        0 => told,
-        more => format!("{told}; and {more} more"),
+        0 => text,
+        more => format!("{text}; and {more} more"),
     }
 }
 

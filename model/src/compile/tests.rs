@@ -43,7 +43,7 @@ impl World {
 const ROUTE: &str = r#"{"hostnames":["a.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
 
 #[test]
-fn a_route_may_come_before_its_backend_and_is_told_when_it_arrives() {
+fn a_route_may_come_before_its_backend_and_its_verdict_changes_when_that_arrives() {
     let mut world = World::new();
     world.apply(vec![put("routes/shop", ROUTE, 1)]);
     assert_eq!(
@@ -81,7 +81,7 @@ fn a_rejected_entry_keeps_its_last_good_value_also_over_a_restart() {
 }
 
 #[test]
-fn of_two_routes_that_claim_the_same_match_the_loser_is_told_by_whom_it_is_shadowed() {
+fn of_two_routes_with_the_same_match_the_verdict_of_the_loser_names_the_winner() {
     let mut world = World::new();
     world.apply(vec![put("endpoints/shop/a", "10.0.0.1:80", 1), put("routes/b", ROUTE, 2)]);
     assert_eq!(world.verdict("routes/b"), "ok Accepted");
@@ -206,7 +206,7 @@ fn an_unreadable_entry_keeps_its_last_good_value_over_a_restart() {
 }
 
 #[test]
-fn a_listener_that_serves_only_what_names_it_is_not_shadowed_by_what_names_none() {
+fn a_listener_that_serves_only_routes_that_name_it_is_not_shadowed_by_routes_that_name_none() {
     let mut world = World::new();
     let named = r#"{"hostnames":["a.com"],"listeners":["internal"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#;
     world.apply(vec![
@@ -225,7 +225,7 @@ fn a_listener_that_serves_only_what_names_it_is_not_shadowed_by_what_names_none(
 }
 
 #[test]
-fn a_route_may_not_move_to_a_host_that_is_full_and_what_it_was_goes_on() {
+fn a_route_that_moves_to_a_full_host_is_refused_and_its_former_value_serves_on() {
     let mut compiler = Compiler::new(1, Limits { routes_per_host: 1, ..Limits::default() });
     let route = |host: &str| format!(r#"{{"hostnames":["{host}"],"rules":[{{"backendRefs":[{{"name":"b"}}]}}]}}"#);
     compiler.reset(0, vec![input("routes/a", &route("h1"), 1), input("routes/b", &route("h2"), 1)]);
@@ -284,7 +284,7 @@ mod incremental {
 
     proptest! {
         #[test]
-        fn compiling_step_by_step_serves_what_compiling_at_once_serves(steps in prop::collection::vec(step(), 0..60)) {
+        fn compiling_step_by_step_gives_the_same_result_as_compiling_at_once(steps in prop::collection::vec(step(), 0..60)) {
             let mut world = World::new();
             for step in &steps {
                 world.apply(vec![step.clone()]);
@@ -301,7 +301,7 @@ mod incremental {
         }
 
         #[test]
-        fn what_is_counted_is_what_reading_all_entries_finds(steps in prop::collection::vec((0usize..2, step()), 0..60)) {
+        fn counted_usage_equals_the_result_of_reading_all_entries(steps in prop::collection::vec((0usize..2, step()), 0..60)) {
             let limits = Limits { entries: 4, routes_per_host: 1, endpoints_per_backend: 1, ..Limits::default() };
             let mut compiler = Compiler::new(2, limits);
             for (source, step) in steps {

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_what_to_write() {
+    fn values_that_make_no_sense_are_refused_with_the_remedy() {
         for (json, told) in [
             (r#"{"type":"TCP","path":"/x"}"#, "a TCP check has no path"),
             (r#"{"path":"healthz"}"#, "is not one that can be asked for"),

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_out_of_range_are_refused_and_what_is_not_said_stays_unsaid() {
+    fn numbers_out_of_range_are_refused_and_absent_settings_stay_absent() {
         let read = |json: &str| serde_json::from_str::<BackendGuard>(json).map_err(|error| error.to_string());
         assert_eq!(read("{}").unwrap(), BackendGuard::default());
         assert_eq!(serde_json::to_string(&read(r#"{"percent":80}"#).unwrap()).unwrap(), r#"{"percent":80}"#);

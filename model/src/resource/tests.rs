@@ -204,7 +204,7 @@ fn accepted(kind: Kind, name: &str, values: &BoxedStrategy<Value>) -> usize {
 const CASES: u32 = 2_000;
 
 #[test]
-fn whatever_is_accepted_is_read_by_a_proxy_as_it_was_meant() {
+fn a_proxy_reads_every_accepted_value_as_it_was_meant() {
     let all = [(Kind::Route, "a", route()), (Kind::Backend, "a", backend()), (Kind::Endpoint, "a/b", endpoint()), (Kind::Listener, "a", listener())];
     for (kind, name, values) in all {
         let accepted = accepted(kind, name, &values);

@@ -48,7 +48,7 @@ fn has_any(process: &Path, sockets: &HashSet<String>) -> bool {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_port_of_this_process_is_told_as_its_own_and_a_free_one_as_nobodys() {
+    fn a_port_of_this_process_is_reported_as_its_own_and_a_free_port_has_no_owner() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         assert!(super::of(address).unwrap().contains("this process has it"));

@@ -12,7 +12,7 @@ use crate::controller::rules::objects::object_path;
 use crate::controller::settings::Store;
 use crate::controller::state::State;
 
-/// What is to be said of a key below the root.
+/// The answer for a key below the root.
 pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
     let found = state.compiler.entry_at(key).and_then(|id| state.compiler.view(&id));
     let removal = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.deleted);
@@ -63,7 +63,7 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
 pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
     let mut conditions = view.verdict.conditions.clone();
     let Some(hold) = state.pin().filter(|_| view.in_snapshot) else { return conditions };
-    // What is no resource is `current`: it chooses all of them.
+    // An entry without a resource is `current`: it affects every resource.
     if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_behind_pin(resource)) {
         conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
         conditions.push(hold.condition());
@@ -71,7 +71,7 @@ pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
     conditions
 }
 
-/// What keeps a proxy that follows us from serving an entry, if anything does.
+/// A problem that keeps a proxy that follows us from serving an entry, if there is one.
 fn trouble<'a>(state: &'a State, view: &EntryView, now: Now) -> Option<&'a ObjectProblem> {
     let resource = view.resource.as_ref()?;
     let problems = state.proxies.connected(now.since_start).flat_map(|(_, proxy)| &proxy.report.problems);

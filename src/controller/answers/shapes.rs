@@ -66,16 +66,16 @@ pub struct Live {
     pub millis: Option<f64>,
 }
 
-/// What is to be said of one key.
+/// The answer for one key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EntryAnswer {
     /// The entry, if it is there.
     pub entry: Option<EntryInfo>,
     /// Of an entry that was deleted a moment ago: the proxies that still serve it.
     pub serving: Vec<String>,
-    /// Of an entry that was deleted and serves on until somebody lets it go: why, and how.
+    /// For a deleted entry that serves on until an operator approves its removal: the reason, and how to approve it.
     pub serves_on: Option<String>,
-    /// Of an entry that was deleted: it serves on until that is judged or confirmed.
+    /// Whether a deleted entry serves on until its removal is judged or confirmed.
     pub judged_soon: bool,
 }
 
@@ -205,7 +205,7 @@ impl ObjectDiff {
 pub struct StatusInfo {
     /// Who leads.
     pub leader: Option<LeaderInfo>,
-    /// Why the leader did not answer; all of this is what another controller knows then.
+    /// Why the leader did not answer; the whole status is then the view of another controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unheard: Option<String>,
     /// The other controllers.
@@ -229,10 +229,10 @@ pub struct StatusInfo {
     /// How many removals were seen just now and serve on until that is judged or confirmed.
     #[serde(default)]
     pub judged_count: usize,
-    /// What an operator pinned the config at.
+    /// The pin of the config, if an operator set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<PinRecord>,
-    /// Whether something that was written waits behind that.
+    /// Whether a written change waits behind the pin.
     #[serde(default)]
     pub waiting: bool,
     /// The proxies.
@@ -265,7 +265,8 @@ impl StatusInfo {
         self
     }
 
-    /// Whether somebody should look: something is held, too few endpoints of a backend are healthy, a store or a connected proxy is behind or cannot do its part, nothing is published, or nobody leads or the leader cannot be asked.
+    /// Whether somebody should look: a removal is held, the config is pinned, too few endpoints of a backend are healthy, a store or a connected
+    /// proxy is behind or cannot do its part, nothing is published, no controller leads, or the leader cannot be asked.
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
             || self.version.is_none()
@@ -283,9 +284,9 @@ impl StatusInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHealth {
-    /// Whether it takes requests; if too few of its backend do, it takes them all the same.
+    /// Whether it is healthy. An unhealthy endpoint takes requests all the same if too few endpoints of its backend are healthy.
     pub healthy: bool,
-    /// Why it does not.
+    /// Why it is unhealthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Since when, in milliseconds since 1970; absent if that is not known.
@@ -326,7 +327,7 @@ pub struct ProxyInfo {
     /// Whether it serves other content than was published under its version.
     #[serde(default)]
     pub drifted: bool,
-    /// How long ago the stores were confirmed, as far as it has heard, in seconds. From half a minute on it hears too little.
+    /// Seconds since the stores were confirmed, as far as the proxy has heard. From half a minute on it hears too little.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<u64>,
     /// The version of the shared keys that it holds, if it follows them.
@@ -354,13 +355,13 @@ pub struct ProxyInfo {
     pub heard_seconds: u64,
 }
 
-/// What a connected proxy has heard of the stores is old after so many seconds.
-const STALE: u64 = 30;
+/// From this age in seconds on, the last confirmation of the stores that a connected proxy has heard of is old.
+const STALE_SECONDS: u64 = 30;
 
 impl ProxyInfo {
-    /// Whether it follows a controller and has heard nothing of the stores for long.
+    /// Whether it follows a controller and has not heard of a confirmation of the stores for long.
     pub fn is_stale(&self) -> bool {
-        self.connected && self.age_seconds.is_some_and(|age| age >= STALE)
+        self.connected && self.age_seconds.is_some_and(|age| age >= STALE_SECONDS)
     }
 }
 

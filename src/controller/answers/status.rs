@@ -62,7 +62,7 @@ fn controllers(state: &State, now: Now) -> Vec<OtherController> {
 /// The status; the leader is given.
 pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, now: Now) -> StatusInfo {
     let held_count = held_count(state);
-    // Those for which somebody has to decide are listed first.
+    // Removals that need an operator's decision are listed first.
     let is = |wanted: bool| state.guard.removals().filter(move |removal| is_held(removal) == wanted);
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
@@ -98,7 +98,7 @@ fn held_count(state: &State) -> usize {
     state.guard.removals().filter(|removal| is_held(removal)).count()
 }
 
-/// What is counted for `/metrics`: numbers alone, so that a scrape costs the task that publishes next to nothing.
+/// The numbers for `/metrics`. They are counted without lists, so that a scrape takes hardly any time of the task that publishes.
 pub fn counts(state: &State, stores: &[Arc<Store>], now: Now) -> Counts {
     let troubled = state.health.troubled().values();
     let connected = || state.proxies.connected(now.since_start).map(|(_, proxy)| proxy);
@@ -118,7 +118,7 @@ pub fn counts(state: &State, stores: &[Arc<Store>], now: Now) -> Counts {
     }
 }
 
-/// How far every limit that counts something across entries is used.
+/// The use of every limit that applies across entries.
 fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
     let limits = state.compiler.limits();
     let most = state.compiler.most_used();

@@ -1,4 +1,4 @@
-//! Which verdicts are to stand in the store.
+//! Selects the verdicts that are written to the store.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::controller::settings::StatusWrites;
 use crate::controller::state::State;
 use crate::controller::stores::verdicts::Wanted;
 
-/// What is to stand in the store after these entries changed. A resource has one verdict there: that of the entry that
-/// answers for it, however many trees and stores have one of its name.
+/// The verdicts to write to the store after these entries changed. A resource has one verdict there: that of the entry that answers for it, even if
+/// several trees and stores have an entry of its name.
 pub fn wanted(state: &State, touched: &BTreeSet<EntryId>, writes: StatusWrites) -> Wanted {
     let compiler = &state.compiler;
     let one = |id: &EntryId| match place(&id.key, false) {

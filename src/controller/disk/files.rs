@@ -1,4 +1,4 @@
-//! What a controller keeps on disk: every entry with its last good value, what the guard holds, and what is published.
+//! The files of a controller: every entry with its last good value, the held removals, and the published snapshot.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,21 +22,21 @@ use crate::controller::stored::removals::StoredRemoval;
 
 /// The entries of all stores.
 pub const ENTRIES: &str = "entries.json.gz";
-/// What the guard holds.
+/// The held removals.
 pub const GUARD: &str = "guard.json.gz";
-/// What is published.
+/// The published snapshot.
 pub const PUBLISHED: &str = "published.json.gz";
 /// How far stores have been read, by their URLs.
 pub const REVISIONS: &str = "revisions.json";
-/// Until which dates what operators announced may go, by path.
+/// Removals that operators approved in advance: the dates until which that is good, by path.
 pub const ANNOUNCED: &str = "announced.json";
 
-/// What was read of a file of the state directory.
+/// The result of reading a file of the state directory.
 #[derive(Debug, Default)]
 pub struct Loaded<T> {
-    /// What it says.
+    /// The content.
     pub value: T,
-    /// What is not used of it, and why: people should know.
+    /// The part of the file that cannot be used, and why, as a note for people.
     pub note: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// The content of a file, or the default if it cannot be used; and an event if something of it is lost, which says what.
+/// The content of a file, or the default if it cannot be used, and an event that says which part is lost, if any is.
 pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &str) -> (T, Option<Input>) {
     match read {
         Ok(Loaded { value, note }) => (value, note.map(|note| Input::damaged(file, note))),
@@ -54,8 +54,8 @@ pub fn usable<T: Default>(file: &str, read: Result<Loaded<T>, String>, cost: &st
     }
 }
 
-/// Reads a file of the state directory, or its generation before; the default if there is none. A file that was being replaced when
-/// the process was killed is no loss: nothing that it would have held was acknowledged.
+/// Reads a file of the state directory, or its previous generation; the default if there is neither. A file that was being replaced when the process
+/// was killed is no loss, because its content had not been acknowledged.
 pub(crate) fn load<T: Default>(folder: &Path, name: &str, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> Result<Loaded<T>, String> {
     let file = folder.join(name);
     let Some(content) = waypost_disk::read(&file).map_err(|error| error.to_string())? else { return Ok(Loaded::default()) };
@@ -92,7 +92,7 @@ pub fn save_numbers(folder: &Path, name: &str, numbers: &BTreeMap<String, u64>) 
     waypost_disk::write(&file, &serde_json::to_vec(numbers)?)
 }
 
-/// Reads them; none if there is no such file.
+/// Reads numbers by name from a file; none if there is no such file.
 ///
 /// # Errors
 /// There are files, but none can be used.
@@ -100,7 +100,7 @@ pub fn load_numbers(folder: &Path, name: &str) -> Result<Loaded<BTreeMap<String,
     load(folder, name, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
-/// Writes what the guard holds of stores with these URLs.
+/// Writes the held removals of the stores with these URLs.
 ///
 /// # Errors
 /// The disk refused.
@@ -112,7 +112,7 @@ pub fn save_guard(folder: &Path, kept: &[Removal], stores: &[String]) -> io::Res
     waypost_disk::write(&file, &pack(&kept.iter().map(|removal| StoredRemoval::of(removal, stores)).collect::<Vec<_>>())?)
 }
 
-/// Reads what the guard held of these stores.
+/// Reads the held removals of these stores.
 ///
 /// # Errors
 /// There are files, but none can be used.
@@ -127,7 +127,7 @@ pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Removal
     Ok(kept)
 }
 
-/// Writes what is published.
+/// Writes the published snapshot.
 ///
 /// # Errors
 /// The disk refused.
@@ -136,7 +136,7 @@ pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
     waypost_disk::write(&folder.join(PUBLISHED), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
 }
 
-/// Reads what was published last; nothing if there is none.
+/// Reads the snapshot that was published last; `None` if there is none.
 ///
 /// # Errors
 /// There are files, but none can be used.
@@ -148,12 +148,12 @@ pub fn load_published(folder: &Path) -> Result<Loaded<Option<Snapshot>>, String>
     })
 }
 
-/// Who we are.
+/// The identity of this controller.
 pub const IDENTITY: &str = "identity.json";
-/// What operators did and pinned.
+/// The record of operators' actions and the pin.
 pub const OPERATOR: &str = "operator.json";
 
-/// Reads who we are; nobody if there is no such file.
+/// Reads the identity of this controller; an empty one if there is no such file.
 ///
 /// # Errors
 /// There are files, but none can be used.
@@ -161,7 +161,7 @@ pub fn load_identity(folder: &Path) -> Result<Loaded<Identity>, String> {
     load(folder, IDENTITY, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
-/// Writes who we are.
+/// Writes the identity of this controller.
 ///
 /// # Errors
 /// The disk refused.
@@ -169,7 +169,7 @@ pub fn save_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
     waypost_disk::write(&folder.join(IDENTITY), &serde_json::to_vec(identity)?)
 }
 
-/// Reads what operators did, or what is usable of it; and why that is not the newest, if so.
+/// Reads the record of operators' actions, or its usable part, and the reason if that is not the newest record.
 pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
     match load(folder, OPERATOR, |bytes| Ok(serde_json::from_slice(bytes)?)) {
         Ok(Loaded { value, note }) => (value, note),
@@ -177,7 +177,7 @@ pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
     }
 }
 
-/// Writes what operators did.
+/// Writes the record of operators' actions.
 ///
 /// # Errors
 /// The disk refused.
@@ -228,7 +228,7 @@ mod tests {
     use crate::controller::stored::entries::{Exported, same_store};
 
     #[test]
-    fn what_the_guard_keeps_comes_back_with_its_authors_bytes() {
+    fn held_removals_are_read_back_with_their_authors_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let (stores, swapped) = (["file:///a", "file:///b"].map(str::to_owned), ["file:///b", "file:///a"].map(str::to_owned));
         assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_announced_is_known_after_a_restart_until_its_date() {
+    fn an_announced_removal_is_remembered_over_a_restart_until_its_date() {
         let folder = tempfile::tempdir().unwrap();
         assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
         let guard = |announced, now| {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_known_again_by_any_of_its_endpoints() {
+    fn a_store_is_recognised_by_any_of_its_endpoints() {
         assert!(same_store("etcd://h1:1,h2:1/waypost", "etcd://h2:1,h3:1/waypost"));
         assert!(same_store("etcd://h1:1/waypost", "etcds://h1:1/waypost"));
         for other in ["etcd://h3:1/waypost", "etcd://h1:1/other", "consul://h1:1/waypost"] {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exported_is_what_serves() {
+    fn the_export_contains_the_values_that_serve() {
         let unreadable = SavedEntry { input: EntryInput { unreadable: Some("no right".to_owned()), ..saved("routes/c", b"", None).input }, last_good: None };
         let route = br#"{"rules":[]}"#;
         let entries = vec![

@@ -19,11 +19,11 @@ pub struct History {
     folder: PathBuf,
     keep: usize,
     records: Vec<ConfigRecord>,
-    /// What was added last, by this process.
+    /// The config that this process added last.
     last: Option<Lane>,
     /// The number of the config that comes next.
     next: u64,
-    /// The config that is held: it stays, however old.
+    /// The number of the pinned config, which is never trimmed.
     spare: Option<u64>,
     /// Files that cannot be used, and why.
     damaged: Vec<(String, String)>,
@@ -38,7 +38,7 @@ impl History {
         files.sort();
         for file in files {
             match history.read(&file) {
-                Ok(kept) => history.records.push(kept.record),
+                Ok(config) => history.records.push(config.record),
                 Err(error) => {
                     let name = file.file_name().unwrap_or_default().to_string_lossy();
                     history.damaged.push((format!("history/{name}"), error));
@@ -78,12 +78,12 @@ impl History {
     /// # Errors
     /// There is no such config, or its file cannot be used.
     pub fn entries(&self, number: u64) -> Result<Vec<SavedStore>, String> {
-        let known = self.records.iter().any(|record| record.number == number);
-        if !known {
+        let exists = self.records.iter().any(|record| record.number == number);
+        if !exists {
             return Err(format!("there is no config C{number}; `waypost history` lists those there are"));
         }
-        let kept = self.read(&self.file(number))?;
-        Ok(kept.stores.into_iter().map(StoredEntries::into_store).collect())
+        let config = self.read(&self.file(number))?;
+        Ok(config.stores.into_iter().map(StoredEntries::into_store).collect())
     }
 
     /// The objects of a config.
@@ -93,8 +93,8 @@ impl History {
     pub fn lane(&self, number: u64) -> Result<Lane, String> {
         let record = self.records.iter().find(|record| record.number == number);
         let record = record.ok_or_else(|| format!("there is no config C{number}; `waypost history` lists those there are"))?;
-        let kept = self.read(&self.file(number))?;
-        let lane = lane_of(&kept.objects)?;
+        let config = self.read(&self.file(number))?;
+        let lane = lane_of(&config.objects)?;
         if lane.digest().to_string() == record.digest {
             Ok(lane)
         } else {
@@ -115,7 +115,7 @@ impl History {
         }
     }
 
-    /// The configs that there are and `known` has not, by number and digest; oldest first.
+    /// The configs that `known` does not have, by number and digest; oldest first.
     pub fn missing(&self, known: &BTreeMap<u64, String>) -> Vec<ConfigRecord> {
         self.records.iter().filter(|record| known.get(&record.number) != Some(&record.digest)).cloned().collect()
     }
@@ -129,40 +129,41 @@ impl History {
         bytes.ok_or_else(|| format!("the file of C{number} has gone"))
     }
 
-    /// Takes over a config from a controller that does not lead: ours stays if it is as new, and nothing of ours goes for it.
+    /// Takes over a config from a controller that does not lead. It neither replaces a config of ours that is as new, nor displaces a newer one from
+    /// a full ring.
     ///
     /// # Errors
     /// It is not what it says it is, or the disk refused.
     pub fn learn(&mut self, number: u64, digest: &str, content: &[u8]) -> Result<(), String> {
-        let known = self.records.iter().find(|record| record.number == number);
+        let existing = self.records.iter().find(|record| record.number == number);
         let full = self.records.len() >= self.keep && self.records.first().is_some_and(|oldest| number < oldest.number);
-        if full || self.spare == Some(number) && known.is_some() {
+        if full || self.spare == Some(number) && existing.is_some() {
             return Ok(());
         }
-        let kept: StoredConfig = unpack(content).map_err(|error| format!("C{number} cannot be read: {error}"))?;
-        if known.is_some_and(|known| known.version >= kept.record.version) { Ok(()) } else { self.adopt(number, digest, content) }
+        let config: StoredConfig = unpack(content).map_err(|error| format!("C{number} cannot be read: {error}"))?;
+        if existing.is_some_and(|existing| existing.version >= config.record.version) { Ok(()) } else { self.adopt(number, digest, content) }
     }
 
-    /// Takes over a config from the leader, under its number, whatever stood there.
+    /// Takes over a config from the leader. It replaces any config of ours with the same number.
     ///
     /// # Errors
     /// It is not what it says it is, or the disk refused.
     pub fn adopt(&mut self, number: u64, digest: &str, content: &[u8]) -> Result<(), String> {
-        let kept: StoredConfig = unpack(content).map_err(|error| format!("C{number} cannot be read: {error}"))?;
-        if kept.record.number != number || kept.record.digest != digest || lane_of(&kept.objects)?.digest().to_string() != digest {
+        let config: StoredConfig = unpack(content).map_err(|error| format!("C{number} cannot be read: {error}"))?;
+        if config.record.number != number || config.record.digest != digest || lane_of(&config.objects)?.digest().to_string() != digest {
             return Err(format!("what came as C{number} is another config"));
         }
         self.make_room().map_err(|error| error.to_string())?;
         waypost_disk::write_once(&self.file(number), content).map_err(|error| error.to_string())?;
         self.records.retain(|record| record.number != number);
-        self.records.push(kept.record);
+        self.records.push(config.record);
         self.records.sort_by_key(|record| record.number);
         self.next = self.records.last().map_or(1, |last| last.number + 1);
         self.last = None;
         Ok(())
     }
 
-    /// Room for one more. Whatever goes, goes first: a full disk is relieved.
+    /// Makes room for one config. Old files are deleted before the new one is written, which relieves a full disk.
     fn make_room(&mut self) -> io::Result<()> {
         while self.records.len() >= self.keep
             && let Some(oldest) = self.records.iter().position(|record| Some(record.number) != self.spare)
@@ -181,7 +182,7 @@ impl History {
         self.spare = number;
     }
 
-    /// Adds a config, unless it is the last one again, or the one that is spared. Returns its number.
+    /// Adds a config, unless it equals the last one or the spared one. Returns its number.
     ///
     /// # Errors
     /// The disk refused; the config is to be added again later.
@@ -193,14 +194,14 @@ impl History {
             self.last = Some(config.clone());
             return Ok(same.number);
         }
-        let told = |change: &Change| match change {
+        let line = |change: &Change| match change {
             Change::Put(object) => format!("put {}", object.path()),
             Change::Delete(path) => format!("delete {path}"),
         };
         // After a restart, or after a config of another controller was adopted, the last config is on disk only.
         let before = self.last.clone().or_else(|| self.lane(last?).ok()).unwrap_or_default();
         let changes = before.changes_to(config);
-        let mut lines: Vec<String> = changes.iter().take(20).map(told).collect();
+        let mut lines: Vec<String> = changes.iter().take(20).map(line).collect();
         if changes.len() > lines.len() {
             lines.push(format!("and {} more", changes.len() - lines.len()));
         }
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_is_held_stays_in_the_history() {
+    fn a_pinned_config_stays_in_the_history() {
         let folder = tempfile::tempdir().unwrap();
         let mut history = History::open(folder.path(), 3);
         let add = |history: &mut History, n: u64| {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_knows_who_does_not_lead_replaces_nothing_newer() {
+    fn a_config_of_a_controller_that_does_not_lead_replaces_nothing_newer() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (mut ours, mut theirs) = (History::open(here.path(), 3), History::open(there.path(), 3));
         let add = |history: &mut History, epoch, n: u64| {
@@ -293,7 +294,7 @@ mod tests {
         learn(&mut ours, &theirs);
         assert_eq!((names(&ours)[..2].to_vec(), ours.records().len()), (before, 3));
         assert!(ours.pinned_lane(&mark).is_ok() && theirs.pinned_lane(&mark).unwrap_err().contains("another config"));
-        // A full ring does not make room for what is older.
+        // A full ring does not make room for an older config.
         (4..=5).for_each(|n| assert_eq!(add(&mut ours, 2, n), n));
         let before = names(&ours);
         learn(&mut ours, &theirs);

@@ -18,13 +18,13 @@ use crate::controller::metrics::Metrics;
 use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{Exported, SavedStore, with_held};
 
-/// What could not be written is tried again after this.
+/// Pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What goes to disk.
+/// The content of one save.
 #[derive(Debug, Clone)]
 pub struct SaveRequest {
-    /// Counts what is handed over.
+    /// Its number; grows by one.
     pub number: u64,
     /// The entries of the stores.
     pub stores: Vec<SavedStore>,
@@ -32,17 +32,17 @@ pub struct SaveRequest {
     pub revisions: BTreeMap<String, u64>,
     /// The config that was published last, and when.
     pub config: Option<(Version, Lane, u64)>,
-    /// What the guard holds.
+    /// The held removals.
     pub kept: Vec<Removal>,
-    /// The authors' bytes of that, by store.
+    /// The authors' bytes of these removals, by store.
     pub held: Vec<Exported>,
-    /// What operators announced to let go, and until which date, in milliseconds since 1970.
+    /// Paths of the removals that operators approved in advance, and until which date that is good, in milliseconds since 1970.
     pub announced: BTreeMap<String, u64>,
-    /// What is published; nothing before the first publication.
+    /// The published snapshot; `None` before the first publication.
     pub published: Option<Arc<Snapshot>>,
 }
 
-/// Where it goes.
+/// Writes save requests to the state directory.
 #[derive(Debug)]
 pub struct Files {
     /// The state directory.
@@ -51,34 +51,34 @@ pub struct Files {
     pub stores: Vec<String>,
     /// The configs there were.
     pub history: Arc<Mutex<History>>,
-    /// Counts what could not be written.
+    /// Counts failed writes.
     pub metrics: Arc<Metrics>,
-    /// Gets the number of what was written last.
+    /// Gets the number of the request that was written last.
     pub written: watch::Sender<u64>,
 }
 
 impl Files {
-    /// Writes what the owner hands over. Always ends with the last.
+    /// Writes the owner's save requests until it stops, the last one in any case.
     pub async fn save(self, mut save_request: watch::Receiver<Option<SaveRequest>>, stop: CancellationToken) {
         let mut failed = false;
-        // There was an event at the start for what cannot be read.
-        let mut kept = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
+        // An event at the start has reported a file that cannot be read.
+        let mut removals = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
         loop {
-            // The owner drops its sender after it handed over the last.
+            // The owner drops its sender after its last request.
             let more = match timeout(if failed { RETRY } else { Duration::MAX }, save_request.changed()).await {
                 Ok(changed) => changed.is_ok(),
                 Err(_) => true,
             };
             let work = save_request.borrow_and_update().clone();
             if let Some(work) = work {
-                let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), kept.clone(), self.stores.clone());
+                let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), removals.clone(), self.stores.clone());
                 let (number, now) = (work.number, work.kept.clone());
                 let written = tokio::task::spawn_blocking(move || write(&target, &history, work, (before, &stores))).await;
                 let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
                 failed = result.is_err();
                 match result {
                     Ok(()) => {
-                        kept = now;
+                        removals = now;
                         self.written.send_replace(number);
                     }
                     Err(error) => self.report(&error),
@@ -97,15 +97,15 @@ impl Files {
     }
 }
 
-/// Writes the files in an order in which nothing that serves is ever in none: what is published, since what is kept and not
-/// published counts as let go; what the guard holds and kept `before`; the entries; and what the guard holds alone. What is
-/// in both came back.
+/// Writes the files in such an order that every object that serves is in at least one of them at any time: first the published snapshot, because a
+/// removal that is not published counts as approved; then the removals that are held now or were held `before`; then the entries; last the removals
+/// that are held now. An object that is both in the entries and among the removals came back.
 fn write(folder: &Path, history: &Mutex<History>, work: SaveRequest, (before, stores): (Vec<Removal>, &[String])) -> io::Result<()> {
     if let Some(snapshot) = &work.published {
         save_published(folder, snapshot)?;
     }
-    let kept: HashSet<&str> = work.kept.iter().map(|removal| removal.object.path()).collect();
-    let mut both: Vec<Removal> = before.into_iter().filter(|removal| !kept.contains(removal.object.path())).collect();
+    let paths: HashSet<&str> = work.kept.iter().map(|removal| removal.object.path()).collect();
+    let mut both: Vec<Removal> = before.into_iter().filter(|removal| !paths.contains(removal.object.path())).collect();
     let more = !both.is_empty();
     both.extend(work.kept.iter().cloned());
     save_guard(folder, &both, stores)?;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_is_on_disk_wherever_writing_is_cut_off() {
+    fn an_object_that_serves_is_on_disk_wherever_writing_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let history = Mutex::new(History::open(folder.path(), 1));
         let published = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 1, sequence: 2 }, ..Snapshot::default() };
@@ -160,14 +160,14 @@ mod tests {
             announced: BTreeMap::new(),
             published: Some(Arc::new(published.clone())),
         };
-        // The entries cannot be written: whoever is killed here has both, what went just now and what came back.
+        // The entries cannot be written. A controller that is killed at this point has both the new removal and the one whose entry came back.
         std::fs::create_dir(folder.path().join("entries.json.gz")).unwrap();
         std::fs::create_dir(folder.path().join("entries.json.gz.previous")).unwrap();
         std::fs::write(folder.path().join("entries.json.gz.previous/x"), b"").unwrap();
         assert!(write(folder.path(), &history, work.clone(), (vec![removal("endpoints/a")], &[])).is_err());
         let names = |found: Vec<Removal>| found.iter().map(|removal| removal.origin.id.key.clone()).collect::<Vec<_>>();
         assert_eq!(names(load_guard(folder.path(), &[]).unwrap().value), ["endpoints/a", "endpoints/b"]);
-        // What is kept is published as well: else it would count as let go by whoever led.
+        // The held removal is published as well: otherwise it would count as approved by the previous leader.
         assert_eq!(load_published(folder.path()).unwrap().value.unwrap().version, published.version);
         std::fs::remove_dir(folder.path().join("entries.json.gz")).unwrap();
         write(folder.path(), &history, work, (vec![removal("endpoints/a")], &[])).unwrap();

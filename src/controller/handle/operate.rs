@@ -1,4 +1,4 @@
-//! What operators ask for, and the record of what they did.
+//! Requests of operators, and the record of their actions.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::controller::rules::pins::Action;
 use crate::controller::stored::operator::{Audit, OperatorState};
 use crate::controller::stored::programs::Joining;
 
-/// What an operator did is on disk within this time.
+/// An operator's action is on disk within this time.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// And at another controller.
+/// An operator's action is at another controller within this time.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A controller that was elected has asked the others within this time.
@@ -50,7 +50,7 @@ impl Handle {
         self.patiently(|to| Request::Do { action: action.clone(), by: by.clone(), to }).await
     }
 
-    /// Keeps that somebody did something.
+    /// Adds an action of somebody to the audit.
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
@@ -65,8 +65,8 @@ impl Handle {
         programs.get(program).map(|_| programs.has_room(program, key))
     }
 
-    /// Keeps that a program joins; returns whether it may: its name is new, or its token is bound to that, or it asked before with
-    /// the same key.
+    /// Records that a program joins; returns whether it may: its name is new, or its token is bound to that name, or it asked before with the same
+    /// key.
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
@@ -74,14 +74,14 @@ impl Handle {
         self.request(|to| Request::Joined(joining, to)).await?
     }
 
-    /// What needs the disk, in its turn.
+    /// Sends the operator's task a request and waits for the answer.
     pub(super) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopped> {
         let (to, answer) = oneshot::channel();
         self.operator.send(request(to)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 
-    /// The same of what waits for a moment if we were elected just now and ask the others first.
+    /// The same, repeated for a moment if this controller was only just elected and still asks the others.
     async fn patiently<T>(&self, request: impl Fn(oneshot::Sender<Result<T, OperateError>>) -> Request) -> Result<T, OperateError> {
         let begun = Instant::now();
         loop {
@@ -93,8 +93,9 @@ impl Handle {
         }
     }
 
-    /// Lets go what the guard holds: these keys below the root, or everything if there are none, and `later` what they name when it goes.
-    /// That is in the audit before it is done. Returns the paths of what went now, and what the caller should know if it is not on disk.
+    /// Approves removals: the held ones of these keys below the root, or all held ones if there are no keys; with `later` also removals of these keys
+    /// that are still to come. The approval is in the audit before it takes effect. Returns the paths of the removals that it released, and a warning
+    /// if that is not on disk.
     ///
     /// # Errors
     /// Why nothing was done; or the controller has stopped.
@@ -119,7 +120,7 @@ impl Handle {
         }
     }
 
-    /// Waits until another controller has what operators did here, if one follows; returns whether it has.
+    /// Waits until another controller has the present record of operators' actions, if one follows; returns whether it has.
     pub async fn is_confirmed(&self) -> bool {
         if !self.ask(Query::Followed).await.unwrap_or_default() {
             return true;
@@ -128,7 +129,7 @@ impl Handle {
         timeout(CONFIRM_TIMEOUT, confirmed.wait_for(|rank| *rank >= wanted)).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// What operators did, and pinned.
+    /// The record of operators' actions, and the pin.
     pub fn operated(&self) -> OperatorState {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! What other controllers and their streams need.
+//! The part of the handle that other controllers and their streams use.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -20,7 +20,7 @@ use crate::controller::stored::operator::OperatorState;
 use crate::controller::stored::programs::Program;
 
 impl Handle {
-    /// What we are in the election, and every change of it.
+    /// Our role in the election, and every change of it.
     pub fn roles(&self) -> watch::Receiver<Role> {
         self.roles.clone()
     }
@@ -39,7 +39,7 @@ impl Handle {
         }
     }
 
-    /// Whom we follow, and every change of it.
+    /// The controllers that we follow, and every change of them.
     pub fn upstream(&self) -> watch::Receiver<Upstream> {
         self.upstream.clone()
     }
@@ -49,7 +49,7 @@ impl Handle {
         &self.me
     }
 
-    /// What we are, for other controllers.
+    /// The description of this controller for other controllers.
     pub fn info(&self) -> ControllerInfo {
         let snapshot = self.snapshots.borrow().clone();
         let upstream = match &*self.upstream.borrow() {
@@ -68,7 +68,7 @@ impl Handle {
         }
     }
 
-    /// This controller leads, and has recovered what operators did: its record counts from now on.
+    /// This controller leads and has recovered the record of operators' actions: its own record counts from now on.
     ///
     /// # Errors
     /// The controller has stopped.
@@ -76,7 +76,8 @@ impl Handle {
         self.operator.send(Request::Begin(epoch)).await.map_err(|_| Stopped)
     }
 
-    /// We lead and wait for what was published before: operators are heard meanwhile. What others know of what operators did still counts.
+    /// This controller leads and waits for the snapshot that was published before. Meanwhile it carries out operators' requests, and the others'
+    /// records of operators' actions still count.
     ///
     /// # Errors
     /// The controller has stopped.
@@ -84,7 +85,7 @@ impl Handle {
         self.operator.send(Request::Open(epoch)).await.map_err(|_| Stopped)
     }
 
-    /// Takes over the leader's record of what operators did, unless ours is as new.
+    /// Takes over the leader's record of operators' actions, unless ours is as new.
     ///
     /// # Errors
     /// The controller has stopped.
@@ -97,12 +98,12 @@ impl Handle {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).since(known)
     }
 
-    /// What operators did, with the programs, as a follower of release 0.1 reads it.
+    /// The record of operators' actions with the programs, in the form that a follower of release 0.1 reads.
     pub fn operated_with_programs(&self) -> OperatorState {
         self.operated().with_programs(&self.programs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over which programs have joined, as another controller knows them.
+    /// Takes over another controller's record of the programs that have joined.
     ///
     /// # Errors
     /// The disk refused, or the controller has stopped.
@@ -110,7 +111,7 @@ impl Handle {
         self.request(|to| Request::AdoptPrograms(joined, to)).await?
     }
 
-    /// Keeps a config of another controller's history, whose file is in base64: whatever we have if it is the `leader`'s.
+    /// Takes over a config of another controller's history, whose file is in base64. A config of the `leader` replaces ours of the same number.
     ///
     /// # Errors
     /// It is not what it says it is, or the disk refused.
@@ -124,7 +125,7 @@ impl Handle {
         tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())?
     }
 
-    /// Waits, not too long, until the store has said which other controllers there are; returns whether it has.
+    /// Waits until the store has named the other controllers, for `patience` at most; returns whether it has.
     pub async fn met(&self, patience: Duration) -> bool {
         let mut changes = self.changes();
         let met = async {
@@ -137,7 +138,7 @@ impl Handle {
         timeout(patience, met).await.is_ok()
     }
 
-    /// The configs that `known` has not, with their files; oldest first. Forgets in `known` what we have no more.
+    /// The configs that `known` does not have, with their files; oldest first. Removes from `known` the configs that we do not have any more.
     pub async fn missing_configs(&self, known: &mut BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
         let (history, mut has) = (self.history.clone(), std::mem::take(known));
         let read = move || {
@@ -152,7 +153,7 @@ impl Handle {
         files
     }
 
-    /// Another controller has what operators did up to here.
+    /// Another controller has the record of operators' actions up to this rank.
     pub fn confirm(&self, rank: (u64, u64)) {
         self.confirmed.send_if_modified(|known| rank > std::mem::replace(known, rank.max(*known)));
     }

@@ -1,4 +1,4 @@
-//! Reading: what is published, what the stores have, the history and the audit.
+//! Reads the published snapshot, the stores, the history and the audit.
 
 use std::sync::{Arc, PoisonError};
 
@@ -33,7 +33,7 @@ impl Handle {
         self.stores.iter().map(|store| store.url.clone()).collect()
     }
 
-    /// What differs between two configs of the history, or between one and what is published.
+    /// The differences between two configs of the history, or between one of them and the published config.
     ///
     /// # Errors
     /// There is no such config, or its file cannot be used.
@@ -53,8 +53,8 @@ impl Handle {
         self.snapshots.clone()
     }
 
-    /// Changes whenever the answer for this key below the root may be another one. How proxies come and go is not noticed: look again
-    /// from time to time.
+    /// Changes whenever the answer for this key below the root may have changed. Connections of proxies are not noticed: look again from time to
+    /// time.
     pub fn wait_for(&self, key: &str) -> watch::Receiver<()> {
         self.waiters.wait_for(key)
     }
@@ -64,7 +64,7 @@ impl Handle {
         self.changes.clone()
     }
 
-    /// Asks the controller something.
+    /// Asks the controller; returns its answer.
     ///
     /// # Errors
     /// It has stopped.
@@ -105,10 +105,10 @@ impl Handle {
         Ok(None)
     }
 
-    /// The key below the root that people mean, whichever store's root they wrote before it.
+    /// The key below the root for a key that a person typed with or without the root of any store.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The key is not valid; the text says why.
     pub fn relative(&self, typed: &str) -> Result<String, String> {
         let mut roots = self.stores.iter().map(|store| store.root.as_str());
         let below = |root: &&str| typed.strip_prefix(*root).is_some_and(|rest| rest.starts_with('/'));
@@ -122,7 +122,7 @@ impl Handle {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// The authors' bytes of what serves now: the endpoints as they are, and the config that an operator pinned, if one does.
+    /// The authors' bytes of the entries that serve now: the present endpoints, and the pinned config if there is a pin.
     ///
     /// # Errors
     /// The file of that config cannot be used, or the controller has stopped.
@@ -136,8 +136,7 @@ impl Handle {
         Ok(config.into_iter().chain(now.into_iter().map(|store| only(store, true))).collect())
     }
 
-    /// The authors' bytes of a config of the history: of listeners, routes and backends. Which endpoints there were then says nothing
-    /// about now.
+    /// The authors' bytes of a config of the history: listeners, routes and backends. Its endpoints are left out: they would be out of date.
     ///
     /// # Errors
     /// There is no such config, or its file cannot be used.
@@ -157,7 +156,7 @@ impl Handle {
         audit
     }
 
-    /// What there is to say with a heartbeat.
+    /// The heartbeat to send now.
     pub fn heartbeat(&self) -> Heartbeat {
         let leads = self.roles.borrow().epoch().is_some();
         self.fresh.heartbeat(leads)

@@ -1,5 +1,4 @@
-//! Following the leader: what it publishes is relayed to our followers, what it keeps is kept here too, and what our
-//! proxies report is passed on to it.
+//! Follows the leader: relays its publications to our followers, replicates its state, and passes on the reports of our proxies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,12 +40,12 @@ pub struct Relay {
     pub peers: BTreeMap<String, String>,
     /// Asks other controllers.
     pub client: reqwest::Client,
-    /// What we are.
+    /// Our role.
     pub roles: watch::Receiver<Role>,
-    /// Gets whom we follow.
+    /// Gets the chain of controllers that we follow.
     pub upstream: watch::Sender<Upstream>,
-    /// What the leader's record said a moment after the leader was heard last: a later renewal is one of a leader that lives
-    /// and that we cannot hear.
+    /// The renewal of the leader's record a moment after the leader was heard last. A later renewal shows that the leader lives and that we cannot
+    /// hear it.
     pub heard: AtomicU64,
     /// When somebody was followed last.
     pub lost: Instant,
@@ -54,7 +53,7 @@ pub struct Relay {
     pub telling: AtomicU64,
     /// The last publication did not match its digest: the next request compares everything from the ground up.
     pub whole: AtomicBool,
-    /// What the leader's record said last, and since when.
+    /// The last renewal of the leader's record, and when it was noticed.
     pub renewed: (u64, Instant),
 }
 
@@ -93,7 +92,7 @@ impl Relay {
         }
     }
 
-    /// Follows the leader, or somebody who does, until that ends.
+    /// Follows the leader, or a controller that follows it, until that ends.
     async fn follow_somebody(&mut self, leader: Option<Record>, failed: &mut Option<Holder>) {
         let holder = leader.as_ref().map(|record| record.holder.clone());
         let led_by = leader.map(|record| (record.url, vec![record.holder.name]));
@@ -125,8 +124,8 @@ impl Relay {
         }
     }
 
-    /// Nobody could be followed. If the leader's record is renewed all the same, we are cut off; if it is not any more, the
-    /// leader has gone, and we are no worse than others.
+    /// Called when no controller could be followed. If the leader's record is renewed nevertheless, we are cut off. If it is not renewed any more,
+    /// the leader has gone, and other controllers know no more than we.
     fn judge_silence(&mut self) {
         let renewal = self.renewal();
         if renewal != self.renewed.0 {
@@ -152,16 +151,16 @@ impl Relay {
         self.roles.borrow().leader().map(|record| record.holder.clone())
     }
 
-    /// How often the record of leading was renewed, as far as is known.
+    /// How often the record of leading was renewed, as far as this controller has read it.
     fn renewal(&self) -> u64 {
         self.roles.borrow().leader().map_or(0, |record| record.renewal)
     }
 
-    /// The leader under a higher epoch than ours is the leader.
+    /// Asks the other controllers for a leader under a higher epoch than ours, and signals it to the election: that one leads.
     pub(super) async fn look_for_successor(&self, epoch: u64) {
         let mut answers = self.ask_peers().await;
         while let Some(info) = answers.next().await {
-            // Of two under one epoch, the one whose name comes first goes on.
+            // Of two leaders under one epoch, the one whose name comes first goes on.
             let goes_before = |theirs: &u64| *theirs > epoch || *theirs == epoch && info.name < self.handle.me.0;
             if let Some(theirs) = info.epoch.filter(goes_before) {
                 self.signal(Signal::Saw { epoch: theirs, living: true }).await;
@@ -184,8 +183,8 @@ impl Relay {
 
     /// Asks all known controllers; yields the answers of those of our cluster as they arrive.
     pub(super) async fn ask_peers(&self) -> impl Stream<Item = ControllerInfo> + Unpin + '_ {
-        let known = self.handle.ask(Query::Peers).await.unwrap_or_default();
-        let urls: BTreeSet<String> = known.into_values().chain(self.peers.values().cloned()).filter(|url| *url != self.handle.me.1).collect();
+        let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
+        let urls: BTreeSet<String> = peers.into_values().chain(self.peers.values().cloned()).filter(|url| *url != self.handle.me.1).collect();
         let own = self.handle.snapshots.borrow().cluster.clone();
         let ours = move |info: &ControllerInfo| info.name != self.handle.me.0 && (own.is_empty() || info.cluster == own);
         let asked: FuturesUnordered<_> = urls.into_iter().map(|url| async move { self.ask(&url).await }).collect();
@@ -210,7 +209,7 @@ impl Relay {
         Some((best.url, [vec![best.name], best.upstream].concat()))
     }
 
-    /// Follows one controller until that ends, or somebody else is to be followed. Returns whether it began.
+    /// Follows one controller until that ends, or until another one is to be followed. Returns whether it began.
     async fn follow(&mut self, url: &str, chain: Vec<String>) -> bool {
         let (Some(watch), Some(replica), Some(report)) = (join(url, WATCH_PATH), join(url, "/v1/replica"), join(url, "/v1/relay")) else {
             tracing::warn!(url, "another controller has a URL that cannot be used");

@@ -1,5 +1,5 @@
-//! The keys that proxies share: the leader makes and changes them, everybody else follows it. They are in files and on a
-//! stream of their own, and in nothing that people see.
+//! The keys that proxies share: the leader makes and changes them, all other controllers follow it. They are in files and on a stream of their own,
+//! and never in anything that people are shown.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -106,11 +106,11 @@ impl KeyRingTask {
         all_answered
     }
 
-    /// One look at the keys by the leader; `met` is true once every proxy and every other controller had time to connect.
+    /// The leader's regular look at the keys; `met` is true once every proxy and every other controller had time to connect.
     async fn lead(&self, epoch: u64, met: bool) {
         if self.ring.borrow().keys.is_empty() {
             let all_answered = self.learn().await;
-            // New keys would open nothing of what was sealed with those that a silent controller has.
+            // New keys would not open anything that was sealed with the keys of a silent controller.
             if !all_answered && !met && self.ring.borrow().keys.is_empty() {
                 return;
             }
@@ -132,8 +132,8 @@ impl KeyRingTask {
         if let Some(id) = turned {
             let opening = ring_before.keys.iter().filter(|key| key.phase == Phase::Retired).count();
             let message = format!("key {id} seals from now on, and all live proxies have it; {opening} older ones open");
-            let told = Input::Event { reason: "KeyActive", about: "keys".to_owned(), message };
-            if self.handle.send(told).await.is_err() {
+            let event = Input::Event { reason: "KeyActive", about: "keys".to_owned(), message };
+            if self.handle.send(event).await.is_err() {
                 tracing::debug!("the controller stopped");
             }
         }
@@ -145,7 +145,7 @@ impl KeyRingTask {
         proxies.is_ok_and(|all| all.iter().filter(|proxy| proxy.connected).filter_map(|proxy| proxy.secrets).all(|has| has == version))
     }
 
-    /// Takes over the keys of another controller: `once` as it has them, or all that it does with them until it ends.
+    /// Takes over the keys of another controller: with `once` the present ones, otherwise every change until the stream ends.
     async fn listen(&self, other: &str, once: bool) -> Result<(), StreamError> {
         let url = join(other, SECRETS_PATH).ok_or(StreamError::Url)?;
         let request = SecretsRequest { name: String::new(), controller: Some(self.handle.me().0.clone()) };

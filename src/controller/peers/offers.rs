@@ -10,9 +10,9 @@ use waypost_model::snapshot::{Snapshot, Version};
 pub struct ProxyOffers {
     leads: AtomicBool,
     best: Mutex<Option<Arc<Snapshot>>>,
-    /// The leader asks for what is above this.
+    /// The version above which the leader asks for snapshots.
     upstream: Mutex<Option<Version>>,
-    /// One proxy at a time: all of a fleet would be much at once, and the first is likely to be enough.
+    /// Locked while one proxy sends: a whole fleet would send too much at once, and the first offer is likely to be enough.
     telling: tokio::sync::Mutex<()>,
 }
 
@@ -32,13 +32,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ProxyOffers {
-    /// From now on proxies are asked: we are to lead.
+    /// Proxies are asked from now on: we are to lead.
     pub fn want(&self) -> Asking<'_> {
         self.leads.store(true, Ordering::Relaxed);
         Asking(self)
     }
 
-    /// The leader asks for what is above this version, or for nothing.
+    /// The leader asks for snapshots above this version; `None` if it does not ask.
     pub fn wanted_upstream(&self, above: Option<Version>) {
         *lock(&self.upstream) = above;
     }

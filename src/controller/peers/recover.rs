@@ -1,4 +1,4 @@
-//! Before a controller leads: what the others know of what was published is fetched.
+//! Before a controller leads, it fetches the published snapshot and the record of operators' actions from the other controllers.
 
 use std::time::Duration;
 
@@ -13,32 +13,32 @@ use crate::controller::peers::replicate::Fetch;
 use crate::controller::peers::streams::{StreamError, join};
 use crate::controller::rules::election::Role;
 
-/// Other controllers have this long to say what they have, before a new leader goes on without them.
+/// Other controllers have this long to answer before a new leader goes on without them.
 const RECOVER: Duration = Duration::from_millis(300);
-/// How often a peer that has more is asked for it by a controller that has something itself.
+/// How often a controller that has a snapshot itself asks a peer that has a newer one.
 const TRIES: u32 = 3;
 
 /// The result of asking the peers before we lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recovery {
-    /// Nobody who answers has more than we.
+    /// No peer that answers has a newer snapshot.
     Done,
-    /// Somebody has, and it did not come.
+    /// A peer has a newer snapshot, and it did not arrive.
     More,
-    /// A peer that answers did not send what operators did.
+    /// A peer that answers did not send its record of operators' actions.
     Untold,
-    /// Somebody leads under our epoch, or this higher one.
+    /// A peer leads under our epoch, or under this higher one.
     Contested(u64),
-    /// Somebody leads under a lower epoch and does not know of us yet: what it publishes until then is not to go back.
+    /// A peer leads under a lower epoch and does not know of us yet. Its publications until it does must not be taken back.
     Unaware,
 }
 
 impl Relay {
-    /// Before we publish, we know what other controllers know of what was published before us. Those that do not answer at
-    /// once have gone; one that answers and has more is asked again, for ever by whoever has nothing.
+    /// Before we publish, we fetch the newest snapshot and records of the other controllers. A controller that does not answer at once is taken for
+    /// gone. One that answers and has a newer snapshot is asked again, without end by a controller that has none.
     pub(super) async fn recover(&self) {
         let epoch = self.roles.borrow().epoch();
-        // Without the right to write there are no others.
+        // A controller without the right to write leads only where there are no others.
         let alone = matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. });
         if !alone && !self.handle.met(PATIENCE).await {
             tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
@@ -50,9 +50,9 @@ impl Relay {
                 Recovery::Done => return,
                 Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
                 Recovery::Untold => tries = tries.saturating_sub(1),
-                // Its lease ends soon, and with our record in the store it gets no other.
+                // Its lease ends soon, and it does not get another one while our record is in the store.
                 Recovery::Unaware => {}
-                // Two with one epoch: ours has to be above it first.
+                // Two controllers have one epoch: ours has to become the higher one first.
                 Recovery::Contested(epoch) => self.signal(Signal::Saw { epoch, living: false }).await,
             }
             if tries == 0 {
@@ -62,7 +62,7 @@ impl Relay {
         }
     }
 
-    /// Asks all peers once, and fetches what the one with the highest version has.
+    /// Asks all peers once, and fetches the state of the peer with the highest version.
     pub(super) async fn recover_once(&self, epoch: Option<u64>) -> Recovery {
         let own = self.handle.snapshots.borrow().version;
         let mut answers = self.ask_peers().await;
@@ -87,24 +87,24 @@ impl Relay {
         if unaware {
             return Recovery::Unaware;
         }
-        // What operators did has a rank of its own: any peer may have the newest.
-        let mut told = true;
+        // The record of operators' actions has a rank of its own: any peer may have the newest one.
+        let mut all_records = true;
         for url in &met {
             if best.as_ref().is_none_or(|best| best.url != *url) {
-                told &= self.fetch(url, Fetch::Operator, RECOVER).await;
+                all_records &= self.fetch(url, Fetch::Operator, RECOVER).await;
             }
         }
-        let Some(best) = best else { return if told { Recovery::Done } else { Recovery::Untold } };
+        let Some(best) = best else { return if all_records { Recovery::Done } else { Recovery::Untold } };
         tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
-        let came = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
-        match (came, told) {
+        let fetched = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
+        match (fetched, all_records) {
             (true, true) => Recovery::Done,
             (true, false) => Recovery::Untold,
             (false, _) => Recovery::More,
         }
     }
 
-    /// Fetches what another controller has, once; returns whether it came.
+    /// Fetches the state of another controller once; returns whether all of it arrived.
     async fn fetch(&self, url: &str, what: Fetch, patience: Duration) -> bool {
         let (Some(watch), Some(replica)) = (join(url, WATCH_PATH), join(url, "/v1/replica")) else { return true };
         let fetched = timeout(patience, async {
@@ -115,10 +115,10 @@ impl Relay {
             }
             Ok::<_, StreamError>(())
         });
-        let came = matches!(fetched.await, Ok(Ok(())));
-        if !came {
+        let complete = matches!(fetched.await, Ok(Ok(())));
+        if !complete {
             tracing::warn!(url, "what another controller has of what was published before could not be fetched");
         }
-        came
+        complete
     }
 }

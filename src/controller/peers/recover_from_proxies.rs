@@ -1,4 +1,5 @@
-//! Recovery from proxies, before a controller leads that has lost what was published: they are asked for their snapshots, and the peers once more.
+//! Recovery from proxies, before a controller leads that has lost the published snapshot: it asks the proxies for their snapshots, and its peers once
+//! more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +14,14 @@ use crate::controller::rules::election::Role;
 use crate::controller::rules::recovery::{Next, Waiting};
 
 const PAUSE: Duration = Duration::from_millis(50);
-/// Other controllers are asked again this often: one may have been late.
+/// Interval in which the other controllers are asked again: one may have been late.
 const ASKED: Duration = Duration::from_secs(1);
-/// An offer is taken up within this time, unless the store was lost in that moment.
+/// An offer is taken up within this time, unless the store was lost at that moment.
 const TAKEN: Duration = Duration::from_secs(1);
 
 impl Relay {
-    /// Where somebody has led before and nothing is known of what was published, neither here nor by other controllers, proxies may
-    /// still serve it: what they hold is fetched, and what the stores do not have of it is held.
+    /// If there has been a leader before, but neither this controller nor another one has the published snapshot, proxies may still serve it. Their
+    /// snapshot is fetched, and its objects that the stores do not have are held.
     ///
     /// # Errors
     /// The controller has stopped.
@@ -32,7 +33,7 @@ impl Relay {
         while self.roles.borrow().epoch() == Some(epoch) && !knows_something() {
             sleep(PAUSE).await;
             if !matches!(*self.roles.borrow(), Role::Leading { .. }) {
-                // Without the store nothing is taken, and nothing published.
+                // Without the store no offer is taken up, and nothing is published.
                 self.look_for_successor(epoch).await;
                 waiting.begin_anew();
                 begun = Instant::now();
@@ -43,20 +44,20 @@ impl Relay {
                 asked = Instant::now();
                 continue;
             }
-            let seen = self.handle.ask(Query::RecoveryState).await?;
+            let facts = self.handle.ask(Query::RecoveryState).await?;
             let best = self.handle.offers.best();
-            let next = waiting.next(begun.elapsed(), &seen, best.as_ref().map(|best| best.version).unwrap_or_default());
+            let next = waiting.next(begun.elapsed(), &facts, best.as_ref().map(|best| best.version).unwrap_or_default());
             match (next, best) {
                 _ if others_have_more => {}
                 (Next::Go, Some(best)) => self.take(best).await?,
                 (Next::Go, None) => {
-                    if let Some(held) = waiting.held {
-                        self.say(format!("proxies have seen version {held}, and none has told it: what the stores say is published")).await?;
+                    if let Some(highest) = waiting.held {
+                        self.say(format!("proxies have seen version {highest}, and none has told it: what the stores say is published")).await?;
                     }
                     return Ok(());
                 }
                 (Next::WaitLong, _) if !std::mem::replace(&mut said, true) => {
-                    let why = if seen.complete { "a store is empty" } else { "a store was not read yet" };
+                    let why = if facts.complete { "a store is empty" } else { "a store was not read yet" };
                     let told =
                         "what was published before is not known: nothing is published before a proxy or another controller tells it, or that has changed";
                     self.say(format!("{why}, and {told}")).await?;
@@ -68,7 +69,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Asks the other controllers once more, and fetches what they have; whether there is more that did not come.
+    /// Asks the other controllers once more and fetches the newest state. Returns whether one has more that did not arrive.
     async fn have_others_more(&self, epoch: u64) -> bool {
         match self.recover_once(Some(epoch)).await {
             Recovery::More | Recovery::Unaware => true,
@@ -85,7 +86,7 @@ impl Relay {
         tracing::info!("goes on from version {}, which a proxy told", best.version);
         let mut snapshots = self.handle.snapshots.clone();
         self.handle.send(Input::RecoveredFromProxy(best)).await?;
-        // If the store was lost in that moment, it is tried again.
+        // If the store was lost at that moment, the offer is taken up again later.
         timeout(TAKEN, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await.map(drop).unwrap_or_default();
         Ok(())
     }

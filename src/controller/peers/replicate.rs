@@ -1,4 +1,4 @@
-//! What the leader keeps is kept here too, and what our proxies report is passed on to it.
+//! Replicates the leader's state, and passes on the reports of our proxies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ pub(super) enum Fetch {
     Endlessly,
     /// Everything, once.
     All,
-    /// What operators did, once.
+    /// The record of operators' actions, once.
     Operator,
 }
 
@@ -43,7 +43,7 @@ fn without_findings(report: &Report) -> Report {
 }
 
 impl Relay {
-    /// Replicates what the leader keeps beside the snapshot. Never ends: relaying goes on where this fails.
+    /// Replicates the leader's state beside the snapshot. Never ends: relaying goes on where this fails.
     pub(super) async fn replicate(&self, url: Url) {
         loop {
             if let Err(error) = self.replicate_once(url.clone(), Fetch::Endlessly).await {
@@ -53,7 +53,7 @@ impl Relay {
         }
     }
 
-    /// Keeps what another controller keeps until it ends the stream, or until it has told all, if that is enough.
+    /// Replicates another controller's state until it ends the stream, or until it has sent all of it, if that is enough.
     pub(super) async fn replicate_once(&self, url: Url, what: Fetch) -> Result<(), StreamError> {
         let empty = self.handle.ask(Query::Empty).await?;
         let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
@@ -70,14 +70,14 @@ impl Relay {
                     self.handle.send(Input::Replica(Box::new(replica))).await?;
                 }
                 Document::Config { number, digest, file } => {
-                    // Another controller keeps what could not be written here; the next document may be more important.
+                    // A config that cannot be written here is on another controller's disk; the next document may be more important.
                     if let Err(error) = self.handle.adopt_config(number, digest, &file, what == Fetch::Endlessly).await {
                         tracing::warn!("C{number} of the leader's history was not kept: {error}");
                     }
                 }
                 Document::Programs { joined } => self.adopt_programs(joined).await?,
                 Document::Operator { mut saved, left } => {
-                    // A leader of release 0.1 sends them here.
+                    // A leader of release 0.1 sends the programs in this record.
                     let (programs, _) = saved.take_programs(now_millis()).since(None);
                     self.adopt_programs(programs).await?;
                     let left = left.map(Duration::from_millis);
@@ -100,7 +100,7 @@ impl Relay {
         match self.handle.adopt_programs(joined).await {
             Ok(()) => Ok(()),
             Err(OperateError::Stopped(stopped)) => Err(stopped.into()),
-            // They are told again on the next stream.
+            // They are sent again on the next stream.
             Err(error) => Err(StreamError::Unreadable(format!("which programs have joined was not kept: {error}"))),
         }
     }
@@ -110,27 +110,27 @@ impl Relay {
         let from = self.telling.load(Ordering::Relaxed);
         let events = self.handle.ask(|to| Query::Events(from, to)).await.unwrap_or_default();
         let next = events.last().map_or(from, |last| last.number + 1);
-        let told = |event: Event| RelayedEvent { reason: event.reason, about: event.about, message: event.message };
-        (events.into_iter().filter(Event::is_own).map(told).collect(), next)
+        let relayed = |event: Event| RelayedEvent { reason: event.reason, about: event.about, message: event.message };
+        (events.into_iter().filter(Event::is_own).map(relayed).collect(), next)
     }
 
-    /// Passes on which proxies follow us and what they report. Ends only with us.
+    /// Passes on which proxies follow us and what they report. Ends only when this controller stops.
     pub(super) async fn pass_on(&self, url: Url) {
         let mut changes = self.handle.changes();
-        let mut told: HashMap<String, Report> = HashMap::new();
+        let mut sent_reports: HashMap<String, Report> = HashMap::new();
         let mut takes_changes = false;
         loop {
-            let known = if takes_changes { told.clone() } else { HashMap::new() };
-            let Ok(mut proxies) = self.handle.ask(|to| Query::Downstream(known, to)).await else { return std::future::pending().await };
+            let sent_before = if takes_changes { sent_reports.clone() } else { HashMap::new() };
+            let Ok(mut proxies) = self.handle.ask(|to| Query::Downstream(sent_before, to)).await else { return std::future::pending().await };
             let mut fresh = HashMap::new();
             for proxy in &mut proxies {
                 // A proxy that reconnected and has not reported yet is as in its last report.
-                let known = told.get(&proxy.name);
-                let Some(as_known) = proxy.report.as_ref().map(without_findings).or_else(|| known.cloned()) else { continue };
-                if known == Some(&as_known) {
+                let sent_before = sent_reports.get(&proxy.name);
+                let Some(reduced) = proxy.report.as_ref().map(without_findings).or_else(|| sent_before.cloned()) else { continue };
+                if sent_before == Some(&reduced) {
                     proxy.report = None;
                 }
-                fresh.insert(proxy.name.clone(), as_known);
+                fresh.insert(proxy.name.clone(), reduced);
             }
             let operated = Some(self.handle.operated().rank());
             let snapshot = Some(self.handle.snapshots.borrow().clone()).filter(|snapshot| snapshot.version.sequence > 0);
@@ -139,11 +139,11 @@ impl Relay {
             let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             let mut arrived = false;
-            told = match sent {
+            sent_reports = match sent {
                 Ok(Ok(response)) if response.status().is_success() => {
                     arrived = true;
                     self.telling.store(next, Ordering::Relaxed);
-                    // One that knows nothing of it answers nothing.
+                    // A controller of an earlier release answers nothing.
                     let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
                     let RelayAnswer { recall, resend, takes_changes: takes } = answer.ok().and_then(Result::ok).unwrap_or_default();
                     takes_changes = takes;

@@ -55,14 +55,14 @@ impl From<serde_json::Error> for StreamError {
     }
 }
 
-/// Ends when somebody else leads than `led_by`, we among them.
+/// Ends when a controller other than `led_by` leads, which may be this one.
 pub(super) async fn turned(mut roles: watch::Receiver<Role>, led_by: Option<String>) {
     loop {
         if roles.changed().await.is_err() {
             return;
         }
         match &*roles.borrow_and_update() {
-            // It is the same one still, or nobody knows better.
+            // The leader is still the same one, or no other is known.
             Role::Following { leader } if leader.as_ref().is_none_or(|record| Some(&record.holder.name) == led_by.as_ref()) => {}
             _ => return,
         }

@@ -1,4 +1,4 @@
-//! Who leads: one record in the store, written with compare and set. Pure: time and what the store answered are inputs.
+//! Decides which controller leads, by one record in the store, written with compare and set. Pure: time and the store's answers are inputs.
 //!
 //! The holder renews its record every third of the TTL and stops leading two thirds of a TTL after it *sent* the last
 //! renewal that was acknowledged. A challenger takes over when it has seen the record unchanged for a whole TTL of its
@@ -41,29 +41,29 @@ pub struct Record {
     pub released: bool,
 }
 
-/// Who we are.
+/// The identity with which this controller stands for election.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Candidate {
     /// The cluster's id.
     pub cluster: String,
     /// Our name and this run.
     pub holder: Holder,
-    /// The run before this one, on the same state directory: it is dead, and its record need not run out.
+    /// The run before this one, on the same state directory. It is dead, so its record need not run out.
     pub previous_run: Option<String>,
     /// Where our API is.
     pub url: String,
 }
 
-/// Why the store did not answer as it should.
+/// Why the store did not answer a request as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreFailure {
-    /// It cannot be reached, or whether it was written is not known.
+    /// It cannot be reached, or it is unknown whether the record was written.
     Unreachable,
     /// We have no right to write there.
     Denied,
 }
 
-/// What stands at the record's key.
+/// The content of the record's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRecord {
     /// The store's revision of it.
@@ -72,7 +72,7 @@ pub struct StoredRecord {
     pub record: Option<Record>,
 }
 
-/// What the store is to be asked next.
+/// The next request to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreRequest {
     /// Read the record.
@@ -81,19 +81,19 @@ pub enum StoreRequest {
     Write {
         /// The record.
         record: Record,
-        /// What must stand there.
+        /// The expected content of the key.
         expected: Expected,
     },
 }
 
-/// What happened.
+/// An input of the election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectionInput {
     /// The store answered a read.
     Read(Result<Option<StoredRecord>, StoreFailure>),
     /// The store answered a write.
     Wrote(Result<PutIf, StoreFailure>),
-    /// Somebody has seen this epoch; `living` if a controller leads under it now.
+    /// Another program has seen this epoch; `living` if a controller leads under it now.
     Saw {
         /// The epoch.
         epoch: u64,
@@ -102,20 +102,20 @@ pub enum ElectionInput {
     },
     /// An operator asks us to let go.
     StepDown,
-    /// Lead although the store cannot be asked: an operator says that nobody else does, or nobody else is known.
+    /// Lead although the store cannot be asked: an operator says that no other controller leads, or no other one is known.
     Caretake,
-    /// Whatever we wait for may have happened: ask the store now.
+    /// The store may have a new answer: ask it now.
     Look,
-    /// Whether there are other controllers: then nobody leads without the record.
+    /// Whether there are other controllers: if there are, no controller leads without the record.
     Others(bool),
 }
 
-/// What we are at a moment.
+/// The role of a controller at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// Somebody else leads, or nobody.
     Following {
-        /// Who, as far as the store says.
+        /// The leader, as far as the store says.
         leader: Option<Record>,
     },
     /// We lead.
@@ -125,18 +125,17 @@ pub enum Role {
         /// Until when, on our clock, unless the record is renewed.
         until: Duration,
     },
-    /// We led, or were told to, and the store cannot be asked: nothing of the store may be published, only what operators
-    /// ask for.
+    /// We led, or an operator told us to lead, and the store cannot be asked: only operators' requests are published, and nothing of the store.
     Caretaking {
         /// Our epoch.
         epoch: u64,
-        /// We were told to, and did not lead before.
+        /// An operator told us to lead, and we did not lead before.
         named: bool,
     },
 }
 
 impl Role {
-    /// Who leads, if that is another one and known.
+    /// The leader, if it is another controller and known.
     pub const fn leader(&self) -> Option<&Record> {
         match self {
             Self::Following { leader } => leader.as_ref(),
@@ -144,7 +143,7 @@ impl Role {
         }
     }
 
-    /// Whether we lead or take care at this time since the start. A lease that has run out is none, whatever is known of it.
+    /// Whether we lead or take care at this time since the start. A lease that has run out does not count, even if it may have been renewed since.
     pub fn leads(&self, now: Duration) -> bool {
         match self {
             Self::Leading { until, .. } => now < *until,
@@ -162,12 +161,13 @@ impl Role {
     }
 }
 
-/// Nobody has led so often: a claim of this epoch or a higher one is a mistake, or worse, and would leave no room above it.
+/// The highest epoch that is believed. No cluster has had so many leaders: a claim of a higher epoch is a mistake or an attack, and would leave no
+/// room above it.
 pub const HIGHEST: u64 = 1 << 52;
-/// Proxies are believed only below this: the epochs above it are read from records and publications as well.
+/// The bound below which epochs that proxies claim are believed. Epochs above it are believed only from records and publications.
 pub const CLAIMED: u64 = HIGHEST / 2;
 
-/// How we stand.
+/// Our position in the election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Post {
     /// We do not have the record.
@@ -197,13 +197,13 @@ pub struct Election {
     /// The highest epoch seen anywhere.
     highest: u64,
     post: Post,
-    /// What stood at the key when it was read last, and since when it is unchanged.
+    /// The content of the key when it was read last, and since when it is unchanged.
     seen: Option<(Option<StoredRecord>, Duration)>,
     /// The revision of the record that was read or written last.
     last: Option<Revision>,
-    /// The record went back to an older one, with a store that was restored: whoever stands in it need not lead, and others may.
+    /// The record went back to an older one, together with a store that was restored: its holder need not lead, and others may.
     went_back: bool,
-    /// Whether another one's record was ever seen.
+    /// Whether another controller's record was ever read.
     met_another: bool,
     /// When writing was denied last.
     denied: Option<Duration>,
@@ -244,7 +244,7 @@ impl Election {
         self.ttl * 2 / 3
     }
 
-    /// What we are.
+    /// Our role now.
     pub fn role(&self, now: Duration) -> Role {
         let following = || {
             let record = self.seen.as_ref().and_then(|(standing, _)| standing.as_ref()?.record.clone());
@@ -272,14 +272,14 @@ impl Election {
         lapse.map_or(ask, |lapse| lapse.min(ask))
     }
 
-    /// What to ask the store now, if anything. Its answer is told by [`Election::heard`].
+    /// The next request to the store, if one is due. Its answer is passed to [`Election::heard`].
     pub fn poll(&mut self, now: Duration) -> Option<StoreRequest> {
         if self.pending.is_some() || now < self.next {
             return None;
         }
         let ask = match self.post {
             Post::Held { epoch, revision, renewal, .. } => {
-                // A higher epoch was seen: the record is proved to be ours before the epoch is raised above it.
+                // A higher epoch was seen. The record is proved to be ours before the epoch is raised above it.
                 let epoch = if self.highest > epoch { self.highest + 1 } else { epoch };
                 StoreRequest::Write { record: self.record(epoch, renewal + 1), expected: Expected::At(revision) }
             }
@@ -294,10 +294,10 @@ impl Election {
         Record { cluster: self.me.cluster.clone(), holder: self.me.holder.clone(), url: self.me.url.clone(), epoch, renewal, ttl_millis, released: false }
     }
 
-    /// The record that makes us leader, once what stands there may be replaced.
+    /// The record that makes us leader, once the present content of the key may be replaced.
     fn challenge(&self, now: Duration) -> Option<StoreRequest> {
         let (standing, since) = self.seen.as_ref()?;
-        // A right may come back.
+        // The right to write may come back.
         let denied = self.denied.is_some_and(|at| now < at + self.ttl);
         if now < self.rest_until || denied || now < *since + self.wait(standing.as_ref())? {
             return None;
@@ -308,12 +308,12 @@ impl Election {
         Some(StoreRequest::Write { record: self.record(epoch, renewal), expected })
     }
 
-    /// Whether the run before this one holds it, which is dead.
+    /// Whether the holder is the run before this one, which is dead.
     fn was_ours(&self, record: &Record) -> bool {
         record.holder.name == self.me.holder.name && Some(&record.holder.run) == self.me.previous_run.as_ref()
     }
 
-    /// How long what stands there must be unchanged before it is replaced; `None` if it never may.
+    /// How long the content of the key must be unchanged before it is replaced; `None` if it may never be.
     fn wait(&self, standing: Option<&StoredRecord>) -> Option<Duration> {
         let patience = |ttl: Duration| self.ttl.max(ttl) + self.jitter;
         match standing {
@@ -329,7 +329,7 @@ impl Election {
         }
     }
 
-    /// Something happened.
+    /// Takes an input.
     pub fn heard(&mut self, heard: ElectionInput, now: Duration) {
         match heard {
             ElectionInput::Read(answer) => {
@@ -379,16 +379,16 @@ impl Election {
             }
             let ours = record.holder.run == self.me.holder.run && !self.went_back;
             if ours && !record.released && now >= self.rest_until && self.denied.is_none() {
-                // A write of ours whose outcome was not known arrived; it counts from the next renewal on.
+                // A write of ours whose outcome was unknown has arrived; it counts from the next renewal on.
                 if self.post == Post::None {
                     self.post = Post::Held { epoch: record.epoch, revision, renewal: record.renewal, renewed: None };
                 }
                 self.next = now;
                 return;
             }
-            // Where there are others, one may have led since our last run.
+            // Where there are other controllers, one may have led since our last run.
             self.met_another |= record.holder.run != self.me.holder.run && (self.others || !self.was_ours(record));
-            // Somebody renews: the leader without the store's word lets go.
+            // Another controller renews the record: a leader that leads without the store's word steps down.
             if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
                 self.post = Post::None;
             }
@@ -402,7 +402,7 @@ impl Election {
         }
     }
 
-    /// Writing is not for us: we lead without a record, unless one is alive.
+    /// We may not write: we lead without a record, unless another controller renews one.
     fn alone(&mut self, standing: Option<&StoredRecord>, now: Duration) {
         self.denied.get_or_insert(now);
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
@@ -410,7 +410,7 @@ impl Election {
             None => true,
             Some(found) => self.wait(Some(found)).is_some_and(|wait| now >= since + wait),
         };
-        // Where there are others, two could think so.
+        // Where there are other controllers, two could come to this conclusion.
         if free && !self.others && matches!(self.post, Post::None | Post::Named { .. }) && now >= self.rest_until {
             self.highest = self.highest.saturating_add(1);
             self.post = Post::Alone { epoch: self.highest };
@@ -426,7 +426,7 @@ impl Election {
                 self.seen = Some((Some(StoredRecord { revision, record: Some(record.clone()) }), now));
                 (self.last, self.went_back) = (Some(revision), false);
                 if now < self.rest_until {
-                    // We were asked to let go meanwhile; the record runs out.
+                    // We were asked to step down meanwhile; the record runs out.
                     self.next = now + self.ttl / 24;
                     return;
                 }
@@ -451,21 +451,21 @@ impl Election {
             Err(StoreFailure::Unreachable) => {
                 self.next = now + self.ttl / 24;
                 if !matches!(self.post, Post::Held { .. }) {
-                    // It may yet arrive: what stands there is read before anything else is written.
+                    // The write may yet arrive: the record is read before another one is written.
                     self.seen = None;
                 }
             }
         }
     }
 
-    /// Somebody else publishes, or published, under this epoch.
+    /// Another controller publishes, or published, under this epoch.
     fn saw(&mut self, epoch: u64, living: bool, now: Duration) {
         if epoch >= HIGHEST {
             return;
         }
         self.highest = self.highest.max(epoch);
         if matches!(self.post, Post::Held { epoch: own, .. } if own == epoch) {
-            // Ours must be above it.
+            // Our epoch must become the higher one.
             self.highest = self.highest.max(epoch + 1);
         }
         match &mut self.post {
@@ -482,7 +482,7 @@ impl Election {
         }
     }
 
-    /// The record that lets go, if we hold one: to be written once, on the way out or before stepping down.
+    /// The record that releases leading, if we hold one. It is written once, when the controller stops or steps down.
     pub fn release(&self) -> Option<StoreRequest> {
         let Post::Held { epoch, revision, renewal, .. } = self.post else { return None };
         Some(StoreRequest::Write { record: Record { released: true, ..self.record(epoch, renewal + 1) }, expected: Expected::At(revision) })

@@ -1,9 +1,8 @@
 //! The guard: removals that could hurt the traffic wait until they are known to be meant. Pure: time is an input.
 //!
-//! What goes away without having been drained or approved is collected until none came for a moment, because some
-//! writers delete key by key, and then judged together with everything that went within the last minute. Meanwhile,
-//! and while it is held, it stays in the snapshot; endpoints are marked as suspect, so that proxies use them only when
-//! no other can take a request. See `docs/decisions/09-guard.md`.
+//! Removals of objects that were neither drained nor approved are collected until no further one comes for a moment, because some writers delete key
+//! by key, and are then judged together with all removals of the last minute. Until then, and while they are held, the objects stay in the snapshot;
+//! endpoints are marked as suspect, so that proxies use them only when no other can take a request. See `docs/decisions/09-guard.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,9 +44,9 @@ impl Default for Thresholds {
     }
 }
 
-/// Removals are judged when there was no further one for this long.
+/// Removals are judged when no further one has come for this long.
 const SETTLE: Duration = Duration::from_millis(500);
-/// And after this long in any case.
+/// Removals are judged after this long in any case.
 const SETTLE_MOST: Duration = Duration::from_secs(5);
 /// A small removal of a backend's last endpoints goes when its store has confirmed it for this long.
 const CONFIRM: Duration = Duration::from_secs(10);
@@ -69,18 +68,18 @@ pub enum Judgement {
         /// Why.
         why: String,
     },
-    /// It is gone, and remembered for a while.
+    /// The object has left the snapshot; the removal is remembered for a while.
     Released,
 }
 
 impl Judgement {
-    /// Of what went just now of a store, if that is believed or not.
+    /// The judgement of a new removal from a store that may be distrusted.
     fn of_new(doubted: Option<DistrustedStore<'_>>, source: usize) -> Self {
         doubted.filter(|doubted| doubted.source == source).map_or(Self::Waiting, |doubted| Self::Held { why: doubted.why.to_owned() })
     }
 }
 
-/// A store that is not believed.
+/// A distrusted store.
 #[derive(Debug, Clone, Copy)]
 pub struct DistrustedStore<'a> {
     /// Its number.
@@ -89,40 +88,40 @@ pub struct DistrustedStore<'a> {
     pub why: &'a str,
 }
 
-/// Whether a store is the one that is not believed.
+/// Whether a store is the distrusted one.
 pub(crate) fn is_distrusted(doubted: Option<DistrustedStore<'_>>, source: usize) -> bool {
     doubted.is_some_and(|doubted| doubted.source == source)
 }
 
-/// Something that went away from the store.
+/// An object that left its store.
 #[derive(Debug, Clone)]
 pub struct Removal {
-    /// What it was.
+    /// The object.
     pub object: Arc<Object>,
     /// The entry it came from.
     pub origin: Origin,
-    /// When it went.
+    /// When it left.
     pub at: Duration,
     /// The same as a date, in milliseconds since 1970.
     pub date: u64,
     /// What is to become of it.
     pub judgement: Judgement,
-    /// The revision of its store when it was seen to have gone; zero if others saw that.
+    /// The revision of its store at which the removal was seen; zero if another controller saw it.
     pub seen: u64,
-    /// What its store has in its place; nothing if it is gone from there. Once the store says something else, it was written
-    /// anew, and is not kept any more.
+    /// The digest that its store has in its place; `None` if there is nothing. Once the store has another one, the object was written anew, and its
+    /// removal is over.
     pub instead: Option<Digest>,
 }
 
-/// What the stores say: the config and the membership lane.
+/// The content of the stores: the config and the membership lane.
 pub type Lanes<'a> = (&'a Lane, &'a Lane);
 
-/// The digest of what the stores have at a path.
+/// The digest of the stores' object at a path.
 fn found(lanes: Lanes<'_>, path: &str) -> Option<Digest> {
     object_at(lanes, path).map(|object| object.digest())
 }
 
-/// What the stores have at a path.
+/// The stores' object at a path.
 fn object_at<'a>((config, membership): Lanes<'a>, path: &str) -> Option<&'a Arc<Object>> {
     config.get(path).or_else(|| membership.get(path))
 }
@@ -132,13 +131,13 @@ fn object_at<'a>((config, membership): Lanes<'a>, path: &str) -> Option<&'a Arc<
 pub struct Guard {
     thresholds: Thresholds,
     removals: BTreeMap<String, Removal>,
-    /// The first and last removal that is not judged yet.
+    /// When the first and the last removal that is not judged yet came.
     batch: Option<(Duration, Duration)>,
     /// Approvals of removals that are still to come, by path, and until when they are good.
     expected: BTreeMap<String, Duration>,
 }
 
-/// How many there are in the store that take requests.
+/// How many routes and endpoints that take requests are left in the stores.
 #[derive(Debug, Default)]
 struct Counts {
     routes: usize,
@@ -157,13 +156,13 @@ impl Counts {
     }
 }
 
-/// What a backend says of its own endpoints.
+/// The guard settings of a backend for its own endpoints.
 fn settings_of(backend: &str, config: &Lane) -> BackendGuard {
     let written = config.get(&format!("backend/{backend}")).and_then(|object| object.decode::<Backend>().ok());
     written.and_then(|body| body.spec.guard).unwrap_or_default()
 }
 
-/// The same of the backend of an object, if that is an endpoint.
+/// The same for the backend of an endpoint; the defaults for other objects.
 pub(crate) fn own_settings(object: &Object, config: &Lane) -> BackendGuard {
     if object.kind() == "endpoint" { settings_of(backend(object), config) } else { BackendGuard::default() }
 }
@@ -174,24 +173,24 @@ impl Guard {
         Self { thresholds, removals: BTreeMap::new(), batch: None, expected: BTreeMap::new() }
     }
 
-    /// What was held before a restart is held again.
+    /// Restores the removals from before a restart.
     pub fn restore(&mut self, removal: Vec<Removal>, now: Duration) {
         for one in removal {
             if one.judgement == Judgement::Waiting {
-                // Its store is read first: what else went meanwhile is judged with it.
+                // Its store is read first: other removals that happened meanwhile are judged with it.
                 self.collect(now + SETTLE_MOST);
             }
             self.removals.insert(one.object.path().to_owned(), Removal { at: now, ..one });
         }
     }
 
-    /// A store was read for the first time since the start: what it says decides whether what was kept of it still is.
+    /// A store was read for the first time since the start: removals are over whose path has another content than when they were noted.
     pub fn reconcile(&mut self, source: usize, lanes: Lanes<'_>) {
         self.removals.retain(|path, removal| removal.origin.id.source != source || found(lanes, path) == removal.instead);
     }
 
-    /// Begins with what another controller published: `missing` is in it and not in the stores. What that controller kept
-    /// (`known`) stays as it was, unless it was written anew; the rest is judged as if it had gone just now, or held if its store is
+    /// Begins with the snapshot of another controller: `missing` are its objects that the stores do not have. That controller's removals (`known`)
+    /// stay as they were, unless their objects were written anew. All others are judged as if they had happened just now, or held if their store is
     /// `doubted`. Config comes from the active `tree`, if there is one.
     pub fn inherit(
         &mut self,
@@ -221,22 +220,22 @@ impl Guard {
                 continue;
             }
             let instead = found(lanes, path);
-            // What was seen in the store last, else what was published.
+            // The object that the store had last, otherwise the published one.
             let before = self.removals.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |removal| (removal.object, removal.origin));
             let judgement = Judgement::of_new(doubted, origin.id.source);
             self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen: 0, instead });
         }
-        // What has gone as it was meant to is no reason to let it go again.
+        // An approval whose removal has happened is used up.
         self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
     }
 
-    /// Whether there is a guard for such objects.
+    /// Whether removals of such objects are guarded.
     fn is_guarded(&self, object: &Object) -> bool {
         self.thresholds.enabled && kind::by_name(object.kind()).is_some_and(|kind| kind.guarded)
     }
 
-    /// It stays until it is judged, or longer.
+    /// Adds a removal; its object stays in the snapshot until it is judged, or longer.
     fn add(&mut self, removal: Removal) {
         if removal.judgement == Judgement::Waiting {
             self.collect(removal.at);
@@ -249,8 +248,8 @@ impl Guard {
         self.removals.retain(|_, removal| removal.judgement == Judgement::Released || published(removal));
     }
 
-    /// What changed in its store and is kept, and of which that is `known`, is kept as it is published: what the store had since then
-    /// was never served.
+    /// Objects that changed in their store and are held, and whose removal is `known`, are held in their published form: the forms that the store had
+    /// since then were never served.
     pub fn hold_as_published(&mut self, known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
         for removal in self.removals.values_mut().filter(|removal| removal.judgement != Judgement::Released && removal.instead.is_some() && known(removal)) {
             let path = removal.object.path();
@@ -261,30 +260,30 @@ impl Guard {
         }
     }
 
-    /// Paths of what may go when it goes.
+    /// Paths of approved removals that are still to come.
     pub fn expected(&self) -> impl Iterator<Item = &String> {
         self.expected.keys()
     }
 
-    /// The same with the dates until which that is good, in milliseconds since 1970.
+    /// The same with the dates until which the approvals are good, in milliseconds since 1970.
     pub fn expected_until(&self, (now, date): (Duration, u64)) -> BTreeMap<String, u64> {
         let left = |until: &Duration| u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
         self.expected.iter().map(|(path, until)| (path.clone(), date.saturating_add(left(until)))).collect()
     }
 
-    /// What was expected before a restart still is, until its date.
+    /// Restores the approvals of removals to come from before a restart, each until its date.
     pub fn restore_expected(&mut self, saved: BTreeMap<String, u64>, (now, date): (Duration, u64)) {
         let left = |until: u64| Duration::from_millis(until.saturating_sub(date)).min(EXPECTED);
         self.expected.extend(saved.into_iter().filter(|(_, until)| *until > date).map(|(path, until)| (path, now + left(until))));
     }
 
-    /// These may go when they go.
+    /// Approves removals of these paths that are still to come.
     pub fn expect(&mut self, paths: Vec<String>, now: Duration) {
         self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
     }
 
-    /// Takes in a commit: what came (back), what went, and what is left; `at` are the revisions of the stores. Of one that is
-    /// `doubted` also what changed is held as it was.
+    /// Takes a commit: the objects that came or came back, those that departed, and the present lanes; `at` are the revisions of the stores. If a
+    /// store is `doubted`, its changed objects are held in their earlier form as well.
     pub fn take(
         &mut self,
         came: &[String],
@@ -305,21 +304,20 @@ impl Guard {
                 continue;
             }
             let (instead, seen) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
-            // What was held before stays, and not what stood in its place since.
-            if let Some(kept) = self.removals.get_mut(object.path()).filter(|removal| matches!(removal.judgement, Judgement::Held { .. })) {
-                (kept.instead, kept.seen) = (instead, seen);
+            // The form that was held before stays, and not the one that replaced it meanwhile.
+            if let Some(removal) = self.removals.get_mut(object.path()).filter(|removal| matches!(removal.judgement, Judgement::Held { .. })) {
+                (removal.instead, removal.seen) = (instead, seen);
                 continue;
             }
             let judgement = Judgement::of_new(doubted, origin.id.source);
             self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen, instead });
         }
-        // A store that is not believed now may have lied a moment ago.
+        // A store that is distrusted now may have lied a moment ago.
         doubted.into_iter().for_each(|doubted| self.doubt(doubted));
     }
 
-    /// Gives up what is held where something that is written now takes its place, for what is written always wins: another store's
-    /// entry of the same name, a listener on the same port, an endpoint at the same address (`is_registered`). Returns the paths of
-    /// these, with the reason.
+    /// Gives up removals whose place is taken by something that is written now, because written entries always win: another store's entry of the same
+    /// name, a listener on the same port, an endpoint at the same address (`is_registered`). Returns their paths, with the reasons.
     pub fn give_way(&mut self, lanes: Lanes<'_>, is_registered: &dyn Fn(&Address) -> bool) -> Vec<(String, &'static str)> {
         if self.removals.is_empty() {
             return Vec::new();
@@ -354,7 +352,7 @@ impl Guard {
         self.hold(&own, why);
     }
 
-    /// Something stands at a path that was put there: what is kept there is over, unless its store is not believed.
+    /// An object came to a path: the removal there is over, unless its store is distrusted.
     fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<DistrustedStore<'_>>) {
         let kept = self.removals.get_mut(path).filter(|removal| {
             is_distrusted(doubted, removal.origin.id.source) && removal.judgement != Judgement::Released && Some(removal.object.digest()) != digest
@@ -387,8 +385,7 @@ impl Guard {
         true
     }
 
-    /// Every store was confirmed at `confirmed` at the earliest: what waited for that may go. Returns whether something
-    /// went.
+    /// Every store was confirmed at `confirmed` or later: removals that waited for that are released. Returns whether there were any.
     pub fn confirmed(&mut self, confirmed: Duration) -> bool {
         let sure = self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Confirming && removal.at + CONFIRM <= confirmed);
         sure.map(|removal| removal.judgement = Judgement::Released).count() > 0
@@ -434,7 +431,7 @@ impl Guard {
         }
     }
 
-    /// How much of something went: what is held since an earlier judgement did not go within the last minute.
+    /// A sentence on how many objects were removed. A removal that has been held since an earlier judgement does not count as one of the last minute.
     fn told_of(&self, what: &str, went: &[String], left: usize) -> String {
         let is_held = |path: &&String| self.removals.get(*path).is_some_and(|removal| matches!(removal.judgement, Judgement::Held { .. }));
         let earlier = went.iter().filter(is_held).count();
@@ -445,7 +442,7 @@ impl Guard {
         }
     }
 
-    /// A policy goes as it is meant to, unless what it is about stays: its endpoints, or routes, of which many went with it.
+    /// A policy is removed as its author meant it, unless its endpoints are held, or many routes were removed with it.
     fn judge_policies(&mut self, many_routes: bool) {
         for path in self.paths("backend") {
             let name = path.strip_prefix("backend/").unwrap_or_default();
@@ -483,8 +480,9 @@ impl Guard {
         }
     }
 
-    /// Lets everything go that `which` chooses, now and, of these paths, when it goes later. Returns what went now. Who has still to
-    /// `inherit` what was published finds it missing once more.
+    /// Approves the removals that `which` chooses, and of the paths in `later` those that are still to come. Returns the paths of the released
+    /// removals. A controller that has yet to `inherit` the published snapshot finds their objects missing once more, so these are approved for that
+    /// as well.
     pub fn approve(&mut self, which: &dyn Fn(&str) -> bool, later: &[String], inherits: bool, now: Duration) -> Vec<String> {
         let chosen: Vec<String> =
             self.removals.iter().filter(|(path, removal)| removal.judgement != Judgement::Released && which(path)).map(|(path, _)| path.clone()).collect();
@@ -506,17 +504,17 @@ impl Guard {
         self.removals.get(path).map(|removal| removal.origin.id.source)
     }
 
-    /// What stays of the path.
+    /// The removal that is held at a path.
     pub fn held_at(&self, path: &str) -> Option<&Removal> {
         self.removals.get(path).filter(|removal| removal.judgement != Judgement::Released)
     }
 
-    /// The marks of routes that are held. They are part of membership: the config stays what people wrote last.
+    /// The marks of held routes. They are part of membership: the config stays as people wrote it last.
     pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
         self.removals().filter(|removal| removal.object.kind() == "route").map(|removal| Object::held(removal.object.path()))
     }
 
-    /// Both lanes with what stays.
+    /// Both lanes with the held objects.
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
         let of = |member: bool| self.removals().filter(move |removal| (removal.object.kind() == "endpoint") == member);
         let config_changes: Vec<Change> = of(false).map(|removal| Change::Put(removal.object.clone())).collect();
@@ -528,7 +526,7 @@ impl Guard {
     }
 }
 
-/// An entry that compiles to this object, where nobody knows its author's bytes; `tree` is the active one.
+/// An entry that compiles to this object, for an object whose author's bytes are unknown; `tree` is the active one.
 fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
     let plural = Kind::from_any(object.kind()).map_or("", Kind::plural);
     let (source, spec) = object.decode::<serde_json::Value>().map(|body| (body.order, body.spec.to_string())).unwrap_or_default();
@@ -540,7 +538,7 @@ fn origin_of(object: &Object, tree: Option<&str>) -> Origin {
     Origin { id: EntryId { source, key }, written: Written { value, revision: 0 } }
 }
 
-/// The listener that an object is.
+/// Decodes a listener.
 fn listener(object: &Object) -> Option<Listener> {
     object.decode::<Listener>().ok().map(|body| body.spec)
 }

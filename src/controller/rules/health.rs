@@ -1,9 +1,8 @@
-//! Which endpoints can take requests: who probes them, and what the probers agree on. Pure.
+//! Decides which endpoints can take requests: which proxies probe them, and the majority of these probers. Pure.
 //!
-//! Membership goes out with two more kinds of objects while a backend has a health check: a `prober` for every proxy that
-//! probes, from which each proxy works out what is its own to probe, and a `health` for every endpoint that is out. An
-//! endpoint turns only when more than half of its probers say so; without a majority it stays what it was. See
-//! `docs/decisions/11-health.md`.
+//! Membership has two more kinds of objects while a backend has a health check: a `prober` for every proxy that probes, from which each proxy works
+//! out its own share, and a `health` for every unhealthy endpoint. An endpoint's state changes only when more than half of its probers agree; without
+//! a majority it stays as it was. See `docs/decisions/11-health.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,9 +30,9 @@ pub struct Unhealthy {
 pub struct HealthChange {
     /// `BACKEND/ID`.
     pub endpoint: String,
-    /// What it is from now on.
+    /// Its new state.
     pub healthy: bool,
-    /// What its probers say.
+    /// The probers' findings, in one sentence.
     pub told: String,
 }
 
@@ -51,33 +50,33 @@ pub struct BackendHealth {
 /// An endpoint that is probed.
 #[derive(Debug, Clone, Default)]
 struct ProbedEndpoint {
-    /// By whom, and the version with which each of them learned of it.
+    /// Its probers, and the version with which each of them was given it.
     probers: Vec<(String, Version)>,
     /// Whether it takes requests, as far as it is written.
     takes_requests: bool,
 }
 
-/// Which proxy probes which endpoint, and what they found.
+/// The assignment of endpoints to probing proxies, and the probers' judgement.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Membership without what is added here, as it is published.
+    /// Membership as it is published, without the marks.
     base: Lane,
     /// Membership as it is published.
     shown: Lane,
-    /// What is added here, as it is published.
+    /// The published marks: the `prober` and `health` objects.
     marks: BTreeMap<String, Arc<Object>>,
-    /// All of what is added here is to be worked out anew.
+    /// Whether all marks have to be derived anew.
     stale: bool,
-    /// Endpoints that came to be out, or are not any more, since the last publication.
+    /// Endpoints that became unhealthy, or healthy again, since the last publication.
     turned: BTreeSet<String>,
     /// The config from which the checks come.
     config: Lane,
     checks: BTreeMap<String, HealthCheck>,
     members: BTreeMap<String, Option<String>>,
-    /// Who probes which endpoint is to be worked out anew.
+    /// Whether the assignment of endpoints to probers has to be derived anew.
     moved: bool,
     probed: BTreeMap<String, ProbedEndpoint>,
-    /// Endpoints of which a prober has said nothing since they became its own, by prober.
+    /// Endpoints that a prober was given and has not reported on yet, by prober.
     awaited: BTreeMap<String, BTreeSet<String>>,
     out: BTreeMap<String, Unhealthy>,
     /// Backends of which endpoints are out, as of the last publication.
@@ -86,7 +85,7 @@ pub struct Health {
     changed: BTreeSet<String>,
 }
 
-/// The endpoints that take no requests of what is published: they are out, and their backends have enough others.
+/// The published endpoints that take no requests because they are unhealthy and their backends have enough others.
 pub fn ejected(snapshot: &Snapshot) -> BTreeSet<String> {
     let mut out: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for object in snapshot.membership.of_kind("health") {
@@ -110,14 +109,14 @@ pub fn ejected(snapshot: &Snapshot) -> BTreeSet<String> {
     out.into_iter().filter(|(backend, _)| enough(backend)).flat_map(|(_, names)| names).map(str::to_owned).collect()
 }
 
-/// What proxies know of an endpoint, if it takes requests.
+/// The fitness of an endpoint as proxies see it, if it takes requests.
 fn fitness(membership: &Lane, endpoint: &Object, unhealthy: bool) -> Option<Fitness> {
     let suspect = || membership.get(&format!("suspect/{}", endpoint.name())).is_some();
     takes_requests(endpoint).then(|| Fitness { unhealthy, suspect: suspect() })
 }
 
 impl Health {
-    /// Begins with what another controller, or we before, published.
+    /// Begins with a snapshot that another controller published, or an earlier run of this one.
     pub fn inherit(&mut self, snapshot: &Snapshot) {
         let added = |object: &&Arc<Object>| matches!(object.kind(), "health" | "prober");
         let marks: BTreeMap<String, Arc<Object>> =
@@ -138,7 +137,7 @@ impl Health {
         };
     }
 
-    /// Membership without what is added here, as it was published last.
+    /// Membership as it was published last, without the marks.
     pub const fn base(&self) -> &Lane {
         &self.base
     }
@@ -168,7 +167,7 @@ impl Health {
         &self.members
     }
 
-    /// Membership as it is to be published with `config` under `version`: `base` and what is added here.
+    /// Membership as it is to be published with `config` under `version`: `base` and the marks.
     pub fn overlay(&mut self, config: &Lane, base: Lane, version: Version) -> Lane {
         let mut changes = self.base.changes_to(&base);
         let backends = self.take_config(config);
@@ -194,7 +193,7 @@ impl Health {
         self.shown.clone()
     }
 
-    /// The change of what is added for an endpoint, if there is one.
+    /// The change of an endpoint's mark, if there is one.
     fn mark(&mut self, name: &str) -> Option<Change> {
         let path = format!("health/{name}");
         if self.out.contains_key(name) && self.is_used() {
@@ -266,7 +265,7 @@ impl Health {
                 Change::Put(_) => {}
             }
         }
-        // Of what was inherited, some may not be there any more.
+        // Some of the inherited endpoints may not exist any more.
         let lost: Vec<String> = self.out.keys().filter(|name| !self.probed.contains_key(*name)).cloned().collect();
         lost.iter().for_each(|name| self.forget(name));
     }
@@ -275,7 +274,7 @@ impl Health {
         let name = object.name();
         let check = name.split_once('/').and_then(|(backend, _)| self.checks.get(backend));
         let (Some(check), Ok(endpoint)) = (check, object.decode::<Endpoint>()) else { return self.forget(name) };
-        // What drains takes no new requests, whether it could or not.
+        // A draining endpoint takes no new requests, healthy or not.
         if endpoint.spec.drain {
             return self.forget(name);
         }
@@ -298,7 +297,7 @@ impl Health {
         }
     }
 
-    /// What is to be added to membership.
+    /// The marks as they should be.
     fn wanted(&self) -> BTreeMap<String, Arc<Object>> {
         if !self.is_used() {
             return BTreeMap::new();
@@ -309,14 +308,13 @@ impl Health {
         out.chain(probers).map(|object| (object.path().to_owned(), object)).collect()
     }
 
-    /// Nothing that a proxy says counts until it has reported as of the version with which it was given its endpoints.
+    /// The prober's findings do not count until it has reported as of the version with which it was given its endpoints.
     pub fn await_all(&mut self, prober: &str) {
         let all = self.probed_by(prober);
         self.awaited.insert(prober.to_owned(), all);
     }
 
-    /// A proxy reported what it knows as of this version. Returns the endpoints that it has been given since its last report, of which
-    /// it says something for the first time.
+    /// A proxy reported as of this version. Returns the endpoints that it was given since its last report and now reports on for the first time.
     pub fn heard(&mut self, prober: &str, version: Version) -> BTreeSet<String> {
         let Some(awaited) = self.awaited.get_mut(prober) else { return BTreeSet::new() };
         let probed = &self.probed;
@@ -326,8 +324,8 @@ impl Health {
         heard
     }
 
-    /// Judges endpoints by what their probers say; `says` has no answer for proxies that do not follow us. Unless `met`, those
-    /// count as if they could not tell: we lead for so short a time that they may not have found us yet.
+    /// Judges endpoints by the findings of their probers; `says` has none for proxies that do not follow us. Unless `met`, such proxies count as
+    /// unable to tell: we have led for so short a time that they may not have found us yet.
     pub fn judge<'a>(&mut self, names: &BTreeSet<String>, says: &dyn Fn(&str) -> Option<&'a Findings>, met: bool, date: u64) -> Vec<HealthChange> {
         let mut turns = Vec::new();
         for name in names {
@@ -381,14 +379,14 @@ impl Health {
         self.out.get(name)
     }
 
-    /// How a backend fares now. Reads all its endpoints.
+    /// The present state of a backend. Reads all its endpoints.
     pub fn backend(&self, name: &str) -> BackendHealth {
         let own = below(&self.probed, name);
         let unhealthy = self.out_of(name).count();
         let suspects: BTreeSet<&str> = self.base.of_kind("suspect").map(|object| object.name()).collect();
         let mut out = self.out_of(name).map(|(name, _)| name).peekable();
         let fit = |(name, probed): (&String, &ProbedEndpoint)| {
-            // Both are in the order of their names.
+            // Both are sorted by name.
             while out.next_if(|other| *other < name).is_some() {}
             let fitness = Fitness { unhealthy: out.peek() == Some(&name), suspect: !suspects.is_empty() && suspects.contains(name.as_str()) };
             Some(fitness).filter(|_| probed.takes_requests)
@@ -413,7 +411,7 @@ impl Health {
     }
 }
 
-/// What is known of the endpoints of a backend.
+/// The items of a backend's endpoints.
 fn below<'a, T>(all: &'a BTreeMap<String, T>, backend: &'a str) -> impl Iterator<Item = (&'a String, &'a T)> + Clone {
     let own = move |path: &str| path.strip_prefix(backend).is_some_and(|rest| rest.starts_with('/'));
     all.range(format!("{backend}/")..).take_while(move |(path, _)| own(path))
@@ -428,7 +426,7 @@ struct Votes {
 }
 
 impl Votes {
-    /// Counts what one prober says, if it follows us.
+    /// Counts the findings of one prober, if it follows us.
     fn count(&mut self, says: Option<&Findings>, endpoint: &str, since: Version, met: bool) {
         let Some(said) = says else {
             self.all += usize::from(!met);

@@ -1,4 +1,4 @@
-//! What the rules read of an object: its store, its backend, whether it takes requests.
+//! The properties of an object that the rules use: its store, its backend, whether it takes requests.
 
 use waypost_model::key::ResourceKey;
 use waypost_model::object::Object;
@@ -13,12 +13,12 @@ pub fn source_of(object: &Object) -> usize {
     object.decode::<serde_json::Value>().map(|body| body.order).unwrap_or_default()
 }
 
-/// The backend of an endpoint, or of what is said about one.
+/// The backend of an endpoint, or of an object about an endpoint.
 pub fn backend(endpoint: &Object) -> &str {
     endpoint.name().split('/').next().unwrap_or_default()
 }
 
-/// Whether an endpoint takes requests, as far as it is written. What says neither is not read: there may be many.
+/// Whether an endpoint takes requests, as far as its fields say. An object that has neither field is not decoded: there may be many of them.
 pub fn takes_requests(endpoint: &Object) -> bool {
     let says = |field: &str| endpoint.bytes().contains(field);
     if !says("\"drain\":true") && !says("\"weight\":0") {

@@ -1,5 +1,5 @@
-//! The stop buttons: an operator freezes the config where it is, or takes it back and pins it, until somebody lets go.
-//! Membership goes on meanwhile. Pure: the date is an input.
+//! Pins: an operator freezes the present config, or publishes an earlier one and pins it, until somebody ends that. Membership goes on meanwhile.
+//! Pure: the date is an input.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -78,7 +78,7 @@ impl PinRecord {
     }
 }
 
-/// A mark and the config that it names.
+/// A pin record and the config that it names.
 #[derive(Debug, Clone)]
 pub struct Pin {
     /// Its record.
@@ -96,19 +96,19 @@ impl Pin {
         Self { mark, lane, left }
     }
 
-    /// What is said of an entry that waits behind it.
+    /// The condition of an entry that waits behind the pin.
     pub fn condition(&self) -> Condition {
         Condition::no(ConditionType::Programmed, self.mark.reason.word(), self.mark.describe())
     }
 }
 
-/// What an operator may ask for.
+/// An action of an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Action {
     /// Keep the config that is published.
     Freeze,
-    /// Let it go on.
+    /// End the freeze.
     Unfreeze,
     /// Publish this config of the history, or keep the one that is published, for so many seconds or until unpinned.
     Pin {
@@ -117,7 +117,7 @@ pub enum Action {
         /// Seconds.
         seconds: Option<u64>,
     },
-    /// Let it go on.
+    /// End the pin.
     Unpin,
     /// Let the proxies of another cluster follow this one.
     Adopt {
@@ -126,14 +126,14 @@ pub enum Action {
     },
 }
 
-/// A pin lasts ten years at most; longer is for ever, which needs no time.
+/// Maximum time of a pin in seconds: ten years. A longer one has no end, and so needs no time.
 const LONGEST: u64 = 10 * 366 * 86_400;
 
 impl Action {
-    /// Whether it can be meant.
+    /// Whether the action makes sense.
     ///
     /// # Errors
-    /// What to write instead.
+    /// The right form, in one sentence.
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::Pin { seconds: Some(seconds), .. } if *seconds > LONGEST => {
@@ -147,12 +147,12 @@ impl Action {
     }
 }
 
-/// Whether an action may follow what is held now.
+/// Whether an action may follow the present pin.
 ///
 /// # Errors
 /// Why not, and what to do first.
-pub fn check(action: &Action, held: Option<&PinRecord>) -> Result<(), String> {
-    match (action, held) {
+pub fn check(action: &Action, pin: Option<&PinRecord>) -> Result<(), String> {
+    match (action, pin) {
         (Action::Freeze | Action::Pin { .. }, Some(mark)) if mark.reason == Reason::Frozen => Err(format!("{} first", mark.describe())),
         (Action::Unfreeze, None) => Err("nothing is frozen".to_owned()),
         (Action::Unfreeze, Some(mark)) if mark.reason != Reason::Frozen => Err(format!("nothing is frozen; {}", mark.describe())),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_says_who_since_when_and_how_to_let_go() {
+    fn a_pin_is_described_with_its_author_its_date_and_the_command_that_ends_it() {
         assert_eq!(
             mark(Reason::Frozen, None).describe(),
             "the config is frozen at C12 by alice since Wed, 31 Dec 2025 23:59:59 GMT; `waypost unfreeze` releases it"
@@ -190,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_is_only_undone_by_who_unfreezes() {
+    fn a_freeze_is_ended_only_by_unfreeze() {
         let (frozen, pinned) = (mark(Reason::Frozen, None), mark(Reason::Pinned, None));
         let pin = Action::Pin { config: Some(3), seconds: None };
-        for (action, held, ok) in [
+        for (action, record, ok) in [
             (&Action::Freeze, None, true),
             (&Action::Freeze, Some(&pinned), true),
             (&pin, Some(&pinned), true),
@@ -203,7 +203,7 @@ mod tests {
             (&Action::Unfreeze, Some(&frozen), true),
             (&Action::Unfreeze, Some(&pinned), false),
         ] {
-            assert_eq!(check(action, held).is_ok(), ok, "{action:?} after {held:?}");
+            assert_eq!(check(action, record).is_ok(), ok, "{action:?} after {record:?}");
         }
     }
 

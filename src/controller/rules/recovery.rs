@@ -1,4 +1,4 @@
-//! Recovery from proxies, for a leader that has lost what was published: how long it waits for their offers. Pure.
+//! Recovery from proxies, for a leader that has lost the published snapshot: decides how long it waits for their offers. Pure.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const EMPTY_PROXY_PATIENCE: Duration = Duration::from_secs(1);
 /// Proxies that connected have offered their snapshots within this time.
 const OFFER_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What decides how long a leader waits for offers.
+/// The facts that decide how long a leader waits for offers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecoveryState {
     /// Our cluster, if it is known.
@@ -22,50 +22,50 @@ pub struct RecoveryState {
     pub complete: bool,
     /// Whether one of them has nothing.
     pub empty: bool,
-    /// The highest version that a proxy of our cluster may hold: one that has not said that it holds nothing.
+    /// The highest version that a proxy of our cluster may have. A proxy that has reported that it has nothing does not count.
     pub held: Option<Version>,
 }
 
-/// What is to be done before a leader that knew nothing publishes.
+/// The next step of a leader without a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Wait for offers of proxies and answers of other controllers.
     Wait,
-    /// The same, and say so: it may take long.
+    /// The same, and report that this may take long.
     WaitLong,
-    /// Go on with what there is.
+    /// Go on with the stores and the offers so far.
     Go,
 }
 
-/// How long a leader that has lost what was published has waited, and what it has observed meanwhile.
+/// How long a leader that has lost the published snapshot has waited, and the facts that it has collected.
 #[derive(Debug, Default)]
 pub struct Waiting {
     came: Option<Duration>,
     /// Since when no store is empty.
     full: Option<Duration>,
-    /// The highest version that any proxy may have, also one that has left again.
+    /// The highest version that any proxy may have, including proxies that have left again.
     pub held: Option<Version>,
 }
 
 impl Waiting {
-    /// Counts time from now on; what was observed is not forgotten.
+    /// Counts time from now on; facts that were collected stay.
     pub fn begin_anew(&mut self) {
         (self.came, self.full) = (None, None);
     }
 
-    /// What to do `elapsed` after the wait began, with `told` the highest version that was offered so far.
-    pub fn next(&mut self, elapsed: Duration, seen: &RecoveryState, told: Version) -> Next {
-        self.held = self.held.max(seen.held);
-        if seen.came {
+    /// The next step at `elapsed` after the beginning; `offered` is the highest version that was offered so far.
+    pub fn next(&mut self, elapsed: Duration, facts: &RecoveryState, offered: Version) -> Next {
+        self.held = self.held.max(facts.held);
+        if facts.came {
             self.came.get_or_insert(elapsed);
         }
-        self.full = (!seen.empty).then(|| self.full.unwrap_or(elapsed));
-        if told.sequence > 0 {
-            // One that comes later may have more.
-            let all = Some(told) >= self.held && elapsed >= PROXY_RETURN_TIME;
+        self.full = (!facts.empty).then(|| self.full.unwrap_or(elapsed));
+        if offered.sequence > 0 {
+            // A proxy that comes later may have a higher one.
+            let all = Some(offered) >= self.held && elapsed >= PROXY_RETURN_TIME;
             return if all || elapsed >= OFFER_PATIENCE { Next::Go } else { Next::Wait };
         }
-        // A store that begins to be filled has not all of it yet.
+        // A store that has just begun to be filled does not have everything yet.
         let over = match (self.held, self.came, self.full) {
             (Some(_), _, full) => elapsed >= OFFER_PATIENCE && full.is_none_or(|full| elapsed >= full + PROXY_RETURN_TIME),
             (None, Some(came), Some(full)) => elapsed >= came.max(full) + EMPTY_PROXY_PATIENCE,
@@ -73,7 +73,7 @@ impl Waiting {
         };
         match over {
             false => Next::Wait,
-            true if !seen.complete || seen.empty && self.held.is_some() => Next::WaitLong,
+            true if !facts.complete || facts.empty && self.held.is_some() => Next::WaitLong,
             true => Next::Go,
         }
     }
@@ -91,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn those_are_asked_that_have_more_than_came_and_only_while_it_is_wanted() {
+    fn only_proxies_with_a_higher_version_than_was_offered_are_asked_and_only_while_offers_are_wanted() {
         let recall = ProxyOffers::default();
-        let told = |sequence| recall.take(Snapshot { version: at(sequence), ..Snapshot::default() });
-        told(9);
+        let offer = |sequence| recall.take(Snapshot { version: at(sequence), ..Snapshot::default() });
+        offer(9);
         assert!(recall.above(true).is_none() && recall.best().is_none());
         let wanted = recall.want();
         assert_eq!((recall.above(true), recall.above(false)), (Some(Version::default()), None));
-        [3, 5, 4].into_iter().for_each(told);
+        [3, 5, 4].into_iter().for_each(offer);
         assert_eq!((recall.above(true), recall.best().unwrap().version), (Some(at(5)), at(5)));
         drop(wanted);
         assert!(recall.above(true).is_none() && recall.best().is_none());
@@ -110,14 +110,14 @@ mod tests {
         RecoveryState { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..RecoveryState::default() }
     }
 
-    /// When a wait ends in which this is seen in each second; `None` if it never does.
+    /// The second in which a wait ends that has these facts in each second; `None` if it never does.
     fn ends(of: impl Fn(u64) -> RecoveryState, told: u64) -> Option<(u64, Next)> {
         let mut waiting = Waiting::default();
         (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(told)))).find(|(_, next)| *next != Next::Wait)
     }
 
     #[test]
-    fn how_long_is_waited_depends_on_who_came_and_what_the_stores_have() {
+    fn the_wait_depends_on_the_proxies_that_came_and_the_content_of_the_stores() {
         for (what, seen, told, expected) in [
             ("nobody came", seen(false, false, 0), 0, Some((7, Next::Go))),
             ("one came that has nothing", seen(true, false, 0), 0, Some((1, Next::Go))),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_counts_for_good_and_a_store_is_filled_before_it_is_believed() {
+    fn facts_are_remembered_and_a_store_has_time_to_be_filled_before_it_is_believed() {
         assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
         let mut waiting = Waiting::default();
         let next = |waiting: &mut Waiting, second, seen: &RecoveryState| waiting.next(Duration::from_secs(second), seen, Version::default());

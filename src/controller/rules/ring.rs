@@ -1,4 +1,4 @@
-//! What becomes of the keys that proxies share. Pure: time and randomness are inputs.
+//! Decides when the keys that proxies share are added, activated and retired. Pure: time and randomness are inputs.
 //!
 //! A new key only opens at first. It seals once every live proxy has it, so that no proxy gets something that it cannot open;
 //! then the one before only opens, until what it has sealed is out of date.
@@ -6,12 +6,12 @@
 use waypost_model::snapshot::Version;
 use waypost_wire::{KeyRing, Phase, RingKey};
 
-/// A key that everybody has waits for so many seconds more: the next leader may not have it yet.
-const SETTLED: u64 = 2;
-/// A key that was replaced opens for so many rotations.
-const KEPT: u64 = 2;
+/// Seconds that a key which every live proxy has waits before it seals: the next leader may not have it yet.
+const SETTLING_SECONDS: u64 = 2;
+/// Number of rotations for which a replaced key still opens.
+const RETIRED_ROTATIONS: u64 = 2;
 
-/// What the ring is to be judged by.
+/// The facts by which the ring is judged.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     /// Seconds since 1970.
@@ -24,15 +24,15 @@ pub(crate) struct Moment {
     pub(crate) everybody_has_it: bool,
 }
 
-/// The ring as it is to be from now on, if it is to change; `random` makes a key.
+/// The next form of the ring, if it is to change; `random` makes a key.
 pub(crate) fn next(ring: &KeyRing, at: Moment, random: impl FnOnce() -> Option<String>) -> Option<KeyRing> {
     let mut next = ring.clone();
-    next.keys.retain(|key| key.phase != Phase::Retired || at.now < key.since.saturating_add(at.rotation.saturating_mul(KEPT)));
+    next.keys.retain(|key| key.phase != Phase::Retired || at.now < key.since.saturating_add(at.rotation.saturating_mul(RETIRED_ROTATIONS)));
     let waiting = next.keys.iter().position(|key| key.phase == Phase::DecryptOnly);
     match waiting {
         Some(new) => {
             let since = next.keys.get(new).map_or(u64::MAX, |key| key.since);
-            if at.everybody_has_it && at.now >= since.saturating_add(SETTLED) {
+            if at.everybody_has_it && at.now >= since.saturating_add(SETTLING_SECONDS) {
                 activate(&mut next.keys, new, at.now);
             }
         }

@@ -1,4 +1,4 @@
-//! When a lane is published: the first change at once, what follows in windows that grow while they fill.
+//! Decides when a lane is published: the first change at once, further ones in windows that grow while they fill.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(10);
 /// The window of a storm.
 const LONGEST: Duration = Duration::from_millis(100);
-/// So many changes fill a window. One writer that waits for each of its writes to be live never does: it is served every
-/// ten milliseconds, however long it goes on.
+/// This number of changes fills a window. A single writer that waits for each of its writes to be live never reaches it: each of its writes is
+/// published within ten milliseconds, however long it goes on.
 const FULL: u32 = 4;
 
 /// One lane's window. Times are since the start of the process.

@@ -1,4 +1,4 @@
-//! What must hold, whatever happens; and how much happened.
+//! The invariants of the simulation, and counts of its events.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,22 +20,22 @@ struct Served {
 
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    /// What each version stands for.
+    /// The content of each version.
     published: HashMap<Version, (Digest, Digest)>,
-    /// What is gone from the store and in a version all the same, until that is judged.
+    /// Paths that are in a version although the store does not have them any more, because their removal is not judged yet.
     kept: HashMap<Version, HashSet<String>>,
-    /// Who led under each epoch, and in which run.
+    /// The controller that led under each epoch, and its run.
     epochs: HashMap<u64, (usize, u64)>,
-    /// And published.
+    /// The controller that published under each epoch, and its run.
     publishers: HashMap<u64, (usize, u64)>,
     proxies: HashMap<usize, Served>,
     applied: u64,
-    /// Configs that are frozen as far as any controller knows, and how often something was.
+    /// Configs that are frozen as far as any controller knows.
     frozen: HashSet<Digest>,
     /// Versions that were published with such a config. A proxy may get one late, when no controller knows of it any more.
     frozen_versions: HashSet<Version>,
     freezes: u64,
-    /// Paths that may go back: what a backup brought back, and what an operator let go after that.
+    /// Paths that may go back: those that a backup brought back, and those that an operator approved after that.
     back: HashSet<String>,
     restored: u64,
     leaders: u64,
@@ -48,8 +48,8 @@ fn count(bytes: &str) -> Option<u64> {
 }
 
 impl Checks {
-    /// A controller leads under this epoch, or publishes. With a store that was restored an older record of leading comes back, so
-    /// that two may lead for a moment under one epoch, until they meet.
+    /// A controller leads under this epoch, or publishes. With a restored store an older record of leading comes back, so that two controllers may
+    /// lead under one epoch for a moment, until they meet.
     pub(super) fn epoch(&mut self, seed: u64, epoch: u64, node: usize, run: u64, publishes: bool) {
         let known = if publishes { &mut self.publishers } else { &mut self.epochs };
         let known = *known.entry(epoch).or_insert((node, run));
@@ -70,11 +70,11 @@ impl Checks {
     pub(super) fn restored(&mut self, back: Vec<String>) {
         self.back.extend(back);
         self.restored += 1;
-        // What nobody serves comes anew.
+        // A route that no proxy serves starts anew.
         self.proxies.values_mut().for_each(|Served { counts, routes, .. }| counts.retain(|path, _| routes.contains(path)));
     }
 
-    /// An operator lets go what is kept.
+    /// An operator approves these removals.
     pub(super) fn let_go<'a>(&mut self, kept: impl Iterator<Item = &'a Removal>) {
         if self.restored > 0 {
             self.back.extend(kept.map(|removal| removal.object.path().to_owned()));
@@ -87,7 +87,7 @@ impl Checks {
         self.freezes += 1;
     }
 
-    /// No controller knows of anything that is frozen: nothing of that comes back.
+    /// No controller has a frozen config any more: none of them may come back.
     pub(super) fn thawed(&mut self) {
         self.frozen.clear();
     }
@@ -98,9 +98,9 @@ impl Checks {
         let Served { version, counts, routes } = self.proxies.entry(proxy).or_default();
         assert!(*version <= snapshot.version, "seed {seed}: proxy {proxy} went back from {version} to {}", snapshot.version);
         *version = snapshot.version;
-        // Of what is gone from the store a new leader keeps what it knows; that may be older than the last proxy's.
+        // A new leader holds the objects that it knows and that the store does not have; they may be older than those of the last proxy.
         let kept = self.kept.get(&snapshot.version);
-        // What an operator froze is published until somebody who knows that it is over can be asked.
+        // A frozen config is published until a controller can be asked that knows of the end of the freeze.
         if self.frozen_versions.contains(&snapshot.version) {
             counts.clear();
         }
@@ -118,7 +118,7 @@ impl Checks {
         self.applied += 1;
     }
 
-    /// Adds how much happened.
+    /// Adds the counts of another run.
     pub(super) fn add(&mut self, other: &Self) {
         self.applied += other.applied;
         self.freezes += other.freezes;
@@ -127,7 +127,7 @@ impl Checks {
         self.leaders += u64::try_from(other.epochs.len()).unwrap_or_default();
     }
 
-    /// Whether enough happened.
+    /// Whether enough events happened to prove something.
     pub(super) fn is_telling(&self, seeds: u64) -> bool {
         self.leaders > seeds * 2
             && self.applied > seeds * 20

@@ -17,11 +17,11 @@ use crate::controller::rules::pins::{Pin, PinRecord, Reason};
 use crate::controller::state::State;
 use crate::controller::stored::replica::Replica;
 
-/// What is published, what the guard holds and kept before, the entries, and how far the store was read with what the guard
-/// keeps alone.
+/// The number of files: the published snapshot; the removals that are held now or were held before; the entries; and the store's revision with the
+/// removals that are held now.
 pub(super) const FILES: usize = 4;
 
-/// What survives a crash.
+/// The state that survives a crash.
 #[derive(Debug, Clone, Default)]
 struct Disk {
     epoch: u64,
@@ -33,7 +33,7 @@ struct Disk {
     operated: Operated,
 }
 
-/// What an operator pinned, as it is kept beside the state: of two, the one whose rank is higher counts.
+/// The record of operators' actions with the pin: of two records, the one with the higher rank counts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Operated {
     pub(super) rank: (u64, u64),
@@ -50,10 +50,10 @@ pub(super) struct Node {
     pub(super) paused_until: Option<u64>,
     /// The connection to the store: a new number with every new one.
     pub(super) link: u64,
-    /// How often the store had been restored, and its revision, as far as it has told; nothing before the listing.
+    /// How often the store had been restored, and its revision, as far as the controller has read; `None` before the listing.
     pub(super) upstream: Option<(u64, u64)>,
     pub(super) feed_busy_until: u64,
-    /// When the last of what the leader keeps arrives.
+    /// When the last part of the leader's replica arrives.
     pub(super) told_until: u64,
     /// The number of the last ask, and whether its answer is still waited for.
     pub(super) asked: u64,
@@ -124,14 +124,14 @@ impl Node {
         &self.disk.operated
     }
 
-    /// It is on disk before it is done; the input with which it is.
+    /// Writes the pin to disk before it takes effect. Returns the input with which it does.
     pub(super) fn operate(&mut self, frozen: Option<Lane>, epoch: u64) -> Input {
         let rank = (epoch, self.disk.operated.rank.1 + 1);
         self.disk.operated = Operated { rank, frozen };
         hold(self.disk.operated.frozen.as_ref())
     }
 
-    /// Takes over what another controller knows, if that is newer.
+    /// Takes over another controller's record, if it is newer.
     pub(super) fn adopt(&mut self, other: &Operated) -> Option<Input> {
         let newer = other.rank > self.disk.operated.rank;
         newer.then(|| {
@@ -140,7 +140,7 @@ impl Node {
         })
     }
 
-    /// Under an epoch that is not on disk nothing is published.
+    /// Writes the epoch to disk: nothing is published under an epoch that is not there.
     pub(super) fn remember(&mut self, role: &Role) {
         self.disk.epoch = self.disk.epoch.max(role.epoch().unwrap_or_default());
     }
@@ -186,7 +186,7 @@ impl Node {
     }
 }
 
-/// A proxy: what it holds, and which controller it follows.
+/// A proxy: its received state, and the controller that it follows.
 #[derive(Debug, Default)]
 pub(super) struct Proxy {
     pub(super) controller: Option<usize>,
@@ -194,7 +194,7 @@ pub(super) struct Proxy {
     pub(super) link: u64,
     pub(super) held: ReceivedState,
     incoming: Incoming,
-    /// What its controller has sent on this connection.
+    /// The last snapshot that its controller sent on this connection.
     pub(super) sent: Option<Arc<Snapshot>>,
     pub(super) busy_until: u64,
 }
@@ -224,7 +224,7 @@ fn hold(frozen: Option<&Lane>) -> Input {
     Input::Pin { hold: frozen.map(|lane| Box::new(Pin::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
 }
 
-/// The answer that an ask gets that nobody answers.
+/// The answer of a store that cannot be reached.
 pub(super) fn unanswered(ask: &StoreRequest) -> ElectionInput {
     match ask {
         StoreRequest::Read => ElectionInput::Read(Err(StoreFailure::Unreachable)),

@@ -26,7 +26,7 @@ pub(super) struct Store {
     now: Content,
     counter: u64,
     backup: Option<Content>,
-    /// How often it was restored: whoever watched it has to begin anew.
+    /// How often it was restored: a controller that watched it has to begin anew.
     pub(super) restored: u64,
 }
 
@@ -62,7 +62,8 @@ impl Store {
         self.now.routes.insert(name, (self.now.revision, (!delete).then_some(self.counter)));
     }
 
-    /// A restored store does not come past what it had: whoever reads it only then could not see that it went back.
+    /// The step of the revision. A restored store stays below its former revision, because a controller that reads it only later could not notice
+    /// that it went back.
     const fn stride(&self) -> u64 {
         if self.restored == 0 { 1_000 } else { 1 }
     }
@@ -75,7 +76,7 @@ impl Store {
         self.backup = Some(self.now.clone());
     }
 
-    /// Restores the backup; returns the routes that come back with that, which had been deleted or `went` as far as somebody knows.
+    /// Restores the backup. Returns the routes that come back with it: those that had been deleted or that `went` as far as any controller knows.
     pub(super) fn restore(&mut self, went: &dyn Fn(&str) -> bool) -> Vec<String> {
         let Some(backup) = self.backup.take() else { return Vec::new() };
         let has = |content: &Content, name: &str| content.routes.get(name).is_some_and(|(_, value)| value.is_some());

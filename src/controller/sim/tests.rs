@@ -1,5 +1,5 @@
-//! What is written always wins over what is held: random writes, deletions, restarts and changes of leader over two stores, with
-//! a proxy's own table as the judge.
+//! Written entries always win over held removals: random writes, deletions, restarts and changes of leader over two stores, judged by a proxy's own
+//! table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl World {
         Event::Reset { entries, at: Revision(self.revision), drift: 0 }
     }
 
-    /// What the follower gets: the snapshot, and what the leader keeps.
+    /// Sends the follower the snapshot and the leader's replica.
     fn replicate(&mut self) {
         let now = Now { since_start: self.now, date: 0 };
         let (kept, expected) = self.leader.removals_for_followers();
@@ -207,7 +207,7 @@ impl World {
         let mut held = 0;
         for _ in 0..STEPS {
             self.act();
-            // What was written reaches the next window before it is looked at.
+            // A written entry reaches the next window before the table is checked.
             let pauses = [200, 200, 300, 700, 11_000, 61_000];
             let pause = pauses[self.random.usize(0..pauses.len())];
             self.pass(Duration::from_millis(pause));
@@ -242,7 +242,7 @@ impl World {
         self.check_live(&table);
     }
 
-    /// What is told to be served is.
+    /// Every entry that is reported as live is served.
     fn check_live(&self, table: &Table) {
         for (source, store) in self.stores.iter().enumerate() {
             for (key, value) in store {
@@ -287,7 +287,7 @@ pub(super) fn seeds(count: u64) -> (u64, u64) {
 }
 
 #[test]
-fn what_is_written_always_wins_over_what_is_held() {
+fn written_entries_always_win_over_held_removals() {
     let (first, count) = seeds(200);
     let held: usize = (first..first + count).map(|seed| World::new(seed).run()).sum();
     println!("{count} seeds: {held} looks at something that was held");

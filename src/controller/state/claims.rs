@@ -1,4 +1,4 @@
-//! Epochs that programs claim to have seen: which of them are believed, and how often.
+//! Claims of programs to have seen a higher epoch: decides which are believed, and how often.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl State {
         Output { changed: true, saw: self.claimed(name, highest, cluster, now), ..Output::default() }
     }
 
-    /// The epoch above ours that a program claims to have seen: a new one has to be taken then, and every store to be listed. One that
-    /// claims higher and higher ones is not believed so often.
+    /// The epoch above ours that a program claims to have seen. A new epoch has to be taken then, and every store to be listed. A program that claims
+    /// ever higher epochs is believed only once per pause.
     pub(super) fn claimed(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Option<u64> {
         let epoch = self.claim_of(highest, cluster)?;
         match self.claims.get(name) {
@@ -42,9 +42,10 @@ impl State {
 
     /// The epoch above ours that is claimed, if it is to be believed.
     pub(super) fn claim_of(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
-        // Only who names our cluster is believed, and no claim that leaves no room above it: what is made of it has to be believed too.
+        // Only a claim that names our cluster is believed, and none that leaves no room above it, because the epoch that is derived from it has to be
+        // believed as well.
         let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < CLAIMED;
-        // We lost our state, or another led in between: nobody may be asked to go back.
+        // We lost our state, or another controller led in between. No proxy may be asked to go back.
         (ours && highest > self.snapshot.version && self.role.epoch().is_none_or(|epoch| highest.epoch >= epoch)).then_some(highest.epoch)
     }
 }

@@ -1,4 +1,4 @@
-//! What happened, for people: the last thousand events.
+//! The last thousand events, for people.
 
 use std::collections::VecDeque;
 

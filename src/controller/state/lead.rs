@@ -1,4 +1,4 @@
-//! Leading and following: who may publish what, and what is taken over from the previous leader.
+//! Leading and following: decides who may publish what, and takes over the state of the previous leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::controller::state::proxies::BEHIND_AFTER;
 use crate::controller::stored::entries::same_store;
 use crate::controller::stored::replica::Replica;
 
-/// So many events of another controller are taken in at once.
+/// Maximum number of another controller's events that are taken in at once.
 const MAX_RELAYED_EVENTS: usize = 100;
 /// A controller follows us if it was heard within this time.
 const FOLLOWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A controller that has not been heard for so long is forgotten.
 const FORGET_FOLLOWER_AFTER: Duration = Duration::from_secs(600);
-/// Proxies that lost their controller have found another one, or it when it came back, within this time after its start.
+/// Time after our start within which proxies that lost their controller have found another one, or this one again.
 pub(super) const PROXY_RETURN_TIME: Duration = Duration::from_secs(20);
 /// Proxies that followed the previous leader find a new leader within this time.
 const PROXY_SEARCH_TIME: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ impl State {
         self.begun
     }
 
-    /// What we are in the election.
+    /// Our role in the election.
     pub const fn role(&self) -> &Role {
         &self.role
     }
@@ -94,7 +94,7 @@ impl State {
         }
     }
 
-    /// Whether others know better than we: while we follow, and until we have asked them all.
+    /// Whether snapshots of other controllers are taken over: while we follow, and until we have asked all of them.
     const fn accepts_relays(&self) -> bool {
         match self.role {
             Role::Following { .. } => true,
@@ -103,7 +103,7 @@ impl State {
         }
     }
 
-    /// The leader published this: our followers gets it as it is.
+    /// The leader published this snapshot: our followers get it unchanged.
     pub(super) fn relayed(&mut self, snapshot: &Arc<Snapshot>, now: Now) -> Output {
         let foreign = self.cluster.as_ref().is_some_and(|own| *own != snapshot.cluster);
         if !self.accepts_relays() || foreign || snapshot.version <= self.snapshot.version {
@@ -115,7 +115,7 @@ impl State {
             return Output { saw, ..Output::default() };
         }
         (self.snapshot, self.published) = (snapshot.clone(), now.since_start);
-        // The controller that published this had more than was recovered from a proxy.
+        // The controller that published this had more than a proxy could offer.
         self.recovered_from_proxy = false;
         Output { publish: Some(snapshot.clone()), changed: true, entries_changed: true, saw, ..Output::default() }
     }
@@ -126,7 +126,7 @@ impl State {
         if self.suppressed { self.publish(true, true, now) } else { Output::default() }
     }
 
-    /// What was published before this process began, from disk.
+    /// Restores the snapshot that was published before this process began, from disk.
     pub fn restore_published(&mut self, snapshot: Snapshot, now: Now) -> Output {
         self.relayed(&Arc::new(snapshot), now)
     }
@@ -141,7 +141,7 @@ impl State {
         self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWER_TIMEOUT)
     }
 
-    /// Whether a controller that follows us has not got what was published a while ago.
+    /// Whether a controller that follows us has not got a snapshot that was published a while ago.
     pub fn is_behind(&self, name: &str, now: Now) -> bool {
         let late = now.since_start.saturating_sub(self.published) > BEHIND_AFTER;
         late && self.is_ready() && self.follows(name, now) && self.followers.get(name).is_some_and(|follower| follower.version < Some(self.snapshot.version))
@@ -152,11 +152,11 @@ impl State {
         self.followers.keys().any(|name| self.follows(name, now))
     }
 
-    /// What the guard holds and expects, for the day on which another one leads: ours if we lead, else the leader's.
+    /// The held removals, and the approvals of removals to come, for the next leader: ours if we lead, otherwise the leader's.
     pub fn removals_for_followers(&self) -> (Vec<Removal>, Vec<String>) {
         let inherited = self.role.epoch() == Some(self.snapshot.version.epoch);
         match self.role.epoch() {
-            // Who has only just been elected has not taken over yet what the previous leader kept.
+            // A controller that was only just elected has not taken over the removals of the previous leader yet.
             Some(_) if inherited || self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), self.guard.expected().cloned().collect()),
             // Before a leader was heard, the removals are those from before the restart.
             None if self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), Vec::new()),
@@ -168,7 +168,7 @@ impl State {
         }
     }
 
-    /// What operators announced to let go, and until which date, in milliseconds since 1970: ours, or what the leader has.
+    /// Paths of removals that operators approved in advance, and until which date that is good, in milliseconds since 1970: ours, or the leader's.
     pub fn announced(&self, now: Now) -> BTreeMap<String, u64> {
         if self.role.epoch().is_some() || self.replica.at.is_empty() {
             return self.guard.expected_until((now.since_start, now.date));
@@ -177,7 +177,7 @@ impl State {
         self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
     }
 
-    /// Takes up what was replicated from the leader.
+    /// Takes up the state that was replicated from the leader.
     pub(super) fn replicated(&mut self, replica: Replica, now: Now) -> Output {
         if !self.accepts_relays() {
             return Output::default();
@@ -197,9 +197,9 @@ impl State {
         output
     }
 
-    /// What happened on a controller that follows us is said here too, with its name; through others it has that already.
-    pub(super) fn pass_events(&mut self, controller: &str, told: Vec<RelayedEvent>, now: Now) {
-        for RelayedEvent { reason, about, message } in told.into_iter().take(MAX_RELAYED_EVENTS) {
+    /// Adds the events of a controller that follows us, with its name. An event that came through several controllers has its name already.
+    pub(super) fn pass_events(&mut self, controller: &str, events: Vec<RelayedEvent>, now: Now) {
+        for RelayedEvent { reason, about, message } in events.into_iter().take(MAX_RELAYED_EVENTS) {
             let about = if about.ends_with(')') { about } else { format!("{about} (on {controller})") };
             self.events.add(now.date, &reason, about, message);
         }
@@ -219,20 +219,20 @@ impl State {
     pub(super) fn downstream(&mut self, controller: &str, proxies: Vec<Downstream>, version: Option<Version>, now: Now) -> Output {
         let mut output = Output { changed: true, ..Output::default() };
         let mut reports = Vec::new();
-        // It follows us and has more: our record of leading came back with a store that was restored.
+        // It follows us and has a higher version: our record of leading came back with a store that was restored.
         let ours = self.cluster.clone();
         output.saw = version.and_then(|version| self.claimed(controller, version, ours.as_deref(), now));
         for proxy in &proxies {
             output.saw = output.saw.max(self.claimed(&proxy.name, proxy.highest, proxy.cluster.as_deref(), now));
         }
         for (name, came) in self.proxies.relayed(controller, proxies, now.since_start, &mut reports) {
-            let (reason, told) = if came {
+            let (reason, message) = if came {
                 ("ProxyConnected", format!("the proxy follows {controller}"))
             } else {
                 output.absorb(self.prober_gone(&name, now));
                 ("ProxyDisconnected", format!("the proxy does not follow {controller} any more"))
             };
-            self.events.add(now.date, reason, name, told);
+            self.events.add(now.date, reason, name, message);
         }
         for (name, report) in reports {
             output.absorb(self.reported(&name, report, now));
@@ -241,21 +241,21 @@ impl State {
         output
     }
 
-    /// Begins with what is published: what it has and the stores do not went while nobody led, or is held.
+    /// Begins with the published snapshot: objects that it has and the stores do not have were removed while nobody led, or are held.
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
         self.proxies_expected_until = if self.snapshot.version.sequence > 0 { now.since_start + PROXY_SEARCH_TIME } else { Duration::ZERO };
-        // From now on our own record counts, also once we follow again.
+        // From now on our own removals count, also once we follow again.
         let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
         if self.snapshot.version.sequence > 0 {
             self.forget_what_was_let_go(&at);
         }
         self.guard.expect(expected, now.since_start);
-        // A config that an operator pinned says nothing about what the stores had.
+        // A pinned config says nothing about the content of the stores.
         let none = Lane::default();
         let config = if self.pin.is_some() { &none } else { &self.snapshot.config };
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
-        // Of a store that is not believed, what it changed is missing too.
+        // Objects that a distrusted store changed count as missing too.
         let emptied = self.emptied(config);
         let doubt = self.regression.take();
         let doubted = doubt.as_ref().map(|doubt| DistrustedStore { source: doubt.source, why: &doubt.why });
@@ -268,7 +268,7 @@ impl State {
                 || !emptied.is_empty() && emptied.contains(&source_of(object))
                 || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
         };
-        // Of a store that is not believed, what is published stays, pinned or not: nobody knows what else it had.
+        // The published objects of a distrusted store stay, pinned or not: nobody knows what else it had.
         let pinned = self.snapshot.config.objects().filter(|object| self.pin.is_some() && is_distrusted(object));
         let missing: Vec<Arc<Object>> = config
             .objects()
@@ -292,8 +292,8 @@ impl State {
         self.note_held(now);
     }
 
-    /// Stores that were read and have nothing, although something is published that came from them and is nowhere now. Who has lost its disk
-    /// does not know that they had.
+    /// Stores that were read and are empty, although the snapshot has objects of them that no store has now. A controller that has lost its disk does
+    /// not know that they had entries.
     fn emptied(&self, config: &Lane) -> BTreeSet<usize> {
         let is_empty = |source: &usize| self.sources.get(*source).is_some_and(|state| state.live) && !self.compiler.has_any(*source);
         let empty: BTreeSet<usize> = (0..self.sources.len()).filter(is_empty).collect();
@@ -309,8 +309,8 @@ impl State {
         all.filter(|source| empty.contains(source)).collect()
     }
 
-    /// What we kept ourselves and is published no more was let go by whoever led; `at` are the revisions that it had seen. What is
-    /// published in a form that is not the store's was not.
+    /// Forgets our own removals that are not in the published snapshot any more: another leader approved or released them. `at` are the revisions
+    /// that it had read. An object that is published in another form than the store's was not approved.
     fn forget_what_was_let_go(&mut self, at: &BTreeMap<String, u64>) {
         let (snapshot, held) = (self.snapshot.clone(), self.pin.is_some());
         let (config_now, membership_now) = (self.compiler.config(), self.compiler.membership());
@@ -321,23 +321,23 @@ impl State {
             })
         };
         let counts_up = |source: usize| self.sources.get(source).is_some_and(|state| state.counts_up);
-        let seen = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
-        // A store that is not as far as the previous leader had read went back meanwhile: its revisions say nothing of what that leader knew.
+        let read_to = |source: usize| self.names.get(source).filter(|_| counts_up(source)).and_then(|name| revision(at, name));
+        // A store that is not as far as the previous leader had read went back meanwhile: its revisions do not show what that leader knew.
         let now_at = |source: usize| self.sources.get(source).map_or(0, |state| state.at.0);
-        let seen = |source: usize| seen(source).filter(|at| *at <= now_at(source));
-        let known = |removal: &Removal| self.regression.is_none() && seen(removal.origin.id.source).is_some_and(|at| removal.seen <= at);
+        let read_to = |source: usize| read_to(source).filter(|at| *at <= now_at(source));
+        let known = |removal: &Removal| self.regression.is_none() && read_to(removal.origin.id.source).is_some_and(|at| removal.seen <= at);
         let published = |removal: &Removal| match removal.object.kind() {
             "endpoint" => stands(&snapshot.membership, membership_now, &removal.object),
-            // A config that an operator pinned does not tell; whoever led and knew that it went would have kept it.
+            // A pinned config does not show this. A leader that knew of the removal would have held it.
             _ if held => !known(removal),
             _ => stands(&snapshot.config, config_now, &removal.object),
         };
-        // What was replicated from the previous leader is older than the removal: nobody approved it.
+        // The replica of the previous leader is older than the removal: nobody approved it.
         let unjudged = |removal: &Removal| matches!(removal.judgement, Judgement::Held { .. }) && removal.at > self.published && !known(removal);
         self.guard.forget_unless(&|removal| published(removal) || unjudged(removal));
         let none = Lane::default();
         let config = if held { &none } else { &snapshot.config };
-        // Of epochs that we know nothing of, what the store had last may have been published.
+        // Under epochs that we know nothing of, the last content of the store may have been published.
         let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
         let known = |removal: &Removal| !(missed && unjudged(removal));
         self.guard.hold_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());

@@ -19,7 +19,7 @@ pub(super) fn leading(epoch: u64) -> Role {
     Role::Leading { epoch, until: Duration::MAX }
 }
 
-/// What a leader publishes that has read these entries.
+/// The publication of a leader that has read these entries.
 pub(super) fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot> {
     let mut script = Script::new(1);
     script.role(0, leading(epoch));
@@ -27,7 +27,7 @@ pub(super) fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot
     script.state.snapshot.clone()
 }
 
-/// What the leader keeps, as its followers get it.
+/// The leader's replica, as its followers get it.
 pub(super) fn replica(of: &Script, at: u64) -> Input {
     let (kept, expected) = of.state.removals_for_followers();
     Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), kept, expected, entries: Vec::new() }))
@@ -62,7 +62,7 @@ fn a_lease_that_is_renewed_only_after_it_ran_out_begins_with_reading_the_stores_
 }
 
 #[test]
-fn a_new_leader_reads_its_stores_anew_before_it_publishes_and_keeps_what_went_until_it_is_judged() {
+fn a_new_leader_reads_its_stores_before_it_publishes_and_holds_missing_objects_until_they_are_judged() {
     let mut script = Script::new(1);
     script.reset(0, 0, 5, &[WEB, ("routes/a", ROUTE)]);
     script.after(1, Input::Relayed(published_by(5, &[WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")])));
@@ -81,7 +81,7 @@ fn a_new_leader_reads_its_stores_anew_before_it_publishes_and_keeps_what_went_un
 }
 
 #[test]
-fn who_lost_what_was_published_holds_everything_that_the_stores_do_not_have() {
+fn a_leader_that_lost_the_published_snapshot_holds_everything_that_the_stores_do_not_have() {
     for (lost, routes) in [(true, 3), (false, 2)] {
         let mut script = Script::new(1);
         script.after(1, Input::Role(leading(6)));
@@ -100,7 +100,7 @@ fn who_lost_what_was_published_holds_everything_that_the_stores_do_not_have() {
 }
 
 #[test]
-fn what_a_leader_held_is_held_by_its_successor_and_what_it_let_go_is_gone() {
+fn a_successor_holds_the_removals_that_the_leader_held_and_not_those_that_it_approved() {
     let mut before = Script::leading(1);
     let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")];
     before.reset(0, 0, 5, &all);
@@ -152,14 +152,14 @@ fn after_its_lease_a_leader_publishes_only_what_operators_ask_for_until_it_is_re
     let published = script.role(1, leading(3)).publish.unwrap();
     assert!(published.config.get("route/a").is_some());
     assert_eq!(published.version.to_string(), "3.4", "nobody else led");
-    // A lease that ended without a word is over all the same.
+    // A lease that ends without a release is over all the same.
     script.role(1, Role::Leading { epoch: 3, until: script.now + Duration::from_millis(10) });
     assert!(script.put(20, 3, "routes/b", ROUTE).publish.is_none());
     assert!(script.role(1, leading(3)).publish.is_some());
 }
 
 #[test]
-fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
+fn a_controller_that_is_told_to_take_care_publishes_the_last_snapshot_once_more() {
     let mut script = Script::new(1);
     let saved = SavedEntry {
         input: EntryInput { key: "routes/newer".to_owned(), written: Written { value: ROUTE.as_bytes().into(), revision: 9 }, unreadable: None },
@@ -179,7 +179,7 @@ fn told_to_take_care_a_controller_publishes_once_more_what_was_published() {
 }
 
 #[test]
-fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_the_store() {
+fn a_version_that_proxies_saw_after_the_last_write_of_the_disk_is_not_taken_back_without_the_store() {
     let mut script = Script::new(1);
     script.reset(0, 0, 1, &[WEB]);
     script.state.restore_published(published_by(5, &[WEB]).as_ref().clone(), Now::default());
@@ -194,7 +194,7 @@ fn what_proxies_saw_after_the_last_look_at_the_disk_is_not_taken_back_without_th
 }
 
 #[test]
-fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
+fn a_removal_that_is_approved_before_a_caretaker_has_published_anything_is_gone() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 5, &[WEB, ("routes/a", ROUTE)]);
     before.reset(10, 0, 6, &[("routes/a", ROUTE)]);
@@ -211,7 +211,7 @@ fn what_is_let_go_before_a_caretaker_has_published_anything_is_gone() {
 }
 
 #[test]
-fn what_the_leader_has_announced_is_known_to_followers_over_a_restart() {
+fn followers_know_the_removals_that_the_leader_has_announced_over_a_restart() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 5, &[WEB]);
     before.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: true, by: "alice".to_owned() });
@@ -223,7 +223,7 @@ fn what_the_leader_has_announced_is_known_to_followers_over_a_restart() {
 }
 
 #[test]
-fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo_the_hold_of_a_leader_that_leads_again() {
+fn an_unpublished_write_before_the_store_went_back_does_not_undo_the_hold_of_a_leader_that_leads_again() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
     let digest = script.state.snapshot.config.digest();
@@ -237,7 +237,7 @@ fn what_was_written_and_never_published_before_the_store_went_back_does_not_undo
 }
 
 #[test]
-fn a_leader_whose_follower_relays_what_is_newer_hears_of_that() {
+fn a_leader_whose_follower_relays_a_newer_version_hears_of_it() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 5, &[WEB]);
     let tells = |epoch, sequence| Input::Downstream {
@@ -284,7 +284,7 @@ fn a_controller_that_is_behind_or_relays_other_content_is_told() {
 }
 
 #[test]
-fn a_last_good_value_is_taken_over_by_whoever_never_saw_it() {
+fn a_last_good_value_is_taken_over_by_a_controller_that_never_saw_it() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 1, &[WEB, ("routes/a", ROUTE)]);
     before.put(1, 2, "routes/a", "garbage");
@@ -307,7 +307,7 @@ fn a_leader_whose_lease_ran_out_before_it_read_its_stores_publishes_nothing() {
 }
 
 #[test]
-fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_itself() {
+fn a_removal_that_the_leader_approved_is_not_restored_by_a_successor_that_had_held_it() {
     let all = [WEB, ("routes/a", ROUTE)];
     let (mut before, mut script) = (Script::leading(1), Script::new(1));
     before.reset(0, 0, 5, &all);
@@ -327,7 +327,7 @@ fn what_the_leader_let_go_is_not_brought_back_by_a_successor_that_had_kept_it_it
 }
 
 #[test]
-fn a_pin_is_ended_by_whoever_leads_and_by_no_other_clock() {
+fn a_pin_is_ended_by_the_present_leader_and_by_no_other_clock() {
     let mut script = Script::new(1);
     script.reset(0, 0, 5, &[WEB]);
     script.after(1, Input::Relayed(published_by(3, &[WEB])));
@@ -336,10 +336,10 @@ fn a_pin_is_ended_by_whoever_leads_and_by_no_other_clock() {
     script.after(1, pin(Duration::from_secs(1)));
     script.after(2_000, Input::Tick);
     assert!(script.state.pin().is_some() && script.state.due() > script.now, "nobody has ended it");
-    // The leader says so anew, with the time that is left: nothing changes but that.
-    let told = script.state.events.next();
+    // The leader sends the pin anew, with the time that is left: nothing else changes.
+    let next_event = script.state.events.next();
     script.after(1, pin(Duration::from_secs(5)));
-    assert_eq!((script.state.events.next(), script.state.pin_left(Now { since_start: script.now, date: 0 })), (told, Some(Duration::from_secs(5))));
+    assert_eq!((script.state.events.next(), script.state.pin_left(Now { since_start: script.now, date: 0 })), (next_event, Some(Duration::from_secs(5))));
     script.role(1, leading(4));
     assert!(script.after(1_000, Input::Tick).over.is_none());
     assert_eq!(script.after(4_000, Input::Tick).over, Some(mark));
@@ -347,10 +347,10 @@ fn a_pin_is_ended_by_whoever_leads_and_by_no_other_clock() {
 }
 
 #[test]
-fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_successor() {
+fn a_removal_that_a_leader_approved_while_the_config_was_pinned_is_not_held_by_its_successor() {
     let all = [WEB, ("routes/a", ROUTE)];
-    // The leader has seen what went, or died before.
-    for (seen, kept) in [(6, 0), (5, 1)] {
+    // The leader has seen the removal, or died before.
+    for (read_to, held_count) in [(6, 0), (5, 1)] {
         let (mut before, mut script) = (Script::leading(1), Script::new(1));
         before.reset(0, 0, 5, &all);
         script.reset(0, 0, 5, &all);
@@ -364,20 +364,20 @@ fn what_a_leader_let_go_while_an_operator_held_the_config_is_not_kept_by_its_suc
         }
         before.after(10, Input::Approve { keys: vec!["listeners/web".to_owned()], later: false, by: "alice".to_owned() });
         script.after(1, Input::Relayed(before.state.snapshot.clone()));
-        script.after(1, replica(&before, seen));
+        script.after(1, replica(&before, read_to));
         script.role(1, leading(4));
         script.reset(1, 0, 6, &all[1..]);
         script.after(60_000, Input::Tick);
-        assert_eq!(script.state.guard.removals().count(), kept, "seen {seen}");
+        assert_eq!(script.state.guard.removals().count(), held_count, "read to {read_to}");
         let held = script.state.snapshot.config.get("listener/web").is_some();
         script.after(1, Input::Pin { hold: None, by: "a".to_owned() });
         let after = script.state.snapshot.config.get("listener/web").is_some();
-        assert_eq!((held, after), (true, kept > 0), "it went when the config went on; seen {seen}");
+        assert_eq!((held, after), (true, held_count > 0), "it went when the config went on; read to {read_to}");
     }
 }
 
 #[test]
-fn who_has_just_been_elected_tells_what_whoever_led_before_kept() {
+fn a_controller_that_was_just_elected_reports_the_removals_that_the_previous_leader_held() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 5, &[WEB]);
     before.reset(10, 0, 6, &[]);
@@ -418,7 +418,7 @@ fn a_new_leader_waits_for_a_store_that_cannot_be_read_before_it_goes_on_with_wha
 }
 
 #[test]
-fn without_the_record_of_leading_only_what_an_operator_let_go_goes() {
+fn without_the_record_of_leading_only_approved_removals_are_released() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 5, &[WEB, ("routes/a", ROUTE), ("endpoints/shop/1", "10.0.0.1:80")]);
     script.reset(10, 0, 6, &[]);
@@ -434,7 +434,7 @@ fn without_the_record_of_leading_only_what_an_operator_let_go_goes() {
 }
 
 #[test]
-fn what_only_a_dead_leader_had_seen_is_exported_under_the_key_that_it_had() {
+fn a_value_that_only_a_dead_leader_had_read_is_exported_under_its_old_key() {
     let mut script = Script::new(1);
     let tree = [("trees/v2/listeners/web", WEB.1), ("trees/v2/routes/a", ROUTE), ("current", "v2")];
     script.after(1, Input::Relayed(published_by(5, &tree)));

@@ -1,4 +1,4 @@
-//! What an operator pinned is published in place of the compiled config.
+//! The pin: while there is one, the pinned config is published in place of the compiled one.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::controller::rules::objects::object_path;
 use crate::controller::rules::pins::Pin;
 
 impl State {
-    /// What an operator pinned.
+    /// The pin, if there is one.
     pub fn pin(&self) -> Option<&Pin> {
         self.pin.as_ref().map(|(hold, _)| hold)
     }
 
-    /// How much time is left of what an operator pinned, if it has one.
+    /// The time that is left of the pin, if it has an end.
     pub fn pin_left(&self, now: Now) -> Option<Duration> {
         let (_, until) = self.pin.as_ref()?;
         until.map(|until| until.saturating_sub(now.since_start))
@@ -30,7 +30,7 @@ impl State {
         !resource.kind.is_membership() && self.pin.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
     }
 
-    /// Whether something that was written waits behind a pin.
+    /// Whether a written change waits behind a pin.
     pub fn waits(&self) -> bool {
         self.pin.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
     }
@@ -58,9 +58,9 @@ impl State {
             self.track(id, now);
         }
         self.unpublished.extend(entries.iter().cloned());
-        // A pin from before a restart, or of the previous leader, is no request of an operator now.
+        // A pin from before a restart, or of the previous leader, is not a new request of an operator.
         self.operated |= self.role.epoch().is_some();
-        // Which routes are held is part of membership, and says nothing of a config that an operator pinned.
+        // Marks of held routes are part of membership, and do not apply to a pinned config.
         let mut output = self.publish(true, true, now);
         output.changed = true;
         output.verdicts = entries;

@@ -1,4 +1,4 @@
-//! Which endpoints can take requests: what the proxies report is judged, and what they agree on is published.
+//! Judges the reports of proxies on endpoints, and publishes the judgement of the majority.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use super::State;
 use crate::controller::message::{Now, Output};
 
 impl State {
-    /// A proxy reported, and said something new of these endpoints; what it said before was as of version `before`.
+    /// A proxy reported new findings on these endpoints; its earlier ones were as of version `before`.
     pub(super) fn probed(&mut self, prober: &str, mut names: BTreeSet<String>, before: Version, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();
         }
         if let Some(findings) = self.proxies.probed(prober, now.since_start) {
-            // It begins anew, in parts or after a restart: what it says counts once everything has come.
+            // It reports anew, in parts or after a restart: its findings count once all of them have come.
             if findings.version() < before {
                 self.health.await_all(prober);
             }
@@ -31,7 +31,7 @@ impl State {
         }
         let mut members: BTreeMap<String, Option<String>> = self.proxies.probers(now.since_start).map(|(name, zone)| (name.clone(), zone.cloned())).collect();
         if now.since_start < self.proxies_expected_until {
-            // Those who probed before we led are on their way to us.
+            // Proxies that probed before we led are on their way to us.
             for (name, zone) in self.health.fleet() {
                 members.entry(name.clone()).or_insert_with(|| zone.clone());
             }
@@ -43,14 +43,14 @@ impl State {
         }
         let mut output = if moved && self.health.is_used() { self.publish_health(now) } else { Output::default() };
         if moved || all_met {
-            // Whose word counts is another question now, also for those who say the same as before.
+            // Other proxies vote now, so every endpoint is judged again, even if no finding has changed.
             let names = self.health.names();
             output.absorb(self.judge(&names, now));
         }
         output
     }
 
-    /// A proxy that probed has left: the reports of the others decide, although they have not changed.
+    /// A proxy that probed has left: its endpoints are judged by the reports of the others, although these have not changed.
     pub(super) fn prober_gone(&mut self, name: &str, now: Now) -> Output {
         if self.role.epoch().is_none() {
             return Output::default();
@@ -59,7 +59,7 @@ impl State {
         self.judge(&names, now)
     }
 
-    /// Judges endpoints by what their probers say now.
+    /// Judges endpoints by the present findings of their probers.
     fn judge(&mut self, names: &BTreeSet<String>, now: Now) -> Output {
         if names.is_empty() {
             return Output::default();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_prober_finds_reaches_the_leader_through_a_follower_change_by_change() {
+    fn the_findings_of_a_prober_reach_the_leader_through_a_follower_change_by_change() {
         let mut leader = Script::leading(1);
         leader.reset(
             0,
@@ -126,7 +126,7 @@ mod tests {
         let mut follower = Script::new(1);
         follower.after(1, Input::ProxyOpened { name: "p".to_owned(), highest: Version::default(), cluster: None });
         let mut known: HashMap<String, Report> = HashMap::new();
-        let mut told = |leader: &mut Script, probed: Probed| {
+        let mut report_to = |leader: &mut Script, probed: Probed| {
             let version = leader.state.snapshot.version;
             let report = Report { applied: Some(version), run_id: "r".to_owned(), probed: Some(Probed { version, ..probed }), ..Report::default() };
             follower.after(1, Input::Reported { name: "p".to_owned(), report: Box::new(report) });
@@ -140,22 +140,22 @@ mod tests {
             (probed, out)
         };
         let failing = |names: &[&str]| names.iter().map(|name| (format!("shop/{name}"), "refused".to_owned())).collect::<BTreeMap<_, _>>();
-        told(&mut leader, Probed { number: 2, ..Probed::default() });
-        assert_eq!(told(&mut leader, Probed { number: 2, since: Some(2), ..Probed::default() }).1, [false, false]);
-        let (probed, out) = told(&mut leader, Probed { number: 3, since: Some(2), failing: failing(&["a"]), ..Probed::default() });
+        report_to(&mut leader, Probed { number: 2, ..Probed::default() });
+        assert_eq!(report_to(&mut leader, Probed { number: 2, since: Some(2), ..Probed::default() }).1, [false, false]);
+        let (probed, out) = report_to(&mut leader, Probed { number: 3, since: Some(2), failing: failing(&["a"]), ..Probed::default() });
         assert_eq!((probed.since, out), (Some(2), [true, false]));
-        let (probed, out) = told(&mut leader, Probed { number: 4, since: Some(3), failing: failing(&["b"]), ..Probed::default() });
+        let (probed, out) = report_to(&mut leader, Probed { number: 4, since: Some(3), failing: failing(&["b"]), ..Probed::default() });
         assert_eq!((probed.since, probed.failing.len(), out), (Some(3), 1, [true, true]));
         let recovered = BTreeSet::from(["shop/a".to_owned()]);
-        let (probed, out) = told(&mut leader, Probed { number: 5, since: Some(4), recovered, ..Probed::default() });
+        let (probed, out) = report_to(&mut leader, Probed { number: 5, since: Some(4), recovered, ..Probed::default() });
         assert_eq!((probed.recovered.len(), out), (1, [false, true]));
         // A proxy of release 0.1 counts nothing.
-        assert_eq!(told(&mut leader, Probed { failing: failing(&["a"]), ..Probed::default() }).1, [true, false]);
-        assert_eq!(told(&mut leader, Probed { failing: failing(&["b"]), ..Probed::default() }).1, [false, true]);
+        assert_eq!(report_to(&mut leader, Probed { failing: failing(&["a"]), ..Probed::default() }).1, [true, false]);
+        assert_eq!(report_to(&mut leader, Probed { failing: failing(&["b"]), ..Probed::default() }).1, [false, true]);
     }
 
     #[test]
-    fn a_prober_that_begins_anew_is_heard_of_every_endpoint_once_everything_has_come() {
+    fn a_prober_that_reports_anew_counts_for_every_endpoint_once_all_parts_have_come() {
         let mut script = Script::leading(1);
         script.reset(
             0,
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_the_config_probes_nothing_for_others() {
+    fn a_proxy_that_refuses_the_config_probes_nothing_for_others() {
         let mut script = Script::leading(1);
         script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);
         for name in ["p0", "p1", "p2"] {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_judged_anew_by_those_who_are_left_when_a_prober_goes() {
+    fn an_endpoint_is_judged_anew_by_the_remaining_probers_when_one_leaves() {
         for closed in [true, false] {
             let mut script = Script::leading(1);
             script.reset(0, 0, 1, &[WEB, ("backends/shop", r#"{"healthCheck":{"type":"TCP"}}"#), ("endpoints/shop/a", "10.0.0.1:80")]);

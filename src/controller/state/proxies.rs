@@ -14,9 +14,9 @@ const FORGET: Duration = Duration::from_secs(24 * 3_600);
 const CURRENT: Duration = Duration::from_secs(3 * REPORT_SECONDS);
 /// A proxy that is behind for this long counts as behind in the status.
 pub(super) const BEHIND_AFTER: Duration = Duration::from_secs(2);
-/// A proxy that lost its stream may come back within this time; what it probes is not given to others before.
+/// A proxy that lost its stream may come back within this time; its endpoints are not given to other probers before.
 const RETURN: Duration = Duration::from_secs(5);
-/// So many publications are compared with what proxies serve.
+/// Number of publications that are compared with the content that proxies serve.
 const REMEMBERED: usize = 256;
 /// The label that names the zone in which a proxy runs.
 const ZONE: &str = "zone";
@@ -35,26 +35,26 @@ pub struct Proxy {
     /// The results of its health checks.
     findings: Findings,
     /// Whether it has reported since its stream was opened.
-    told: bool,
+    has_reported: bool,
     /// When it was heard last, since the controller's start.
     pub heard: Duration,
     /// When its last stream ended, if it has none.
     left: Duration,
     /// The cluster that it believes to belong to.
     cluster: Option<String>,
-    /// That is not ours: its versions are not comparable with ours.
+    /// Whether that is not our cluster: then its versions are not comparable with ours.
     foreign: bool,
     /// Whether it serves other content than was published under its version.
     pub drifted: bool,
 }
 
 impl Proxy {
-    /// Whether it follows us, or would if it did not refuse what we publish.
+    /// Whether it follows us, or refuses our publications and would follow us otherwise.
     pub fn connected(&self, now: Duration) -> bool {
         (self.follows() || self.report.refused.is_some()) && now.saturating_sub(self.heard) < CURRENT
     }
 
-    /// Whether endpoints can be given to it to probe. Who refuses the config does not know its checks.
+    /// Whether it can be given endpoints to probe. A proxy that refuses the config does not know its checks.
     fn probes(&self, now: Duration) -> bool {
         let here = self.connected(now) || !self.follows() && self.left > Duration::ZERO && now.saturating_sub(self.left) < RETURN;
         counts(&self.report) && here && !self.foreign
@@ -65,12 +65,11 @@ impl Proxy {
         self.streams > 0 || !self.via.is_empty()
     }
 
-    /// Takes in what a report says of the endpoints that it probes, and leaves in it what identifies that. Returns the endpoints of which it
-    /// says something else than before.
+    /// Takes the findings out of a report, and leaves only their version and number in it. Returns the endpoints whose findings have changed.
     fn take_findings(&mut self, message: Option<&mut Probed>, same_run: bool) -> BTreeSet<String> {
         let forget = |findings: &mut Findings| std::mem::take(findings).unwell().map(|name| name.to_string()).collect();
         let Some(message) = message else { return forget(&mut self.findings) };
-        // Changes of another run build on what is not known here.
+        // Changes of another run build on findings that are not known here.
         let fits = same_run || message.since.is_none();
         let changed = match Some(&mut self.findings).filter(|_| fits).and_then(|findings| findings.merge(message)) {
             Some(changed) => changed,
@@ -81,10 +80,10 @@ impl Proxy {
         changed
     }
 
-    /// The report for somebody who has that one, or none: with the findings that he does not have.
+    /// The report for a receiver that has the report `known`, or none: with the findings that the receiver does not have.
     fn report_for(&self, known: Option<&Report>) -> Report {
         let base = known.filter(|known| known.run_id == self.report.run_id).and_then(|known| Some(known.probed.as_ref()?.number));
-        // A proxy of release 0.1 counts nothing: all that it says has the number 0.
+        // A proxy of release 0.1 does not number its findings: they all have the number 0.
         let base = base.filter(|number| *number > 0);
         let probed = self.report.probed.as_ref().map(|_| self.findings.message(base));
         Report { probed, ..self.report.clone() }
@@ -95,9 +94,9 @@ impl Proxy {
         self.foreign = cluster.is_some() && ours.is_some() && cluster != ours;
     }
 
-    /// The highest version that it may serve; `None` if it said that it serves nothing.
+    /// The highest version that it may serve; `None` if it has reported that it serves nothing.
     fn may_hold(&self) -> Option<Version> {
-        Some(self.highest).filter(|highest| highest.sequence > 0 && !(self.told && self.report.applied.is_none()))
+        Some(self.highest).filter(|highest| highest.sequence > 0 && !(self.has_reported && self.report.applied.is_none()))
     }
 
     /// The version of ours that it serves.
@@ -111,7 +110,7 @@ impl Proxy {
     }
 }
 
-/// Whether what a proxy reports of endpoints counts.
+/// Whether the findings in a proxy's report count.
 pub(super) const fn counts(report: &Report) -> bool {
     report.probed.is_some() && report.refused.is_none()
 }
@@ -123,7 +122,7 @@ pub struct Proxies {
     ours: Option<String>,
     /// Names of listeners that a proxy has bound, as far as was reported.
     bound: BTreeSet<String>,
-    /// What was published last, oldest first.
+    /// The last publications, oldest first.
     published: VecDeque<(Version, Content)>,
 }
 
@@ -140,7 +139,7 @@ impl Proxies {
         self.known.values().any(|proxy| !proxy.foreign && proxy.highest > version)
     }
 
-    /// Whether any proxy of our cluster follows us, and the highest version that one of those may serve.
+    /// Whether any proxy of our cluster follows us, and the highest version that one of these may serve.
     pub fn highest_seen(&self, now: Duration) -> (bool, Option<Version>) {
         let came = || self.connected(now).map(|(_, proxy)| proxy).filter(|proxy| !proxy.foreign);
         let ours = came().filter(|proxy| proxy.cluster == self.ours);
@@ -153,12 +152,12 @@ impl Proxies {
         let first = !proxy.follows();
         proxy.belongs(cluster, self.ours.as_deref());
         proxy.streams += 1;
-        (proxy.heard, proxy.highest, proxy.told) = (now, highest, false);
+        (proxy.heard, proxy.highest, proxy.has_reported) = (now, highest, false);
         first
     }
 
-    /// A controller tells of all proxies to which it relays; their reports are put to `reports`. Returns those that came
-    /// (true) and those that went.
+    /// A controller reports all proxies to which it relays; their own reports are added to `reports`. Returns the proxies that came (true) and those
+    /// that left.
     pub fn relayed(&mut self, controller: &str, proxies: Vec<Downstream>, now: Duration, reports: &mut Vec<(String, Report)>) -> Vec<(String, bool)> {
         let mut turned = Vec::new();
         let names: BTreeSet<String> = proxies.iter().map(|proxy| proxy.name.clone()).collect();
@@ -181,14 +180,13 @@ impl Proxies {
         turned
     }
 
-    /// All proxies that follow us, directly or not, as they are reported to the leader. Of what they probe only that is named which is not
-    /// in the reports that the leader has.
+    /// All proxies that follow us, directly or not, for the report to the leader. Findings that are in the reports that the leader has are left out.
     pub fn downstream(&self, known: &HashMap<String, Report>, now: Duration) -> Vec<Downstream> {
         let one = |(name, proxy): (&String, &Proxy)| Downstream {
             name: name.clone(),
             cluster: proxy.cluster.clone(),
             highest: proxy.highest,
-            report: Some(proxy).filter(|_| proxy.told).map(|proxy| proxy.report_for(known.get(name))),
+            report: Some(proxy).filter(|_| proxy.has_reported).map(|proxy| proxy.report_for(known.get(name))),
         };
         self.known.iter().filter(|(_, proxy)| proxy.follows() && now.saturating_sub(proxy.heard) < CURRENT).map(one).collect()
     }
@@ -202,7 +200,7 @@ impl Proxies {
         })
     }
 
-    /// This is published; what proxies say that they serve is compared with it.
+    /// This snapshot is published; the content that proxies report is compared with it.
     pub fn published(&mut self, snapshot: &Snapshot) {
         self.published.retain(|(version, _)| *version != snapshot.version);
         if self.published.len() >= REMEMBERED {
@@ -211,17 +209,17 @@ impl Proxies {
         self.published.push_back((snapshot.version, Content::of(snapshot)));
     }
 
-    /// Whether that is not what was published under this version, as far as that is remembered.
+    /// Whether the content differs from the publication of this version, as far as that is remembered.
     pub fn is_other(&self, version: Version, content: Content) -> bool {
         let wanted = self.published.iter().rev().find(|(published, _)| *published == version);
         wanted.is_some_and(|(_, wanted)| content != *wanted)
     }
 
-    /// Takes in a report. Returns the one before, and the endpoints of which the proxy says something else than before.
+    /// Takes a report. Returns the report before it, and the endpoints whose findings have changed.
     pub fn reported(&mut self, name: &str, mut report: Report, now: Duration) -> (Report, BTreeSet<String>) {
         let other = report.applied.zip(report.content).is_some_and(|(version, content)| self.is_other(version, content));
         let proxy = self.known.entry(name.to_owned()).or_default();
-        (proxy.heard, proxy.told) = (now, true);
+        (proxy.heard, proxy.has_reported) = (now, true);
         // It may have been adopted since it connected.
         if let Some(cluster) = &report.cluster {
             proxy.belongs(Some(cluster), self.ours.as_deref());
@@ -242,7 +240,7 @@ impl Proxies {
         Some(self.known.get(name)?.report.probed.as_ref()?.number)
     }
 
-    /// Whether proxies tried to bind a listener, and none ever could: nobody misses it.
+    /// Whether proxies tried to bind a listener, and none ever could: then its removal hurts nobody.
     pub fn never_bound(&self, listener: &str) -> bool {
         let mut reported = self.known.values().flat_map(|proxy| &proxy.report.listeners);
         !self.bound.contains(listener) && reported.any(|state| state.name == listener)
@@ -253,7 +251,7 @@ impl Proxies {
         self.known.iter().filter(move |(_, proxy)| proxy.probes(now)).map(|(name, proxy)| (name, proxy.report.labels.get(ZONE)))
     }
 
-    /// What a proxy that follows us found out of what it probes.
+    /// The findings of a proxy that follows us.
     pub fn probed(&self, name: &str, now: Duration) -> Option<&Findings> {
         self.known.get(name).filter(|proxy| proxy.connected(now) && !proxy.foreign && counts(&proxy.report)).map(|proxy| &proxy.findings)
     }

@@ -1,4 +1,4 @@
-//! Publishing: what is compiled, guarded and pinned goes out when its window allows, and only in a role that may.
+//! Publishes the compiled, guarded and pinned lanes when their windows allow it, and only in a role that may publish.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{DistrustedStore, is_distrusted};
 use crate::controller::rules::health::ejected;
 
-/// What a publication may take up.
+/// The changes that a publication may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Everything.
     All,
-    /// What an operator asked for.
+    /// Only operators' requests.
     Operated,
-    /// What the probers of endpoints say.
+    /// Only the judgement of endpoints' probers.
     Probed,
-    /// Nothing: what was published goes out once more, under our epoch.
+    /// None: the last snapshot is published once more, under our epoch.
     Again,
 }
 
 impl State {
-    /// The epoch under which something may be published now, and what; what is not allowed now is remembered.
+    /// The epoch under which we may publish now, and the scope. Changes that may not be published now are remembered.
     pub(super) fn publishes(&mut self, now: Now) -> Option<(u64, Scope)> {
-        // Somebody else publishes under our epoch: the election finds us a higher one.
+        // Another controller publishes under our epoch: the election will find a higher one for us.
         let contested = self.contested.is_some() && self.contested == self.role.epoch();
         let ready = self.compiler.complete() && self.cluster.is_some() && !contested;
         let found = match self.role {
             Role::Leading { epoch, until } if self.recovered && now.since_start < until && self.sources.iter().all(|source| source.settled) => {
                 Some((epoch, Scope::All))
             }
-            // A lease that ran out before we read the stores: we do not know what was published last.
+            // A lease that ran out before we read the stores: we do not know which snapshot was published last.
             Role::Caretaking { epoch, named: false } if self.snapshot.version.epoch < epoch => None,
             Role::Caretaking { epoch, .. } if self.operated => Some((epoch, Scope::Operated)),
-            // Without the store's word, what was published goes out once more under our epoch. What a proxy saw after our disk was
+            // Without the store's word, the last snapshot is published once more under our epoch. A version that a proxy saw after our disk was
             // written last is not taken back unasked.
             Role::Caretaking { epoch, .. } if self.snapshot.version.epoch < epoch => {
                 (now.since_start >= PROXY_RETURN_TIME && !self.proxies.have_seen_more(self.snapshot.version)).then_some((epoch, Scope::Again))
@@ -54,14 +54,14 @@ impl State {
         found
     }
 
-    /// Compiles what came in, tells what changed, and publishes what its window allows. Of a store that is read for the `first`
-    /// time since the start, or is restored, nothing was written just now: what is kept of it is compared with what it says.
+    /// Compiles new entries, notes the changes, and publishes what the windows allow. When a store is read for the `first` time since the start, or
+    /// is restored from disk, its entries were not written just now: its held removals are compared with its content.
     pub(super) fn compiled(&mut self, first: Option<usize>, doubted: Option<DistrustedStore<'_>>, now: Now) -> Output {
         let mut outcome = self.compiler.commit();
         if first.is_some() {
             outcome.came.retain(|path| self.guard.source_of(path) != first);
         }
-        // What took no requests is not missed.
+        // An endpoint that took no requests is not missed.
         if outcome.departed.iter().any(|removal| removal.object.kind() == "endpoint") {
             let ejected = ejected(&self.snapshot);
             let missed = |removal: &Departed| is_distrusted(doubted, removal.origin.id.source) || !ejected.contains(removal.object.name());
@@ -104,13 +104,13 @@ impl State {
             output.doubted = self.recovered_from_proxy;
             self.inherit(now);
         }
-        // What waited until we might publish goes out as a whole.
+        // Changes that waited until we might publish are published together.
         let all = scope == Scope::All && (first || std::mem::take(&mut self.suppressed));
         let fresh = matches!(scope, Scope::All | Scope::Operated);
         let lane = |due: bool, new: &Lane, old: &Lane| if all || empty || due && fresh { new.clone() } else { old.clone() };
         let version = if first { Version { epoch, sequence: 1 } } else { self.snapshot.version.next() };
         let desired_membership = self.desired_membership();
-        // A route and the mark that it is held go out together: without its mark, what is held would take requests of what is written.
+        // A route and its mark as held are published together: a held route without its mark would take requests of written routes.
         let together = (config || membership) && held_marks(&desired_membership) != held_marks(self.health.base());
         let config = lane(config || together, self.desired_config(), &self.snapshot.config);
         let membership = lane(membership || together, &desired_membership, self.health.base());

@@ -1,4 +1,4 @@
-//! What is published although the stores say otherwise: the guard's, and what an operator pinned.
+//! Objects that are published although the stores do not have them: held removals, and the pin.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use crate::controller::message::{Now, Output};
 use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::objects::object_path;
 
-/// At most this many removals that give way at once have an event each.
+/// Maximum number of events for removals that give way at once.
 const MOST_TOLD: usize = 100;
 
 impl State {
-    /// What the guard holds changed: publishes the lanes anew.
+    /// The held removals changed: publishes the lanes anew.
     pub(super) fn guarded(&mut self, now: Now) -> Output {
         self.note_held(now);
         self.refresh();
@@ -23,7 +23,7 @@ impl State {
         output
     }
 
-    /// Gives up what is held where something that is written now takes its place.
+    /// Gives up removals whose place is taken by a written entry.
     pub(super) fn give_way(&mut self, now: Now) {
         let compiler = &self.compiler;
         let given_up = self.guard.give_way((compiler.config(), compiler.membership()), &|address| compiler.is_registered(address));
@@ -32,7 +32,7 @@ impl State {
         }
     }
 
-    /// Says why something is held, once for each reason.
+    /// Adds an event for each new reason of a held removal.
     pub(super) fn note_held(&mut self, now: Now) {
         let held = self.guard.removals().filter_map(|removal| match &removal.judgement {
             Judgement::Held { why } => Some(why.clone()),
@@ -45,14 +45,13 @@ impl State {
         self.announced_reasons = reasons;
     }
 
-    /// The stores were confirmed: what waited for that may go.
+    /// The stores were confirmed: releases removals that waited for that.
     pub(super) fn confirm(&mut self, now: Now) -> Output {
         let oldest = self.sources.iter().map(|source| source.confirmed.unwrap_or_default()).min().unwrap_or_default();
         if self.guard.confirmed(oldest) { self.guarded(now) } else { Output::default() }
     }
 
-    /// What these keys name and is kept, or everything that is if there are none, as paths and with the keys that name exactly that;
-    /// with `later`, keys mean only themselves.
+    /// The held removals that these keys name, or all if there are no keys, as paths with the exact keys. With `later`, a key names only itself.
     pub fn approvable(&self, keys: &[String], later: bool) -> Vec<(String, String)> {
         let both = |removal: &Removal| (removal.object.path().to_owned(), removal.origin.id.key.clone());
         if keys.is_empty() {
@@ -60,7 +59,7 @@ impl State {
         }
         let named = keys.iter().filter_map(|key| {
             let Place::Resource { tree, resource } = place(key, false) else { return None };
-            // The same name in another tree is another thing; who types the bare name of what is held means that.
+            // The same name in another tree is another resource. A person who types the bare name of a held one means that.
             let exact = tree.is_some() || later;
             self.guard.held_at(&object_path(&resource)).filter(|removal| !exact || removal.origin.id.key == *key).map(both)
         });
@@ -90,7 +89,7 @@ impl State {
         Output { approved: went, ..output }
     }
 
-    /// The tree of what went last of a store and is kept, if it is not the active one.
+    /// The tree of the last removal of a store, if it is not the active one.
     pub fn tree_of_held(&self, source: usize) -> Option<String> {
         let of = self.guard.removals().filter(|removal| removal.origin.id.source == source);
         let trees = of.filter_map(|removal| match place(&removal.origin.id.key, false) {

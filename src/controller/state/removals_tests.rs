@@ -1,4 +1,4 @@
-//! What is held and kept, over restarts and changes of leader.
+//! Held removals over restarts and changes of leader.
 
 use waypost_adapter::{Change, Event as StoreEvent};
 use waypost_model::compile::{EntryInput, Written};
@@ -9,7 +9,7 @@ use super::*;
 use crate::controller::message::Input;
 use crate::controller::rules::guard::Judgement;
 
-/// A leader whose store was restored from a backup: it holds what `routes/a` was.
+/// A leader whose store was restored from a backup: it holds the former form of `routes/a`.
 fn restored_from_a_backup() -> Script {
     let mut script = Script::leading(1);
     script.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
@@ -18,7 +18,7 @@ fn restored_from_a_backup() -> Script {
     script
 }
 
-/// Few enough that none of them would be held for its number.
+/// There are too few entries to be held for their number alone.
 #[test]
 fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_key() {
     let few = [WEB, ("routes/a", ROUTE), ("endpoints/shop/a", "10.0.0.1:80")];
@@ -52,7 +52,7 @@ fn a_small_store_that_becomes_empty_is_not_believed_whether_at_once_or_key_by_ke
             .filter(|removal| matches!(&removal.judgement, Judgement::Held { why } if why.contains("the store became empty") || why == "a listener went"));
         assert_eq!(held.count(), 3, "{way}");
         assert_eq!(script.state.snapshot.config.digest(), served.config.digest(), "{way}");
-        // One that is written means only itself.
+        // A key that is written names only itself.
         script.put(1, 10, "routes/a", ROUTE);
         assert_eq!(script.state.guard.removals().count(), 2, "{way}");
     }
@@ -71,9 +71,9 @@ fn a_store_that_becomes_empty_says_nothing_about_another_one() {
     assert_eq!(held, ["route/c"]);
 }
 
-/// Its disk was lost, and a proxy told what was published.
+/// The leader's disk was lost, and a proxy offered its snapshot.
 #[test]
-fn who_knows_nothing_of_a_store_that_is_empty_holds_what_is_published_of_it() {
+fn a_leader_that_knows_nothing_of_an_empty_store_holds_the_published_objects_of_it() {
     let mut script = Script::new(1);
     script.after(1, Input::Role(leading(4)));
     script.reset(1, 0, 9, &[]);
@@ -94,7 +94,7 @@ fn an_empty_store_before_a_full_one_holds_nothing_and_of_two_that_were_emptied_b
         before.state.snapshot.clone()
     };
     let all = [WEB, ("routes/a", ROUTE), ("endpoints/shop/a", "10.0.0.1:80")];
-    // What was the first store is the second one now.
+    // The first store of before is the second one now.
     let mut moved = Script::new(2);
     moved.after(1, Input::Relayed(published(&all, &[])));
     moved.role(1, leading(4));
@@ -151,7 +151,7 @@ fn a_store_that_a_follower_saw_go_back_is_not_believed_after_its_restart_if_no_l
 }
 
 #[test]
-fn what_the_store_had_last_is_held_if_it_went_back_and_nothing_is_known_of_who_led_in_between() {
+fn the_last_content_of_a_store_that_went_back_is_held_if_the_leader_in_between_is_unknown() {
     let mut script = Script::new(1);
     script.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     script.after(1, Input::Relayed(published_by(3, &[WEB, ("routes/a", ROUTE)])));
@@ -162,7 +162,7 @@ fn what_the_store_had_last_is_held_if_it_went_back_and_nothing_is_known_of_who_l
     script.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     let newest = published_by(4, &[WEB, ("routes/a", OTHER)]).config.digest();
     assert_eq!((script.state.guard.removals().count(), script.state.snapshot.config.digest()), (1, newest));
-    // The same of one that led before, and lost its lease.
+    // The same for a controller that led before and lost its lease.
     let mut deposed = Script::leading(1);
     deposed.reset(0, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     deposed.role(1, Role::Caretaking { epoch: 3, named: false });
@@ -201,14 +201,14 @@ fn a_change_that_is_held_is_held_after_a_restart_and_by_a_successor_until_somebo
     next.role(1, leading(4));
     next.reset(1, 0, 20, &[WEB, ("routes/a", ROUTE)]);
     assert_eq!((next.state.guard.removals().count(), next.state.snapshot.config.digest()), (1, digest));
-    // Gone as well by now: what was held before is what stays.
+    // The object was deleted meanwhile: the form that was held before stays.
     next.delete(1_000, 22, "routes/a");
     next.after(60_000, Input::Tick);
     assert_eq!(next.state.snapshot.config.digest(), digest);
 }
 
 #[test]
-fn what_an_operator_let_change_is_not_changed_back_by_a_successor_that_had_held_it_itself() {
+fn an_approved_change_is_not_undone_by_a_successor_that_had_held_it() {
     let mut before = restored_from_a_backup();
     let mut next = Script::new(1);
     next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
@@ -223,7 +223,7 @@ fn what_an_operator_let_change_is_not_changed_back_by_a_successor_that_had_held_
 }
 
 #[test]
-fn a_follower_that_begins_behind_its_leader_holds_nothing_of_what_it_missed() {
+fn a_follower_that_starts_behind_its_leader_holds_none_of_the_changes_that_it_missed() {
     let saved = SavedEntry {
         input: EntryInput { key: "routes/a".to_owned(), written: Written { value: OTHER.as_bytes().into(), revision: 9 }, unreadable: None },
         last_good: None,
@@ -241,27 +241,27 @@ fn a_follower_that_begins_behind_its_leader_holds_nothing_of_what_it_missed() {
 }
 
 #[test]
-fn what_a_leader_has_judged_is_no_reason_to_doubt_the_store_later() {
+fn a_removal_that_a_leader_has_judged_is_no_reason_to_distrust_the_store_later() {
     let mut before = restored_from_a_backup();
     before.after(1, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    for told_first in [false, true] {
+    for replica_first in [false, true] {
         let mut next = Script::new(1);
         next.reset(0, 0, 50, &[WEB, ("routes/a", OTHER)]);
-        if told_first {
+        if replica_first {
             next.after(1, replica(&before, 20));
         }
         next.reset(10, 0, 20, &[WEB, ("routes/a", ROUTE)]);
         next.after(1, Input::Relayed(before.state.snapshot.clone()));
-        next.after(1, replica(&before, if told_first { 60 } else { 20 }));
+        next.after(1, replica(&before, if replica_first { 60 } else { 20 }));
         next.put(3_600_000, 61, "routes/a", THIRD);
         next.role(1, leading(4));
         next.reset(1, 0, 61, &[WEB, ("routes/a", THIRD)]);
-        assert_eq!(next.state.guard.removals().count(), 0, "a change like any other; told first: {told_first}");
+        assert_eq!(next.state.guard.removals().count(), 0, "a change like any other; replica first: {replica_first}");
     }
 }
 
 #[test]
-fn what_a_leader_holds_it_still_keeps_when_it_follows_again() {
+fn a_leader_that_follows_again_still_has_the_removals_that_it_held() {
     let mut script = Script::new(1);
     script.reset(0, 0, 5, &[WEB]);
     script.after(1, Input::Relayed(published_by(3, &[WEB])));
@@ -277,7 +277,7 @@ fn what_a_leader_holds_it_still_keeps_when_it_follows_again() {
 }
 
 #[test]
-fn what_was_announced_and_deleted_before_the_leader_died_goes() {
+fn an_announced_removal_that_happened_before_the_leader_died_is_released() {
     let mut before = Script::leading(1);
     before.reset(0, 0, 5, &[WEB]);
     before.after(1, Input::Approve { keys: vec!["listeners/web".to_owned()], later: true, by: "alice".to_owned() });
@@ -290,7 +290,7 @@ fn what_was_announced_and_deleted_before_the_leader_died_goes() {
     next.reset(1, 0, 6, &[]);
     next.after(60_000, Input::Tick);
     assert_eq!((next.state.guard.removals().count(), next.state.snapshot.config.len()), (0, 0));
-    // That is over with it.
+    // The announcement is used up by the removal.
     next.put(1, 7, "listeners/web", WEB.1);
     next.delete(1_000, 8, "listeners/web");
     next.after(60_000, Input::Tick);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use waypost_adapter::{AdapterError, Revision};
 
-/// How a store fares.
+/// The state of one store.
 #[derive(Debug, Clone, Default)]
 pub struct SourceState {
     /// The store's revision.
@@ -19,9 +19,9 @@ pub struct SourceState {
     pub live: bool,
     /// Keys under the other spelling of the root.
     pub other_spelling: Option<(usize, String)>,
-    /// Whether it was read, or could not be, since we lead.
+    /// Whether it was read, or could not be read, since we lead.
     pub settled: bool,
-    /// The revision that the previous leader had seen of it.
+    /// The revision up to which the previous leader had read it.
     pub floor: Revision,
     /// Whether its revisions never go back, and are the same for every controller.
     pub counts_up: bool,
@@ -29,7 +29,7 @@ pub struct SourceState {
     pub failing: Option<Duration>,
 }
 
-/// A store went back or became empty while others led, so that a leader has to judge that.
+/// A store went back or became empty while others led, so that a leader has to judge it.
 #[derive(Debug, Clone)]
 pub(super) struct StoreRegression {
     /// Why it is not believed.
@@ -38,12 +38,12 @@ pub(super) struct StoreRegression {
     pub(super) source: usize,
     /// Its revision before.
     pub(super) before: Revision,
-    /// And then.
+    /// Its revision after that.
     pub(super) at: Revision,
 }
 
 impl StoreRegression {
-    /// Whether a leader that has read the store up to this revision has seen the same, and judged it.
+    /// Whether a leader that has read the store up to this revision has seen the regression as well, and judged it.
     pub(super) fn is_judged(&self, theirs: Revision) -> bool {
         if self.at < self.before { theirs < self.before } else { theirs >= self.at }
     }

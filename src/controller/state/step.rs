@@ -1,4 +1,4 @@
-//! One step: an input is passed to the part of the state that it is about.
+//! One step: passes an input to the part of the state that handles it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::controller::rules::election::Role;
 use crate::controller::state::claims::CLAIM_MEMORY;
 use crate::controller::state::proxies::counts;
 
-/// Deleted entries are remembered for so long, for those who wait until no proxy serves them.
+/// Deleted entries are remembered for this long, for callers that wait until no proxy serves them.
 const REMEMBER_GONE: Duration = Duration::from_secs(60);
 
 impl State {
@@ -80,7 +80,7 @@ impl State {
         if self.sweep(now) {
             let mut output = self.gather(now);
             if matches!(self.role, Role::Caretaking { .. }) {
-                // What waited for proxies to come back waits no more.
+                // Changes that waited for proxies to come back are published now.
                 output.absorb(self.publish(false, false, now));
             }
             return output;
@@ -97,7 +97,7 @@ impl State {
         self.publish(due.0, due.1, now)
     }
 
-    /// Forgets what is over, if it is time for that.
+    /// Forgets outdated state, if it is time for that.
     pub(super) fn sweep(&mut self, now: Now) -> bool {
         if now.since_start < self.swept + SWEEP {
             return false;

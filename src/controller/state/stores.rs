@@ -1,4 +1,4 @@
-//! The stores: how each fares, what is made of its word, and when it is not believed.
+//! The stores: their state, their events, and when they are distrusted.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::controller::message::{Now, Output};
 use crate::controller::rules::guard::DistrustedStore;
 use crate::controller::state::source::StoreRegression;
 
-/// A new leader waits so long for a store that cannot be read, and then goes on with what it knows of it.
+/// A new leader waits this long for a store that cannot be read, and then goes on with its last known content.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl State {
-    /// How far a store was read, by us or by the leader: what is published is not newer. Whoever goes on from here does not
-    /// believe a store that is not as far.
+    /// The revision up to which a store was read, by us or by the leader: no newer one is published. A later leader distrusts a store that has not
+    /// reached it.
     pub fn known_revision(&self, source: usize) -> u64 {
         self.sources.get(source).map_or(0, |state| state.at.max(state.floor).0)
     }
@@ -47,7 +47,7 @@ impl State {
                 let mut before = std::mem::replace(&mut state.at, at);
                 let leaders = state.floor;
                 if self.role.epoch().is_some() && generation >= self.generation {
-                    // What the previous leader had seen counts once; while we follow, it is often ahead of us.
+                    // The previous leader's revision counts once; while we follow, it is often ahead of ours.
                     before = before.max(std::mem::take(&mut state.floor));
                 }
                 state.settled |= generation >= self.generation;
@@ -73,12 +73,12 @@ impl State {
         }
     }
 
-    /// How many entries of a store are known, if any of them could be served.
+    /// The number of a store's entries, if any of them could be served.
     fn known(&self, source: usize) -> Option<usize> {
         self.compiler.has_any(source).then(|| self.compiler.entries_of(source))
     }
 
-    /// Why a store is not believed that had something and has nothing more, whether that went at once or key by key.
+    /// The reason to distrust a store that had entries and has none any more, whether they were removed at once or key by key.
     fn became_empty(&self, source: usize, known: Option<usize>) -> Option<String> {
         let known = known.filter(|_| !self.compiler.has_any(source))?;
         Some(match known.saturating_sub(self.compiler.entries_of(source)) {
@@ -87,13 +87,13 @@ impl State {
         })
     }
 
-    /// A store is not believed: unless we judge that ourselves, or the leader has, the next leader has to; `leaders` is how far it
-    /// had read.
+    /// A store is distrusted. The next leader has to judge that, unless we lead and judge it ourselves, or the leader has judged it; `leaders` is the
+    /// revision up to which the leader had read.
     fn doubt(&mut self, doubt: StoreRegression, leaders: Revision) {
         if self.role.epoch() == Some(self.snapshot.version.epoch) {
             return;
         }
-        // One that went back may do so again.
+        // A store that went back may do so again.
         let reached = doubt.at >= doubt.before || leaders <= doubt.at;
         let judged = self.role.epoch().is_none() && leaders.0 > 0 && reached && doubt.is_judged(leaders);
         if !judged {
@@ -104,12 +104,12 @@ impl State {
     pub(super) fn store_failed(&mut self, source: usize, error: AdapterError, now: Now) -> Output {
         let name = self.names.get(source).cloned().unwrap_or_default();
         if let Some(state) = self.sources.get_mut(source) {
-            // Endpoints take turns in failing; that is one loss and not many.
+            // Endpoints of a store take turns in failing; that is one loss and not many.
             if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
                 let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
                 self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
             }
-            // It cannot be asked; after a while what it said is used, unless the previous leader had seen more.
+            // It cannot be read. After a while its last content is used, unless the previous leader had read further.
             let since = *state.failing.get_or_insert(now.since_start);
             state.settled |= state.at >= state.floor && now.since_start.saturating_sub(since) >= STORE_PATIENCE;
             state.error = Some(error);

@@ -1,4 +1,4 @@
-//! A script of inputs, and in words what comes of each. The order of the words is the contract.
+//! A script of inputs, and its effects as lines of text. The order of the lines is part of the contract.
 
 use std::fmt::Write as _;
 
@@ -89,7 +89,7 @@ impl Script {
 }
 
 #[test]
-fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
+fn the_first_change_is_published_at_once_and_further_ones_wait_for_their_window() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#)]);
     script.put(100, 2, "routes/a", ROUTE);
@@ -101,7 +101,7 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
     script.after(50, Input::Tick);
     script.put(1, 5, "routes/b", ROUTE);
     script.delete(50, 6, "routes/b");
-    // What goes is judged when nothing more has gone for a moment.
+    // A removal is judged when no further one has come for a moment.
     script.after(10, Input::Tick);
     assert_eq!(script.state.due(), Duration::from_millis(1_711));
     script.after(490, Input::Tick);
@@ -118,7 +118,7 @@ fn the_first_change_goes_out_at_once_and_what_follows_waits_for_its_window() {
 }
 
 #[test]
-fn a_bad_value_is_told_and_the_last_good_one_stays() {
+fn a_bad_value_is_reported_and_the_last_good_one_stays() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("listeners/web", r#"{"address":"127.0.0.1:80"}"#), ("routes/a", ROUTE)]);
     let output = script.put(100, 2, "routes/a", "{");
@@ -132,7 +132,7 @@ fn a_bad_value_is_told_and_the_last_good_one_stays() {
 }
 
 #[test]
-fn nothing_is_published_before_every_store_was_heard_or_remembered() {
+fn nothing_is_published_before_every_store_was_read_or_restored() {
     let mut script = Script::leading(2);
     assert!(script.reset(0, 0, 1, &[("routes/a", ROUTE)]).publish.is_none());
     let failed = AdapterError::new(ErrorKind::Unreachable, "h:1", "no answer", "start it");
@@ -158,7 +158,7 @@ fn nothing_is_published_before_the_cluster_is_known() {
 }
 
 #[test]
-fn the_epoch_that_a_proxy_saw_is_told_and_that_of_a_foreign_one_is_not() {
+fn the_election_hears_of_an_epoch_that_a_proxy_saw_and_not_of_a_foreign_one() {
     let mut script = Script::leading(1);
     script.reset(0, 0, 1, &[("routes/a", ROUTE)]);
     let opened = |cluster: &str, epoch| Input::ProxyOpened { name: "p".to_owned(), highest: Version { epoch, sequence: 9 }, cluster: Some(cluster.to_owned()) };

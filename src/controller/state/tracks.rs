@@ -24,7 +24,7 @@ impl State {
         };
         let revision = view.written.revision;
         if let Some(track) = self.tracks.get_mut(id).filter(|track| track.revision == revision && !track.deleted) {
-            // The same value may come to be served only now: by a switch of trees, by room, by what shadowed it going.
+            // The same value may be served only from now on: the tree was switched, there is room again, or the entry that shadowed it is gone.
             let wanted = view.resource.as_ref().map(object_path);
             let differs = |path: &String| digest(&self.snapshot, path) != digest_of(&self.lanes, path);
             if view.in_snapshot && wanted.as_ref().is_some_and(differs) {
@@ -46,12 +46,12 @@ impl State {
         let version = self.snapshot.version;
         let waits = (self.windows.0.is_pending(), self.windows.1.is_pending());
         let member = |id: &EntryId| id.key.starts_with(Kind::Endpoint.plural());
-        // What the guard holds is served as before, so its end is not published yet.
-        let kept: HashSet<&EntryId> = self.guard.removals().map(|removal| &removal.origin.id).collect();
+        // A held removal is served as before, so its end is not published yet.
+        let held: HashSet<&EntryId> = self.guard.removals().map(|removal| &removal.origin.id).collect();
         let settled: Vec<EntryId> = self
             .unpublished
             .iter()
-            .filter(|id| !kept.contains(id) && !self.waits_behind_pin(id))
+            .filter(|id| !held.contains(id) && !self.waits_behind_pin(id))
             .filter(|id| if member(id) { !waits.1 } else { !waits.0 })
             .cloned()
             .collect();

@@ -19,14 +19,14 @@ pub struct ConfigRecord {
     pub version: Version,
     /// How many listeners, routes and backends it has.
     pub objects: usize,
-    /// What changed since the one before, at most twenty lines.
+    /// The changes since the config before it, at most twenty lines.
     pub changes: Vec<String>,
 }
 
 /// A config with the authors' bytes, as it is on disk.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredConfig {
-    /// What is shown of it.
+    /// Its record, as people see it.
     pub record: ConfigRecord,
     /// The entries that it was compiled from, by store.
     pub stores: Vec<StoredEntries>,

@@ -42,7 +42,7 @@ impl StoredEntries {
         Self { store: store.clone(), entries: entries.iter().map(line).collect() }
     }
 
-    /// As they were; what cannot be read is left out.
+    /// The entries themselves; an entry that cannot be decoded is left out.
     pub fn into_store(self) -> SavedStore {
         (self.store, self.entries.into_iter().filter_map(entry).collect())
     }
@@ -82,8 +82,7 @@ pub struct Exported {
 }
 
 impl Exported {
-    /// What serves of these entries: the last good value where the current one was refused, nothing of one that could
-    /// never be read.
+    /// The values that serve: the last good value where the current one is refused, and none for an entry that was never accepted.
     pub fn of((store, entries): SavedStore) -> Self {
         let value = |entry: SavedEntry| {
             let SavedEntry { input: EntryInput { key, written, unreadable }, last_good } = entry;
@@ -99,20 +98,20 @@ impl Exported {
     }
 }
 
-/// What serves: the entries of the stores, and what is `held` of each of them although it is gone or is something else there.
+/// The entries that serve: those of the stores, and the `held` ones in place of entries that are missing or differ there.
 pub fn with_held(mut stores: Vec<SavedStore>, held: &[Exported]) -> Vec<SavedStore> {
     for Exported { store, entries } in held {
-        let Some((_, known)) = stores.iter_mut().find(|(url, _)| url == store) else { continue };
-        // A tree that is active stays so: what is held of another one is only written back with its own.
-        let active = known.iter().any(|entry| entry.input.key == CURRENT);
+        let Some((_, saved)) = stores.iter_mut().find(|(url, _)| url == store) else { continue };
+        // An active tree stays active: held entries of another tree are only written back under their own keys.
+        let active = saved.iter().any(|entry| entry.input.key == CURRENT);
         let entries: Vec<&(String, Arc<[u8]>)> = entries.iter().filter(|(key, _)| !(active && key == CURRENT)).collect();
         let keys: std::collections::HashSet<&str> = entries.iter().map(|(key, _)| key.as_str()).collect();
-        known.retain(|entry| !keys.contains(entry.input.key.as_str()));
+        saved.retain(|entry| !keys.contains(entry.input.key.as_str()));
         let entry = |(key, value): &(String, Arc<[u8]>)| {
             let written = Written { value: value.clone(), revision: 0 };
             SavedEntry { input: EntryInput { key: key.clone(), written, unreadable: None }, last_good: None }
         };
-        known.extend(entries.into_iter().map(entry));
+        saved.extend(entries.into_iter().map(entry));
     }
     stores
 }

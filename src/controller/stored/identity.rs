@@ -1,10 +1,10 @@
-//! Who a controller is, as it is on disk.
+//! The identity of a controller, as it is on disk.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What the state directory says of us.
+/// The identity in the state directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Identity {
@@ -25,7 +25,7 @@ impl Identity {
     }
 }
 
-/// An id that nobody else has.
+/// An id that no other program has.
 pub fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }

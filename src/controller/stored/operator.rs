@@ -1,4 +1,4 @@
-//! What operators did and pinned, as it is on disk and on the stream between controllers.
+//! The record of operators' actions and the pin, as it is on disk and on the stream between controllers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,36 +11,36 @@ use crate::controller::stored::programs::Programs;
 /// How many actions the audit remembers.
 pub const AUDITED: usize = 500;
 
-/// Who did what.
+/// One line of the audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// When, in milliseconds since 1970.
     pub at: u64,
     /// Who.
     pub by: String,
-    /// What, in one sentence.
+    /// The action, in one sentence.
     pub what: String,
 }
 
-/// What operators did and pinned.
+/// The record of operators' actions and the pin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorState {
-    /// What is held.
+    /// The pin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<PinRecord>,
-    /// Who did what, oldest first.
+    /// The audit, oldest line first.
     #[serde(default)]
     pub audit: Vec<Audit>,
     /// Clusters whose proxies may follow us.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopted: Vec<String>,
-    /// Programs that have joined, as release 0.1 kept and sent them: now they are in [`Programs`].
+    /// Programs that have joined, as release 0.1 stored and sent them: now they are in [`Programs`].
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub joined: BTreeSet<String>,
     /// The digests of their public keys, in the same way.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, Digest>,
-    /// Grows with every change: of two controllers' the newer one counts.
+    /// Grows with every change: of two controllers' records, the one with the higher number is newer.
     #[serde(default)]
     pub count: u64,
     /// The epoch of the last change; the record of a later leader is newer, whatever its count.
@@ -49,7 +49,7 @@ pub struct OperatorState {
 }
 
 impl OperatorState {
-    /// Takes out the programs that release 0.1 kept here. When they joined was not kept; they count as seen at this date.
+    /// Takes out the programs that release 0.1 stored here. Their date of joining was not stored; they count as seen at this date.
     pub fn take_programs(&mut self, date: u64) -> Programs {
         let (joined, keys) = (std::mem::take(&mut self.joined), std::mem::take(&mut self.keys));
         let mut programs = Programs::default();
@@ -68,12 +68,12 @@ impl OperatorState {
         Self { joined: all.into_keys().collect(), keys, ..self }
     }
 
-    /// Of two, the higher one is newer.
+    /// Of two records, the one with the higher rank is newer.
     pub const fn rank(&self) -> (u64, u64) {
         (self.epoch, self.count)
     }
 
-    /// Our pin, if the leader that wrote `next` never knew of it, as far as its audit goes back.
+    /// Our pin, if the leader that wrote `next` never had it, as far as its audit shows.
     pub fn unknown_to(&self, next: &Self) -> Option<&PinRecord> {
         let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
         let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
@@ -88,7 +88,7 @@ mod tests {
     use crate::controller::rules::pins::Reason;
 
     #[test]
-    fn a_hold_is_lost_only_to_a_leader_who_never_knew_of_it() {
+    fn a_pin_is_lost_only_to_a_leader_that_never_had_it() {
         let audit = |at, by: &str| Audit { at, by: by.to_owned(), what: "x".to_owned() };
         let mark = PinRecord { reason: Reason::Frozen, config: 7, by: "alice".to_owned(), at: 1_000, until: None, digest: None };
         let own = OperatorState { mark: Some(mark.clone()), audit: vec![audit(1_000, "alice")], ..OperatorState::default() };

@@ -16,7 +16,7 @@ const DAY: u64 = 24 * 3_600 * 1_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Program {
-    /// The digest of the public key with which it joined: if it asks again with the same one, it did not get the answer.
+    /// The digest of the public key with which it joined. A program that asks again with the same key did not get the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Digest>,
     /// When it joined, in milliseconds since 1970.
@@ -28,7 +28,7 @@ pub struct Program {
     change: u64,
 }
 
-/// The programs that have joined, by kind and name, such as `proxy edge-1`. Nobody else joins under these names with a token for any name.
+/// The programs that have joined, by kind and name, such as `proxy edge-1`. A token for any name does not admit another program under these names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Programs {
     joined: BTreeMap<String, Program>,
@@ -44,7 +44,7 @@ pub struct Joining {
     pub program: String,
     /// The digest of its public key, if it has one.
     pub key: Option<Digest>,
-    /// Its token is for this name alone, also if the name is taken.
+    /// Whether its token is bound to this name; if so, it may also join if the name is taken.
     pub bound: bool,
 }
 
@@ -65,7 +65,7 @@ impl Programs {
         self.joined.insert(name, Program { key, joined: date, seen: date, change: self.changes });
     }
 
-    /// Takes over what another controller knows; of two records of one name the later one counts.
+    /// Takes over another controller's record; of two programs with one name, the later one counts.
     pub fn merge(&mut self, others: BTreeMap<String, Program>) -> bool {
         let before = self.changes;
         for (name, other) in others {
@@ -78,13 +78,13 @@ impl Programs {
         self.changes != before
     }
 
-    /// Those that changed after the first `known` changes of this run, and how many changes there were; all of them for `None`.
+    /// The programs that changed after the first `known` changes of this run, or all of them for `None`, and the number of changes.
     pub fn since(&self, known: Option<u64>) -> (BTreeMap<String, Program>, u64) {
         let new = self.joined.iter().filter(|(_, program)| known.is_none_or(|known| program.change > known));
         (new.map(|(name, program)| (name.clone(), *program)).collect(), self.changes)
     }
 
-    /// These programs are there now. Names of programs that were not seen for long are forgotten. Returns whether anything changed.
+    /// These programs are connected now. Forgets the names of programs that have not been seen for long. Returns whether anything changed.
     pub fn tidy<'a>(&mut self, present: impl Iterator<Item = &'a str>, date: u64) -> bool {
         let (changes, count) = (self.changes, self.joined.len());
         for name in present {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changed_is_told_again() {
+    fn only_changed_programs_are_sent_again() {
         let mut programs = named(3);
         let (all, known) = programs.since(None);
         assert_eq!((all.len(), programs.since(Some(known)).0.len()), (3, 0));

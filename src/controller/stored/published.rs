@@ -1,11 +1,11 @@
-//! What is published, as it is on disk.
+//! The published snapshot, as it is on disk.
 
 use serde::{Deserialize, Serialize};
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
 use waypost_model::snapshot::Version;
 
-/// What is published, as it is written.
+/// The published snapshot in its stored form.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Published {
     /// The cluster's id.

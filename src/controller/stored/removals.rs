@@ -11,7 +11,7 @@ use waypost_model::object::{Digest, Object};
 use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::stored::entries::same_store;
 
-/// What the guard holds, as it is written.
+/// A held removal in its stored form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredRemoval {
@@ -32,7 +32,7 @@ pub struct StoredRemoval {
 }
 
 impl StoredRemoval {
-    /// As it is written; `stores` are our stores' URLs.
+    /// The stored form of a removal; `stores` are our stores' URLs.
     pub fn of(removal: &Removal, stores: &[String]) -> Self {
         let source = removal.origin.id.source;
         Self {
@@ -48,10 +48,10 @@ impl StoredRemoval {
         }
     }
 
-    /// As it was, if its store is one of `stores`: they may have another order here, or since.
+    /// The removal, if its store is one of `stores`: they may have another order than when it was written.
     ///
     /// # Errors
-    /// What cannot be understood.
+    /// The text says which part cannot be understood.
     pub fn removal(self, stores: &[String]) -> Result<Option<Removal>, String> {
         let named = |store: &str| stores.iter().position(|url| same_store(url, store));
         let Some(source) = Some(self.store.as_str()).filter(|store| !store.is_empty()).map_or(Some(self.source), named) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What followers replicate from the leader beside the snapshot: the next leader goes on from there.
+//! The state that followers replicate from the leader beside the snapshot: the next leader goes on from there.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::controller::stored::operator::OperatorState;
 use crate::controller::stored::programs::Program;
 use crate::controller::stored::removals::StoredRemoval;
 
-/// What the task that owns the state takes over from the leader.
+/// The part of the replica for the task that owns the state.
 #[derive(Debug, Clone, Default)]
 pub struct Replica {
-    /// The revision that the leader has seen of each store, by URL.
+    /// The revision up to which the leader has read each store, by URL.
     pub at: BTreeMap<String, u64>,
-    /// What the guard holds.
+    /// The held removals.
     pub kept: Vec<Removal>,
-    /// Paths of what may go when it goes.
+    /// Paths of approved removals that are still to come.
     pub expected: Vec<String>,
-    /// Entries: those whose current value is refused, with their last good one; all of them for whoever has none.
+    /// Entries whose current value is refused, with their last good value; all entries for a follower that has none.
     pub entries: Vec<SavedStore>,
 }
 
@@ -31,18 +31,18 @@ pub enum Document {
     State {
         /// The revision of each store.
         at: BTreeMap<String, u64>,
-        /// What the guard holds.
+        /// The held removals.
         kept: Vec<StoredRemoval>,
-        /// Paths of what may go when it goes.
+        /// Paths of approved removals that are still to come.
         expected: Vec<String>,
         /// Entries with a last good value, or all.
         entries: Vec<StoredEntries>,
     },
-    /// What operators did, and pinned.
+    /// The record of operators' actions and the pin.
     Operator {
         /// The same as on disk.
         saved: OperatorState,
-        /// How much time is left of what is held, in milliseconds, if it has one: clocks may differ.
+        /// How much time is left of the pin, in milliseconds, if it has an end: clocks may differ.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         left: Option<u64>,
     },
@@ -67,7 +67,7 @@ pub enum Document {
     Unknown,
 }
 
-/// What a follower asks for.
+/// The request of a follower.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReplicaRequest {
@@ -75,7 +75,7 @@ pub struct ReplicaRequest {
     pub empty: bool,
     /// The configs that it has, by number, with their digests.
     pub configs: BTreeMap<u64, String>,
-    /// It understands [`Document::Programs`]. Release 0.1 does not, and gets the programs with what operators did.
+    /// It understands [`Document::Programs`]. Release 0.1 does not, and gets the programs in the record of operators' actions.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub programs: bool,
 }
@@ -94,7 +94,7 @@ impl Replica {
     /// From a line's parts, for a controller of these `stores`.
     ///
     /// # Errors
-    /// What cannot be understood.
+    /// The text says which part cannot be understood.
     pub fn read(
         at: BTreeMap<String, u64>,
         kept: Vec<StoredRemoval>,

@@ -16,7 +16,7 @@ use crate::controller::settings::Store;
 /// A store that has not answered for so long when we start may be down: a controller that never met another one does not
 /// wait for it.
 const SOLE_PATIENCE: Duration = Duration::from_secs(1);
-/// Letting go on the way out may take so long.
+/// Releasing the record when the controller stops may take this long.
 const RELEASE: Duration = Duration::from_secs(1);
 
 /// When to lead without the store's word.
@@ -43,12 +43,12 @@ pub struct Elector {
     pub alone: bool,
     /// When to lead without the store.
     pub store_down: StoreDown,
-    /// Gets what we are.
+    /// Gets our role.
     pub roles: watch::Sender<Role>,
 }
 
 impl Elector {
-    /// Runs it. What is held is let go at the end.
+    /// Takes part until stopped. Releases the record at the end.
     pub async fn run(self, mut election: Election, mut signals: mpsc::Receiver<Signal>, stop: CancellationToken) {
         let key = Key::from(format!("{}/leader", self.store.status_root()));
         election.heard(ElectionInput::Others(!self.alone), self.now());
@@ -107,7 +107,7 @@ impl Elector {
         self.let_go(&mut election, &key).await;
     }
 
-    /// Nothing is published any more before the record says that it is free.
+    /// Stops publishing, and only then writes that the record is free.
     async fn let_go(&self, election: &mut Election, key: &Key) -> bool {
         let release = election.release();
         let led = election.role(self.now()).epoch().is_some();
@@ -142,7 +142,7 @@ fn trouble(error: &AdapterError) -> StoreFailure {
     }
 }
 
-/// Asks, and waits for the answer no longer than leaves time for another try within the lease.
+/// Carries out a request, and waits for the answer only so long that another attempt fits within the lease.
 async fn carry_out(store: Arc<Store>, key: Key, ask: StoreRequest, ttl: Duration) -> ElectionInput {
     match &ask {
         StoreRequest::Read => {

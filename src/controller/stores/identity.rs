@@ -1,4 +1,4 @@
-//! Who this cluster is and who we are in it: both survive on disk, the cluster's id in the store as well.
+//! The identities of the cluster and of this controller: both are on disk, and the cluster's id is in the store as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ struct ControllerRecord {
     url: String,
 }
 
-/// Keeps `controllers/NAME` in the store, for those who look for a controller, and reads who else stands there; where we
-/// may not write, there is none.
+/// Writes `controllers/NAME` to the store, for programs that look for a controller, and reads the other controllers there. If we may not write there,
+/// our key does not exist.
 pub async fn announce(store: Arc<Store>, name: String, url: String, inputs: mpsc::Sender<Input>) {
     let root = format!("{}/controllers", store.status_root());
     let key = Key::from(format!("{root}/{name}"));
@@ -45,7 +45,7 @@ pub async fn announce(store: Arc<Store>, name: String, url: String, inputs: mpsc
         {
             return;
         }
-        // A controller that came just now is met soon.
+        // A controller that has just started is found soon.
         let pause = if found.is_ok() && stands { LOOK_AGAIN } else { Duration::from_secs(2) };
         tokio::time::sleep(pause / 2 + jitter(pause)).await;
     }
@@ -62,27 +62,27 @@ async fn others(store: &Store, root: &str, own: &str) -> Option<BTreeMap<String,
     Some(entries.into_iter().filter_map(one).collect())
 }
 
-/// The store is asked again this often whether it still has the id: somebody may have wiped it.
+/// Interval in which the store is asked whether it still has the id: somebody may have wiped it.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// Finds out the cluster's id: ours from disk if there is one, else the store's, else a new one; and sees to it that
-/// the store has it, also after a wipe. Where we may not write there, the id lives on our disk alone.
+/// Finds out the cluster's id: ours from disk if there is one, otherwise the store's, otherwise a new one. Writes it to the store, also after a wipe.
+/// If we may not write there, the id is on our disk alone.
 pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender<Input>) {
     let key = Key::from(format!("{}/cluster", store.status_root()));
     let mut own = own;
     let mut pause = Duration::from_millis(100);
-    let mut told = None;
+    let mut sent = None;
     loop {
-        if let Some(id) = own.as_ref().filter(|id| told.as_ref() != Some(*id)) {
+        if let Some(id) = own.as_ref().filter(|id| sent.as_ref() != Some(*id)) {
             if inputs.send(Input::Cluster(id.clone())).await.is_err() {
                 return;
             }
-            told = Some(id.clone());
+            sent = Some(id.clone());
         }
         match look(&store, &key, own.as_deref(), (pause.is_zero(), &inputs)).await {
             Some(id) => {
                 own.get_or_insert(id);
-                if told.is_some() {
+                if sent.is_some() {
                     pause = Duration::ZERO;
                     tokio::time::sleep(LOOK_AGAIN + jitter(LOOK_AGAIN)).await;
                 }
@@ -95,7 +95,7 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
     }
 }
 
-/// The cluster's id, once the store was asked and has one; `None` to ask again. What was logged `before` is not logged again.
+/// The cluster's id, once the store was asked and has one; `None` to ask again. A problem that was logged `before` is not logged again.
 async fn look(store: &Store, key: &Key, own: Option<&str>, (before, inputs): (bool, &mpsc::Sender<Input>)) -> Option<String> {
     let ours = || own.map_or_else(new_id, str::to_owned);
     match store.adapter.get(key).await {
@@ -103,8 +103,8 @@ async fn look(store: &Store, key: &Key, own: Option<&str>, (before, inputs): (bo
             Ok(record) => {
                 if let (false, Some(own)) = (before, own.filter(|own| *own != record.id)) {
                     let message = format!("the store belongs to cluster {}, this controller to {own}; check --store and --state", record.id);
-                    let told = Input::Event { reason: "ForeignStore", about: store.url.clone(), message };
-                    inputs.send(told).await.ok()?;
+                    let event = Input::Event { reason: "ForeignStore", about: store.url.clone(), message };
+                    inputs.send(event).await.ok()?;
                 }
                 Some(record.id)
             }
@@ -130,7 +130,7 @@ async fn create(store: &Store, key: &Key, id: String) -> Option<String> {
     let value = serde_json::to_vec(&ClusterRecord { id: id.clone() }).ok()?;
     match store.adapter.put_if(key, Bytes::from(value), Expected::Absent).await {
         Ok(PutIf::Written(_)) => Some(id),
-        // Somebody else was first: theirs is read in the next round.
+        // Another controller was first: its id is read in the next round.
         Ok(PutIf::Conflict) => None,
         Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Refused) => {
             tracing::info!("{error}; the cluster's id is kept in --state alone");

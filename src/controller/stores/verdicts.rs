@@ -15,7 +15,7 @@ use crate::controller::jitter::jitter;
 use crate::controller::rules::election::Role;
 use crate::controller::settings::Store;
 
-/// What is to stand at a key below `verdicts/`: a verdict, or nothing.
+/// The wanted values of keys below `verdicts/`: a verdict, or `None`.
 pub type Wanted = BTreeMap<String, Option<Bytes>>;
 
 /// A pause between two writes, so that a burst of verdicts does not load the store.
@@ -24,14 +24,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 const REFUSED: Duration = Duration::from_secs(60);
 /// After any other error, at most this much; half of it on the average.
 const FAILED: Duration = Duration::from_secs(4);
-/// What stands in the store is compared with what should this often: somebody may have wiped it.
+/// Interval in which the verdicts in the store are compared with the wanted ones: somebody may have wiped them.
 const COMPARE: Duration = Duration::from_secs(60);
 
 /// Verdicts on their way to the writer: one for each key, the newest.
 #[derive(Debug, Default)]
 pub struct Outbox {
     wanted: Mutex<Wanted>,
-    told: Notify,
+    added: Notify,
 }
 
 impl Outbox {
@@ -39,7 +39,7 @@ impl Outbox {
     pub fn add(&self, wanted: Wanted) {
         if !wanted.is_empty() {
             self.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(wanted);
-            self.told.notify_one();
+            self.added.notify_one();
         }
     }
 
@@ -51,7 +51,7 @@ impl Outbox {
 /// Writes verdicts as they come, until stopped: those of the controller that leads.
 pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, roles: watch::Receiver<Role>, stop: CancellationToken) {
     let root = format!("{}/verdicts", store.status_root());
-    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None, seen: false };
+    let writer = Writer { store, root, wanted: BTreeMap::new(), standing: BTreeMap::new(), open: BTreeSet::new(), compare: None, is_read: false };
     tokio::select! {
         () = stop.cancelled() => {}
         () = writer.run(&outbox, roles) => {}
@@ -61,16 +61,16 @@ pub async fn run(store: Arc<Store>, outbox: Arc<Outbox>, roles: watch::Receiver<
 struct Writer {
     store: Arc<Store>,
     root: String,
-    /// What should stand there.
+    /// The wanted verdicts.
     wanted: BTreeMap<String, Bytes>,
-    /// What stands there, as far as is known.
+    /// The verdicts in the store, as far as this writer has read or written them.
     standing: BTreeMap<String, Bytes>,
-    /// Names whose two may differ.
+    /// Names whose wanted and stored verdicts may differ.
     open: BTreeSet<String>,
     /// When to compare next; before the first verdict nothing is read.
     compare: Option<Instant>,
-    /// Whether what stands there was ever found out.
-    seen: bool,
+    /// Whether the stored verdicts were read, or may not be read.
+    is_read: bool,
 }
 
 impl Writer {
@@ -80,7 +80,7 @@ impl Writer {
                 if roles.changed().await.is_err() {
                     return;
                 }
-                // Another one wrote meanwhile.
+                // Another controller has written meanwhile.
                 self.compare = self.compare.map(|_| Instant::now());
                 continue;
             }
@@ -98,35 +98,35 @@ impl Writer {
             }
             match (self.open.pop_first(), self.compare) {
                 (Some(name), _) => self.write(name).await,
-                (None, Some(due)) if !self.wanted.is_empty() || !self.seen => {
+                (None, Some(due)) if !self.wanted.is_empty() || !self.is_read => {
                     tokio::select! {
-                        () = outbox.told.notified() => {}
+                        () = outbox.added.notified() => {}
                         () = sleep_until(due) => {}
                     }
                 }
-                (None, _) => outbox.told.notified().await,
+                (None, _) => outbox.added.notified().await,
             }
         }
     }
 
-    /// Finds out what an earlier run, or somebody else, left behind or took away. Returns whether the store could be
-    /// asked; without the right to look, only what we wrote ourselves is known.
+    /// Reads the stored verdicts, which an earlier run or another writer may have changed. Returns whether the store could be asked. Without the
+    /// right to read them, only our own writes are known.
     async fn look(&mut self) -> bool {
         match timeout(Duration::from_secs(5), self.store.adapter.source(&self.root).next()).await {
             Ok(Ok(Event::Reset { entries, .. })) => {
-                // Empty ones are the folders of a store that has such.
+                // An empty entry is a folder, in a store that has folders.
                 let found = entries.into_iter().filter(|entry| !entry.value.is_empty());
                 self.standing = found.filter_map(|entry| Some((entry.key.below(&self.root)?, entry.value))).collect();
                 self.open.extend(self.standing.keys().chain(self.wanted.keys()).cloned());
-                self.seen = true;
+                self.is_read = true;
             }
-            Ok(Err(error)) if error.kind == ErrorKind::Denied => self.seen = true,
+            Ok(Err(error)) if error.kind == ErrorKind::Denied => self.is_read = true,
             _ => return false,
         }
         true
     }
 
-    /// Writes one verdict. What the store does not take now is tried again with the next comparison, after all others.
+    /// Writes one verdict. A verdict that the store refuses is tried again after the next comparison, after all others.
     async fn write(&mut self, name: String) {
         let wanted = self.wanted.get(&name).cloned();
         if self.standing.get(&name) == wanted.as_ref() {
@@ -149,7 +149,7 @@ impl Writer {
         match error.kind {
             ErrorKind::Denied => {
                 tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
-                // The others would be refused as well; what is wanted is known, and compared again later.
+                // The others would be refused as well. They stay wanted, and are compared again later.
                 self.open.clear();
                 sleep(REFUSED).await;
             }

@@ -179,7 +179,7 @@ fn an_object_that_cannot_be_read_keeps_its_last_good_form_and_hurts_no_other() {
 }
 
 #[test]
-fn what_this_proxy_is_too_old_for_lets_nothing_through() {
+fn an_object_of_a_newer_level_than_this_proxy_lets_no_request_through() {
     let mut world = World::new();
     world.put("routes/all", &to("b", "[]", "[]")).put("endpoints/b/1", "10.0.0.1:80").put("endpoints/new/1", "10.0.0.1:80");
     let put = |bytes: &str| Change::Put(Object::read(bytes).unwrap());
@@ -213,7 +213,7 @@ fn what_this_proxy_is_too_old_for_lets_nothing_through() {
 }
 
 #[test]
-fn what_is_counted_of_an_endpoint_survives_a_swap() {
+fn the_counters_of_an_endpoint_survive_a_swap() {
     let mut world = World::new();
     world.put("endpoints/b/1", "10.0.0.1:80");
     let guard = world.table.backends["b"].endpoints[0].state.begin();
@@ -227,7 +227,7 @@ fn what_is_counted_of_an_endpoint_survives_a_swap() {
 }
 
 #[test]
-fn a_held_route_takes_only_what_no_written_route_takes() {
+fn a_held_route_takes_only_requests_that_no_written_route_takes() {
     let mut world = World::new();
     world.put("routes/a-held", &to("b", r#"["shop.example.com"]"#, r#"[{"path":{"type":"Exact","value":"/x"}},{"path":{"value":"/only"}}]"#));
     world.put("routes/z-written", &to("b", r#"["*.example.com"]"#, r#"[{"path":{"value":"/x"}}]"#));

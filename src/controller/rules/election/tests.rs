@@ -1,4 +1,4 @@
-//! Scripts of one controller, and any number of them over a store that loses, delays and repeats.
+//! Scripts of one controller, and simulations of several controllers over a store that loses, delays and repeats writes.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Store {
         }
     }
 
-    /// Everything that is due is asked and answered at once.
+    /// Asks and answers everything that is due, at once.
     fn serve(&mut self, election: &mut Election, now: Duration) {
         while let Some(ask) = election.poll(now) {
             let heard = self.answer(&ask);
@@ -82,7 +82,7 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert!(matches!(a.role(now), Role::Caretaking { epoch: 1, .. }), "it has not heard");
     a.heard(ElectionInput::Saw { epoch: 2, living: true }, now);
     assert!(matches!(a.role(now), Role::Following { .. }));
-    // The next run of b knows the one before, and does not follow the dead.
+    // The next run of b knows the previous one, and does not follow that dead run.
     let mut again = Election::new(Candidate { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
     let ask = again.poll(now).unwrap();
     again.heard(store.answer(&ask), now);
@@ -92,7 +92,7 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
 }
 
 #[test]
-fn a_wiped_store_is_waited_for_only_by_who_may_not_be_alone() {
+fn a_wiped_store_is_waited_for_only_where_there_are_other_controllers() {
     for (others, waits) in [(false, false), (true, true)] {
         let (mut store, mut first) = (Store::default(), Election::new(me("b", "1"), TTL, Duration::ZERO, 0));
         store.serve(&mut first, secs(0.0));
@@ -107,7 +107,7 @@ fn a_wiped_store_is_waited_for_only_by_who_may_not_be_alone() {
 }
 
 #[test]
-fn who_lets_go_is_followed_at_once_and_rests() {
+fn a_leader_that_steps_down_is_followed_at_once_and_rests() {
     let (mut store, mut a, mut b) =
         (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0), Election::new(me("b", "2"), TTL, Duration::ZERO, 0));
     store.serve(&mut a, secs(0.0));
@@ -180,7 +180,7 @@ fn a_leader_that_only_lost_the_store_takes_care_until_it_sees_a_higher_epoch() {
 }
 
 #[test]
-fn a_foreign_record_and_garbage_are_not_led_over() {
+fn a_foreign_record_and_an_unreadable_one_are_not_replaced() {
     let mut store = Store::default();
     store.answer(&StoreRequest::Write { record: Record { cluster: "other".to_owned(), epoch: 1, ..Record::default() }, expected: Expected::Absent });
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 0);
@@ -199,7 +199,7 @@ fn a_foreign_record_and_garbage_are_not_led_over() {
 }
 
 #[test]
-fn two_under_one_epoch_part_and_an_epoch_beyond_all_is_no_claim() {
+fn two_leaders_under_one_epoch_separate_and_an_epoch_above_the_highest_is_no_claim() {
     let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 8));
     store.serve(&mut a, secs(0.0));
     assert_eq!(leads(&a, secs(0.0)), Some(9));
@@ -228,7 +228,7 @@ fn where_there_are_others_nobody_leads_without_the_record() {
 }
 
 #[test]
-fn told_to_lead_without_the_store_a_controller_does_until_somebody_else_does() {
+fn a_controller_that_is_told_to_lead_without_the_store_leads_until_another_one_does() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 5);
     a.heard(ElectionInput::Caretake, secs(0.0));
     assert_eq!(a.role(secs(0.0)), Role::Caretaking { epoch: 6, named: true });
@@ -263,7 +263,7 @@ struct World {
     epochs: BTreeMap<u64, String>,
 }
 
-/// An ask that is not answered within this many milliseconds has failed, whatever becomes of it.
+/// A request that is not answered within this many milliseconds has failed, even if it arrives later.
 const PATIENCE: u64 = 2_000;
 /// Milliseconds between two looks.
 const STEP: usize = 4;
@@ -314,7 +314,7 @@ impl World {
         }
     }
 
-    /// What reached the store by now.
+    /// Delivers the writes that have reached the store by now.
     fn arrive(&mut self, now: u64) {
         while self.arriving.first().is_some_and(|(due, ..)| *due <= now) {
             let (_, number, ask, answered) = self.arriving.remove(0);
@@ -325,7 +325,7 @@ impl World {
         }
     }
 
-    /// Who leads; that is at most one, and under an epoch that no other run had.
+    /// The leader. There is at most one, under an epoch that no other run had.
     fn check(&mut self, now: u64, seed: u64) -> Option<usize> {
         let at = Duration::from_millis(now);
         let mut leading = Vec::new();
@@ -355,7 +355,7 @@ impl World {
     }
 }
 
-/// Mostly a moment, now and then longer than anybody waits.
+/// A delay: mostly short, now and then longer than any controller waits.
 fn delay(random: &mut fastrand::Rng) -> u64 {
     if random.u8(0..20) == 0 { random.u64(500..8_000) } else { random.u64(1..60) }
 }
@@ -388,24 +388,24 @@ fn simulate(seed: u64) {
         }
     }
     let took = calm_since.unwrap_or_else(|| panic!("seed {seed}: nobody leads"));
-    // What was under way when the storm ended may take its time: one patience, and one more TTL from what it wrote.
+    // A request that was under way at the end of the faults may take its time: one patience, and one more TTL from its write on.
     assert!(Duration::from_millis(took) <= TTL + Duration::from_millis(PATIENCE) + secs(1.0), "seed {seed}: a leader after {took} ms");
 }
 
 #[test]
-fn of_any_number_of_controllers_at_most_one_leads_whatever_the_store_loses() {
+fn at_most_one_controller_leads_whatever_the_store_loses() {
     let seeds = std::env::var("WAYPOST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
     (0..seeds).for_each(simulate);
 }
 
 #[test]
-fn an_older_record_of_ours_that_comes_back_with_a_restored_store_is_no_lease() {
+fn an_older_record_of_ours_that_returns_with_a_restored_store_is_no_lease() {
     for others in [true, false] {
         let (mut store, mut a) = (Store::default(), Election::new(me("a", "a1"), TTL, Duration::ZERO, 0));
         store.serve(&mut a, secs(0.0));
         let (backup, at) = (store.record.clone(), store.revision);
         if others {
-            // Somebody else led meanwhile, and may still.
+            // Another controller led meanwhile, and may still lead.
             a.heard(ElectionInput::StepDown, secs(1.0));
             let mut b = Election::new(me("b", "b1"), TTL, Duration::ZERO, 0);
             store.serve(&mut b, secs(1.0));

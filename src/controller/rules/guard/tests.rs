@@ -60,7 +60,7 @@ impl World {
         self
     }
 
-    /// Why things are kept, and how many for each reason.
+    /// How many removals are held, by reason.
     fn held(&self) -> BTreeMap<String, usize> {
         let mut kept = BTreeMap::new();
         for removal in self.guard.removals() {
@@ -116,7 +116,7 @@ fn endpoints_that_drain_or_have_no_weight_are_not_what_is_left_of_a_backend() {
 }
 
 #[test]
-fn key_by_key_is_judged_together_and_what_had_gone_comes_back() {
+fn deletions_key_by_key_are_judged_together_and_an_object_that_comes_back_is_not_held() {
     let mut world = World::new(20, &[]);
     for n in 0..4 {
         world.remove(&routes(n..n + 1)).after(1_000);
@@ -219,7 +219,7 @@ fn a_rolling_deploy_that_replaces_every_endpoint_holds_nothing_that_is_added_fir
 }
 
 #[test]
-fn what_comes_back_and_what_is_approved_is_held_no_longer() {
+fn an_object_that_comes_back_or_is_approved_is_held_no_longer() {
     let mut world = World::new(10, &[]);
     world.remove(&routes(0..6)).after(600);
     world.add("route/r000");
@@ -250,7 +250,7 @@ fn a_store_that_is_not_believed_changes_nothing() {
 }
 
 #[test]
-fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
+fn removals_just_before_a_store_was_found_empty_are_held_with_the_rest() {
     let mut world = World::new(20, &[("a", 2)]);
     world.remove(&routes(0..2)).after(600);
     assert!(world.held().is_empty(), "two of twenty go");
@@ -260,7 +260,7 @@ fn what_went_just_before_its_store_was_found_empty_is_held_with_the_rest() {
 }
 
 #[test]
-fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read() {
+fn removals_from_before_a_restart_are_judged_only_after_their_store_had_time_to_be_read() {
     let mut world = World::new(20, &[]);
     world.remove(&routes(0..3));
     let saved: Vec<Removal> = world.guard.removals().cloned().collect();
@@ -273,7 +273,7 @@ fn what_waited_at_a_restart_is_judged_only_after_its_store_had_time_to_be_read()
 }
 
 #[test]
-fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
+fn a_policy_stays_while_its_endpoints_or_routes_do_and_is_removed_by_itself_otherwise() {
     let policy = || vec!["backend/shop".to_owned()];
     let mut alone = World::new(10, &[("shop", 4)]);
     alone.add("backend/shop").remove(&policy()).after(600);
@@ -299,7 +299,7 @@ fn a_policy_stays_while_what_it_is_about_does_and_goes_by_itself() {
     let mut small = World::new(10, &[("shop", 1), ("big", 30)]);
     small.add("backend/shop").remove(&[policy(), endpoints("shop", 0..1)].concat()).after(600);
     assert_eq!(small.held(), BTreeMap::from([("Confirming".to_owned(), 2)]));
-    // Of a store that is not believed an older one is no better.
+    // If the store is distrusted, an older policy is no better.
     let mut flagged = World::new(1, &[]);
     let older = Departed { replaced: true, ..departed(object("backend/shop")) };
     flagged.guard.take(

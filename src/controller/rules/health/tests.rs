@@ -4,7 +4,7 @@ use super::*;
 
 const V1: Version = Version { epoch: 1, sequence: 1 };
 
-/// What is published, and what proxies say.
+/// A publication, and the findings of proxies.
 struct World {
     health: Health,
     config: Lane,
@@ -44,7 +44,7 @@ impl World {
         self.health.probers(endpoint).unwrap().map(str::to_owned).collect()
     }
 
-    /// A proxy says that these fail and that it cannot tell of those.
+    /// A proxy reports that these endpoints fail and that it cannot tell of those.
     fn say(&mut self, proxy: &str, failing: &[&str], unsure: &[&str]) -> Vec<HealthChange> {
         self.say_why(proxy, failing, "status 503", unsure)
     }
@@ -112,7 +112,7 @@ fn an_endpoint_turns_with_the_majority_of_its_probers_and_back() {
 }
 
 #[test]
-fn why_an_endpoint_is_out_is_what_its_probers_say_now() {
+fn the_reason_of_an_unhealthy_endpoint_is_the_present_finding_of_its_probers() {
     let mut world = World::new("{}", 3);
     world.all_well(3);
     for proxy in ["p0", "p1"] {
@@ -142,7 +142,7 @@ fn a_proxy_that_has_not_heard_of_an_endpoint_does_not_call_it_healthy() {
     let mut world = World::new("{}", 1);
     world.all_well(1);
     world.membership = world.membership.with([object("endpoint/shop/d", r#"{"address":"10.0.0.2:80"}"#)]);
-    // It reports what it found out of the version before.
+    // It reports the findings of the version before.
     let stale = Probed { version: V1, ..Probed::default() };
     world.publish();
     world.health.out.insert("shop/d".to_owned(), Unhealthy::default());
@@ -166,7 +166,7 @@ fn proxies_that_left_do_not_count_unless_they_may_not_have_found_us_yet() {
 }
 
 #[test]
-fn a_new_leader_goes_on_with_what_was_found_out_and_forgets_what_is_gone() {
+fn a_new_leader_goes_on_with_inherited_findings_and_forgets_endpoints_that_do_not_exist() {
     let mut world = World::new("{}", 3);
     world.all_well(3);
     for proxy in ["p0", "p1"] {
@@ -197,7 +197,7 @@ fn a_backend_of_which_too_little_is_healthy_panics() {
     assert!(world.health.troubled().is_empty(), "that is not published yet");
     world.publish();
     assert_eq!(*world.health.troubled(), shop(3, 2, true));
-    // What drains is not probed, and no longer counts.
+    // A draining endpoint is not probed, and no longer counts.
     world.membership = world.membership.with([object("endpoint/shop/b", r#"{"address":"10.0.0.1:80","drain":true}"#)]);
     world.publish();
     assert_eq!(*world.health.troubled(), shop(2, 1, false));
