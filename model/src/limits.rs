@@ -16,6 +16,12 @@ pub struct Limits {
     pub rules_per_route: usize,
     /// Matches of one rule.
     pub matches_per_rule: usize,
+    /// Headers and query parameters that one match compares.
+    pub conditions_per_match: usize,
+    /// Headers that the filters of one rule set, add and remove.
+    pub header_changes_per_rule: usize,
+    /// Backends of one rule.
+    pub backend_refs_per_rule: usize,
     /// Hostnames of one route.
     pub hostnames_per_route: usize,
     /// Hostnames × matches × listeners of one route: each combination costs memory in controllers and proxies.
@@ -26,6 +32,8 @@ pub struct Limits {
     pub patterns_per_host: usize,
     /// Endpoints of one backend.
     pub endpoints_per_backend: usize,
+    /// Trusted networks of one listener.
+    pub trusted_proxies_per_listener: usize,
     /// Bytes of a compiled regular expression (linear-time engine only).
     pub regex_bytes: usize,
     /// Bytes of all compiled regular expressions of one route.
@@ -40,11 +48,15 @@ impl Default for Limits {
             entries: 200_000,
             rules_per_route: 128,
             matches_per_rule: 64,
+            conditions_per_match: 32,
+            header_changes_per_rule: 128,
+            backend_refs_per_rule: 64,
             hostnames_per_route: 128,
             matches_per_route: 10_000,
             routes_per_host: 10_000,
             patterns_per_host: 256,
             endpoints_per_backend: 10_000,
+            trusted_proxies_per_listener: 256,
             regex_bytes: DEFAULT_REGEX_BYTES,
             route_regex_bytes: 4 * 1024 * 1024,
         }
@@ -60,11 +72,15 @@ impl Limits {
             entries: 0,
             rules_per_route: 0,
             matches_per_rule: 0,
+            conditions_per_match: 0,
+            header_changes_per_rule: 0,
+            backend_refs_per_rule: 0,
             hostnames_per_route: 0,
             matches_per_route: 0,
             routes_per_host: 0,
             patterns_per_host: 0,
             endpoints_per_backend: 0,
+            trusted_proxies_per_listener: 0,
             regex_bytes: 0,
             route_regex_bytes: 0,
         }
@@ -78,11 +94,15 @@ impl Limits {
             entries: usize::MAX,
             rules_per_route: usize::MAX,
             matches_per_rule: usize::MAX,
+            conditions_per_match: usize::MAX,
+            header_changes_per_rule: usize::MAX,
+            backend_refs_per_rule: usize::MAX,
             hostnames_per_route: usize::MAX,
             matches_per_route: usize::MAX,
             routes_per_host: usize::MAX,
             patterns_per_host: usize::MAX,
             endpoints_per_backend: usize::MAX,
+            trusted_proxies_per_listener: usize::MAX,
             regex_bytes: MOST_REGEX_BYTES,
             route_regex_bytes: usize::MAX,
         }
@@ -113,6 +133,13 @@ const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
 
 /// Maximum bytes of the text of a regular expression. Not a setting: the cost of finding its compiled size depends on it.
 pub const REGEX_TEXT: usize = 4_096;
+
+/// Maximum bytes of a path, header or query parameter of a request that is compared with a regular expression; a longer one matches none. Not a
+/// setting: the time of a lookup depends on it.
+pub const PATTERN_INPUT: usize = 8_192;
+
+/// So many query parameters of a request are compared with conditions, the first ones. Not a setting: the time of a lookup depends on it.
+pub const QUERY_PARAMETERS: usize = 256;
 
 /// Maximum bytes of the path of a match. Not a setting: the time of a lookup depends on it.
 pub const PATH_BYTES: usize = 4_096;

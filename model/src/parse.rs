@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::key::{Kind, ResourceKey};
 use crate::limits::{DEPTH, Limits};
 use crate::problem::{Problem, nearest};
-use crate::resource::{Endpoint, Listener, Resource, Route};
+use crate::resource::{Endpoint, Filter, Listener, Resource, Route, Rule};
 use crate::schema::known_fields;
 use crate::value::Address;
 
@@ -29,14 +29,14 @@ pub fn parse(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resourc
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match key.kind {
-        Kind::Listener => typed::<Listener>(text, key.kind).map(Resource::Listener),
-        Kind::Route => typed::<Route>(text, key.kind).and_then(|route| within(route, limits)).map(Resource::Route),
-        Kind::Backend => typed(text, key.kind).map(Resource::Backend),
-        Kind::Endpoint => endpoint(key, text).map(Resource::Endpoint),
+        Kind::Listener => typed::<Listener>(text, key.kind, limits).and_then(|listener| listener_within(listener, limits)).map(Resource::Listener),
+        Kind::Route => typed::<Route>(text, key.kind, limits).and_then(|route| within(route, limits)).map(Resource::Route),
+        Kind::Backend => typed(text, key.kind, limits).map(Resource::Backend),
+        Kind::Endpoint => endpoint(key, text, limits).map(Resource::Endpoint),
     }
 }
 
-fn endpoint(key: &ResourceKey, text: &str) -> Result<Endpoint, Problem> {
+fn endpoint(key: &ResourceKey, text: &str, limits: &Limits) -> Result<Endpoint, Problem> {
     let trimmed = text.trim();
     if trimmed.is_empty() {
         let id = key.endpoint_parts().map_or("", |(_, id)| id);
@@ -49,32 +49,48 @@ fn endpoint(key: &ResourceKey, text: &str) -> Result<Endpoint, Problem> {
     if one_word {
         return bare(trimmed).map_err(Problem::whole);
     }
-    typed(text, Kind::Endpoint)
+    typed(text, Kind::Endpoint, limits)
 }
 
 fn bare(address: &str) -> Result<Endpoint, String> {
     Address::try_from(address.to_owned()).map(Endpoint::at)
 }
 
+/// Refuses a list that is longer than a limit.
+fn at_most(limit: usize, setting: &str, what: impl FnOnce() -> String, found: usize) -> Result<(), Problem> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(Problem::whole(format!("{} has {found} entries; at most {limit} are accepted (setting {setting})", what())))
+}
+
+fn listener_within(listener: Listener, limits: &Limits) -> Result<Listener, Problem> {
+    let count = listener.trusted_proxies.len();
+    at_most(limits.trusted_proxies_per_listener, "trustedProxiesPerListener", || "trustedProxies".to_owned(), count).map(|()| listener)
+}
+
 fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
-    let over = |what: String, found: usize, limit: usize, setting: &str| {
-        Err(Problem::whole(format!("{what} has {found} entries; at most {limit} are accepted (setting {setting})")))
-    };
-    if route.rules.len() > limits.rules_per_route {
-        return over("rules".to_owned(), route.rules.len(), limits.rules_per_route, "rulesPerRoute");
-    }
-    if route.hostnames.len() > limits.hostnames_per_route {
-        return over("hostnames".to_owned(), route.hostnames.len(), limits.hostnames_per_route, "hostnamesPerRoute");
-    }
+    at_most(limits.rules_per_route, "rulesPerRoute", || "rules".to_owned(), route.rules.len())?;
+    at_most(limits.hostnames_per_route, "hostnamesPerRoute", || "hostnames".to_owned(), route.hostnames.len())?;
     for (at, rule) in route.rules.iter().enumerate() {
-        if rule.matches.len() > limits.matches_per_rule {
-            return over(format!("rules[{at}].matches"), rule.matches.len(), limits.matches_per_rule, "matchesPerRule");
-        }
+        rule_within(rule, limits, &format!("rules[{at}]"))?;
     }
     within_product(&route, limits)?;
     workable::check(&route)?;
     within_patterns(&route, limits)?;
     Ok(route)
+}
+
+fn rule_within(rule: &Rule, limits: &Limits, name: &str) -> Result<(), Problem> {
+    at_most(limits.matches_per_rule, "matchesPerRule", || format!("{name}.matches"), rule.matches.len())?;
+    at_most(limits.backend_refs_per_rule, "backendRefsPerRule", || format!("{name}.backendRefs"), rule.backend_refs.len())?;
+    let changes = rule.filters.iter().map(Filter::header_changes).sum();
+    at_most(limits.header_changes_per_rule, "headerChangesPerRule", || format!("set, add and remove under {name}.filters together"), changes)?;
+    for (at, found) in rule.matches.iter().enumerate() {
+        let what = || format!("headers and queryParams of {name}.matches[{at}] together");
+        at_most(limits.conditions_per_match, "conditionsPerMatch", what, found.headers.len() + found.query_params.len())?;
+    }
+    Ok(())
 }
 
 /// Checks the product of hostnames, matches and listeners.
@@ -122,11 +138,11 @@ fn within_patterns(route: &Route, limits: &Limits) -> Result<(), Problem> {
 }
 
 /// Parses an object and refuses every unknown field.
-fn typed<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
+fn typed<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<T, Problem> {
     if text.trim().is_empty() {
         return Err(Problem::whole(format!("the value is empty; write {}", example(kind))));
     }
-    if text.trim_start().starts_with(['{', '[']) { json(text, kind) } else { yaml(text, kind) }
+    if text.trim_start().starts_with(['{', '[']) { json(text, kind) } else { yaml(text, kind, limits) }
 }
 
 fn example(kind: Kind) -> &'static str {
@@ -156,9 +172,20 @@ fn json<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
     }
 }
 
-fn yaml<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| {
+fn yaml<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<T, Problem> {
+    // What aliases repeat is counted again each time, before it is built.
+    let most = limits.object_bytes.saturating_add(limits.value_bytes);
+    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_total_scalar_bytes: most } };
+    let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let at = error.location().map_or((1, 1), |at| (at.line() as usize, at.column() as usize));
+        if is_over_budget(&error) {
+            let most = limits.object_bytes;
+            return Problem {
+                line: at.0,
+                column: at.1,
+                ..Problem::whole(format!("with what its aliases repeat the value has more than {most} bytes (setting objectBytes)"))
+            };
+        }
         let message = error.to_string();
         let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML").trim_start_matches("error: ");
         Problem { line: at.0, column: at.1, ..Problem::whole(format!("not valid YAML: {first}")) }
@@ -169,6 +196,16 @@ fn yaml<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
     let mut ignored = Vec::new();
     let result = read(value, &mut ignored);
     verdict(result, &ignored, kind, |path, key| position::in_yaml(text, path, key))
+}
+
+/// Whether the texts of a value, with those that its aliases repeat, are too long together.
+fn is_over_budget(error: &serde_saphyr::Error) -> bool {
+    use serde_saphyr::Error;
+    match error {
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => is_over_budget(error),
+        Error::Budget { breach, .. } => matches!(breach, serde_saphyr::budget::BudgetBreach::ScalarBytes { .. }),
+        _ => false,
+    }
 }
 
 fn describe(value: &serde_json::Value) -> String {
@@ -387,6 +424,57 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_rule_and_a_listener_may_have_so_many_parts_and_not_one_more() {
+        let limits =
+            Limits { conditions_per_match: 4, header_changes_per_rule: 4, backend_refs_per_rule: 4, trusted_proxies_per_listener: 4, ..Limits::default() };
+        let list = |one: &dyn Fn(usize) -> String, count: usize| (0..count).map(one).collect::<Vec<_>>().join(",");
+        for (count, ok) in [(4, true), (5, false), (400, false)] {
+            let backends = list(&|number| format!(r#"{{"name":"b{number}"}}"#), count);
+            let (queries, added) = (
+                list(&|number| format!(r#"{{"name":"q{number}","value":"1"}}"#), count - 1),
+                list(&|number| format!(r#"{{"name":"x{number}","value":"1"}}"#), count - 1),
+            );
+            let networks = list(&|number| format!("\"10.0.{}.{}\"", number / 256, number % 256), count);
+            for (kind, value, setting) in [
+                (Kind::Route, format!(r#"{{"rules":[{{"backendRefs":[{backends}]}}]}}"#), "backendRefsPerRule"),
+                (
+                    Kind::Route,
+                    format!(
+                        r#"{{"rules":[{{"matches":[{{"headers":[{{"name":"h","value":"1"}}],"queryParams":[{queries}]}}],"backendRefs":[{{"name":"b"}}]}}]}}"#
+                    ),
+                    "conditionsPerMatch",
+                ),
+                (
+                    Kind::Route,
+                    format!(
+                        r#"{{"rules":[{{"filters":[{{"type":"RequestHeaderModifier","requestHeaderModifier":{{"remove":["y"],"add":[{added}]}}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#
+                    ),
+                    "headerChangesPerRule",
+                ),
+                (Kind::Listener, format!(r#"{{"address":"0.0.0.0:80","trustedProxies":[{networks}]}}"#), "trustedProxiesPerListener"),
+            ] {
+                match parse(&ResourceKey::new(kind, "a"), value.as_bytes(), &limits) {
+                    Ok(_) => assert!(ok, "{count} of {setting}"),
+                    Err(problem) => assert!(!ok && problem.message.contains(setting), "{count} of {setting}: {problem}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_yaml_aliases_repeat_is_refused_before_it_is_built() {
+        let body = "x".repeat(200_000);
+        let filter = |value: &str| format!("  - filters: [{{type: FixedResponse, fixedResponse: {{statusCode: 200, body: {value}}}}}]\n");
+        let value = format!("rules:\n{}{}", filter(&format!("&body {body}")), filter("*body").repeat(50));
+        let begun = std::time::Instant::now();
+        let told = problem(Kind::Route, &value);
+        assert!(told.contains("setting objectBytes"), "{told}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+        let few = format!("rules:\n{}{}", filter("&body hello"), filter("*body").repeat(50));
+        assert!(problem(Kind::Route, &few).starts_with("accepted"), "{}", problem(Kind::Route, &few));
     }
 
     #[test]

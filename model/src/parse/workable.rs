@@ -1,32 +1,54 @@
 //! Refuses values that are well formed and cannot work: they would produce invalid HTTP, or wait for requests that no client sends. They
 //! are refused only when they are written; objects of other releases are read without these checks.
 
+use std::collections::BTreeSet;
+
 use crate::problem::Problem;
-use crate::resource::{Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, Rule, StringMatch};
-use crate::value::PreciseHostname;
+use crate::resource::{Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, RouteMatch, Rule, StringMatch};
+use crate::value::{Hostname, PreciseHostname};
 
 /// Refuses a route if a part of it cannot work.
 pub(super) fn check(route: &Route) -> Result<(), Problem> {
     for (rule_at, rule) in route.rules.iter().enumerate() {
         for (at, filter) in rule.filters.iter().enumerate() {
-            check_filter(filter, rule).map_err(|message| Problem { field: format!("rules[{rule_at}].filters[{at}]"), ..Problem::whole(message) })?;
+            check_filter(filter, rule, route).map_err(|message| Problem { field: format!("rules[{rule_at}].filters[{at}]"), ..Problem::whole(message) })?;
         }
         for (match_at, found) in rule.matches.iter().enumerate() {
-            for (at, header) in found.headers.iter().enumerate() {
-                let field = || format!("rules[{rule_at}].matches[{match_at}].headers[{at}]");
-                let earlier = found.headers.iter().take(at).any(|earlier| earlier.name == header.name);
-                check_header_match(header, earlier).map_err(|message| Problem { field: field(), ..Problem::whole(message) })?;
-            }
+            check_match(found)
+                .map_err(|(field, message)| Problem { field: format!("rules[{rule_at}].matches[{match_at}]{field}"), ..Problem::whole(message) })?;
         }
     }
     Ok(())
 }
 
-fn check_filter(filter: &Filter, rule: &Rule) -> Result<(), String> {
+/// Refuses a match that no request fulfils, with the field below the match.
+fn check_match(found: &RouteMatch) -> Result<(), (String, String)> {
+    if found.method.as_ref().is_some_and(|method| method.as_str() == "CONNECT") {
+        return Err((".method".to_owned(), "CONNECT asks for a tunnel, which no rule can give: such requests are refused; take it out".to_owned()));
+    }
+    let mut names = BTreeSet::new();
+    for (at, header) in found.headers.iter().enumerate() {
+        let is_repeated = !names.insert(header.name.as_str());
+        check_header_match(header, is_repeated).map_err(|message| (format!(".headers[{at}]"), message))?;
+    }
+    names.clear();
+    match found.query_params.iter().enumerate().find(|(_, query)| !names.insert(query.name.as_str())) {
+        Some((at, query)) => {
+            let name = &query.name;
+            Err((
+                format!(".queryParams[{at}]"),
+                format!("the match has two conditions on the query parameter {name:?}, of which the first value counts; keep one"),
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_filter(filter: &Filter, rule: &Rule, route: &Route) -> Result<(), String> {
     match filter {
         Filter::RequestHeaderModifier(changes) => check_headers(changes).and_then(|()| check_host(changes)),
         Filter::ResponseHeaderModifier(changes) => check_headers(changes),
-        Filter::RequestRedirect(redirect) => check_redirect(redirect, rule),
+        Filter::RequestRedirect(redirect) => check_redirect(redirect, rule, &route.hostnames),
         Filter::UrlRewrite(rewrite) if rewrite.hostname.is_none() && rewrite.path.is_none() => {
             Err("the rewrite changes nothing; write hostname or path".to_owned())
         }
@@ -73,13 +95,12 @@ fn check_headers(changes: &HeaderModifier) -> Result<(), String> {
 
 /// A header that is set twice, or set and removed: only one of the two would have an effect.
 fn check_contradictions(changes: &HeaderModifier) -> Result<(), String> {
-    let set = || changes.set.iter().map(|pair| pair.name.as_str());
-    let twice = set().enumerate().find(|(at, name)| set().take(*at).any(|earlier| earlier == *name));
-    if let Some((_, name)) = twice {
-        return Err(format!("the header {name:?} is set twice; keep one value"));
+    let mut written = BTreeSet::new();
+    if let Some(pair) = changes.set.iter().find(|pair| !written.insert(pair.name.as_str())) {
+        return Err(format!("the header {:?} is set twice; keep one value", pair.name.as_str()));
     }
-    let added = changes.add.iter().map(|pair| pair.name.as_str());
-    match changes.remove.iter().find(|name| set().chain(added.clone()).any(|other| other == name.as_str())) {
+    written.extend(changes.add.iter().map(|pair| pair.name.as_str()));
+    match changes.remove.iter().find(|name| written.contains(name.as_str())) {
         Some(name) => Err(format!("the header {:?} is set or added, and removed; keep one of both", name.as_str())),
         None => Ok(()),
     }
@@ -108,19 +129,39 @@ fn is_host_field(text: &str) -> bool {
 }
 
 /// A redirect must not lead back to the same URL.
-fn check_redirect(redirect: &Redirect, rule: &Rule) -> Result<(), String> {
-    let same_place = redirect.scheme.is_none() && redirect.hostname.is_none() && redirect.port.is_none();
+fn check_redirect(redirect: &Redirect, rule: &Rule, hostnames: &[Hostname]) -> Result<(), String> {
+    let same_host = redirect.hostname.as_ref().is_none_or(|to| hostnames.iter().any(|from| from.as_str() == to.in_uri()));
+    if redirect.scheme.is_some() || redirect.port.is_some() || !same_host {
+        return Ok(());
+    }
+    let host = redirect.hostname.as_ref().map_or_else(String::new, |host| format!("{:?} and ", host.in_uri()));
     match &redirect.path {
-        None if same_place => Err("the redirect leads to where the request came from, for ever; write scheme, hostname, port or path".to_owned()),
-        Some(PathRewrite::Full(path)) if same_place && rule.matches.iter().any(|found| is_exactly(&found.path, path)) => {
-            Err(format!("the redirect leads from {path:?} to {path:?}, for ever; write another path, or scheme, hostname or port"))
+        None if redirect.hostname.is_none() => {
+            Err("the redirect leads to where the request came from, for ever; write scheme, hostname, port or path".to_owned())
         }
-        _ => Ok(()),
+        None => Err(format!("the redirect leads from {host}any path to the same place, for ever; write scheme, port or path, or take that hostname out")),
+        Some(path) if is_kept_by(rule, path) => {
+            let (PathRewrite::Full(path) | PathRewrite::Prefix(path)) = path;
+            Err(format!("the redirect leads from {host}{path:?} to {path:?}, for ever; write another path, or scheme, hostname or port"))
+        }
+        Some(_) => Ok(()),
     }
 }
 
-fn is_exactly(wanted: &PathMatch, path: &str) -> bool {
-    matches!(wanted, PathMatch::Exact(exact) if exact == path)
+/// Whether one of the rule's matches has paths that are rewritten to themselves.
+fn is_kept_by(rule: &Rule, rewrite: &PathRewrite) -> bool {
+    let any = [RouteMatch::default()];
+    let matches = if rule.matches.is_empty() { any.as_slice() } else { &rule.matches };
+    matches.iter().any(|found| is_kept(&found.path, rewrite))
+}
+
+/// Whether a path that matches is rewritten to itself.
+fn is_kept(wanted: &PathMatch, rewrite: &PathRewrite) -> bool {
+    match (wanted, rewrite) {
+        (PathMatch::Exact(path), PathRewrite::Full(to) | PathRewrite::Prefix(to)) => path == to,
+        (PathMatch::Prefix(prefix), PathRewrite::Prefix(to)) => prefix == to.trim_end_matches('/'),
+        (PathMatch::Prefix(_) | PathMatch::Pattern(_), _) => false,
+    }
 }
 
 /// Responses with these statuses have no body (RFC 9110, 15.3.5, 15.3.6, 15.4.5).
@@ -192,12 +233,30 @@ mod tests {
             (exact, r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a"}}"#, "for ever"),
             (exact, r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/b"}}"#, "accepted"),
             (exact, r#"{"scheme":"https","path":{"type":"ReplaceFullPath","replaceFullPath":"/a"}}"#, "accepted"),
+            (r#"{"path":{"value":"/a"}}"#, r#"{"path":{"type":"ReplacePrefixMatch","replacePrefixMatch":"/a"}}"#, "for ever"),
+            ("", r#"{"path":{"type":"ReplacePrefixMatch","replacePrefixMatch":"/"}}"#, "for ever"),
+            (r#"{"path":{"value":"/a"}}"#, r#"{"path":{"type":"ReplacePrefixMatch","replacePrefixMatch":"/b"}}"#, "accepted"),
             ("", r#"{"hostname":"*.example.com"}"#, "is a wildcard"),
             ("", r#"{"hostname":"2001:db8::1"}"#, "accepted"),
             ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a/../b"}}"#, "dot segments"),
             ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a%"}}"#, "begins no escape"),
         ] {
             let told = rule(matches, &format!(r#"{{"type":"RequestRedirect","requestRedirect":{redirect}}}"#), "");
+            assert!(told.contains(answer), "{redirect}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_a_hostname_of_its_own_route_is_refused_unless_something_else_changes() {
+        for (redirect, answer) in [
+            (r#"{"hostname":"a.example"}"#, "for ever"),
+            (r#"{"hostname":"a.example","path":{"type":"ReplaceFullPath","replaceFullPath":"/x"}}"#, "accepted"),
+            (r#"{"hostname":"a.example","port":8443}"#, "accepted"),
+            (r#"{"hostname":"b.example"}"#, "accepted"),
+        ] {
+            let value = format!(r#"{{"hostnames":["a.example"],"rules":[{{"filters":[{{"type":"RequestRedirect","requestRedirect":{redirect}}}]}}]}}"#);
+            let parsed = parse(&ResourceKey::new(Kind::Route, "r"), value.as_bytes(), &Limits::default());
+            let told = parsed.map_or_else(|problem| problem.to_string(), |_| "accepted".to_owned());
             assert!(told.contains(answer), "{redirect}: {told}");
         }
     }
@@ -211,6 +270,9 @@ mod tests {
             let told = rule(&matches, "", r#","backendRefs":[{"name":"b"}]"#);
             assert!(told.contains("can never match"), "{value}: {told}");
         }
+        let query = r#"{"queryParams":[{"name":"q","value":"a"},{"name":"q","value":"b"}]}"#;
+        assert!(rule(query, "", r#","backendRefs":[{"name":"b"}]"#).contains("two conditions on the query parameter"));
+        assert!(rule(r#"{"method":"CONNECT"}"#, "", r#","backendRefs":[{"name":"b"}]"#).contains("CONNECT asks for a tunnel"));
         let twice = r#"{"headers":[{"name":"X","value":"a"},{"name":"x","value":"b"}]}"#;
         assert!(rule(twice, "", r#","backendRefs":[{"name":"b"}]"#).contains("two conditions on the header"));
     }

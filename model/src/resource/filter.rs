@@ -27,6 +27,14 @@ impl Filter {
     pub const fn answers(&self) -> bool {
         matches!(self, Self::RequestRedirect(_) | Self::FixedResponse(_))
     }
+
+    /// How many headers it sets, adds and removes.
+    pub const fn header_changes(&self) -> usize {
+        match self {
+            Self::RequestHeaderModifier(changes) | Self::ResponseHeaderModifier(changes) => changes.set.len() + changes.add.len() + changes.remove.len(),
+            Self::RequestRedirect(_) | Self::UrlRewrite(_) | Self::FixedResponse(_) => 0,
+        }
+    }
 }
 
 /// The written form of a filter.

@@ -2,11 +2,12 @@
 
 use std::sync::OnceLock;
 
-use regex::Regex;
+use regex_automata::meta::Regex;
+use regex_automata::nfa::thompson::WhichCaptures;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MOST_REGEX_BYTES, PATH_BYTES, REGEX_TEXT};
+use crate::limits::{MOST_REGEX_BYTES, PATH_BYTES, PATTERN_INPUT, REGEX_TEXT};
 use crate::value::{HeaderName, Method};
 
 /// One alternative of a rule's conditions: a request matches if it fulfils every given condition.
@@ -178,15 +179,16 @@ impl Pattern {
     /// # Errors
     /// The expression is not valid, or larger than any limit allows.
     pub fn compile(&self) -> Result<(), String> {
-        let compiled = regex::RegexBuilder::new(&self.anchored()).size_limit(MOST_REGEX_BYTES).dfa_size_limit(LAZY_DFA_BYTES).build();
-        match compiled {
+        // The engines that only help to find groups are left out: they take up to 1 MiB, which no limit counts.
+        let config =
+            Regex::config().nfa_size_limit(Some(MOST_REGEX_BYTES)).hybrid_cache_capacity(LAZY_DFA_BYTES).onepass(false).which_captures(WhichCaptures::Implicit);
+        match Regex::builder().configure(config).build(&self.anchored()) {
             Ok(regex) => {
                 // Another thread may have set it first; both compiled the same text.
                 drop(self.regex.set(regex));
                 Ok(())
             }
-            Err(regex::Error::CompiledTooBig(limit)) => Err(too_big(&self.text, limit)),
-            Err(error) => Err(invalid(&self.text, &error)),
+            Err(error) => Err(error.size_limit().map_or_else(|| invalid(&self.text, &error), |limit| too_big(&self.text, limit))),
         }
     }
 
@@ -208,8 +210,12 @@ impl Pattern {
         format!("^(?:{})$", self.text)
     }
 
-    /// Whether the whole of `text` matches. Compiles the expression if that was not done; one that cannot be compiled matches nothing.
+    /// Whether the whole of `text` matches. Compiles the expression if that was not done; one that cannot be compiled matches nothing, and nothing
+    /// matches a text of more than [`PATTERN_INPUT`] bytes: a request may meet hundreds of expressions.
     pub fn is_match(&self, text: &str) -> bool {
+        if text.len() > PATTERN_INPUT {
+            return false;
+        }
         if self.regex.get().is_none() && self.compile().is_err() {
             return false;
         }

@@ -18,6 +18,28 @@ pub(crate) fn route(hosts: usize, listeners: usize, rules: usize, matches: usize
     format!(r#"{{"hostnames":[{hostnames}],"listeners":[{names}],"rules":[{}]}}"#, list(rules, rule))
 }
 
+/// A number in letters, for names without digits.
+fn letters(mut number: usize) -> String {
+    let mut text = String::new();
+    loop {
+        text.push(char::from(b'A' + u8::try_from(number % 26).unwrap()));
+        number /= 26;
+        if number == 0 {
+            return text;
+        }
+    }
+}
+
+/// A route of rules with 64 matches each, which list `count` of these between `before` and `after`: as many rules as fit into a value.
+fn filled(one: impl Fn(usize) -> String, count: usize, before: &str, after: &str) -> String {
+    let rule = |rule: usize| {
+        let matches = list(64, |at| format!(r#"{{"path":{{"value":"/{}"}}}}"#, rule * 64 + at));
+        format!(r#"{{"matches":[{matches}],{before}{}{after}}}"#, list(count, &one))
+    };
+    let rules = ((256 * 1024 - 100) / rule(9_999).len()).min(128);
+    format!(r#"{{"rules":[{}]}}"#, list(rules, rule))
+}
+
 /// Values at the limits, each with the name of the limit that it reaches.
 pub(crate) fn values() -> Vec<(&'static str, String)> {
     let path = |n: usize| format!(r#"{{"path":{{"value":"/p{n}"}}}}"#);
@@ -41,6 +63,28 @@ pub(crate) fn values() -> Vec<(&'static str, String)> {
         ("patterns of headers", route(1, 1, 4, 64, |n| format!(r#"{{"headers":[{{"name":"x-0","type":"RegularExpression","value":"[a-z]{{1,20}}x{n}"}}]}}"#))),
         ("large patterns", route(1, 1, 1, 16, pattern("[a-z0-9]{800}"))),
         ("unicode patterns", route(1, 1, 1, 60, pattern(r"\\w\\w"))),
+        ("many listeners", route(1, 2_000, 1, 5, path)),
+        ("patterns with groups", route(1, 1, 4, 64, pattern("(abcdefghijklmnopqrstuvwxyz0123456789){3}"))),
+        ("methods of one path", route(1, 1, 128, 63, |n| format!(r#"{{"method":"M-{}"}}"#, letters(n)))),
+        ("one shared query parameter", route(1, 1, 64, 58, |n| format!(r#"{{"method":"M-{}","queryParams":[{{"name":"q","value":"1"}}]}}"#, letters(n)))),
+        ("backends × matches", filled(|n| format!(r#"{{"name":"b{n}"}}"#), 64, r#""backendRefs":["#, "]")),
+        (
+            "header changes × matches",
+            filled(
+                |n| format!(r#"{{"name":"x-{n}","value":"{}"}}"#, "v".repeat(40)),
+                128,
+                r#""backendRefs":[{"name":"b"}],"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"add":["#,
+                "]}}]",
+            ),
+        ),
+        (
+            "YAML with aliases",
+            format!(
+                "rules:\n- filters: [{{type: FixedResponse, fixedResponse: {{statusCode: 200, body: &b {}}}}}]\n{}",
+                "x".repeat(100_000),
+                "- filters: [{type: FixedResponse, fixedResponse: {statusCode: 200, body: *b}}]\n".repeat(8)
+            ),
+        ),
         (
             "one long value",
             format!(r#"{{"rules":[{{"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":200,"body":"{}"}}}}]}}]}}"#, "x".repeat(250_000)),
