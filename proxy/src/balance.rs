@@ -8,6 +8,7 @@ use waypost_model::resource::{Balancing, Fitness, HealthCheck};
 use crate::endpoint::{EndpointState, Peer};
 #[cfg(test)]
 use crate::outlier::Outcome;
+use crate::outlier::{Detector, Suspicion};
 
 /// An endpoint as the balancer uses it.
 #[derive(Debug, Clone)]
@@ -38,10 +39,10 @@ const LOOK_AT_ALL: usize = 64;
 const SAMPLE: usize = 8;
 /// Number of endpoints drawn by weight, if weights differ.
 const DRAWS: usize = 4;
-/// Maximum length of the schedule of a weighted round robin.
+/// Maximum length of the schedule of a weighted round robin. Beyond it turns are spread over the sum of the weights by [`TURN_STEP`].
 const SCHEDULE: u64 = 4_096;
-/// Percentage points by which a share has to exceed the median of the others to stand out.
-const STANDS_OUT: u32 = 50;
+/// The golden ratio's fractional part in units of 2^-64: its multiples are spread evenly, however many there are.
+const TURN_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Clients count as having given up on an endpoint if they waited ten times as long as other endpoints take, and at least 0.1 s.
 const MUCH_LONGER: u32 = 10;
 const WORTH_WAITING: std::time::Duration = std::time::Duration::from_millis(100);
@@ -66,7 +67,8 @@ enum Policy {
     LeastRequest,
     Random,
     RoundRobin {
-        schedule: Vec<usize>,
+        /// The endpoints in the order of their turns; `None` if that would be too long.
+        schedule: Option<Vec<usize>>,
         turn: Arc<AtomicU64>,
     },
 }
@@ -97,7 +99,7 @@ impl Balancer {
 
     /// Whether no endpoint can take a request.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.suspects.iter().all(|endpoint| endpoint.state.ejected())
+        self.endpoints.is_empty() && self.suspects.iter().all(|endpoint| endpoint.state.is_excluded_suspect())
     }
 
     /// Chooses an endpoint that is not in `tried`. Endpoints that just refused a connection, or that clients give up on, come last; ejected
@@ -133,14 +135,8 @@ impl Balancer {
     /// duration and the reason.
     pub fn judge(&self, endpoint: &Endpoint) -> Option<(std::time::Duration, &'static str)> {
         let detector = endpoint.state.detector();
-        let failures = detector.suspicious_failures().is_some_and(|own| {
-            let others: Vec<u32> = self.others(endpoint).filter_map(|other| other.state.detector().failure_share()).collect();
-            stands_out(own, others)
-        });
-        let errors = detector.suspicious_errors().is_some_and(|own| {
-            let others: Vec<u32> = self.others(endpoint).filter_map(|other| other.state.detector().error_share()).collect();
-            stands_out(own, others)
-        });
+        let failures = detector.suspicious_failures().is_some_and(|own| self.stands_out(own, endpoint, Detector::failure_share));
+        let errors = detector.suspicious_errors().is_some_and(|own| self.stands_out(own, endpoint, Detector::error_share));
         if !failures && !errors {
             // A trial whose failures do not stand out is no reason to keep the endpoint ejected.
             if detector.is_ejected() && (detector.suspicious_failures().is_some() || detector.suspicious_errors().is_some()) {
@@ -148,8 +144,8 @@ impl Balancer {
             }
             return None;
         }
-        let out = self.others(endpoint).filter(|other| other.state.detector().is_ejected()).count();
-        if (out + 1) * 2 > self.endpoints.len() {
+        let ejected = self.endpoints.iter().filter(|other| other.id != endpoint.id && other.state.detector().is_ejected()).count();
+        if (ejected + 1) * 2 > self.endpoints.len() {
             return None;
         }
         Some((
@@ -158,16 +154,24 @@ impl Balancer {
         ))
     }
 
-    /// The other endpoints of the backend; a sample if there are many.
+    /// Whether an endpoint's failures or errors are far more than those of most others. Without others, or where all have as many, none
+    /// stands out.
+    fn stands_out(&self, own: Suspicion, endpoint: &Endpoint, share: impl Fn(&Detector) -> Option<u32>) -> bool {
+        let of_series = || self.others(endpoint).any(|other| other.state.detector().responded_during_series_of(endpoint.state.detector()));
+        let typical = median(self.others(endpoint).filter_map(|other| share(other.state.detector())).collect());
+        typical.is_some_and(|typical| own.stands_out(typical)) && (!matches!(own, Suspicion::Series(_)) || of_series())
+    }
+
+    /// The other endpoints of the backend; a sample, which begins anywhere, if there are many.
     fn others(&self, endpoint: &Endpoint) -> impl Iterator<Item = &Endpoint> {
         let id = endpoint.id.clone();
         let step = self.endpoints.len().div_ceil(LOOK_AT_ALL).max(1);
-        self.endpoints.iter().step_by(step).filter(move |other| other.id != id)
+        self.endpoints.iter().skip(fastrand::usize(0..step)).step_by(step).filter(move |other| other.id != id)
     }
 
     /// The suspect endpoint with the fewest requests in flight, of those that have not refused a connection.
     fn suspect(&self, tried: &[Arc<str>]) -> Option<&Endpoint> {
-        let usable = self.suspects.iter().filter(|endpoint| !tried.contains(&endpoint.id) && !endpoint.state.ejected());
+        let usable = self.suspects.iter().filter(|endpoint| !tried.contains(&endpoint.id) && !endpoint.state.is_excluded_suspect());
         usable.min_by_key(|endpoint| endpoint.state.in_flight())
     }
 
@@ -177,9 +181,14 @@ impl Balancer {
             Policy::LeastRequest => self.least_drawn(),
             Policy::Random => self.random(),
             Policy::RoundRobin { schedule, turn } => {
-                let length = u64::try_from(schedule.len()).ok().filter(|length| *length > 0)?;
-                let at = usize::try_from(turn.fetch_add(1, Ordering::Relaxed) % length).ok()?;
-                self.endpoints.get(*schedule.get(at)?)
+                let turn = turn.fetch_add(1, Ordering::Relaxed);
+                match schedule {
+                    Some(schedule) => {
+                        let length = u64::try_from(schedule.len()).ok().filter(|length| *length > 0)?;
+                        self.endpoints.get(*schedule.get(usize::try_from(turn % length).ok()?)?)
+                    }
+                    None => self.at_weight(scaled(turn.wrapping_mul(TURN_STEP), self.total_weight)),
+                }
             }
         }
     }
@@ -188,8 +197,12 @@ impl Balancer {
         if self.total_weight == 0 {
             return None;
         }
-        let ticket = fastrand::u64(0..self.total_weight);
-        self.endpoints.get(self.weights_up_to.partition_point(|sum| *sum <= ticket))
+        self.at_weight(fastrand::u64(0..self.total_weight))
+    }
+
+    /// The endpoint that has this place among the weights.
+    fn at_weight(&self, place: u64) -> Option<&Endpoint> {
+        self.endpoints.get(self.weights_up_to.partition_point(|sum| *sum <= place))
     }
 
     /// Draws a few endpoints by weight, and takes the one with the lowest cost in proportion to its weight. Without load that is the first
@@ -218,11 +231,6 @@ impl Balancer {
     }
 }
 
-/// Whether a share is far above that of most others. Without others, or if all shares are similar, none stands out.
-fn stands_out(own: u32, others: Vec<u32>) -> bool {
-    median(others).is_some_and(|others| own >= others + STANDS_OUT)
-}
-
 /// The median of some values; of two in the middle, the lower one.
 fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
     values.sort_unstable();
@@ -239,16 +247,22 @@ fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
 }
 
 /// The order of a weighted round robin with the turns of each endpoint spread evenly: turn k of an endpoint with n turns is due at (2k + 1)
-/// / 2n of the whole.
-fn schedule(weights: &[u64]) -> Vec<usize> {
+/// / 2n of the whole. `None` if it has more than [`SCHEDULE`] turns.
+fn schedule(weights: &[u64]) -> Option<Vec<usize>> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let sum: u64 = weights.iter().map(|weight| weight / divisor).sum();
-    let scale = sum.div_ceil(SCHEDULE).max(1);
-    let shares = weights.iter().map(|weight| (weight / divisor).div_ceil(scale));
+    let shares = weights.iter().map(|weight| weight / divisor);
+    if shares.clone().sum::<u64>() > SCHEDULE {
+        return None;
+    }
     let due = |turn: u64, share: u64| ((2 * turn + 1) << 32) / (2 * share);
     let mut turns: Vec<(u64, usize)> = shares.enumerate().flat_map(|(at, share)| (0..share).map(move |turn| (due(turn, share), at))).collect();
     turns.sort_unstable();
-    turns.into_iter().map(|(_, at)| at).collect()
+    Some(turns.into_iter().map(|(_, at)| at).collect())
+}
+
+/// A fraction of 2^64 as that fraction of `whole`.
+fn scaled(fraction: u64, whole: u64) -> u64 {
+    u64::try_from((u128::from(fraction) * u128::from(whole)) >> 64).unwrap_or_default()
 }
 
 const fn gcd(a: u64, b: u64) -> u64 {
@@ -279,10 +293,10 @@ mod tests {
 
     #[test]
     fn round_robin_keeps_the_weights_exactly_and_spreads_them() {
-        assert_eq!(schedule(&[5, 1, 1]), [0, 0, 0, 1, 2, 0, 0]);
-        assert_eq!(schedule(&[2, 1]), [0, 1, 0]);
-        assert_eq!(schedule(&[200, 100]).len(), 3);
-        assert!(schedule(&[1_000_000, 999_999]).len() <= 4_097);
+        assert_eq!(schedule(&[5, 1, 1]).unwrap(), [0, 0, 0, 1, 2, 0, 0]);
+        assert_eq!(schedule(&[2, 1]).unwrap(), [0, 1, 0]);
+        assert_eq!(schedule(&[200, 100]).unwrap().len(), 3);
+        assert!(schedule(&[1_000_000, 999_999]).is_none());
         let balancer = Balancer::new(&[endpoint("a", 3), endpoint("b", 1)], Balancing::WeightedRoundRobin, None, Arc::default());
         assert_eq!(share(&balancer, "a"), 750);
     }
@@ -308,16 +322,16 @@ mod tests {
         suspect.suspect = true;
         let all = [endpoint("a", 1), suspect];
         for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
-            all[1].state.trusted();
+            all[1].state.include_suspect();
             let balancer = Balancer::new(&all, balancing, None, Arc::default());
             assert_eq!(share(&balancer, "s"), 0, "{balancing:?}");
             assert_eq!(&*balancer.pick(&["a".into()]).unwrap().id, "s");
-            all[1].state.eject();
+            all[1].state.exclude_suspect();
             assert!(balancer.pick(&["a".into()]).is_none());
         }
         let alone = Balancer::new(&all[1..], Balancing::LeastRequest, None, Arc::default());
         assert!(alone.is_empty());
-        all[1].state.trusted();
+        all[1].state.include_suspect();
         assert!(!alone.is_empty());
     }
 
@@ -346,12 +360,20 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_distinct_weights_are_scheduled_within_milliseconds() {
-        let weights: Vec<u64> = (1..=10_000).collect();
+    fn ten_thousand_distinct_weights_are_built_within_milliseconds_and_kept() {
+        let mut all: Vec<Endpoint> = (1..=10_000).map(|weight| endpoint(&weight.to_string(), weight)).collect();
         let begun = std::time::Instant::now();
-        let order = schedule(&weights);
+        let balancer = Balancer::new(&all, Balancing::WeightedRoundRobin, None, Arc::default());
         assert!(begun.elapsed() < std::time::Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 }), "{:?}", begun.elapsed());
-        assert_eq!(order.iter().collect::<std::collections::HashSet<_>>().len(), weights.len(), "each has its turn");
+        let heavy = (0..40_000).filter(|_| balancer.pick(&[]).is_some_and(|endpoint| endpoint.weight > 5_000)).count();
+        assert!((29_000..=31_000).contains(&heavy), "three quarters of the weight: {heavy}");
+        all.iter_mut().enumerate().for_each(|(at, endpoint)| endpoint.weight = if at < 5_000 { 1 } else { 10 });
+        let balancer = Balancer::new(&all, Balancing::WeightedRoundRobin, None, Arc::default());
+        let light = (0..44_000).filter(|_| balancer.pick(&[]).is_some_and(|endpoint| endpoint.weight == 1)).count();
+        assert!((3_900..=4_100).contains(&light), "an eleventh: {light}");
+        let all = [endpoint("light", 1), endpoint("heavy", 1_000_000)];
+        let balancer = Balancer::new(&all, Balancing::WeightedRoundRobin, None, Arc::default());
+        assert!((0..10_000).filter(|_| balancer.pick(&[]).is_some_and(|endpoint| &*endpoint.id == "light")).count() <= 1);
     }
 
     /// Makes attempts at the picked endpoints, and checks for outliers as requests do.
@@ -381,6 +403,37 @@ mod tests {
                 assert!(all.iter().all(|endpoint| !endpoint.state.detector().is_ejected()), "{balancing:?} {bad:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_client_that_fails_everywhere_after_a_good_time_ejects_nobody() {
+        fastrand::seed(7);
+        for (endpoints, good) in [(3, 60), (3, 6), (10, 200), (10, 20), (100, 2_000)] {
+            for balancing in [Balancing::LeastRequest, Balancing::WeightedRoundRobin, Balancing::Random] {
+                let all: Vec<Endpoint> = (0..endpoints).map(|at| endpoint(&at.to_string(), 1)).collect();
+                let balancer = Balancer::new(&all, balancing, None, Arc::default());
+                attempts(&balancer, good, |_| Outcome::Answered(200));
+                attempts(&balancer, endpoints * 12, |_| Outcome::Failed);
+                let ejected = all.iter().filter(|endpoint| endpoint.state.detector().is_ejected()).count();
+                assert_eq!(ejected, 0, "of {endpoints} endpoints, {balancing:?}, {good} good before");
+                // A quarter of the requests fail, at all endpoints alike.
+                attempts(&balancer, endpoints * 200, |_| if fastrand::u8(0..4) == 0 { Outcome::Failed } else { Outcome::Answered(200) });
+                let ejected = all.iter().filter(|endpoint| endpoint.state.detector().is_ejected()).count();
+                assert!(ejected <= endpoints / 20, "{ejected} of {endpoints} endpoints, {balancing:?}, one of four fails");
+            }
+        }
+    }
+
+    #[test]
+    fn at_most_half_of_many_are_ejected() {
+        let all: Vec<Endpoint> = (0..200).map(|at| endpoint(&at.to_string(), 1)).collect();
+        let balancer = Balancer::new(&all, Balancing::Random, None, Arc::default());
+        // Just over half succeed, so that failures stand out.
+        attempts(&balancer, 40_000, |id| if id.parse::<usize>().is_ok_and(|at| at % 20 < 11) { Outcome::Answered(200) } else { Outcome::Failed });
+        let ejected = || all.iter().filter(|endpoint| endpoint.state.detector().is_ejected()).count();
+        assert!((80..=100).contains(&ejected()), "{}", ejected());
+        attempts(&balancer, 40_000, |id| if id.parse::<usize>().is_ok_and(|at| at % 4 == 0) { Outcome::Answered(200) } else { Outcome::Failed });
+        assert!(ejected() <= 100, "{}", ejected());
     }
 
     #[test]

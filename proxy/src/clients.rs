@@ -1,5 +1,4 @@
-//! The open client connections, and which of them are closed at the limit. Descriptors run out long before memory; without a reserve the
-//! admin surface, the controller's stream and connections to endpoints would fail as well.
+//! The open client connections, and which of them are closed at the limit.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,27 +8,16 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors::{Descriptor, Descriptors};
 use crate::metrics::Metrics;
 use crate::table::ListenerConfig;
 
-/// Descriptors that are reserved for everything but clients, whatever the limit.
-const RESERVE: usize = 64;
 /// At the limit, one of this many connections is closed at once, so that one search through all of them makes room for many new ones.
 const SHED_SHARE: usize = 100;
-/// Time after the last closed connection during which the proxy reports that it sheds connections.
-const TELL: Duration = Duration::from_secs(60);
-
-/// The number of descriptors that this process may open; raises the soft limit to the hard one.
-pub(crate) fn raise_descriptor_limit() -> usize {
-    let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(1_024);
-    usize::try_from(limit).unwrap_or(usize::MAX)
-}
-
-/// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve for the rest.
-pub(crate) fn default_cap(descriptors: usize) -> usize {
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    (descriptors / 5 * 4).min(descriptors.saturating_sub(open + RESERVE)).max(8)
-}
+/// When a search found no idle connection, the next one comes after this time: a search looks at every connection.
+const SEARCH_PAUSE: Duration = Duration::from_millis(100);
+/// Time after the last closed connection during which the proxy reports that it sheds connections, and between two messages of that.
+const REPORT_TIME: Duration = Duration::from_secs(60);
 
 /// The requests of one connection. It is shared with the registry, which may close the connection.
 #[derive(Debug)]
@@ -84,13 +72,20 @@ struct Entry {
 struct Open {
     entries: HashMap<u64, Entry>,
     next: u64,
+    /// The last search for idle connections that found none.
+    searched_at: Option<Instant>,
+    /// When the limit was last in force.
     shed_at: Option<Instant>,
+    /// Connections that were closed or refused since the last message.
+    unreported: usize,
+    message: Option<(Instant, String)>,
 }
 
 /// All open client connections of the process.
 #[derive(Debug)]
 pub(crate) struct Clients {
     cap: usize,
+    descriptors: Arc<Descriptors>,
     began: Instant,
     open: Mutex<Open>,
     metrics: Arc<Metrics>,
@@ -103,6 +98,7 @@ pub(crate) struct Admission {
     number: u64,
     /// The connection's requests.
     pub(crate) activity: Arc<Activity>,
+    _descriptor: Descriptor,
 }
 
 impl Drop for Admission {
@@ -112,19 +108,20 @@ impl Drop for Admission {
 }
 
 impl Clients {
-    /// A registry with a limit of `cap` connections.
-    pub(crate) fn new(cap: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { cap, began: Instant::now(), open: Mutex::default(), metrics })
+    /// A registry with a limit of `cap` connections, which use some of the `descriptors`.
+    pub(crate) fn new(cap: usize, descriptors: Arc<Descriptors>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { cap, descriptors, began: Instant::now(), open: Mutex::default(), metrics })
     }
 
     /// Admits a connection. At the limit it closes the oldest idle connections of the network that has most of them; `None` if every
     /// connection has a request in progress.
     pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, listener: &ListenerConfig) -> Option<Admission> {
         let mut open = self.lock();
-        if open.entries.len() >= self.cap {
+        if open.entries.len() >= self.cap || self.descriptors.are_exhausted() {
             let shed = open.shed(self.cap.div_ceil(SHED_SHARE));
             self.metrics.crowded.shed.inc_by(u64::try_from(shed).unwrap_or_default());
             open.shed_at = Some(Instant::now());
+            open.unreported += shed.max(1);
             if shed == 0 {
                 self.metrics.crowded.refused.inc();
                 return None;
@@ -138,20 +135,28 @@ impl Clients {
         let activity =
             Arc::new(Activity { requests: AtomicUsize::new(0), idle_since: AtomicU64::new(idle_since), began: self.began, shed: CancellationToken::new() });
         open.entries.insert(number, Entry { network: network_of(ip), is_trusted, activity: activity.clone() });
-        Some(Admission { clients: self.clone(), number, activity })
+        Some(Admission { clients: self.clone(), number, activity, _descriptor: self.descriptors.client() })
     }
 
-    /// A message for people, while connections are being shed.
+    /// A message for people, while connections are being shed. It changes once a minute, so that the controller makes an event of it as often.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let is_recent = self.lock().shed_at.is_some_and(|at| at.elapsed() < TELL);
-        let message = || {
-            format!(
-                "{} client connections are open, the most that are let in (--max-connections, within the limit of open files); for new ones the oldest \
-                 idle ones are closed",
-                self.cap
-            )
-        };
-        is_recent.then(message)
+        let mut open = self.lock();
+        if open.shed_at.is_none_or(|at| at.elapsed() >= REPORT_TIME) {
+            (open.message, open.unreported) = (None, 0);
+            return None;
+        }
+        if open.message.as_ref().is_none_or(|(at, _)| at.elapsed() >= REPORT_TIME) && open.unreported > 0 {
+            let message = format!(
+                "{} client connections are open, of at most {} (--max-connections, within the limit of open files, which connections to endpoints use as \
+                 well); {} were closed or refused since the last message: for new ones the oldest idle ones are closed",
+                open.entries.len(),
+                self.cap.min(self.descriptors.limit()),
+                std::mem::take(&mut open.unreported)
+            );
+            tracing::warn!("{message}");
+            open.message = Some((Instant::now(), message));
+        }
+        open.message.as_ref().map(|(_, message)| message.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -162,13 +167,19 @@ impl Clients {
 impl Open {
     /// Closes at most `count` idle connections of the network that has most of them. Returns the number.
     fn shed(&mut self, count: usize) -> usize {
+        if self.searched_at.is_some_and(|at| at.elapsed() < SEARCH_PAUSE) {
+            return 0;
+        }
         let mut by_network: HashMap<IpAddr, Vec<(u64, u64)>> = HashMap::new();
         for (number, entry) in self.entries.iter().filter(|(_, entry)| !entry.is_trusted) {
             if let Some(since) = entry.activity.idle_since() {
                 by_network.entry(entry.network).or_default().push((since, *number));
             }
         }
-        let Some(mut idle) = by_network.into_values().max_by_key(Vec::len) else { return 0 };
+        let Some(mut idle) = by_network.into_values().max_by_key(Vec::len) else {
+            self.searched_at = Some(Instant::now());
+            return 0;
+        };
         idle.sort_unstable();
         idle.truncate(count);
         for (_, number) in &idle {
@@ -208,7 +219,7 @@ mod tests {
 
     #[test]
     fn at_the_limit_the_oldest_idle_connection_of_the_client_with_the_most_connections_is_closed() {
-        let clients = Clients::new(4, Arc::default());
+        let clients = Clients::new(4, Descriptors::new(100), Arc::default());
         let listener = listener("10.9.9.9");
         let front = clients.admit(peer("10.9.9.9"), &listener).unwrap();
         let first = clients.admit(peer("2001:db8::1"), &listener).unwrap();

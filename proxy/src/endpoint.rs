@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use waypost_model::value::Address;
 
-use crate::outlier::{Detector, Outcome};
+use crate::outlier::{Detector, Outcome, SharedTime};
 
 /// How long an endpoint that refused a connection is avoided while there are others.
 const AVOID: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct EndpointState {
     /// The end of the time in which it is avoided, in milliseconds since `born`.
     avoid_until: AtomicU64,
     /// Whether it refused a connection while it was suspect.
-    ejected: AtomicBool,
+    excluded: AtomicBool,
     detector: Detector,
     born: Instant,
 }
@@ -50,7 +50,7 @@ impl Default for EndpointState {
             in_flight: AtomicU64::new(0),
             peers: Mutex::default(),
             avoid_until: AtomicU64::new(0),
-            ejected: AtomicBool::new(false),
+            excluded: AtomicBool::new(false),
             detector: Detector::default(),
             born: Instant::now(),
         }
@@ -124,22 +124,26 @@ impl EndpointState {
     }
 
     /// Takes a suspect that refused a connection out, for as long as it is suspect.
-    pub fn eject(&self) {
-        self.ejected.store(true, Ordering::Relaxed);
+    pub fn exclude_suspect(&self) {
+        self.excluded.store(true, Ordering::Relaxed);
     }
 
     /// Clears that, because it is not suspect any more.
-    pub fn trusted(&self) {
-        self.ejected.store(false, Ordering::Relaxed);
+    pub fn include_suspect(&self) {
+        self.excluded.store(false, Ordering::Relaxed);
     }
 
     /// Whether it refused a connection while it was suspect.
-    pub fn ejected(&self) -> bool {
-        self.ejected.load(Ordering::Relaxed)
+    pub fn is_excluded_suspect(&self) -> bool {
+        self.excluded.load(Ordering::Relaxed)
     }
 
     fn age(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.age_at(Instant::now())
+    }
+
+    fn age_at(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -158,7 +162,11 @@ impl Attempt {
     pub fn end(&mut self, outcome: Outcome) -> bool {
         self.ended = true;
         let was_trial = std::mem::take(&mut self.is_trial);
-        self.state.detector.record(outcome, self.began.elapsed(), was_trial, self.state.age())
+        {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(self.began);
+            self.state.detector.record(outcome, took, was_trial, (self.state.age_at(now), SharedTime::of(now)))
+        }
     }
 
     /// Ends the attempt without an outcome, because the endpoint was not the reason.

@@ -15,6 +15,7 @@ pub mod balance;
 pub mod cli;
 mod clients;
 pub mod config;
+mod descriptors;
 pub mod endpoint;
 mod enrol;
 mod fresh;

@@ -1,13 +1,20 @@
 //! Outlier detection for one endpoint on this proxy, from the outcomes of its attempts. All cores share it and it survives table swaps, so
 //! every field is an atomic: recording costs two of them per attempt. The comparison with other endpoints is in [`crate::balance`].
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Attempts in a row without a response that are a reason to eject.
-const CONSECUTIVE: u64 = 5;
+/// Attempts in a row without a response that are a reason to eject, if attempts at other endpoints succeed.
+const CONSECUTIVE: u32 = 5;
+/// So many more are needed for each 10 % of failures at other endpoints: the longer a series is, the less likely it is by chance.
+const CONSECUTIVE_PER_TENTH: u32 = 5;
+/// The share of failures at other endpoints, in percent, above which no series stands out.
+const MOST_FAILURES_OF_OTHERS: u32 = 30;
 /// Number of recent attempts whose failures are counted; half of them failed is a reason to eject as well.
 const RECENT: u32 = 20;
+/// Percentage points by which a share has to exceed that of a typical other endpoint to stand out.
+const STANDS_OUT: u32 = 50;
 /// Number of recent statuses that are counted, and the minimum for a meaningful share of errors.
 const STATUSES: u32 = 32;
 const STATUSES_NEEDED: u32 = 20;
@@ -29,6 +36,26 @@ pub enum Outcome {
     Answered(u16),
     /// No response was received: no connection, a reset, or a time-out.
     Failed,
+}
+
+/// A reason why failures may be the endpoint's own fault. It is compared with the failures of the other endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// So many failures in a row.
+    Series(u32),
+    /// So many percent of the recent attempts failed.
+    Share(u32),
+}
+
+impl Suspicion {
+    /// Whether it stands out where `others` percent of the recent attempts at a typical other endpoint failed. A series counts by its length
+    /// and not as a share, because the others' shares have a longer memory: when everything begins to fail, they are still low.
+    pub const fn stands_out(self, others: u32) -> bool {
+        match self {
+            Self::Series(length) => others <= MOST_FAILURES_OF_OTHERS && length >= CONSECUTIVE + others * CONSECUTIVE_PER_TENTH / 10,
+            Self::Share(own) => own >= others + STANDS_OUT,
+        }
+    }
 }
 
 /// The most recent of a series of booleans, newest in the lowest bit, and their number.
@@ -59,9 +86,8 @@ impl Ring {
     }
 
     /// The number of newest values in a row that are true.
-    fn in_a_row(&self) -> u64 {
-        let ring = self.0.load(Relaxed);
-        u64::from(ring.trailing_ones()).min(ring >> 32)
+    fn in_a_row(&self) -> u32 {
+        (self.0.load(Relaxed) & u64::from(u32::MAX)).trailing_ones().min(self.count())
     }
 
     /// The share of true values, in percent.
@@ -75,6 +101,9 @@ impl Ring {
 pub struct Detector {
     failures: Ring,
     errors: Ring,
+    /// When the present series of failures began, and when a response was received last, on the clock that all endpoints share.
+    series_since: AtomicU64,
+    responded_at: AtomicU64,
     failed_at: AtomicU64,
     relief_until: AtomicU64,
     /// The end of the ejection. After it the endpoint stays out until a trial succeeds.
@@ -92,15 +121,34 @@ pub struct Detector {
     slow_times: AtomicU32,
 }
 
+/// Microseconds since the first attempt of the process: a clock that all endpoints share.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SharedTime(u64);
+
+impl SharedTime {
+    /// The time of an instant.
+    pub fn of(instant: Instant) -> Self {
+        static START: OnceLock<Instant> = OnceLock::new();
+        let since = instant.saturating_duration_since(*START.get_or_init(|| instant));
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Detector {
-    /// Records the outcome of an attempt that took `took`, at `now`. Returns whether it may be a reason to eject the endpoint.
-    pub fn record(&self, outcome: Outcome, took: Duration, was_trial: bool, now: u64) -> bool {
+    /// Records the outcome of an attempt that took `took`, at `now`, which is `shared_now` on the clock that all endpoints share. Returns whether
+    /// it may be a reason to eject the endpoint.
+    pub fn record(&self, outcome: Outcome, took: Duration, was_trial: bool, (now, shared_now): (u64, SharedTime)) -> bool {
         let failed = outcome == Outcome::Failed;
         let error = matches!(outcome, Outcome::Answered(500..));
+        if !failed {
+            self.responded_at.store(shared_now.0, Relaxed);
+        } else if self.failures.in_a_row() == 0 {
+            self.series_since.store(shared_now.0, Relaxed);
+        }
         self.failures.push(failed, RECENT);
         if failed {
             self.failed_at.store(now.max(1), Relaxed);
@@ -116,6 +164,11 @@ impl Detector {
             return false;
         }
         failed || error
+    }
+
+    /// Whether it responded after another endpoint's present series of failures began. If none did, the requests may be the reason.
+    pub fn responded_during_series_of(&self, other: &Self) -> bool {
+        self.responded_at.load(Relaxed) > other.series_since.load(Relaxed)
     }
 
     fn answered(&self, took: Duration) {
@@ -171,20 +224,24 @@ impl Detector {
         (self.errors.count() > 0).then(|| self.errors.share())
     }
 
-    /// The share of failures in percent, if it is high enough to be a reason to eject the endpoint.
-    pub fn suspicious_failures(&self) -> Option<u32> {
-        if self.failures.in_a_row() >= CONSECUTIVE || self.is_failed_trial() && self.failures.in_a_row() > 0 {
-            return Some(100);
+    /// Why its failures may be a reason to eject the endpoint, if they are.
+    pub fn suspicious_failures(&self) -> Option<Suspicion> {
+        let in_a_row = self.failures.in_a_row();
+        if self.is_failed_trial() && in_a_row > 0 {
+            return Some(Suspicion::Share(100));
         }
-        Some(self.failures.share()).filter(|share| self.failures.count() == RECENT && *share >= 50)
+        if in_a_row >= CONSECUTIVE {
+            return Some(Suspicion::Series(in_a_row));
+        }
+        Some(self.failures.share()).filter(|share| self.failures.count() == RECENT && *share >= 50).map(Suspicion::Share)
     }
 
     /// The same for its errors.
-    pub fn suspicious_errors(&self) -> Option<u32> {
+    pub fn suspicious_errors(&self) -> Option<Suspicion> {
         if self.is_failed_trial() && self.for_errors.load(Relaxed) && self.errors.in_a_row() > 0 {
-            return Some(100);
+            return Some(Suspicion::Share(100));
         }
-        Some(self.errors.share()).filter(|_| self.errors.count() >= STATUSES_NEEDED)
+        Some(Suspicion::Share(self.errors.share())).filter(|_| self.errors.count() >= STATUSES_NEEDED)
     }
 
     /// Whether a trial has failed: the endpoint is still out after the end of its ejection.
@@ -250,21 +307,34 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(1);
 
+    const fn at(now: u64) -> (u64, SharedTime) {
+        (now, SharedTime(now * 1_000))
+    }
+
     #[test]
     fn five_failures_in_a_row_or_half_of_the_last_twenty_are_suspicious() {
         let detector = Detector::default();
         for _ in 0..4 {
-            detector.record(Outcome::Failed, SHORT, false, 1);
+            detector.record(Outcome::Failed, SHORT, false, at(1));
         }
         assert_eq!(detector.suspicious_failures(), None);
-        assert!(detector.record(Outcome::Failed, SHORT, false, 1));
-        assert_eq!(detector.suspicious_failures(), Some(100));
+        assert!(detector.record(Outcome::Failed, SHORT, false, at(1)));
+        assert_eq!(detector.suspicious_failures(), Some(Suspicion::Series(5)));
         detector.readmit();
         for turn in 0..RECENT {
             assert_eq!(detector.suspicious_failures(), None);
-            detector.record(if turn % 2 == 0 { Outcome::Failed } else { Outcome::Answered(200) }, SHORT, false, 1);
+            detector.record(if turn % 2 == 0 { Outcome::Failed } else { Outcome::Answered(200) }, SHORT, false, at(1));
         }
-        assert_eq!(detector.suspicious_failures(), Some(50));
+        assert_eq!(detector.suspicious_failures(), Some(Suspicion::Share(50)));
+    }
+
+    #[test]
+    fn a_series_stands_out_by_its_length_where_others_fail_too() {
+        let stands_out = |length, others| Suspicion::Series(length).stands_out(others);
+        assert!(stands_out(5, 0) && !stands_out(4, 0));
+        assert!(stands_out(7, 5) && !stands_out(9, 10) && stands_out(10, 10), "two of twenty");
+        assert!(!stands_out(19, 30) && stands_out(20, 30) && !stands_out(20, 35));
+        assert!(Suspicion::Share(70).stands_out(20) && !Suspicion::Share(69).stands_out(20));
     }
 
     #[test]
@@ -274,13 +344,13 @@ mod tests {
         assert!(detector.is_out(|| 4_999) && !detector.is_out(|| 5_000));
         assert!(detector.begin_trial() && !detector.begin_trial());
         assert!(detector.is_out(|| 6_000), "others wait for the trial");
-        assert!(detector.record(Outcome::Failed, SHORT, true, 6_000));
-        assert_eq!(detector.suspicious_failures(), Some(100));
+        assert!(detector.record(Outcome::Failed, SHORT, true, at(6_000)));
+        assert_eq!(detector.suspicious_failures(), Some(Suspicion::Share(100)));
         assert_eq!(detector.eject(false, 6_000), Duration::from_secs(10));
         detector.begin_trial();
         detector.end_trial();
         assert!(!detector.is_out(|| 16_000), "a trial that said nothing is repeated");
-        assert!(detector.begin_trial() && !detector.record(Outcome::Answered(500), SHORT, true, 16_000));
+        assert!(detector.begin_trial() && !detector.record(Outcome::Answered(500), SHORT, true, at(16_000)));
         assert!(!detector.is_ejected(), "it was not out for its errors");
         assert_eq!((0..10).map(|_| detector.eject(false, 0)).last(), Some(LONGEST_EJECTION));
     }
@@ -289,9 +359,9 @@ mod tests {
     fn failures_and_too_much_to_do_make_an_endpoint_more_expensive_for_a_moment() {
         let detector = Detector::default();
         assert_eq!(detector.cost_factor(|| 1), 1);
-        detector.record(Outcome::Answered(503), SHORT, false, 1);
+        detector.record(Outcome::Answered(503), SHORT, false, at(1));
         assert_eq!((detector.cost_factor(|| 500), detector.cost_factor(|| 1_500)), (2, 1));
-        detector.record(Outcome::Failed, SHORT, false, 1_500);
+        detector.record(Outcome::Failed, SHORT, false, at(1_500));
         assert_eq!((detector.cost_factor(|| 2_000), detector.cost_factor(|| 2_600)), (5, 1));
     }
 }

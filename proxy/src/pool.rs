@@ -117,7 +117,7 @@ impl Pool {
         }
         let mut inner = self.lock();
         if inner.count >= (self.cap.load(Ordering::Relaxed) / self.cores).max(1) {
-            inner.evict();
+            let _evicted: bool = inner.evict();
         }
         inner.count += 1;
         let idle = Idle { sender, since: Instant::now() };
@@ -135,15 +135,20 @@ impl Pool {
         inner.count = inner.idle.values().map(Vec::len).sum();
     }
 
+    /// Closes the connection that was idle longest. Returns whether there was one.
+    pub(crate) fn evict(&self) -> bool {
+        self.lock().evict()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    fn evict(&mut self) {
+    fn evict(&mut self) -> bool {
         let oldest = self.idle.iter().filter_map(|(address, list)| list.first().map(|idle| (idle.since, address.clone()))).min();
-        let Some((_, address)) = oldest else { return };
+        let Some((_, address)) = oldest else { return false };
         if let Some(list) = self.idle.get_mut(&address) {
             list.remove(0);
             self.count -= 1;
@@ -151,5 +156,6 @@ impl Inner {
                 self.idle.remove(&address);
             }
         }
+        true
     }
 }

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::active::Active;
 use crate::admin::Admin;
 use crate::apply::{Applier, Arrived, Progress};
-use crate::clients::{Clients, default_cap, raise_descriptor_limit};
+use crate::clients::Clients;
 use crate::config::Config;
+use crate::descriptors::{Descriptors, raise_descriptor_limit};
 use crate::enrol::Enrolment;
 use crate::fresh::Fresh;
 use crate::listener::Listeners;
@@ -137,6 +138,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         max_head_bytes: config.max_head_bytes,
         abort: abort.clone(),
         idle_cap: idle.cap.clone(),
+        descriptors: Descriptors::of_process(),
     });
     let (workers, listeners) = start_serving(&config, &shared)?;
     let builder = Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen);
@@ -194,7 +196,8 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
 fn start_serving(config: &Config, shared: &Arc<Shared>) -> Result<(Workers, Arc<Listeners>), RunError> {
     let workers = Workers::start(config.threads, shared).map_err(RunError::Thread)?;
     let accept = start_runtime("accept", CancellationToken::new()).map_err(RunError::Thread)?;
-    let clients = Clients::new(config.max_connections.unwrap_or_else(|| default_cap(raise_descriptor_limit())), shared.metrics.clone());
+    let limit = config.max_connections.unwrap_or_else(|| shared.descriptors.default_client_limit(raise_descriptor_limit()));
+    let clients = Clients::new(limit, shared.descriptors.clone(), shared.metrics.clone());
     Ok((workers.clone(), Arc::new(Listeners::new(workers, clients, accept))))
 }
 

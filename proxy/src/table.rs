@@ -18,7 +18,8 @@ pub use build::Builder;
 pub(crate) use checks::Check;
 pub use checks::Judged;
 pub use host::{Candidate, Host, Request};
-pub use rule::{Action, CompiledRule, HeaderChanges, PathChange, RedirectTo, Target};
+pub(crate) use rule::rewritten;
+pub use rule::{Action, CompiledRule, HeaderChanges, RedirectTo, Target};
 
 use crate::balance::{Balancer, Endpoint};
 
@@ -84,20 +85,20 @@ impl Table {
         named.filter(holds).or_else(|| self.listeners.values().find(holds)).or(named).unwrap_or(accepted)
     }
 
-    /// The rule for a request: the most specific hostname with a match, then the first match in order. Held routes are searched only if no
+    /// The match for a request, with its rule: the most specific hostname with a match, then the first match in order. Held routes are searched only if no
     /// route in a store matches.
-    pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+    pub fn find(&self, request: &Request<'_>) -> Option<&Candidate> {
         self.hosts.find(request).or_else(|| self.held.find(request))
     }
 }
 
 impl Hosts {
-    fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+    fn find(&self, request: &Request<'_>) -> Option<&Candidate> {
         let exact = self.exact.get(request.host).and_then(|found| found.find(request));
         exact.or_else(|| self.find_wildcard(request)).or_else(|| self.any.find(request))
     }
 
-    fn find_wildcard(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
+    fn find_wildcard(&self, request: &Request<'_>) -> Option<&Candidate> {
         if self.wildcards.is_empty() {
             return None;
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
 use crate::clients::Admission;
+use crate::descriptors::Descriptors;
 use crate::fresh::Fresh;
 use crate::http::serve::{Accepting, serve};
 use crate::metrics::Metrics;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) abort: CancellationToken,
     /// Idle connections to endpoints that all cores together keep.
     pub(crate) idle_cap: Arc<AtomicUsize>,
+    /// What connections may use.
+    pub(crate) descriptors: Arc<Descriptors>,
 }
 
 /// One core.

@@ -88,6 +88,13 @@ pub(super) async fn connection(core: &Arc<Core>, endpoint: &Endpoint, limits: &L
 }
 
 async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: &Limits) -> Result<Connected, Failure> {
+    let descriptors = &core.shared.descriptors;
+    // At the limit an idle connection to another endpoint makes room.
+    if descriptors.are_exhausted() && !core.pool.evict() {
+        let limit = descriptors.limit();
+        return Err(Failure::Local(format!("all {limit} descriptors for connections are in use; raise the limit of open files, or lower --max-connections")));
+    }
+    let descriptor = descriptors.endpoint();
     let connecting = connect(endpoint, peers);
     let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
     let connected = match limit {
@@ -99,7 +106,8 @@ async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: 
         if is_local(&error) { Failure::Local(reason) } else { Failure::Connect { reason, slow: false } }
     })?;
     let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
-    let (sender, driver) = http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::new(stream))).await.map_err(broken)?;
+    let (sender, driver) =
+        http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::counted(stream, descriptor))).await.map_err(broken)?;
     endpoint.state.connected();
     core.shared.metrics.connects.inc();
     tokio::spawn(async move {

@@ -116,7 +116,7 @@ impl Tries<'_> {
     fn after_no_connection(&mut self, endpoint: &Endpoint, failure: Failure) -> Result<(), Refusal> {
         endpoint.state.refused();
         if endpoint.suspect {
-            endpoint.state.eject();
+            endpoint.state.exclude_suspect();
         }
         self.metrics.connect_errors.inc();
         self.tried.push(endpoint.id.clone());

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use waypost_model::path::{PathError, Paths};
-use waypost_model::resource::{PathNormalization, Scheme};
+use waypost_model::resource::{PathMatch, PathNormalization, PathRewrite, Scheme};
 
 use crate::http::answer::Refusal;
 use crate::http::body::{Counted, ResponseBody};
@@ -15,7 +15,7 @@ use crate::http::discard::discard;
 use crate::http::headers::Addressed;
 use crate::http::serve::Connection;
 use crate::http::{answer, forward, headers};
-use crate::table::{self, Action, CompiledRule, RedirectTo, Table};
+use crate::table::{self, Action, Candidate, CompiledRule, RedirectTo, Table};
 use crate::tail::Record;
 
 /// Answers one request.
@@ -103,7 +103,7 @@ async fn routed(
     {
         return Err(answer::refuse(StatusCode::BAD_REQUEST, PathError::Ambiguous.to_string()));
     }
-    let rule = found.ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, &paths.matched)))?;
+    let Candidate { rule, found: matched, .. } = found.ok_or_else(|| answer::refuse(StatusCode::NOT_FOUND, no_route(&name, &paths.matched)))?;
     if let Some(record) = record {
         record.routed(&rule.route);
     }
@@ -113,10 +113,13 @@ async fn routed(
     };
     let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
     let answered = match &rule.action {
-        Action::Redirect(to) => Ok(redirect(to, &headers::addressed(request.headers(), host_text, trusted), resolved.as_deref(), request.uri())),
+        Action::Redirect(to) => {
+            let from = headers::addressed(request.headers(), host_text, trusted);
+            Ok(redirect((to, &matched.path), &from, resolved.as_deref(), request.uri()))
+        }
         Action::Fixed { status, body, content_type } => Ok(answer::with_body(*status, content_type.clone(), body.clone())),
         Action::Forward { .. } => {
-            let upgrade = prepare(request, rule, connection, (host.as_ref(), resolved.as_deref()), trusted);
+            let upgrade = prepare(request, (rule, &matched.path), connection, (host.as_ref(), resolved.as_deref()), trusted);
             let forwarded = match upgrade {
                 Ok(upgrade) => forward::Job { connection, table, rule, upgrade }.run(taken, record, upgraded).await,
                 Err(refusal) => Err(refusal),
@@ -129,9 +132,9 @@ async fn routed(
 }
 
 /// Whether two lookups found the same rule.
-fn is_same(one: Option<&Arc<CompiledRule>>, other: Option<&Arc<CompiledRule>>) -> bool {
+fn is_same(one: Option<&Candidate>, other: Option<&Candidate>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => one.is_same_rule(other),
+        (Some(one), Some(other)) => one.rule.is_same_rule(&other.rule),
         (one, other) => one.is_none() && other.is_none(),
     }
 }
@@ -151,14 +154,14 @@ fn finish(rule: &CompiledRule, mut response: Response<ResponseBody>) -> Response
 /// the client may switch to.
 fn prepare(
     request: &mut Request<Incoming>,
-    rule: &CompiledRule,
+    (rule, matched): (&CompiledRule, &PathMatch),
     connection: &Connection,
     (host, resolved): (Option<&HeaderValue>, Option<&str>),
     trusted: bool,
 ) -> Result<Option<HeaderValue>, Refusal> {
     let received = request.version();
     let bad_path = || answer::refuse(StatusCode::BAD_REQUEST, "the path cannot be rewritten");
-    let path = target(request.uri(), resolved, rule).ok_or_else(bad_path)?;
+    let path = target(request.uri(), resolved, rule.rewrite_path.as_ref(), matched).ok_or_else(bad_path)?;
     *request.uri_mut() = http::Uri::from(path);
     *request.version_mut() = http::Version::HTTP_11;
     let map = request.headers_mut();
@@ -183,11 +186,11 @@ fn prepare(
 }
 
 /// The path and query that the endpoint sees.
-fn target(uri: &http::Uri, resolved: Option<&str>, rule: &CompiledRule) -> Option<PathAndQuery> {
-    let path = match (&rule.rewrite_path, resolved) {
+fn target(uri: &http::Uri, resolved: Option<&str>, rewrite: Option<&PathRewrite>, matched: &PathMatch) -> Option<PathAndQuery> {
+    let path = match (rewrite, resolved) {
         (None, None) => return Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))),
         (None, Some(resolved)) => resolved.to_owned(),
-        (Some(change), resolved) => change.apply(resolved.unwrap_or(uri.path())),
+        (Some(change), resolved) => table::rewritten(change, matched, resolved.unwrap_or(uri.path())),
     };
     PathAndQuery::try_from(with_query(path, uri.query())).ok()
 }
@@ -196,7 +199,7 @@ fn with_query(path: String, query: Option<&str>) -> String {
     query.map_or(path.clone(), |query| format!("{path}?{query}"))
 }
 
-fn redirect(to: &RedirectTo, from: &Addressed<'_>, resolved: Option<&str>, uri: &http::Uri) -> Response<ResponseBody> {
+fn redirect((to, matched): (&RedirectTo, &PathMatch), from: &Addressed<'_>, resolved: Option<&str>, uri: &http::Uri) -> Response<ResponseBody> {
     let (host, port) = headers::split_port(from.authority);
     let port = port.or(from.port);
     let scheme = match to.scheme {
@@ -208,7 +211,7 @@ fn redirect(to: &RedirectTo, from: &Addressed<'_>, resolved: Option<&str>, uri: 
     let port = to.port.or(if to.scheme.is_some() { None } else { port }).filter(|port| *port != own);
     let host = to.host.as_deref().unwrap_or(host);
     let path = resolved.unwrap_or(uri.path());
-    let path = to.path.as_ref().map_or_else(|| path.to_owned(), |change| change.apply(path));
+    let path = to.path.as_ref().map_or_else(|| path.to_owned(), |change| table::rewritten(change, matched, path));
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
     let location = format!("{scheme}://{host}{port}{}", with_query(path, uri.query()));
     let mut response = answer::plain(to.status, format!("see {location}"));
@@ -221,10 +224,9 @@ fn redirect(to: &RedirectTo, from: &Addressed<'_>, resolved: Option<&str>, uri: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::PathChange;
 
     fn location(to: &RedirectTo, authority: &str, uri: &str) -> String {
-        let response = redirect(to, &Addressed { scheme: "http", authority, port: None }, None, &uri.parse().unwrap());
+        let response = redirect((to, &PathMatch::Prefix(String::new())), &Addressed { scheme: "http", authority, port: None }, None, &uri.parse().unwrap());
         response.headers()["location"].to_str().unwrap().to_owned()
     }
 
@@ -234,14 +236,19 @@ mod tests {
         assert_eq!(location(&to(Some(Scheme::Https), None, None, None), "a.com:8080", "/x?y=1"), "https://a.com/x?y=1");
         assert_eq!(location(&to(None, Some("b.com"), None, None), "a.com:8080", "/x"), "http://b.com:8080/x");
         assert_eq!(location(&to(None, None, Some(80), None), "a.com:8080", "/x"), "http://a.com/x");
-        assert_eq!(location(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), "[::1]:81", "/x?q"), "http://[::1]:81/z?q");
+        assert_eq!(location(&to(None, None, None, Some(PathRewrite::Full("/z".to_owned()))), "[::1]:81", "/x?q"), "http://[::1]:81/z?q");
         for (host, wanted) in
             [("[::1]:8080", "https://[::1]:8443/"), ("[::1]", "https://[::1]:8443/"), ("[::1]:", "https://[::1]:8443/"), ("a:", "https://a:8443/")]
         {
             assert_eq!(location(&to(Some(Scheme::Https), None, Some(8443), None), host, "/"), wanted);
         }
         let behind_tls = Addressed { scheme: "https", authority: "a.com:443", port: Some(8443) };
-        let response = redirect(&to(None, None, None, Some(PathChange::Full("/z".to_owned()))), &behind_tls, None, &"/x".parse().unwrap());
+        let response = redirect(
+            (&to(None, None, None, Some(PathRewrite::Full("/z".to_owned()))), &PathMatch::Prefix(String::new())),
+            &behind_tls,
+            None,
+            &"/x".parse().unwrap(),
+        );
         assert_eq!(response.headers()["location"], "https://a.com/z");
     }
 }

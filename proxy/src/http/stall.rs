@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::descriptors::Descriptor;
+
 /// So long a peer may take nothing of what it is sent.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -20,12 +22,19 @@ pub(crate) struct Stalling {
     limit: Duration,
     waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Counts the socket's descriptor as long as it is open, also as a tunnel.
+    _descriptor: Option<Descriptor>,
 }
 
 impl Stalling {
     /// Watches over a socket.
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, limit: STALL, waiting: false, timer: None }
+        Self { stream, limit: STALL, waiting: false, timer: None, _descriptor: None }
+    }
+
+    /// The same, with the guard that counts its descriptor.
+    pub(crate) fn counted(stream: TcpStream, descriptor: Descriptor) -> Self {
+        Self { _descriptor: Some(descriptor), ..Self::new(stream) }
     }
 
     fn watch<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {

@@ -1,7 +1,7 @@
 //! Finds the process that has a port, for the message when the port cannot be bound.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Text about the process that listens on a port so that `address` cannot be bound, and what to do; `None` if it cannot be found, for
@@ -25,18 +25,32 @@ fn is_number(name: &std::ffi::OsStr) -> bool {
     name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Inodes of the sockets that listen on the port of an address.
+/// Inodes of the sockets that listen where `address` would be bound: on its port, and on its IP address or on all.
 fn listening(address: SocketAddr) -> HashSet<String> {
     const LISTENING: &str = "0A";
-    let file = if address.is_ipv4() { "/proc/self/net/tcp" } else { "/proc/self/net/tcp6" };
-    let table = std::fs::read_to_string(file).unwrap_or_default();
-    let port = format!(":{:04X}", address.port());
     let inode = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-        (local.ends_with(&port) && *state == LISTENING).then(|| format!("socket:[{inode}]"))
+        let local = local_address(local)?;
+        let is_same_ip = local.ip() == address.ip() || local.ip().is_unspecified() || address.ip().is_unspecified();
+        (local.port() == address.port() && is_same_ip && *state == LISTENING).then(|| format!("socket:[{inode}]"))
     };
-    table.lines().skip(1).filter_map(inode).collect()
+    // A socket of IPv6 that listens on all addresses takes IPv4 as well.
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(inode).collect()
+}
+
+/// An address as the kernel writes it: the IP address in words of four bytes, each in the machine's order, and the port.
+fn local_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Vec<[u8; 4]> =
+        ip.as_bytes().chunks(8).map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok().map(u32::to_ne_bytes)).collect::<Option<_>>()?;
+    let ip = match *words.as_slice() {
+        [ip] => IpAddr::from(ip),
+        [..] => IpAddr::from(<[u8; 16]>::try_from(words.concat()).ok()?),
+    };
+    Some(SocketAddr::new(ip.to_canonical(), port))
 }
 
 /// Whether a process has one of these sockets open.
@@ -52,7 +66,19 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         assert!(super::of(address).unwrap().contains("this process has it"));
+        let other = std::net::SocketAddr::from(([127, 9, 9, 9], address.port()));
+        assert_eq!(super::of(other), None, "the same port of another address");
+        assert!(super::of(([0, 0, 0, 0], address.port()).into()).unwrap().contains("this process has it"), "all addresses include it");
         drop(taken);
         assert_eq!(super::of(address), None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        let read = |text: &str| super::local_address(text).map(|address| address.to_string()).unwrap_or_default();
+        assert_eq!(read("0100007F:1F90"), "127.0.0.1:8080");
+        assert_eq!(read("00000000000000000000000001000000:0050"), "[::1]:80");
+        assert_eq!(read("0000000000000000FFFF00000100007F:0050"), "127.0.0.1:80", "mapped");
+        assert_eq!((read(""), read("01:zz")), (String::new(), String::new()));
     }
 }

@@ -56,7 +56,7 @@ pub struct Builder {
     /// Routes per host, so that only changed hosts are sorted again.
     by_host: HashMap<HostKey, BTreeSet<String>>,
     hosts: Hosts,
-    /// Held routes, which left their store.
+    /// Held routes and listeners, which left their store, as `kind/name`.
     held: BTreeSet<String>,
     held_hosts: Hosts,
     backends: HashMap<Arc<str>, Arc<Backend>>,
@@ -208,10 +208,8 @@ impl Builder {
                 self.checks.shared(&name, healthy);
             }
             "held" => {
-                if let Some(route) = name.strip_prefix("route/") {
-                    self.held.insert(route.to_owned());
-                    hosts.extend(self.hosts_of(route));
-                }
+                hosts.extend(name.strip_prefix("route/").into_iter().flat_map(|route| self.hosts_of(route)));
+                self.held.insert(name);
             }
             "prober" => self.checks.prober(name, object.decode::<resource::Prober>().map_err(invalid)?.spec.zone),
             // A kind of a newer release: nothing that this proxy serves depends on it.
@@ -268,11 +266,7 @@ impl Builder {
                 backends.extend(name.split_once('/').map(|(backend, _)| backend.to_owned()));
                 self.checks.shared(name, true);
             }
-            "held" => {
-                if let Some(route) = name.strip_prefix("route/").filter(|route| self.held.remove(*route)) {
-                    hosts.extend(self.hosts_of(route));
-                }
-            }
+            "held" if self.held.remove(name) => hosts.extend(name.strip_prefix("route/").into_iter().flat_map(|route| self.hosts_of(route))),
             "prober" => self.checks.no_prober(name),
             "endpoint" => {
                 let Some((backend, id)) = name.split_once('/') else { return };
@@ -306,7 +300,7 @@ impl Builder {
     }
 
     fn rebuild_host(&mut self, host: &HostKey) {
-        let (held, written): (Vec<_>, Vec<_>) = self.by_host.get(host).into_iter().flatten().partition(|name| self.held.contains(*name));
+        let (held, written): (Vec<_>, Vec<_>) = self.by_host.get(host).into_iter().flatten().partition(|name| self.held.contains(&format!("route/{name}")));
         let of = |names: Vec<&String>| {
             let matches = names.into_iter().filter_map(|name| self.routes.get(name)).flatten().filter(|(key, _)| key == host);
             Arc::new(Host::new(matches.flat_map(|(_, candidates)| candidates).cloned().collect()))
@@ -330,7 +324,7 @@ impl Builder {
         let endpoint = |(id, made): (&String, &Endpoint)| {
             let suspect = !suspects.is_empty() && suspects.contains(&format!("{name}/{id}"));
             if !suspect {
-                made.state.trusted();
+                made.state.include_suspect();
             }
             Endpoint { suspect, unhealthy: checks.is_unhealthy(name, id), ..made.clone() }
         };
@@ -363,8 +357,11 @@ impl Builder {
             return HashMap::from([config(DEFAULT_LISTENER, &resource::Listener::at(address.into()))]);
         }
         let mine = |listener: &resource::Listener| listener.proxies.iter().all(|(key, value)| self.labels.get(key) == Some(value));
-        let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener));
-        chosen.map(|(name, listener)| config(name, listener)).collect()
+        let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener)).map(|(name, listener)| config(name, listener));
+        // The controller lets held listeners give way to written ones of their address; with `--bind` more of them have the same.
+        let (held, written): (Vec<_>, Vec<_>) = chosen.partition(|(name, _)| self.held.contains(&format!("listener/{name}")));
+        let taken: HashSet<_> = written.iter().map(|(_, listener)| listener.address).collect();
+        held.into_iter().filter(|(_, listener)| !taken.contains(&listener.address)).chain(written).collect()
     }
 }
 
@@ -405,7 +402,7 @@ impl Hosts {
 /// A route's compiled matches, by host.
 fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, Vec<Candidate>)>, String> {
     let route_name: Arc<str> = name.into();
-    let listeners: Vec<Arc<str>> = route.listeners.iter().map(|name| name.as_str().into()).collect();
+    let listeners: Arc<BTreeSet<Arc<str>>> = Arc::new(route.listeners.iter().map(|name| name.as_str().into()).collect());
     let mut all = Vec::new();
     for (rule_at, rule) in route.rules.iter().enumerate() {
         let any = [RouteMatch::default()];
@@ -413,12 +410,12 @@ fn candidates(name: &str, order: usize, route: &Route) -> Result<Vec<(HostKey, V
         for pattern in waypost_model::order::patterns(rule) {
             pattern.compile()?;
         }
+        let compiled = Arc::new(rule::compile((&route_name, rule_at), &listeners, rule)?);
         for (match_at, found) in matches.iter().enumerate() {
-            let compiled = Arc::new(rule::compile((&route_name, rule_at), &listeners, rule, &found.path)?);
             all.push(Candidate {
                 rank: waypost_model::order::MatchRank::of(found, order, &route_name, (rule_at, match_at)),
                 found: Arc::new(found.clone()),
-                rule: compiled,
+                rule: compiled.clone(),
             });
         }
     }

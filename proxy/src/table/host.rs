@@ -1,9 +1,12 @@
 //! The matches of one hostname in their order, with an index if there are many.
 
 use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use waypost_model::limits::QUERY_PARAMETERS;
 use waypost_model::order::MatchRank;
 use waypost_model::resource::{PathMatch, RouteMatch};
 
@@ -64,13 +67,13 @@ impl Host {
         &self.candidates
     }
 
-    /// The rule of the first match that the request fulfils.
-    pub fn find(&self, request: &Request<'_>) -> Option<&Arc<CompiledRule>> {
-        let found = match &self.index {
-            None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(request)),
-            Some(index) => index.find(&self.candidates, request).and_then(|at| self.candidates.get(at)),
-        };
-        found.map(|candidate| &candidate.rule)
+    /// The first match that the request fulfils.
+    pub fn find(&self, request: &Request<'_>) -> Option<&Candidate> {
+        let values = Values::of(request);
+        match &self.index {
+            None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(&values)),
+            Some(index) => index.find(&self.candidates, &values).and_then(|at| self.candidates.get(at)),
+        }
     }
 }
 
@@ -84,31 +87,58 @@ pub(super) fn path_holds(wanted: &PathMatch, path: &str) -> bool {
 
 impl Candidate {
     /// Whether the request fulfils all conditions except the path.
-    pub(super) fn holds(&self, request: &Request<'_>) -> bool {
-        let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.iter().any(|name| **name == *request.listener) };
+    pub(super) fn holds(&self, values: &Values<'_>) -> bool {
+        let request = values.request;
+        let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.contains(request.listener) };
         served
             && self.found.method.as_ref().is_none_or(|method| method.as_str() == request.method.as_str())
-            && self.found.headers.iter().all(|wanted| header_holds(wanted, request.headers))
-            && self.found.query_params.iter().all(|wanted| query_value(request.query, &wanted.name).is_some_and(|value| wanted.value.is_match(&value)))
+            && self.found.headers.iter().all(|wanted| values.header_holds(wanted.name.as_str(), &|value| wanted.value.is_match(value)))
+            && self.found.query_params.iter().all(|wanted| values.query().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value)))
     }
 }
 
-fn header_holds(wanted: &waypost_model::resource::HeaderMatch, headers: &HeaderMap) -> bool {
-    header_value(headers, wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(&value))
+/// The values of a request that conditions are compared with. Each is read once in a lookup, however many matches have a condition on it.
+pub(super) struct Values<'a> {
+    pub(super) request: &'a Request<'a>,
+    query: OnceCell<HashMap<Cow<'a, str>, Cow<'a, str>>>,
+    headers: RefCell<HashMap<String, Cow<'a, str>>>,
+}
+
+impl<'a> Values<'a> {
+    fn of(request: &'a Request<'a>) -> Self {
+        Self { request, query: OnceCell::new(), headers: RefCell::default() }
+    }
+
+    /// The first value of each of the first query parameters, decoded.
+    pub(super) fn query(&self) -> &HashMap<Cow<'a, str>, Cow<'a, str>> {
+        self.query.get_or_init(|| {
+            let mut values = HashMap::new();
+            for (name, value) in url::form_urlencoded::parse(self.request.query.unwrap_or_default().as_bytes()).take(QUERY_PARAMETERS) {
+                values.entry(name).or_insert(value);
+            }
+            values
+        })
+    }
+
+    /// Whether there is a header of this name, and its value is such.
+    pub(super) fn header_holds(&self, name: &str, is_such: &dyn Fn(&str) -> bool) -> bool {
+        let mut read = self.headers.borrow_mut();
+        if let Some(value) = read.get(name) {
+            return is_such(value);
+        }
+        let Some(value) = header_value(self.request.headers, name) else { return false };
+        let holds = is_such(&value);
+        read.insert(name.to_owned(), value);
+        holds
+    }
 }
 
 /// The value of a header; several fields of the same name are joined to one list.
-pub(super) fn header_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
+fn header_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
     let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next()?;
     let Some(second) = values.next() else { return Some(first) };
     Some([first, second].into_iter().chain(values).collect::<Vec<_>>().join(", ").into())
-}
-
-/// The first value of a query parameter, decoded.
-fn query_value(query: Option<&str>, name: &str) -> Option<String> {
-    let pairs = url::form_urlencoded::parse(query?.as_bytes());
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]
@@ -124,8 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn query_parameters_are_decoded() {
-        assert_eq!(query_value(Some("a=1&b=x%20y&b=2"), "b"), Some("x y".to_owned()));
-        assert_eq!(query_value(None, "b"), None);
+    fn the_first_value_of_a_query_parameter_counts_and_is_decoded_and_headers_of_one_name_are_one_list() {
+        let mut headers = HeaderMap::new();
+        headers.append("x", "1".parse().unwrap());
+        headers.append("x", "2".parse().unwrap());
+        headers.append("y", "z".repeat(1_000).parse().unwrap());
+        let request = |query| Request { listener: "web", explicit_only: false, host: "h", path: "/", query, method: &Method::GET, headers: &headers };
+        let (with, without) = (request(Some("a=1&b=x%20y&b=2")), request(None));
+        assert_eq!(Values::of(&with).query().get("b").map(AsRef::as_ref), Some("x y"));
+        assert!(Values::of(&without).query().is_empty());
+        let values = Values::of(&with);
+        for _ in 0..2 {
+            assert!(values.header_holds("x", &|value| value == "1, 2") && values.header_holds("y", &|value| value.len() == 1_000));
+            assert!(!values.header_holds("z", &|_| true));
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! An index of a hostname's matches, so that a lookup does not compare all of them: their number is bounded only by the controller's
 //! limits, and a lookup must take microseconds at these limits as well.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
+use http::HeaderName;
 use waypost_model::resource::{PathMatch, StringMatch};
 
-use super::host::{Candidate, Request, header_value, path_holds};
+use super::host::{Candidate, Values, path_holds};
 
 /// The matches of one hostname by path. Numbers are positions in the list of candidates, which is in the order of ranks.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ struct Prefix {
     parent: Option<usize>,
 }
 
-/// Matches by one header or query parameter that each of them requires. The keys are hashes, because the texts would be repeated for each
+/// Matches by one header, query parameter or method that each of them requires. The keys are hashes, because the texts would be repeated for each
 /// hostname; the conditions of a match that is found are compared afterwards.
 #[derive(Debug)]
 struct ByCondition {
@@ -44,6 +46,8 @@ struct ByCondition {
     /// Hashes of names, and of names with their values.
     names: HashSet<u64>,
     members: HashMap<u64, Vec<usize>>,
+    /// Whether any match is found by a query parameter: else the query is not read.
+    uses_query: bool,
 }
 
 /// Maximum number of matches with the same path that are compared one after the other.
@@ -76,30 +80,30 @@ impl Index {
     }
 
     /// The first match that the request fulfils.
-    pub(super) fn find(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        self.find_exact(candidates, request).or_else(|| self.find_pattern(candidates, request)).or_else(|| self.find_prefix(candidates, request))
+    pub(super) fn find(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
+        self.find_exact(candidates, values).or_else(|| self.find_pattern(candidates, values)).or_else(|| self.find_prefix(candidates, values))
     }
 
-    fn find_exact(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        let at = self.exact.binary_search_by(|group| path_of(candidates, group.path_of).cmp(request.path)).ok()?;
-        self.exact.get(at)?.find(candidates, request)
+    fn find_exact(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
+        let at = self.exact.binary_search_by(|group| path_of(candidates, group.path_of).cmp(values.request.path)).ok()?;
+        self.exact.get(at)?.find(candidates, values)
     }
 
-    fn find_pattern(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        let holds = |candidate: &Candidate| candidate.holds(request) && path_holds(&candidate.found.path, request.path);
+    fn find_pattern(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
+        let holds = |candidate: &Candidate| candidate.holds(values) && path_holds(&candidate.found.path, values.request.path);
         self.patterns.iter().copied().find(|at| candidates.get(*at).is_some_and(holds))
     }
 
     /// The last prefix that does not sort after the path is either its longest prefix, or lies below that one.
-    fn find_prefix(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+    fn find_prefix(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
         let path = |prefix: &Prefix| path_of(candidates, prefix.group.path_of);
-        let behind = self.prefixes.partition_point(|prefix| by_segments(path(prefix), request.path) != Ordering::Greater);
+        let behind = self.prefixes.partition_point(|prefix| by_segments(path(prefix), values.request.path) != Ordering::Greater);
         let mut next = behind.checked_sub(1);
-        let common = next.and_then(|at| self.prefixes.get(at)).map_or(0, |last| common_length(path(last), request.path));
+        let common = next.and_then(|at| self.prefixes.get(at)).map_or(0, |last| common_length(path(last), values.request.path));
         while let Some(prefix) = next.and_then(|at| self.prefixes.get(at)) {
             let length = path(prefix).len();
-            let is_prefix = length <= common && request.path.as_bytes().get(length).is_none_or(|byte| *byte == b'/');
-            if is_prefix && let Some(found) = prefix.group.find(candidates, request) {
+            let is_prefix = length <= common && values.request.path.as_bytes().get(length).is_none_or(|byte| *byte == b'/');
+            if is_prefix && let Some(found) = prefix.group.find(candidates, values) {
                 return Some(found);
             }
             next = prefix.parent;
@@ -120,56 +124,70 @@ impl Group {
         for (_, condition) in members.iter().flat_map(conditions) {
             *frequency.entry(condition).or_default() += 1;
         }
-        let (mut names, mut by_condition, mut listed) = (HashSet::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new());
+        let (mut names, mut by_condition, mut listed, mut uses_query) = (HashSet::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new(), false);
         for at in members {
             let rarest = conditions(&at).into_iter().min_by_key(|(_, condition)| frequency.get(condition).copied().unwrap_or_default());
             match rarest {
                 Some((name, condition)) => {
+                    uses_query |= candidates.get(at).is_some_and(|candidate| !candidate.found.query_params.is_empty());
                     names.insert(name);
                     by_condition.entry(condition).or_default().push(at);
                 }
                 None => listed.push(at),
             }
         }
-        Some(Self { path_of, listed, by_condition: Some(Box::new(ByCondition { hasher, names, members: by_condition })) })
+        if by_condition.is_empty() {
+            return Some(Self { path_of, listed, by_condition: None });
+        }
+        Some(Self { path_of, listed, by_condition: Some(Box::new(ByCondition { hasher, names, members: by_condition, uses_query })) })
     }
 
-    fn find(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        let holds = |at: &usize| candidates.get(*at).is_some_and(|candidate| candidate.holds(request));
+    fn find(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
+        let holds = |at: &usize| candidates.get(*at).is_some_and(|candidate| candidate.holds(values));
         let listed = self.listed.iter().copied().find(holds);
         let Some(by_condition) = &self.by_condition else { return listed };
-        let met = by_condition.met_by(request).filter_map(|members| members.iter().copied().take_while(|at| listed.is_none_or(|best| *at < best)).find(holds));
+        let met = by_condition.met_by(values).filter_map(|members| members.iter().copied().take_while(|at| listed.is_none_or(|best| *at < best)).find(holds));
         met.chain(listed).min()
     }
 }
 
 impl ByCondition {
     /// The matches of each condition that the request fulfils.
-    fn met_by<'a>(&'a self, request: &'a Request<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
-        let of = |kind: u8, name: &str, value: &dyn Fn() -> Option<std::borrow::Cow<'a, str>>| {
-            let is_used = self.names.contains(&self.hasher.hash_one((kind, name)));
-            if is_used { self.members.get(&self.hasher.hash_one((kind, name, &*value()?))) } else { None }
+    fn met_by<'a>(&'a self, values: &'a Values<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
+        let is_used = |kind: u8, name: &str| self.names.contains(&self.hasher.hash_one((kind, name)));
+        let of = |kind: u8, name: &str, value: &str| self.members.get(&self.hasher.hash_one((kind, name, value)));
+        let header = move |name: &'a HeaderName| {
+            let mut found = None;
+            let look_up = Cell::from_mut(&mut found);
+            values.header_holds(name.as_str(), &|value| {
+                look_up.set(of(HEADER, name.as_str(), value));
+                true
+            });
+            found
         };
-        let headers = request.headers.keys().filter_map(move |name| of(HEADER, name.as_str(), &|| header_value(request.headers, name.as_str())));
-        let pairs = url::form_urlencoded::parse(request.query.unwrap_or_default().as_bytes());
-        let queries = pairs.filter_map(move |(name, value)| of(QUERY, &name, &|| Some(value.clone())));
-        headers.chain(queries)
+        let headers = values.request.headers.keys().filter(move |name| is_used(HEADER, name.as_str())).filter_map(header);
+        let pairs = self.uses_query.then(|| values.query()).into_iter().flatten();
+        let queries = pairs.filter(move |(name, _)| is_used(QUERY, name)).filter_map(move |(name, value)| of(QUERY, name, value));
+        headers.chain(queries).chain(of(METHOD, "", values.request.method.as_str()))
     }
 }
 
-/// Prefixes of the hashes of header names and of query parameter names.
+/// What the hashes of conditions begin with: the name of a header, of a query parameter, or the method.
 const HEADER: u8 = 0;
 const QUERY: u8 = 1;
+const METHOD: u8 = 2;
 
 /// The hashes of the names, and of the names with values, that a match requires.
 fn exact_conditions(candidate: &Candidate, hasher: &RandomState) -> Vec<(u64, u64)> {
-    let hashes = |kind: u8, name: &str, value: &StringMatch| match value {
-        StringMatch::Exact(value) => Some((hasher.hash_one((kind, name)), hasher.hash_one((kind, name, value.as_str())))),
+    let hashes = |kind: u8, name: &str, value: &str| (hasher.hash_one((kind, name)), hasher.hash_one((kind, name, value)));
+    let exact = |value: &'_ StringMatch| match value {
+        StringMatch::Exact(value) => Some(value.clone()),
         StringMatch::Pattern(_) => None,
     };
-    let headers = candidate.found.headers.iter().filter_map(|header| hashes(HEADER, header.name.as_str(), &header.value));
-    let queries = candidate.found.query_params.iter().filter_map(|query| hashes(QUERY, &query.name, &query.value));
-    headers.chain(queries).collect()
+    let found = &candidate.found;
+    let headers = found.headers.iter().filter_map(|header| Some(hashes(HEADER, header.name.as_str(), &exact(&header.value)?)));
+    let queries = found.query_params.iter().filter_map(|query| Some(hashes(QUERY, &query.name, &exact(&query.value)?)));
+    headers.chain(queries).chain(found.method.iter().map(|method| hashes(METHOD, "", method.as_str()))).collect()
 }
 
 /// The path of a match that is not a pattern.

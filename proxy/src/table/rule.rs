@@ -1,5 +1,6 @@
 //! A rule in its compiled form: filters as header values, backends with their shares.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use waypost_model::duration::Duration as Written;
 use waypost_model::resource::{Filter, HeaderModifier, PathMatch, PathRewrite, Redirect, Rule, Scheme};
 use waypost_model::value::{PreciseHostname, UpgradeProtocol};
 
-/// One rule of one route, shared by all its matches.
+/// One rule of one route, shared by all its matches: it may be large, and have many of them.
 #[derive(Debug)]
 pub struct CompiledRule {
     /// The route that it belongs to.
@@ -16,7 +17,7 @@ pub struct CompiledRule {
     /// Its number in the route.
     pub number: usize,
     /// The listeners that serve it; if empty, all except those with `explicitOnly`.
-    pub listeners: Vec<Arc<str>>,
+    pub listeners: Arc<BTreeSet<Arc<str>>>,
     /// Changes of the request's headers.
     pub request_headers: HeaderChanges,
     /// Changes of the response's headers.
@@ -24,7 +25,7 @@ pub struct CompiledRule {
     /// The host to send to the endpoint, if it changes.
     pub rewrite_host: Option<HeaderValue>,
     /// The path to send to the endpoint, if it changes.
-    pub rewrite_path: Option<PathChange>,
+    pub rewrite_path: Option<PathRewrite>,
     /// How requests are answered.
     pub action: Action,
     /// From the first byte of the request to the last of the response.
@@ -128,30 +129,15 @@ impl HeaderChanges {
     }
 }
 
-/// How a path changes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PathChange {
-    /// It is replaced by this.
-    Full(String),
-    /// Its first segments are replaced.
-    Prefix {
-        /// The number of segments of the matched prefix.
-        segments: usize,
-        /// The replacement.
-        with: String,
-    },
-}
-
-impl PathChange {
-    /// The changed path.
-    pub fn apply(&self, path: &str) -> String {
-        match self {
-            Self::Full(full) => full.clone(),
-            Self::Prefix { segments, with } => {
-                let rest = waypost_model::path::after_segments(path, *segments);
-                let joined = format!("{}{rest}", with.trim_end_matches('/'));
-                if joined.starts_with('/') { joined } else { format!("/{joined}") }
-            }
+/// The path of a request that matched `matched`, changed.
+pub(crate) fn rewritten(change: &PathRewrite, matched: &PathMatch, path: &str) -> String {
+    match (change, matched) {
+        (PathRewrite::Full(full), _) => full.clone(),
+        (PathRewrite::Prefix(with), PathMatch::Exact(_) | PathMatch::Pattern(_)) => with.clone(),
+        (PathRewrite::Prefix(with), PathMatch::Prefix(prefix)) => {
+            let rest = waypost_model::path::after_segments(path, waypost_model::path::segments(prefix));
+            let joined = format!("{}{rest}", with.trim_end_matches('/'));
+            if joined.starts_with('/') { joined } else { format!("/{joined}") }
         }
     }
 }
@@ -168,7 +154,7 @@ pub struct RedirectTo {
     /// The port, if it changes.
     pub port: Option<u16>,
     /// The path, if it changes.
-    pub path: Option<PathChange>,
+    pub path: Option<PathRewrite>,
 }
 
 fn name(text: &str) -> Result<HeaderName, String> {
@@ -179,12 +165,12 @@ fn value(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::try_from(text).map_err(|error| format!("{text:?}: {error}"))
 }
 
-/// Compiles one rule for requests that match `matched`.
-pub(super) fn compile((route, number): (&Arc<str>, usize), listeners: &[Arc<str>], rule: &Rule, matched: &PathMatch) -> Result<CompiledRule, String> {
+/// Compiles one rule.
+pub(super) fn compile((route, number): (&Arc<str>, usize), listeners: &Arc<BTreeSet<Arc<str>>>, rule: &Rule) -> Result<CompiledRule, String> {
     let mut compiled = CompiledRule {
         route: route.clone(),
         number,
-        listeners: listeners.to_vec(),
+        listeners: listeners.clone(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
         rewrite_host: None,
@@ -201,9 +187,9 @@ pub(super) fn compile((route, number): (&Arc<str>, usize), listeners: &[Arc<str>
             Filter::ResponseHeaderModifier(changes) => compiled.response_headers.extend(changes)?,
             Filter::UrlRewrite(rewrite) => {
                 compiled.rewrite_host = rewrite.hostname.as_ref().map(|host| value(&host.in_uri())).transpose()?;
-                compiled.rewrite_path = rewrite.path.as_ref().map(|path| path_change(path, matched));
+                compiled.rewrite_path = rewrite.path.clone();
             }
-            Filter::RequestRedirect(redirect) => compiled.action = Action::Redirect(redirect_to(redirect, matched)?),
+            Filter::RequestRedirect(redirect) => compiled.action = Action::Redirect(redirect_to(redirect)?),
             Filter::FixedResponse(fixed) => {
                 let default = "text/plain; charset=utf-8";
                 compiled.action = Action::Fixed {
@@ -223,22 +209,14 @@ fn forward(rule: &Rule) -> Action {
     Action::Forward { targets }
 }
 
-fn redirect_to(redirect: &Redirect, matched: &PathMatch) -> Result<RedirectTo, String> {
+fn redirect_to(redirect: &Redirect) -> Result<RedirectTo, String> {
     Ok(RedirectTo {
         status: StatusCode::from_u16(redirect.status_code.get()).map_err(|error| error.to_string())?,
         scheme: redirect.scheme,
         host: redirect.hostname.as_ref().map(PreciseHostname::in_uri),
         port: redirect.port.map(std::num::NonZero::get),
-        path: redirect.path.as_ref().map(|path| path_change(path, matched)),
+        path: redirect.path.clone(),
     })
-}
-
-fn path_change(rewrite: &PathRewrite, matched: &PathMatch) -> PathChange {
-    match (rewrite, matched) {
-        (PathRewrite::Full(full), _) => PathChange::Full(full.clone()),
-        (PathRewrite::Prefix(with), PathMatch::Prefix(prefix)) => PathChange::Prefix { segments: waypost_model::path::segments(prefix), with: with.clone() },
-        (PathRewrite::Prefix(with), PathMatch::Exact(_) | PathMatch::Pattern(_)) => PathChange::Full(with.clone()),
-    }
 }
 
 #[cfg(test)]
@@ -259,8 +237,8 @@ mod tests {
             ("/caf%C3%A9", "/caf%c3%a9/b", "/x", "/x/b"),
         ];
         for (prefix, path, with, wanted) in cases {
-            let change = PathChange::Prefix { segments: waypost_model::path::segments(prefix), with: with.to_owned() };
-            assert_eq!(change.apply(path), wanted, "{prefix} {path} {with}");
+            let (change, matched) = (PathRewrite::Prefix(with.to_owned()), PathMatch::Prefix(prefix.to_owned()));
+            assert_eq!(rewritten(&change, &matched, path), wanted, "{prefix} {path} {with}");
         }
     }
 }

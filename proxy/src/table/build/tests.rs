@@ -54,7 +54,7 @@ impl World {
 
     fn route_with(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap, listener: &str, explicit_only: bool) -> Option<String> {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-        self.table.find(&Request { listener, explicit_only, host, path, query, method, headers }).map(|rule| rule.route.to_string())
+        self.table.find(&Request { listener, explicit_only, host, path, query, method, headers }).map(|found| found.rule.route.to_string())
     }
 }
 
@@ -188,7 +188,7 @@ fn an_object_of_a_newer_level_than_this_proxy_lets_no_request_through() {
     let status = |table: &Table, path: &str| {
         let headers = HeaderMap::new();
         let request = Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: &Method::GET, headers: &headers };
-        match &table.find(&request).unwrap().action {
+        match &table.find(&request).unwrap().rule.action {
             crate::table::rule::Action::Fixed { status, .. } => status.as_u16(),
             _ => 200,
         }

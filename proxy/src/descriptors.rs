@@ -1,0 +1,99 @@
+//! The descriptors of the process, and how many of them connections may use. They run out long before memory; without a reserve the admin
+//! surface and the controller's stream would fail as well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Descriptors that are reserved for everything but connections of clients and to endpoints, whatever the limit.
+const RESERVE: usize = 64;
+
+/// The number of descriptors that this process may open; raises the soft limit to the hard one.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(1_024);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// The descriptors that connections of clients and to endpoints may use together.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    limit: usize,
+    clients: AtomicUsize,
+    endpoints: AtomicUsize,
+}
+
+impl Descriptors {
+    /// What is left of the process's limit beside what is open now and the reserve.
+    pub(crate) fn of_process() -> Arc<Self> {
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        Self::new(raise_descriptor_limit().saturating_sub(open + RESERVE).max(8))
+    }
+
+    /// So many.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, clients: AtomicUsize::new(0), endpoints: AtomicUsize::new(0) })
+    }
+
+    /// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve.
+    pub(crate) fn default_client_limit(&self, descriptors: usize) -> usize {
+        (descriptors / 5 * 4).min(self.limit).max(8)
+    }
+
+    /// Whether all are in use.
+    pub(crate) fn are_exhausted(&self) -> bool {
+        self.clients.load(Ordering::Relaxed) + self.endpoints.load(Ordering::Relaxed) >= self.limit
+    }
+
+    /// How many there are.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Counts a client's connection until the guard is dropped.
+    pub(crate) fn client(self: &Arc<Self>) -> Descriptor {
+        Descriptor::new(self.clone(), |descriptors| &descriptors.clients)
+    }
+
+    /// Counts a connection to an endpoint until the guard is dropped.
+    pub(crate) fn endpoint(self: &Arc<Self>) -> Descriptor {
+        Descriptor::new(self.clone(), |descriptors| &descriptors.endpoints)
+    }
+}
+
+/// A descriptor in use.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    descriptors: Arc<Descriptors>,
+    count: fn(&Descriptors) -> &AtomicUsize,
+}
+
+impl Descriptor {
+    fn new(descriptors: Arc<Descriptors>, count: fn(&Descriptors) -> &AtomicUsize) -> Self {
+        count(&descriptors).fetch_add(1, Ordering::Relaxed);
+        Self { descriptors, count }
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        (self.count)(&self.descriptors).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_clients_and_to_endpoints_share_the_descriptors() {
+        let descriptors = Descriptors::new(2);
+        let client = descriptors.client();
+        assert!(!descriptors.are_exhausted());
+        let endpoint = descriptors.endpoint();
+        assert!(descriptors.are_exhausted());
+        drop(client);
+        assert!(!descriptors.are_exhausted());
+        drop(endpoint);
+        assert_eq!(Descriptors::new(100).default_client_limit(1_000), 100);
+        assert_eq!(Descriptors::new(900).default_client_limit(1_000), 800);
+    }
+}
