@@ -3,6 +3,7 @@
 mod admit;
 mod asked;
 mod caller;
+mod connections;
 mod context;
 mod controllers;
 mod enrol;

@@ -40,6 +40,11 @@ impl Caller {
         controller.map_or_else(|| self.check_proxy(proxy), |controller| self.check_controller(controller))
     }
 
+    /// Whether a certificate says who it is.
+    pub(super) const fn is_identified(&self) -> bool {
+        matches!(self, Self::Tls { identity: Some(_), .. })
+    }
+
     /// Whether it may forward the requests of others.
     pub(super) const fn passes_on(&self) -> bool {
         matches!(self, Self::Plain | Self::Tls { identity: Some(Identity::Controller(_)), .. })

@@ -78,10 +78,11 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
     if let Some(rank) = report.operated {
         api.handle.confirm(rank);
     }
-    let RelayReport { controller, proxies, version, content, told, .. } = report;
+    let newer_actions = report.operated.filter(|rank| *rank > api.handle.operated().rank()).map(|(epoch, _)| epoch);
+    let RelayReport { controller, proxies, version, content, events, .. } = report;
     let findings = |proxy: &Downstream| Some((proxy.name.clone(), proxy.report.as_ref()?.probed.as_ref()?.number));
     let findings: Vec<(String, u64)> = proxies.iter().filter_map(findings).collect();
-    match api.handle.send(Input::Downstream { controller, proxies, version, content, told }).await {
+    match api.handle.send(Input::Downstream { controller, proxies, version, content, events, newer_actions }).await {
         Ok(()) => {
             let missed = if findings.is_empty() { Vec::new() } else { api.handle.ask(|to| Query::FindingsMissed(findings, to)).await.unwrap_or_default() };
             Json(RelayAnswer { recall: api.handle.offers_wanted_above(), resend: missed, takes_changes: true }).into_response()

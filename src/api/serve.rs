@@ -1,7 +1,6 @@
 //! The API's server: accepts connections, over TLS if there is a certificate, and notes the identity of the other end.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,34 +26,34 @@ use tokio_util::task::TaskTracker;
 use waypost_trust::identity_of;
 
 use super::caller::Caller;
+use super::connections::{Admission, Admitted, BusyBody, Connections};
 use super::refusals::Refusals;
 
 /// Maximum number of concurrent TLS handshakes.
-const SHAKING: usize = 256;
+const HANDSHAKES: usize = 256;
 /// The same per client address.
-const SHAKING_FROM_ONE: usize = 64;
+const HANDSHAKES_PER_ADDRESS: usize = 64;
 /// Time limit for a handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for responses in progress at the end.
-const LEAVE: Duration = Duration::from_millis(100);
+const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Pause after an error of `accept`, for example when file descriptors run out.
-const PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Time limit for a request's head, and for the idle time before it.
-const HEAD: Duration = Duration::from_secs(15);
-/// Maximum number of connections, in total and per address; lower if the limit of descriptors is low.
-const CONNECTIONS: usize = 4_096;
-const FROM_ONE: usize = 2_048;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection of HTTP/2 without a request in progress is closed after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval of HTTP/2 keep-alive pings.
-const ASK: Duration = Duration::from_secs(30);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Serves until `stop`, over TLS if `tls` is given. Refused handshakes are recorded by `refusals`.
 pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router: Router, refusals: Arc<Refusals>, stop: CancellationToken) {
-    let (sender, mut accepted) = mpsc::channel(SHAKING);
-    let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender, refusals));
-    let (connections, tracker) = (Connections::default(), TaskTracker::new());
+    let (sender, mut accepted) = mpsc::channel(HANDSHAKES);
+    let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender, refusals.clone()));
+    let (connections, tracker) = (Connections::of_process(), TaskTracker::new());
     loop {
         let (io, caller, peer) = tokio::select! {
             () = stop.cancelled() => break,
@@ -63,49 +62,56 @@ pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router
                 None => break,
             },
         };
-        // Over the limit it is closed, before authentication.
-        let Some(place) = connections.admit(peer) else {
-            tracing::debug!(%peer, "a connection to the API was closed: there are too many");
-            continue;
+        let full = || format!("there are {} connections to the API, the most that are let in", connections.most());
+        let admission = match connections.admit(peer, caller.is_identified()) {
+            Admitted::Yes(admission) => admission,
+            Admitted::InsteadOf(admission, idle) => {
+                refusals.record(idle.to_string(), format!("{}: its idle connection was closed for another one", full())).await;
+                admission
+            }
+            Admitted::No => {
+                refusals.record(peer.to_string(), format!("{}, or too many of its address", full())).await;
+                continue;
+            }
         };
-        let (router, stop) = (router.clone(), stop.clone());
-        tracker.spawn(async move {
-            converse(io, caller, router, stop).await;
-            drop(place);
-        });
+        tracker.spawn(converse(io, caller, router.clone(), admission, stop.clone()));
     }
     accepting.abort();
     tracker.close();
     tracker.wait().await;
 }
 
-/// Serves one connection. A connection that does not send its first head in time is closed, because its other end is not authenticated
-/// before that.
-async fn converse(io: Io, caller: Caller, router: Router, stop: CancellationToken) {
-    let begun = Arc::new(AtomicBool::new(false));
+/// Serves one connection. One that does not send its first head in time is closed, because its other end is not authenticated before that.
+async fn converse(io: Io, caller: Caller, router: Router, admission: Admission, stop: CancellationToken) {
+    let activity = admission.activity.clone();
+    let (begun, counted) = (Arc::new(AtomicBool::new(false)), activity.clone());
     let first = begun.clone();
-    let begin = move |request: Request<Incoming>| {
-        first.store(true, Ordering::Relaxed);
-        request
-    };
     let router = TowerToHyperService::new(router.layer(axum::Extension(ConnectInfo(caller))));
-    let service = service_fn(move |request| router.call(begin(request)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        first.store(true, Ordering::Relaxed);
+        let (busy, answering) = (counted.begin(), router.call(request));
+        async move { answering.await.map(|response| response.map(|body| BusyBody::around(body, busy))) }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(ASK).keep_alive_timeout(HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(HEAD_TIMEOUT);
     let serving = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(serving);
-    let silent = async {
-        sleep(HEAD).await;
-        if begun.load(Ordering::Relaxed) {
-            pending::<()>().await;
+    let idle = async {
+        loop {
+            sleep(HEAD_TIMEOUT).await;
+            let limit = if begun.load(Ordering::Relaxed) { IDLE_TIMEOUT } else { Duration::ZERO };
+            if activity.idle_for().is_some_and(|idle| idle >= limit) {
+                return;
+            }
         }
     };
     let result = tokio::select! {
         result = &mut serving => result,
-        () = silent => return,
+        () = idle => return,
+        () = admission.shed.cancelled() => return,
         () = stop.cancelled() => {
-            sleep(LEAVE).await;
+            sleep(FINISH_TIMEOUT).await;
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -115,36 +121,15 @@ async fn converse(io: Io, caller: Caller, router: Router, stop: CancellationToke
     }
 }
 
-/// The numbers of connections, by address.
-#[derive(Clone)]
-struct Connections {
-    slots: Slots,
-    most: usize,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        let descriptors = rlimit::Resource::NOFILE.get_soft().ok().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1_024);
-        Self { slots: Slots::default(), most: CONNECTIONS.min(descriptors / 8).max(16) }
-    }
-}
-
-impl Connections {
-    fn admit(&self, peer: IpAddr) -> Option<Slot> {
-        let open: usize = self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
-        if open >= self.most { None } else { Slot::take(&self.slots, peer, FROM_ONE.min(self.most * 3 / 4)) }
-    }
-}
-
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: Arc<Refusals>) {
-    let (shaking, slots) = (Arc::new(Semaphore::new(SHAKING)), Slots::default());
+    let (shaking, slots) = (Arc::new(Semaphore::new(HANDSHAKES)), Slots::default());
     loop {
         let Ok(permit) = shaking.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "a connection to the API was not accepted");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -152,7 +137,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection to the API may be slow");
         }
-        let Some(slot) = Slot::take(&slots, peer.ip(), SHAKING_FROM_ONE) else { continue };
+        let Some(slot) = Slot::take(&slots, peer.ip(), HANDSHAKES_PER_ADDRESS) else { continue };
         let Some(tls) = tls.clone() else {
             if sender.send((Either::Left(stream), Caller::Plain, peer.ip())).await.is_err() {
                 return;
@@ -199,7 +184,7 @@ impl Drop for Slot {
 }
 
 async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: &Refusals) {
-    let stream = match timeout(PATIENCE, tls.accept(stream)).await {
+    let stream = match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         // A connection that is closed without a request, such as a TCP probe's, is not reported.
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return,
@@ -214,7 +199,7 @@ async fn shake(tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr, sender: mp
 }
 
 fn handshake_failed(error: &std::io::Error) -> String {
-    let told = error.to_string();
-    let clear_text = told.contains("InvalidContentType");
-    format!("its handshake failed: {told}{}", if clear_text { "; it may speak HTTP in clear text: its URL needs https" } else { "" })
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let clear_text = matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)));
+    format!("its handshake failed: {error}{}", if clear_text { "; it may speak HTTP in clear text: its URL needs https" } else { "" })
 }

@@ -55,8 +55,8 @@ fn print(status: &StatusInfo) {
         say!("          {} at {}: {}", other.name, other.url, follower(other));
     }
     say!("Serving:  {version}");
-    if let Some(hold) = &status.hold {
-        say!("Pinned:   {}", hold.describe());
+    if let Some(pin) = &status.pin {
+        say!("Pinned:   {}", pin.describe());
     }
     if let Some(tree) = &status.active_tree {
         say!("Tree:     {tree} (named by current)");

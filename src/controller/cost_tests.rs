@@ -17,7 +17,7 @@ use crate::controller::rules::guard::Thresholds;
 use crate::controller::state::State;
 
 /// Maximum duration of one query or report in a build with optimisation: publications wait for it.
-const MAX_DURATION: Duration = Duration::from_millis(20);
+const MAX_DURATION: Duration = Duration::from_millis(50);
 /// A debug build is at most this many times slower.
 const DEBUG_FACTOR: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
 

@@ -79,7 +79,9 @@ pub enum Input {
         /// The digests of the content that it relays.
         content: Option<Content>,
         /// Events that only that controller can know.
-        told: Vec<RelayedEvent>,
+        events: Vec<RelayedEvent>,
+        /// The epoch of operators' actions that it has stored and this controller has not.
+        newer_actions: Option<u64>,
     },
     /// A proxy began to watch; the highest version it has seen.
     ProxyOpened {
@@ -111,7 +113,7 @@ pub enum Input {
     /// An operator pins the config, or ends the pin.
     Pin {
         /// The pin from now on; `None` ends it.
-        hold: Option<Box<Pin>>,
+        pin: Option<Box<Pin>>,
         /// Who asked for it.
         by: String,
     },

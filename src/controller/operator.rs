@@ -271,13 +271,13 @@ impl Operator {
         if own.rank() > next.rank() {
             return Ok(());
         }
-        let hold = match next.mark.clone() {
+        let pin = match next.mark.clone() {
             Some(mark) => Some(Pin { lane: self.lane_of_leader(&mark).await?, mark, left }),
             None => None,
         };
         if own.rank() == next.rank() {
             // Its clock may differ from ours: only the leader knows how much time is left of the pin.
-            return if left.is_some() { self.send_pin(hold, "the leader").await } else { Ok(()) };
+            return if left.is_some() { self.send_pin(pin, "the leader").await } else { Ok(()) };
         }
         let lost = own.unknown_to(&next).map(|mark| {
             let message = format!("{}: whoever leads now did not know that when it began, and goes on without it", mark.describe());
@@ -294,7 +294,7 @@ impl Operator {
         if let Some(lost) = lost {
             self.owner.send(Command::Input(lost)).await.map_err(|_| Stopped)?;
         }
-        self.send_pin(hold, "the leader").await?;
+        self.send_pin(pin, "the leader").await?;
         // The leader waits to hear that we have it.
         self.touch().await
     }
@@ -324,22 +324,22 @@ impl Operator {
         let date = now_millis();
         let mark = self.saved.lock().unwrap_or_else(PoisonError::into_inner).mark.clone();
         check(action, mark.as_ref()).map_err(OperateError::Refused)?;
-        let hold = match action {
+        let pin = match action {
             Action::Adopt { cluster } => return self.adopt_cluster(cluster, by, date).await,
             Action::Unfreeze | Action::Unpin => None,
             Action::Freeze => Some(self.pin_published(Reason::Frozen, None, by, date).await?),
             Action::Pin { config: None, seconds } => Some(self.pin_published(Reason::Pinned, *seconds, by, date).await?),
             Action::Pin { config: Some(number), seconds } => Some(self.pin_from_history(*number, *seconds, by, date).await?),
         };
-        let message = match (&hold, &mark) {
-            (Some(hold), Some(before)) if before.reason != hold.mark.reason => {
-                format!("{}; the pin that {} set is over with it", hold.mark.describe(), before.by)
+        let message = match (&pin, &mark) {
+            (Some(pin), Some(before)) if before.reason != pin.mark.reason => {
+                format!("{}; the pin that {} set is over with it", pin.mark.describe(), before.by)
             }
-            (Some(hold), _) => hold.mark.describe(),
+            (Some(pin), _) => pin.mark.describe(),
             (None, Some(mark)) => format!("the config goes on from C{}", mark.config),
             (None, None) => "the config goes on".to_owned(),
         };
-        let saved = self.save_pin(hold.as_ref().map(|hold| hold.mark.clone()), Audit { at: date, by: by.to_owned(), what: message.clone() }).await;
+        let saved = self.save_pin(pin.as_ref().map(|pin| pin.mark.clone()), Audit { at: date, by: by.to_owned(), what: message.clone() }).await;
         let already_pinned = matches!(action, Action::Freeze | Action::Pin { config: None, .. });
         match (saved, already_pinned) {
             // A pin that would not survive a restart is not promised: the pin before it goes on.
@@ -349,7 +349,7 @@ impl Operator {
             }
             (Err(error), false) => return Err(error),
             (Ok(()), true) => {}
-            (Ok(()), false) => self.send_pin(hold, by).await?,
+            (Ok(()), false) => self.send_pin(pin, by).await?,
         }
         self.touch().await?;
         Ok(message)
@@ -362,8 +362,8 @@ impl Operator {
         lane.ok().map(|lane| Pin::new(mark, lane, now_millis()))
     }
 
-    async fn send_pin(&self, hold: Option<Pin>, by: &str) -> Done {
-        let input = Input::Pin { hold: hold.map(Box::new), by: format!("as {by} asked for") };
+    async fn send_pin(&self, pin: Option<Pin>, by: &str) -> Done {
+        let input = Input::Pin { pin: pin.map(Box::new), by: format!("as {by} asked for") };
         self.owner.send(Command::Input(input)).await.map_err(|_| OperateError::Stopped(Stopped))
     }
 
@@ -380,12 +380,12 @@ impl Operator {
             };
             let number = tokio::task::spawn_blocking(add).await??;
             let digest = Some(lane.digest());
-            let hold = Pin::new(PinRecord { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
+            let pin = Pin::new(PinRecord { reason, config: number, by: by.to_owned(), at: date, until: until(date, seconds), digest }, lane, date);
             let (to, answer) = oneshot::channel();
-            let input = Input::Pin { hold: Some(Box::new(hold.clone())), by: format!("as {by} asked for") };
-            self.owner.send(Command::PinIf(input, hold.lane.digest(), to)).await.map_err(|_| Stopped)?;
+            let input = Input::Pin { pin: Some(Box::new(pin.clone())), by: format!("as {by} asked for") };
+            self.owner.send(Command::PinIf(input, pin.lane.digest(), to)).await.map_err(|_| Stopped)?;
             if answer.await.map_err(|_| Stopped)? {
-                return Ok(hold);
+                return Ok(pin);
             }
         }
         Err(OperateError::Refused("the config changes faster than it can be kept; stop the writer, or pin a config of `waypost history`".to_owned()))

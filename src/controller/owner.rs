@@ -46,7 +46,7 @@ const SAVE_DOUBTS: Duration = Duration::from_millis(250);
 
 /// The state from before a restart.
 pub(super) struct Restored {
-    pub(super) hold: Option<Pin>,
+    pub(super) pin: Option<Pin>,
     pub(super) published: Option<Snapshot>,
     /// Events for files that cannot be used.
     pub(super) damaged: Vec<Input>,
@@ -107,8 +107,8 @@ impl Owner {
         stop: CancellationToken,
     ) {
         restored.damaged.into_iter().for_each(|told| drop(self.input(told)));
-        if let Some(hold) = restored.hold {
-            drop(self.input(Input::Pin { hold: Some(Box::new(hold)), by: String::new() }));
+        if let Some(pin) = restored.pin {
+            drop(self.input(Input::Pin { pin: Some(Box::new(pin)), by: String::new() }));
         }
         self.restore(restored.published);
         loop {

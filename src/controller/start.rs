@@ -77,7 +77,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let history = Arc::new(std::sync::Mutex::new(History::open(&settings.state, settings.history)));
     let (saver, written) = spawn.disk(&history, &metrics);
     damaged.extend(lost_configs(&history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
-    let (hold, operator, (saved, programs)) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
+    let (pin, operator, (saved, programs)) = spawn.operator(&history, (published.as_ref(), &mut damaged), commands.clone(), (roles.clone(), started));
     let handle = Handle {
         commands,
         snapshots,
@@ -121,7 +121,7 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
         fresh,
         _lock: lock,
     };
-    let running = owner.run(receiver, from_feeds, roles, Restored { hold, published, damaged }, stop.clone());
+    let running = owner.run(receiver, from_feeds, roles, Restored { pin, published, damaged }, stop.clone());
     tasks.spawn(end_with(stop, running));
     Ok(handle)
 }
@@ -249,7 +249,7 @@ impl Spawn<'_> {
             tracing::error!(%error, "the programs that have joined could not be written to a file of their own");
             saved.0 = saved.0.with_programs(&programs);
         }
-        let (hold, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
+        let (pin, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
         let (requests, from_operators) = mpsc::channel(QUEUE);
         let (saved, programs) = (Arc::new(std::sync::Mutex::new(saved)), Arc::new(std::sync::Mutex::new(programs)));
         let operator = Operator {
@@ -263,7 +263,7 @@ impl Spawn<'_> {
             begun: AtomicU64::new(0),
         };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(operator.run(from_operators)));
-        (hold, requests, (saved, programs))
+        (pin, requests, (saved, programs))
     }
 
     /// Starts the task that follows the leader.
@@ -394,21 +394,21 @@ mod tests {
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
         let mark = PinRecord { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
         let saved = OperatorState { mark: Some(mark.clone()), ..OperatorState::default() };
-        let (hold, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
-        assert_eq!((hold.map(|hold| hold.lane), kept), (Some(lane.clone()), saved.clone()));
+        let (pin, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        assert_eq!((pin.map(|pin| pin.lane), kept), (Some(lane.clone()), saved.clone()));
         assert!(damaged.is_empty());
         // The file of the config.
         let file = std::fs::read_dir(folder.path().join("history")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, b"torn").unwrap();
-        let (hold, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
-        assert_eq!((hold.map(|hold| (hold.mark, hold.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
+        let (pin, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        assert_eq!((pin.map(|pin| (pin.mark, pin.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
         assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
         assert!(restore_pin((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
         // What operators did.
-        let (hold, kept) = restore_pin((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
-        let hold = hold.unwrap();
-        assert_eq!((hold.mark.reason, hold.mark.config, &hold.lane), (Reason::Frozen, number, &lane));
-        assert_eq!(kept.mark, Some(hold.mark));
+        let (pin, kept) = restore_pin((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
+        let pin = pin.unwrap();
+        assert_eq!((pin.mark.reason, pin.mark.config, &pin.lane), (Reason::Frozen, number, &lane));
+        assert_eq!(kept.mark, Some(pin.mark));
         assert_eq!(damaged.len(), 3, "each is an event");
     }
 }

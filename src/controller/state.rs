@@ -12,7 +12,7 @@ use waypost_model::snapshot::{Snapshot, Version};
 
 use crate::controller::message::{Now, Output, Woken};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{Guard, Thresholds};
+use crate::controller::rules::guard::{Guard, Overlay, Thresholds};
 use crate::controller::rules::health::Health;
 use crate::controller::rules::pins::Pin;
 use crate::controller::rules::window::Window;
@@ -92,10 +92,11 @@ pub struct State {
     /// Entries that wait for a publication of their lane.
     unpublished: BTreeSet<EntryId>,
     /// Entries that are published and not yet live everywhere.
-    arriving: BTreeSet<EntryId>,
+    arriving: BTreeSet<(Version, EntryId)>,
     windows: (Window, Window),
     /// Judges removals that may be unintended.
     pub guard: Guard,
+    overlay: Overlay,
     /// Which endpoints can take requests.
     pub health: Health,
     /// Until when proxies that followed the previous leader may not have found us.
@@ -163,6 +164,7 @@ impl State {
             arriving: BTreeSet::new(),
             windows: Default::default(),
             guard: Guard::new(thresholds),
+            overlay: Overlay::default(),
             health: Health::default(),
             proxies_expected_until: Duration::ZERO,
             lanes: Default::default(),

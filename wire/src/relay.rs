@@ -23,8 +23,8 @@ pub struct RelayReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// Events on this controller that no other one can observe.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub told: Vec<RelayedEvent>,
+    #[serde(rename = "told", skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<RelayedEvent>,
 }
 
 /// The leader's answer to a relay report; often empty.

@@ -248,7 +248,7 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
         operated: Some((2, 3)),
         version: Some(version(2, 7)),
         content: Some(content),
-        told: vec![told],
+        events: vec![told],
     };
     golden("controller-info-1.json", &serde_json::to_string(&info).unwrap(), include_str!("golden/controller-info-1.json"));
     golden("relay-report-1.json", &serde_json::to_string(&relay).unwrap(), include_str!("golden/relay-report-1.json"));

@@ -3,6 +3,7 @@
 //! `routes/shop`, `routes/shop.json` and `routes/shop.yaml` are the key `routes/shop`. Hidden files and leftovers of editors are ignored.
 //! Writes go through a temporary file and a rename, under a lock.
 
+mod failed;
 mod source;
 mod tree;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use waypost_adapter::{Adapter, AdapterError, Entry, ErrorKind, Expected, Key, PutIf, Revision, Source};
 
+use crate::failed::failed;
 use crate::source::FileSource;
 use crate::tree::{EXTENSIONS, is_entry_name, read_file, revision_of};
 
@@ -110,18 +112,6 @@ impl FileAdapter {
 fn ending_of(key: &Key) -> Option<(String, &'static str)> {
     let text = key.to_string();
     EXTENSIONS.iter().filter(|ending| !ending.is_empty()).find_map(|ending| Some((text.strip_suffix(ending)?.to_owned(), *ending)))
-}
-
-/// The error of a file operation, with its remedy.
-fn failed(path: &Path, error: &std::io::Error) -> AdapterError {
-    use std::io::ErrorKind as Io;
-    let (kind, remedy) = match error.kind() {
-        Io::PermissionDenied | Io::ReadOnlyFilesystem => (ErrorKind::Denied, "let this user read the directory, and write it where it is written"),
-        Io::NotFound => (ErrorKind::Unreachable, "create the directory, or correct the path of --store"),
-        Io::StorageFull => (ErrorKind::Refused, "free some space on the disk"),
-        _ => (ErrorKind::Unreachable, "look at the disk"),
-    };
-    AdapterError::new(kind, path.display().to_string(), error.to_string(), remedy)
 }
 
 #[async_trait]

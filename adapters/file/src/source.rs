@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use waypost_adapter::{AdapterError, Change, Entry, ErrorKind, Event, Key, Revision, Source};
 
-use crate::failed;
+use crate::failed::failed;
 use crate::tree::{Walk, entry_of, key_of, walk};
 
 /// Interval of the idle events.

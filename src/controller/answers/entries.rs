@@ -1,7 +1,11 @@
 //! What the API shows of the state. These shapes are what `-o json` prints.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use waypost_model::compile::{EntryId, EntryView};
 use waypost_model::key::Kind;
+use waypost_model::object::Object;
 use waypost_model::verdict::{Condition, ConditionType};
 use waypost_wire::ObjectProblem;
 
@@ -11,6 +15,7 @@ use crate::controller::message::Now;
 use crate::controller::rules::objects::object_path;
 use crate::controller::settings::Store;
 use crate::controller::state::State;
+use crate::controller::state::proxies::Proxy;
 
 /// The answer for a key below the root.
 pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
@@ -29,8 +34,8 @@ pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: N
         waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
         _ => None,
     };
-    let by_hold = state.pin().filter(|hold| resource.as_ref().is_some_and(|resource| hold.lane.get(&object_path(resource)).is_some()));
-    let serves_on = by_guard.or_else(|| by_hold.map(|hold| hold.mark.describe()));
+    let by_pin = state.pin().filter(|pin| resource.as_ref().is_some_and(|resource| pin.lane.get(&object_path(resource)).is_some()));
+    let serves_on = by_guard.or_else(|| by_pin.map(|pin| pin.mark.describe()));
     EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
 }
 
@@ -62,11 +67,11 @@ pub fn entry(state: &State, stores: &[std::sync::Arc<Store>], view: &EntryView, 
 /// The verdict of an entry, with what an operator pinned.
 pub fn conditions(state: &State, view: &EntryView) -> Vec<Condition> {
     let mut conditions = view.verdict.conditions.clone();
-    let Some(hold) = state.pin().filter(|_| view.in_snapshot) else { return conditions };
+    let Some(pin) = state.pin().filter(|_| view.in_snapshot) else { return conditions };
     // An entry without a resource is `current`: it affects every resource.
     if view.resource.as_ref().map_or_else(|| state.waits(), |resource| state.is_behind_pin(resource)) {
         conditions.retain(|condition| condition.r#type != ConditionType::Programmed);
-        conditions.push(hold.condition());
+        conditions.push(pin.condition());
     }
     conditions
 }
@@ -108,6 +113,7 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
         live.version = None;
     }
     let (labels, mut others) = (labels_wanted(state, view), 0);
+    let listeners = listeners_wanted(state, view);
     for (name, proxy) in state.proxies.connected(now.since_start) {
         if !labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value)) {
             others += 1;
@@ -119,8 +125,10 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
             .as_ref()
             .and_then(|resource| proxy.report.problems.iter().find(|problem| problem.kind == resource.kind.singular() && problem.name == resource.name));
         let serves = live.version.is_some_and(|version| proxy.serves(version));
+        let unbound = listeners.as_ref().and_then(|listeners| unbound(listeners, proxy));
         match (serves, troubled) {
-            (true, None) => live.on += 1,
+            (true, None) if unbound.is_none() => live.on += 1,
+            (true, None) => live.lagging.push(format!("{name}: {}", unbound.unwrap_or_default())),
             (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
             (false, _) => {
                 let told = proxy.report.refused.as_ref().map(|refused| format!("{name}: {refused}"));
@@ -135,6 +143,26 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
     }
     live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));
     live
+}
+
+/// The names of the published listeners that serve a route; nothing for other resources.
+fn listeners_wanted(state: &State, view: &EntryView) -> Option<BTreeSet<String>> {
+    let resource = view.resource.as_ref().filter(|resource| resource.kind == Kind::Route)?;
+    let route = state.snapshot.config.get(&object_path(resource))?.decode::<waypost_model::resource::Route>().ok()?.spec;
+    let serves = |object: &&Arc<Object>| {
+        let explicit_only = || object.decode::<waypost_model::resource::Listener>().is_ok_and(|listener| listener.spec.explicit_only);
+        if route.listeners.is_empty() { !explicit_only() } else { route.listeners.iter().any(|name| name.as_str() == object.name()) }
+    };
+    Some(state.snapshot.config.of_kind("listener").filter(serves).map(|object| object.name().to_owned()).collect())
+}
+
+/// Why requests cannot reach a route on a proxy that should bind some of its listeners, and has bound none.
+fn unbound(listeners: &BTreeSet<String>, proxy: &Proxy) -> Option<String> {
+    let of_route = || proxy.report.listeners.iter().filter(|state| listeners.contains(&state.name));
+    if of_route().any(|state| state.bound) {
+        return None;
+    }
+    of_route().next().map(|state| format!("listener {} is not bound there, so that no request reaches the route", state.name))
 }
 
 /// The labels that a proxy must have to serve this: those of a listener.

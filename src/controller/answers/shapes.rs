@@ -231,7 +231,8 @@ pub struct StatusInfo {
     pub judged_count: usize,
     /// The pin of the config, if an operator set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<PinRecord>,
+    #[serde(rename = "hold")]
+    pub pin: Option<PinRecord>,
     /// Whether a written change waits behind the pin.
     #[serde(default)]
     pub waiting: bool,
@@ -271,7 +272,7 @@ impl StatusInfo {
         self.leader.is_none()
             || self.version.is_none()
             || self.unheard.is_some()
-            || self.hold.is_some()
+            || self.pin.is_some()
             || self.held_count > 0
             || self.unhealthy.iter().any(|backend| backend.panics)
             || self.sources.iter().any(|source| !source.current)

@@ -77,7 +77,7 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
         held: is(true).chain(is(false)).take(LISTED).map(|removal| held_info(removal, stores)).collect(),
         held_count,
         judged_count: state.guard.removals().count() - held_count,
-        hold: state.pin().map(|hold| hold.mark.clone()),
+        pin: state.pin().map(|pin| pin.mark.clone()),
         waiting: state.waits(),
         proxies: proxies::proxies(state, now),
         unhealthy: unhealthy(state),
@@ -133,6 +133,7 @@ fn used(state: &State, stores: usize) -> Vec<LimitInfo> {
         info("rulesPerRoute", most.rules_per_route, limits.rules_per_route),
         info("matchesPerRule", most.matches_per_rule, limits.matches_per_rule),
         info("hostnamesPerRoute", most.hostnames_per_route, limits.hostnames_per_route),
+        info("patternsPerHost", most.patterns_per_host, limits.patterns_per_host),
     ]
 }
 

@@ -136,7 +136,7 @@ impl Relay {
             let snapshot = Some(self.handle.snapshots.borrow().clone()).filter(|snapshot| snapshot.version.sequence > 0);
             let (version, content) = snapshot.map(|snapshot| (snapshot.version, Content::of(&snapshot))).unzip();
             let (events, next) = self.own_events().await;
-            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, told: events };
+            let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, events };
             let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             let mut arrived = false;
             sent_reports = match sent {

@@ -11,10 +11,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use waypost_model::compile::{Departed, EntryId, Origin, Written};
 use waypost_model::key::Kind;
-use waypost_model::lane::{Change, Lane};
+use waypost_model::lane::Lane;
 use waypost_model::object::{Digest, Object, kind};
 use waypost_model::resource::{Backend, BackendGuard, Listener};
 use waypost_model::value::{Address, overlap};
+
+mod overlay;
+
+pub use overlay::Overlay;
+
+use overlay::{is_member, mark_of};
 
 use crate::controller::rules::objects::{backend, source_of, takes_requests};
 
@@ -509,20 +515,16 @@ impl Guard {
         self.removals.get(path).filter(|removal| removal.judgement != Judgement::Released)
     }
 
-    /// The marks of held routes. They are part of membership: the config stays as people wrote it last.
-    pub fn held_marks(&self) -> impl Iterator<Item = Arc<Object>> {
-        self.removals().filter(|removal| removal.object.kind() == "route").map(|removal| Object::held(removal.object.path()))
+    /// The paths of the marks of held routes and listeners. They are part of membership: the config stays as people wrote it last.
+    pub fn config_marks(&self) -> impl Iterator<Item = String> {
+        let config = self.removals().map(|removal| removal.object.path()).filter(|path| !is_member(path));
+        config.filter_map(mark_of).map(|mark| mark.path().to_owned())
     }
 
-    /// Both lanes with the held objects.
+    /// Both lanes with the held objects, derived from nothing: the reference for [`Overlay`].
+    #[cfg(test)]
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
-        let of = |member: bool| self.removals().filter(move |removal| (removal.object.kind() == "endpoint") == member);
-        let config_changes: Vec<Change> = of(false).map(|removal| Change::Put(removal.object.clone())).collect();
-        let suspect = |removal: &Removal| Change::Put(Object::suspect(removal.object.name()));
-        let endpoints = of(true).flat_map(|removal| [Change::Put(removal.object.clone()), suspect(removal)]);
-        let member_changes: Vec<Change> = endpoints.chain(self.held_marks().map(Change::Put)).collect();
-        let with = |lane: &Lane, changes: Vec<Change>| if changes.is_empty() { lane.clone() } else { lane.with(changes) };
-        (with(config, config_changes), with(membership, member_changes))
+        Overlay::default().update(self, (config, membership))
     }
 }
 

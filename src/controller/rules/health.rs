@@ -86,7 +86,7 @@ pub struct Health {
 }
 
 /// The published endpoints that take no requests because they are unhealthy and their backends have enough others.
-pub fn ejected(snapshot: &Snapshot) -> BTreeSet<String> {
+pub fn unhealthy_endpoints(snapshot: &Snapshot) -> BTreeSet<String> {
     let mut out: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for object in snapshot.membership.of_kind("health") {
         out.entry(backend(object)).or_default().insert(object.name());

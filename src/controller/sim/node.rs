@@ -74,7 +74,7 @@ impl Node {
         state.sources[0].counts_up = true;
         let at = Now { since_start: now, date: 0 };
         if let Some(lane) = &disk.operated.frozen {
-            state.step(hold(Some(lane)), at);
+            state.step(pin_input(Some(lane)), at);
         }
         state.guard.restore(disk.kept.clone(), now);
         if let Some(snapshot) = &disk.published {
@@ -128,7 +128,7 @@ impl Node {
     pub(super) fn operate(&mut self, frozen: Option<Lane>, epoch: u64) -> Input {
         let rank = (epoch, self.disk.operated.rank.1 + 1);
         self.disk.operated = Operated { rank, frozen };
-        hold(self.disk.operated.frozen.as_ref())
+        pin_input(self.disk.operated.frozen.as_ref())
     }
 
     /// Takes over another controller's record, if it is newer.
@@ -136,7 +136,7 @@ impl Node {
         let newer = other.rank > self.disk.operated.rank;
         newer.then(|| {
             self.disk.operated = other.clone();
-            hold(other.frozen.as_ref())
+            pin_input(other.frozen.as_ref())
         })
     }
 
@@ -219,9 +219,9 @@ impl Proxy {
     }
 }
 
-fn hold(frozen: Option<&Lane>) -> Input {
+fn pin_input(frozen: Option<&Lane>) -> Input {
     let mark = |lane: &Lane| PinRecord { reason: Reason::Frozen, config: 1, by: "alice".to_owned(), at: 0, until: None, digest: Some(lane.digest()) };
-    Input::Pin { hold: frozen.map(|lane| Box::new(Pin::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
+    Input::Pin { pin: frozen.map(|lane| Box::new(Pin::new(mark(lane), lane.clone(), 0))), by: "alice".to_owned() }
 }
 
 /// The answer of a store that cannot be reached.

@@ -277,7 +277,7 @@ impl World {
 fn route_of(table: &Table, host: &str, path: &str) -> Option<String> {
     let headers = HeaderMap::new();
     let request = Request { listener: "web", explicit_only: false, host, path, query: None, method: &Method::GET, headers: &headers };
-    table.find(&request).map(|rule| rule.route.to_string())
+    table.find(&request).map(|found| found.rule.route.to_string())
 }
 
 /// The first seed, and how many there are: `count` unless the environment says otherwise.

@@ -11,6 +11,9 @@ use crate::controller::rules::election::CLAIMED;
 /// A program's claim of a still higher epoch is believed again after this long.
 const CLAIM_PAUSE: Duration = Duration::from_secs(5);
 
+/// New claims that are believed within that time, of all programs together: names are free where nobody proves them.
+const CLAIMS_PER_PAUSE: usize = 3;
+
 /// Claims are forgotten after this long.
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
@@ -22,22 +25,33 @@ impl State {
         Output { changed: true, saw: self.claimed(name, highest, cluster, now), ..Output::default() }
     }
 
-    /// The epoch above ours that a program claims to have seen. A new epoch has to be taken then, and every store to be listed. A program that claims
-    /// ever higher epochs is believed only once per pause.
+    /// The epoch above ours that a program claims to have seen. A new epoch has to be taken then, and every store to be listed, so that new claims are
+    /// believed only now and then.
     pub(super) fn claimed(&mut self, name: &str, highest: Version, cluster: Option<&str>, now: Now) -> Option<u64> {
-        let epoch = self.claim_of(highest, cluster)?;
-        match self.claims.get(name) {
-            Some((known, _)) if epoch <= *known => Some(epoch),
-            Some((known, at)) if now.since_start.saturating_sub(*at) < CLAIM_PAUSE => {
-                let message = format!("it claims to have seen epoch {epoch}, and epoch {known} a moment ago; that is looked at again after {CLAIM_PAUSE:?}");
-                self.events.add(now.date, "EpochClaims", name, message);
-                None
-            }
-            _ => {
-                self.claims.insert(name.to_owned(), (epoch, now.since_start));
-                Some(epoch)
-            }
+        self.believed(name, self.claim_of(highest, cluster)?, now)
+    }
+
+    /// The same where another controller has stored operators' actions of an epoch, and we have not: it led under that epoch, and the store's record
+    /// of it is lost. Under a higher epoch we ask it for them.
+    pub(super) fn claimed_by_actions(&mut self, controller: &str, epoch: u64, now: Now) -> Option<u64> {
+        let is_above = self.role.epoch().is_some_and(|own| epoch >= own) && epoch < CLAIMED;
+        if is_above { self.believed(controller, epoch, now) } else { None }
+    }
+
+    fn believed(&mut self, name: &str, epoch: u64, now: Now) -> Option<u64> {
+        let is_recent = |at: Duration| now.since_start.saturating_sub(at) < CLAIM_PAUSE;
+        let own = self.claims.get(name).copied();
+        if own.is_some_and(|(known, _)| epoch <= known) {
+            return Some(epoch);
         }
+        if own.is_some_and(|(_, at)| is_recent(at)) || self.claims.values().filter(|(_, at)| is_recent(*at)).count() >= CLAIMS_PER_PAUSE {
+            let message =
+                format!("it claims to have seen epoch {epoch}; there were other claims a moment ago, and this one is looked at after {CLAIM_PAUSE:?}");
+            self.events.add(now.date, "EpochClaims", name, message);
+            return None;
+        }
+        self.claims.insert(name.to_owned(), (epoch, now.since_start));
+        Some(epoch)
     }
 
     /// The epoch above ours that is claimed, if it is to be believed.

@@ -28,12 +28,21 @@ impl State {
     /// Derives the desired lanes from this basis.
     pub(super) fn derive(&mut self, basis: Basis<'_>) {
         self.lanes = self.desired(basis);
+        #[cfg(all(test, debug_assertions))]
+        self.check_overlay();
+    }
+
+    /// Whatever happened before, the overlay is what deriving from nothing gives.
+    #[cfg(all(test, debug_assertions))]
+    fn check_overlay(&mut self) {
+        let whole = self.guard.apply(self.compiler.config(), self.compiler.membership());
+        assert!(self.overlay.update(&self.guard, (self.compiler.config(), self.compiler.membership())) == whole, "the overlay is out of date");
     }
 
     /// The lanes to be published if there is no pin: config and membership.
-    fn desired(&self, basis: Basis<'_>) -> (Lane, Lane) {
+    fn desired(&mut self, basis: Basis<'_>) -> (Lane, Lane) {
         match basis {
-            Basis::Stores => self.guard.apply(self.compiler.config(), self.compiler.membership()),
+            Basis::Stores => self.overlay.update(&self.guard, (self.compiler.config(), self.compiler.membership())),
             Basis::PublishedConfig => (self.snapshot.config.clone(), self.desired(Basis::Stores).1),
             Basis::Approved(paths) => paths.iter().fold(self.lanes.clone(), |lanes, path| self.without_removal(&lanes, path)),
         }
@@ -59,6 +68,6 @@ impl State {
         if self.pin.is_none() {
             return self.lanes.1.clone();
         }
-        self.lanes.1.with(self.guard.held_marks().map(|mark| Change::Delete(mark.path().to_owned())))
+        self.lanes.1.with(self.guard.config_marks().map(Change::Delete))
     }
 }

@@ -15,7 +15,7 @@ use super::desired::Basis;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{DistrustedStore, EXPECTED, Judgement, Removal, is_distrusted, own_settings};
-use crate::controller::rules::health::ejected;
+use crate::controller::rules::health::unhealthy_endpoints;
 use crate::controller::rules::objects::source_of;
 use crate::controller::state::Follower;
 use crate::controller::state::proxies::BEHIND_AFTER;
@@ -244,6 +244,7 @@ impl State {
     /// Begins with the published snapshot: objects that it has and the stores do not have were removed while nobody led, or are held.
     pub(super) fn inherit(&mut self, now: Now) {
         self.health.inherit(&self.snapshot);
+        self.proxies.watch_anew();
         self.proxies_expected_until = if self.snapshot.version.sequence > 0 { now.since_start + PROXY_SEARCH_TIME } else { Duration::ZERO };
         // From now on our own removals count, also once we follow again.
         let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
@@ -261,12 +262,12 @@ impl State {
         let doubted = doubt.as_ref().map(|doubt| DistrustedStore { source: doubt.source, why: &doubt.why });
         let is_distrusted = |object: &Object| doubted.is_some() && is_distrusted(doubted, source_of(object));
         let removal = |now: &Lane, object: &Object| now.get(object.path()).is_none_or(|now| now.digest() != object.digest() && is_distrusted(object));
-        let out = ejected(&self.snapshot);
+        let unhealthy = unhealthy_endpoints(&self.snapshot);
         let missed = |object: &Object| {
-            let ejected = object.kind() == "endpoint" && out.contains(object.name());
+            let is_unhealthy = object.kind() == "endpoint" && unhealthy.contains(object.name());
             is_distrusted(object)
                 || !emptied.is_empty() && emptied.contains(&source_of(object))
-                || !ejected && own_settings(object, config_now).enabled.unwrap_or(true)
+                || !is_unhealthy && own_settings(object, config_now).enabled.unwrap_or(true)
         };
         // The published objects of a distrusted store stay, pinned or not: nobody knows what else it had.
         let pinned = self.snapshot.config.objects().filter(|object| self.pin.is_some() && is_distrusted(object));
@@ -275,7 +276,7 @@ impl State {
             .chain(pinned)
             .filter(|object| removal(config_now, object))
             .chain(self.snapshot.membership.objects().filter(|object| removal(membership_now, object)))
-            .filter(|object| missed(object) && !(object.kind() == "listener" && self.proxies.never_bound(object.name())))
+            .filter(|object| missed(object))
             .cloned()
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());

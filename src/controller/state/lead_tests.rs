@@ -145,9 +145,9 @@ fn after_its_lease_a_leader_publishes_only_what_operators_ask_for_until_it_is_re
     let lane = script.state.snapshot.config.clone();
     let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
     let hold = Pin::new(mark, Lane::default(), 0);
-    let published = script.after(1, Input::Pin { hold: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
+    let published = script.after(1, Input::Pin { pin: Some(Box::new(hold)), by: "a".to_owned() }).publish.unwrap();
     assert!(published.config.is_empty(), "an old config, with the store down");
-    let published = script.after(1, Input::Pin { hold: None, by: "a".to_owned() }).publish.unwrap();
+    let published = script.after(1, Input::Pin { pin: None, by: "a".to_owned() }).publish.unwrap();
     assert_eq!(published.config, lane, "not what came since");
     let published = script.role(1, leading(3)).publish.unwrap();
     assert!(published.config.get("route/a").is_some());
@@ -245,7 +245,8 @@ fn a_leader_whose_follower_relays_a_newer_version_hears_of_it() {
         proxies: Vec::new(),
         version: Some(Version { epoch, sequence }),
         content: None,
-        told: Vec::new(),
+        events: Vec::new(),
+        newer_actions: None,
     };
     assert_eq!(script.after(1, tells(2, 90)).saw, None, "what was published before us");
     assert_eq!(script.after(1, tells(3, 1)).saw, None, "ours");
@@ -262,7 +263,8 @@ fn a_controller_that_is_behind_or_relays_other_content_is_told() {
         proxies: Vec::new(),
         version: Some(as_version),
         content: Some(Content::of(of)),
-        told: Vec::new(),
+        events: Vec::new(),
+        newer_actions: None,
     };
     let told = |script: &Script| {
         let now = Now { since_start: script.now, date: 0 };
@@ -332,7 +334,7 @@ fn a_pin_is_ended_by_the_present_leader_and_by_no_other_clock() {
     script.reset(0, 0, 5, &[WEB]);
     script.after(1, Input::Relayed(published_by(3, &[WEB])));
     let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Pinned, config: 1, by: "a".to_owned(), at: 0, until: Some(9), digest: None };
-    let pin = |left| Input::Pin { hold: Some(Box::new(Pin { mark: mark.clone(), lane: Lane::default(), left: Some(left) })), by: "a".to_owned() };
+    let pin = |left| Input::Pin { pin: Some(Box::new(Pin { mark: mark.clone(), lane: Lane::default(), left: Some(left) })), by: "a".to_owned() };
     script.after(1, pin(Duration::from_secs(1)));
     script.after(2_000, Input::Tick);
     assert!(script.state.pin().is_some() && script.state.due() > script.now, "nobody has ended it");
@@ -357,7 +359,7 @@ fn a_removal_that_a_leader_approved_while_the_config_was_pinned_is_not_held_by_i
         let mark = crate::controller::rules::pins::PinRecord { reason: Reason::Frozen, config: 1, by: "a".to_owned(), at: 0, until: None, digest: None };
         let hold = Pin::new(mark, before.state.snapshot.config.clone(), 0);
         for one in [&mut before, &mut script] {
-            one.after(1, Input::Pin { hold: Some(Box::new(hold.clone())), by: "a".to_owned() });
+            one.after(1, Input::Pin { pin: Some(Box::new(hold.clone())), by: "a".to_owned() });
             one.delete(1, 6, "listeners/web");
             one.after(1_000, Input::Tick);
             assert_eq!(one.state.guard.removals().count(), 1, "a listener");
@@ -370,7 +372,7 @@ fn a_removal_that_a_leader_approved_while_the_config_was_pinned_is_not_held_by_i
         script.after(60_000, Input::Tick);
         assert_eq!(script.state.guard.removals().count(), held_count, "read to {read_to}");
         let held = script.state.snapshot.config.get("listener/web").is_some();
-        script.after(1, Input::Pin { hold: None, by: "a".to_owned() });
+        script.after(1, Input::Pin { pin: None, by: "a".to_owned() });
         let after = script.state.snapshot.config.get("listener/web").is_some();
         assert_eq!((held, after), (true, held_count > 0), "it went when the config went on; read to {read_to}");
     }
@@ -428,7 +430,7 @@ fn without_the_record_of_leading_only_approved_removals_are_released() {
         script.after(1, Input::Approve { keys: vec![key.to_owned()], later: false, by: "alice".to_owned() });
     }
     let paths: Vec<_> = script.state.snapshot.config.objects().chain(script.state.snapshot.membership.objects()).map(|object| object.path()).collect();
-    assert_eq!(paths, ["listener/web"]);
+    assert_eq!(paths, ["listener/web", "held/listener/web"]);
     script.role(1, leading(3));
     assert!(script.state.snapshot.config.get("route/b").is_some());
 }

@@ -14,7 +14,7 @@ use crate::controller::rules::pins::Pin;
 impl State {
     /// The pin, if there is one.
     pub fn pin(&self) -> Option<&Pin> {
-        self.pin.as_ref().map(|(hold, _)| hold)
+        self.pin.as_ref().map(|(pin, _)| pin)
     }
 
     /// The time that is left of the pin, if it has an end.
@@ -27,31 +27,31 @@ impl State {
     pub fn is_behind_pin(&self, resource: &ResourceKey) -> bool {
         let path = object_path(resource);
         let digest = |lane: &Lane| lane.get(&path).map(|object| object.digest());
-        !resource.kind.is_membership() && self.pin.as_ref().is_some_and(|(hold, _)| digest(&hold.lane) != digest(&self.lanes.0))
+        !resource.kind.is_membership() && self.pin.as_ref().is_some_and(|(pin, _)| digest(&pin.lane) != digest(&self.lanes.0))
     }
 
     /// Whether a written change waits behind a pin.
     pub fn waits(&self) -> bool {
-        self.pin.as_ref().is_some_and(|(hold, _)| hold.lane != self.lanes.0)
+        self.pin.as_ref().is_some_and(|(pin, _)| pin.lane != self.lanes.0)
     }
 
-    pub(super) fn set_pin(&mut self, hold: Option<Pin>, by: &str, now: Now) -> Output {
-        if let (Some(Pin { mark, left, .. }), Some((known, until))) = (&hold, &mut self.pin)
+    pub(super) fn set_pin(&mut self, pin: Option<Pin>, by: &str, now: Now) -> Output {
+        if let (Some(Pin { mark, left, .. }), Some((known, until))) = (&pin, &mut self.pin)
             && known.mark == *mark
         {
             // The same pin; only the time that is left is new.
             *until = left.map(|left| now.since_start + left);
             return Output::default();
         }
-        let (reason, told) = match (&hold, self.pin.take()) {
-            (Some(hold), _) => (hold.mark.reason.word(), hold.mark.describe()),
+        let (reason, told) = match (&pin, self.pin.take()) {
+            (Some(pin), _) => (pin.mark.reason.word(), pin.mark.describe()),
             (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
             (None, None) => return Output::default(),
         };
         self.events.add(now.date, reason, "config", told);
-        self.pin = hold.map(|hold| {
-            let until = hold.left.map(|left| now.since_start + left);
-            (hold, until)
+        self.pin = pin.map(|pin| {
+            let until = pin.left.map(|left| now.since_start + left);
+            (pin, until)
         });
         let entries = self.compiler.config_entries();
         for id in &entries {
@@ -69,10 +69,10 @@ impl State {
 
     /// Whether an entry, or its removal, waits behind a pin.
     pub(super) fn waits_behind_pin(&self, id: &EntryId) -> bool {
-        let Some((hold, _)) = &self.pin else { return false };
+        let Some((pin, _)) = &self.pin else { return false };
         match place(&id.key, false) {
             Place::Resource { resource, .. } => self.is_behind_pin(&resource),
-            Place::Current => self.lanes.0 != hold.lane,
+            Place::Current => self.lanes.0 != pin.lane,
             Place::Folder | Place::Unknown(_) => false,
         }
     }

@@ -134,7 +134,7 @@ mod tests {
             let report = proxies[0].report.clone().unwrap();
             let probed = report.probed.clone().unwrap();
             known.insert("p".to_owned(), Report { probed: Some(Probed { version, number: probed.number, ..Probed::default() }), ..report });
-            leader.after(1, Input::Downstream { controller: "f".to_owned(), proxies, version: None, content: None, told: Vec::new() });
+            leader.after(1, Input::Downstream { controller: "f".to_owned(), proxies, version: None, content: None, events: Vec::new(), newer_actions: None });
             leader.after(1_000, Input::Tick);
             let out = ["a", "b"].map(|id| leader.state.health.out(&format!("shop/{id}")).is_some());
             (probed, out)

@@ -89,6 +89,11 @@ impl Proxy {
         Report { probed, ..self.report.clone() }
     }
 
+    /// Whether it believes to belong to another cluster than ours.
+    pub const fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
     fn belongs(&mut self, cluster: Option<&str>, ours: Option<&str>) {
         self.cluster = cluster.map(str::to_owned);
         self.foreign = cluster.is_some() && ours.is_some() && cluster != ours;
@@ -122,6 +127,8 @@ pub struct Proxies {
     ours: Option<String>,
     /// Names of listeners that a proxy has bound, as far as was reported.
     bound: BTreeSet<String>,
+    /// Names of listeners that came while this controller led: what any proxy reported of them is known.
+    watched: BTreeSet<String>,
     /// The last publications, oldest first.
     published: VecDeque<(Version, Content)>,
 }
@@ -240,10 +247,21 @@ impl Proxies {
         Some(self.known.get(name)?.report.probed.as_ref()?.number)
     }
 
-    /// Whether proxies tried to bind a listener, and none ever could: then its removal hurts nobody.
+    /// A listener came while this controller led.
+    pub fn watch_listener(&mut self, listener: &str) {
+        self.watched.insert(listener.to_owned());
+    }
+
+    /// This controller begins to lead: of the listeners that there are, proxies may have bound any.
+    pub fn watch_anew(&mut self) {
+        self.watched.clear();
+    }
+
+    /// Whether proxies tried to bind a listener, and none ever could: then its removal hurts nobody. Of a listener that came before this
+    /// controller led that is not known: a proxy that is away may serve it.
     pub fn never_bound(&self, listener: &str) -> bool {
         let mut reported = self.known.values().flat_map(|proxy| &proxy.report.listeners);
-        !self.bound.contains(listener) && reported.any(|state| state.name == listener)
+        self.watched.contains(listener) && !self.bound.contains(listener) && reported.any(|state| state.name == listener)
     }
 
     /// The proxies that can be given endpoints to probe, with their zones.

@@ -12,7 +12,7 @@ use super::lead::PROXY_RETURN_TIME;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::guard::{DistrustedStore, is_distrusted};
-use crate::controller::rules::health::ejected;
+use crate::controller::rules::health::unhealthy_endpoints;
 
 /// The changes that a publication may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +63,13 @@ impl State {
         }
         // An endpoint that took no requests is not missed.
         if outcome.departed.iter().any(|removal| removal.object.kind() == "endpoint") {
-            let ejected = ejected(&self.snapshot);
-            let missed = |removal: &Departed| is_distrusted(doubted, removal.origin.id.source) || !ejected.contains(removal.object.name());
+            let unhealthy = unhealthy_endpoints(&self.snapshot);
+            let missed = |removal: &Departed| is_distrusted(doubted, removal.origin.id.source) || !unhealthy.contains(removal.object.name());
             outcome.departed.retain(|removal| removal.object.kind() != "endpoint" || missed(removal));
+        }
+        let leads = matches!(self.role, Role::Leading { .. }) && self.recovered && first.is_none();
+        for listener in outcome.came.iter().filter(|path| leads && self.snapshot.config.get(path).is_none()).filter_map(|path| path.strip_prefix("listener/")) {
+            self.proxies.watch_listener(listener);
         }
         outcome.departed.retain(|removal| removal.object.kind() != "listener" || !self.proxies.never_bound(removal.object.name()));
         let lanes = (self.compiler.config(), self.compiler.membership());

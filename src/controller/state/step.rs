@@ -49,10 +49,12 @@ impl State {
                 output
             }
             Input::Replica(replica) => self.replicated(*replica, now),
-            Input::Downstream { controller, proxies, version, content, told } => {
-                self.pass_events(&controller, told, now);
+            Input::Downstream { controller, proxies, version, content, events, newer_actions } => {
+                self.pass_events(&controller, events, now);
                 self.follower(&controller, version, content, now);
-                self.downstream(&controller, proxies, version, now)
+                let mut output = self.downstream(&controller, proxies, version, now);
+                output.saw = output.saw.max(newer_actions.and_then(|epoch| self.claimed_by_actions(&controller, epoch, now)));
+                output
             }
             Input::ProxyOpened { name, highest, cluster } => self.opened(&name, highest, cluster.as_deref(), now),
             Input::Event { reason, about, message } => {
@@ -71,7 +73,7 @@ impl State {
             Input::Reported { name, report } => self.reported(&name, *report, now),
             Input::Tick => self.tick(now),
             Input::Approve { keys, later, by } => self.approve(&keys, later, &by, now),
-            Input::Pin { hold, by } => self.set_pin(hold.map(|hold| *hold), &by, now),
+            Input::Pin { pin, by } => self.set_pin(pin.map(|pin| *pin), &by, now),
         }
     }
 
@@ -86,8 +88,8 @@ impl State {
             return output;
         }
         let leads = self.role.epoch().is_some();
-        if let Some((hold, _)) = self.pin.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
-            let over = Some(hold.mark.clone());
+        if let Some((pin, _)) = self.pin.as_ref().filter(|(_, until)| leads && until.is_some_and(|until| until <= now.since_start)) {
+            let over = Some(pin.mark.clone());
             return Output { over, ..self.set_pin(None, "its time being over", now) };
         }
         if self.guard.tick(self.compiler.config(), self.compiler.membership(), now.since_start) {
@@ -106,7 +108,7 @@ impl State {
         self.proxies.sweep(now.since_start);
         self.claims.retain(|_, (_, at)| now.since_start.saturating_sub(*at) < CLAIM_MEMORY);
         self.tracks.retain(|_, track| !track.deleted || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
-        self.arriving.retain(|id| self.tracks.contains_key(id));
+        self.arriving.retain(|(_, id)| self.tracks.contains_key(id));
         self.unpublished.retain(|id| self.tracks.contains_key(id));
         true
     }

@@ -186,6 +186,22 @@ fn a_proxy_that_claims_higher_and_higher_epochs_is_not_believed_each_time() {
     assert_eq!(script.after(1, claim("q", 7)).saw, Some(7), "another one is believed");
     assert_eq!(script.after(5_000, claim("p", 100)).saw, Some(100));
     assert!(script.told.contains("EpochClaims p: it claims to have seen epoch 6"));
+    for number in 0..100 {
+        let saw = script.after(10, claim(&format!("new-{number}"), 200 + number)).saw;
+        assert_eq!(saw.is_some(), number < 2, "and no more under other names: {number}");
+    }
+}
+
+#[test]
+fn a_follower_with_operators_actions_of_a_higher_epoch_makes_the_leader_take_a_higher_one() {
+    let mut script = Script::leading(1);
+    script.reset(0, 0, 1, &[("routes/a", ROUTE)]);
+    let report =
+        |newer_actions| Input::Downstream { controller: "f".to_owned(), proxies: Vec::new(), version: None, content: None, events: Vec::new(), newer_actions };
+    assert_eq!(script.after(1, report(None)).saw, None);
+    assert_eq!(script.after(1, report(Some(2))).saw, None, "our next action will be newer");
+    assert_eq!(script.after(1, report(Some(5))).saw, Some(5));
+    assert_eq!(script.after(1, report(Some(crate::controller::rules::election::CLAIMED))).saw, None);
 }
 
 #[test]
@@ -224,12 +240,12 @@ fn a_store_that_empties_takes_nothing_with_it_until_that_is_approved() {
     script.produces(
         "0: publish 3.1: listener/web route/a | endpoint/shop/1
          0: StoreRead store0: 3 entries at revision 5
-         100: publish 3.2: listener/web route/a | endpoint/shop/1 held/route/a suspect/shop/1
+         100: publish 3.2: listener/web route/a | endpoint/shop/1 held/listener/web held/route/a suspect/shop/1
          100: Held guard: the store became empty: its last 3 entries went; it serves on until `waypost approve`, see `waypost status`
          100: Deleted endpoints/shop/1: the entry is gone
          100: Deleted listeners/web: the entry is gone
          100: Deleted routes/a: the entry is gone
-         60110: publish 3.3: listener/web | endpoint/shop/1 suspect/shop/1
+         60110: publish 3.3: listener/web | endpoint/shop/1 held/listener/web suspect/shop/1
          60110: Approved guard: alice let 1 go: route/a
          60120: publish 3.4: listener/web route/a | endpoint/shop/1",
     );

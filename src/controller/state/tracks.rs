@@ -1,12 +1,12 @@
 //! Follows every entry from when it was read until every proxy serves it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use waypost_model::compile::EntryId;
 use waypost_model::key::Kind;
 use waypost_model::lane::Lane;
 use waypost_model::object::Digest;
-use waypost_model::snapshot::Snapshot;
+use waypost_model::snapshot::{Snapshot, Version};
 
 use super::{State, Track};
 use crate::controller::message::Now;
@@ -17,6 +17,7 @@ impl State {
         self.woken.add(&id.key);
         let Some(view) = self.compiler.view(id) else {
             if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.deleted) {
+                forget_arrival(&mut self.arriving, id, track);
                 *track = Track { seen: now.since_start, version: None, live: None, deleted: true, ..*track };
                 self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
             }
@@ -28,6 +29,7 @@ impl State {
             let wanted = view.resource.as_ref().map(object_path);
             let differs = |path: &String| digest(&self.snapshot, path) != digest_of(&self.lanes, path);
             if view.in_snapshot && wanted.as_ref().is_some_and(differs) {
+                forget_arrival(&mut self.arriving, id, track);
                 (track.version, track.live) = (None, None);
             }
             return;
@@ -38,7 +40,10 @@ impl State {
             let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
             self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
         }
-        self.tracks.insert(id.clone(), Track { revision, seen: now.since_start, version: None, live: None, deleted: false });
+        let track = Track { revision, seen: now.since_start, version: None, live: None, deleted: false };
+        if let Some(before) = self.tracks.insert(id.clone(), track) {
+            forget_arrival(&mut self.arriving, id, &before);
+        }
     }
 
     /// Notes the version of every entry whose lane was published.
@@ -60,26 +65,31 @@ impl State {
             self.unpublished.remove(&id);
             if let Some(track) = self.tracks.get_mut(&id).filter(|track| track.version.is_none()) {
                 track.version = Some(version);
-                self.arriving.insert(id);
+                self.arriving.insert((version, id));
             }
         }
         self.mark_live(now);
     }
 
-    /// Notes when entries became live on every proxy that follows us.
+    /// Notes when entries became live on every proxy that follows us. Costs nothing for those that are published and not live yet, which are many
+    /// while a proxy lags.
     pub(super) fn mark_live(&mut self, now: Now) {
-        let oldest = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy.applied().unwrap_or_default()).min();
-        let Some(oldest) = oldest else { return };
-        let (tracks, woken) = (&mut self.tracks, &mut self.woken);
-        self.arriving.retain(|id| {
-            let Some(track) = tracks.get_mut(id) else { return false };
-            let live = track.version.is_some_and(|version| version <= oldest);
-            if live {
+        let ours = self.proxies.connected(now.since_start).map(|(_, proxy)| proxy).filter(|proxy| !proxy.is_foreign());
+        let Some(oldest) = ours.map(|proxy| proxy.applied().unwrap_or_default()).min() else { return };
+        while self.arriving.first().is_some_and(|(version, _)| *version <= oldest) {
+            let Some((_, id)) = self.arriving.pop_first() else { return };
+            if let Some(track) = self.tracks.get_mut(&id) {
                 track.live = Some(now.since_start);
-                woken.add(&id.key);
+                self.woken.add(&id.key);
             }
-            !live
-        });
+        }
+    }
+}
+
+/// The entry of this track is not waited for any more.
+fn forget_arrival(arriving: &mut BTreeSet<(Version, EntryId)>, id: &EntryId, track: &Track) {
+    if let Some(version) = track.version {
+        arriving.remove(&(version, id.clone()));
     }
 }
 

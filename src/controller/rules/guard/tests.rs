@@ -1,6 +1,7 @@
 use waypost_model::compile::{EntryId, Written};
 
 use super::*;
+use waypost_model::lane::Change;
 
 /// A store's content, the guard over it, and a clock.
 struct World {
