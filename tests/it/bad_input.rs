@@ -364,7 +364,7 @@ fn a_value_that_expands_too_far_or_changes_framing_headers_is_refused() {
         format!(r#"{{"rules":[{{"filters":[{{"type":"{kind}","{field}":{change}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#)
     };
     for (value, told) in [
-        (aliases, " bytes; at most 1048576 are accepted (setting objectBytes)"),
+        (aliases, "with what its aliases repeat the value has more than 1048576 bytes (setting objectBytes)"),
         (
             modifier("ResponseHeaderModifier", "responseHeaderModifier", r#"{"set":[{"name":"Content-Length","value":"5"}]}"#),
             r#"the header "content-length" belongs to the connection and cannot be changed; the proxy sets it; take it out of responseHeaderModifier"#,

@@ -16,7 +16,13 @@ fn a_listener_whose_address_is_taken_costs_no_readiness_and_goes_with_its_key() 
     let description = || text(&run.verb(&["describe", "listener", "w2"]).stdout);
     until("the verdict", || description().contains("cannot be bound"));
     assert!(description().contains("the process ") && description().contains("has it"), "who has it: {}", description());
+    // A route that nobody can reach is not live.
+    run.write("routes/lost", r#"{"listeners":["w2"],"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200}}]}]}"#);
+    until("the route's verdict", || text(&run.verb(&["describe", "route", "lost"]).stdout).contains("listener w2 is not bound there"));
+    let waited = run.verb(&["wait", "routes/lost", "--timeout", "1s"]);
+    assert!(!waited.status.success(), "{}", text(&waited.stdout));
     assert_eq!(get(run.admin, "admin", "/readyz").status, 200);
+    std::fs::remove_file(run.dir().join("routes/lost")).unwrap();
     std::fs::remove_file(run.dir().join("listeners/w2")).unwrap();
     until("its end", || run.verb(&["describe", "listener", "w2"]).status.code() == Some(1));
     // No proxy ever bound it, so nobody misses it.

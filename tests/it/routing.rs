@@ -91,6 +91,61 @@ fn trailers_that_decide_something_do_not_arrive() {
 }
 
 #[test]
+fn a_rules_response_filters_hold_for_every_answer_of_the_proxy_itself() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    let closed = crate::harness::loopback();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    run.ok(&["put", "endpoints/closed/a", &closed.to_string(), "--wait"]);
+    run.ok(&["put", "endpoints/silent/a", &silent.local_addr().unwrap().to_string(), "--wait"]);
+    let rule = |path: &str, what: &str| {
+        format!(
+            r#"{{"matches":[{{"path":{{"value":"{path}"}}}}],"filters":[{{"type":"ResponseHeaderModifier","responseHeaderModifier":{{"set":[{{"name":"strict-transport-security","value":"max-age=1"}}]}}}}{what}}}"#
+        )
+    };
+    let rules = [
+        rule("/502", r#"],"backendRefs":[{"name":"closed"}]"#),
+        rule("/503", r#"],"backendRefs":[{"name":"nobody"}]"#),
+        rule("/504", r#"],"timeouts":{"request":"200ms"},"backendRefs":[{"name":"silent"}]"#),
+        rule("/302", r#",{"type":"RequestRedirect","requestRedirect":{"hostname":"other"}}]"#),
+        rule("/418", r#",{"type":"FixedResponse","fixedResponse":{"statusCode":418}}]"#),
+    ];
+    run.ok(&["put", "routes/shop", &format!(r#"{{"hostnames":["shop"],"rules":[{}]}}"#, rules.join(",")), "--wait"]);
+    for status in [502, 503, 504, 302, 418] {
+        let response = get(web, "shop", &format!("/{status}"));
+        assert_eq!((response.status, response.header("strict-transport-security")), (status, Some("max-age=1")), "{}", response.body);
+    }
+    assert_eq!(get(web, "shop", "/none").header("strict-transport-security"), None, "no rule matched");
+}
+
+#[test]
+fn a_redirect_keeps_the_scheme_host_and_port_that_a_trusted_proxy_in_front_names() {
+    let run = Box1::on_files();
+    let (trusting, plain) = (run.listener(), crate::harness::loopback());
+    run.ok(&["put", "listeners/web", &format!(r#"{{"address":"{trusting}","trustedProxies":["127.0.0.1"]}}"#), "--wait"]);
+    run.ok(&["put", "listeners/plain", &format!(r#"{{"address":"{plain}"}}"#), "--wait"]);
+    let redirect = r#"{"rules":[{"filters":[{"type":"RequestRedirect","requestRedirect":{"path":{"type":"ReplaceFullPath","replaceFullPath":"/new"}}}]}]}"#;
+    run.ok(&["put", "routes/shop", redirect, "--wait"]);
+    let location = |address, fields: &str| {
+        let response = raw(address, format!("GET /old HTTP/1.1\r\nhost: inner\r\n{fields}connection: close\r\n\r\n").as_bytes()).unwrap();
+        response.header("location").unwrap_or_default().to_owned()
+    };
+    for (fields, wanted) in [
+        ("x-forwarded-proto: https\r\n", "https://inner/new"),
+        ("x-forwarded-proto: https, http\r\nx-forwarded-host: shop.example, inner\r\n", "https://shop.example/new"),
+        ("x-forwarded-proto: https\r\nx-forwarded-host: shop.example:8443\r\n", "https://shop.example:8443/new"),
+        ("x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\nx-forwarded-port: 8443\r\n", "https://shop.example:8443/new"),
+        ("forwarded: for=1.2.3.4;proto=https;host=\"shop.example\"\r\n", "https://shop.example/new"),
+        ("x-forwarded-proto: wss\r\nx-forwarded-port: 80\r\n", "https://inner/new"),
+        ("x-forwarded-host: a/b\r\n", "http://inner/new"),
+        ("", "http://inner/new"),
+    ] {
+        assert_eq!(location(trusting, fields), wanted, "{fields:?}");
+    }
+    assert_eq!(location(plain, "x-forwarded-proto: https\r\nx-forwarded-host: evil.example\r\n"), "http://inner/new", "a stranger's word");
+}
+
+#[test]
 fn a_route_that_expands_too_far_is_refused_with_the_product_the_limit_and_the_setting() {
     let run = Box1::on_files();
     let web = run.listener();

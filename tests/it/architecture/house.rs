@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::source::{Parsed, PathAt, parse};
 
 /// The packages, by the folder of their manifest.
-pub(super) const PACKAGES: [&str; 14] = [
+pub(super) const PACKAGES: [&str; 15] = [
     "",
+    "http1",
     "model",
     "settings",
     "disk",

@@ -12,7 +12,7 @@ fn below(text: &str, code: &str) -> String {
     format!("{text}\n{code}\n")
 }
 
-const PLANTED: [Planted; 14] = [
+const PLANTED: [Planted; 15] = [
     (
         "a cycle between files",
         "src/controller/rules/objects.rs",
@@ -84,6 +84,12 @@ const PLANTED: [Planted; 14] = [
         "a decision on an error's text",
         "src/controller/handle/operate.rs",
         |text| below(text, "fn is_busy(error: &std::io::Error) -> bool {\n    error.to_string().contains(\"busy\")\n}"),
+        "a decision on an error's text",
+    ),
+    (
+        "a decision on the text of an error that has a name",
+        "src/controller/handle/operate.rs",
+        |text| below(text, "fn is_busy(error: &std::io::Error) -> bool {\n    let told = error.to_string();\n    told.contains(\"busy\")\n}"),
         "a decision on an error's text",
     ),
     ("a file that is too long", "wire/src/report.rs", |text| below(text, &"const _: () = ();\n".repeat(500)), "a file holds one idea"),
