@@ -119,6 +119,10 @@ fn bind_admin(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr)
     Ok((admin, bound))
 }
 
+fn builder(config: &Config) -> Builder {
+    Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen)
+}
+
 /// Assembles everything except the thread that runs it.
 fn put_together(config: Config) -> Result<Parts, RunError> {
     let (state, found) = StateDir::open(&config.state).map_err(|source| RunError::State { path: config.state.clone(), source })?;
@@ -126,8 +130,8 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     let metrics = Arc::new(Metrics::default());
     let tail = Arc::new(Tail::new(config.access_log.clone(), metrics.clone()).map_err(RunError::AccessLog)?);
     let admin = bind_admin(config.admin)?;
-    let (active, progress, abort) = (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new());
-    let (fresh, heard) = watch::channel(Fresh::default());
+    let (active, progress, abort, (fresh, heard)) =
+        (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new(), watch::channel(Fresh::default()));
     let idle = IdleCap::new(config.max_idle_connections, config.threads, raise_descriptor_limit());
     let shared = Arc::new(Shared {
         active: active.clone(),
@@ -141,14 +145,13 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         descriptors: Descriptors::of_process(),
     });
     let (workers, listeners) = start_serving(&config, &shared)?;
-    let builder = Builder::new(config.name.clone(), config.labels.clone(), config.bind, config.listen);
     let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
     let (work, to_probe) = watch::channel(Arc::default());
     let (judgements, judged) = watch::channel(Judged::default());
     let saver = Saver::new(&state, &found.received);
     let applier = Applier {
         active: active.clone(),
-        builder,
+        builder: builder(&config),
         listeners: listeners.clone(),
         idle,
         keep,

@@ -4,6 +4,7 @@ pub mod election;
 pub mod guard;
 pub mod health;
 pub mod objects;
+pub mod overlay;
 pub mod pins;
 pub mod recovery;
 pub mod ring;

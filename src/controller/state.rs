@@ -12,8 +12,9 @@ use waypost_model::snapshot::{Snapshot, Version};
 
 use crate::controller::message::{Now, Output, Woken};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{Guard, Overlay, Thresholds};
+use crate::controller::rules::guard::{Guard, Thresholds};
 use crate::controller::rules::health::Health;
+use crate::controller::rules::overlay::Overlay;
 use crate::controller::rules::pins::Pin;
 use crate::controller::rules::window::Window;
 use crate::controller::state::events::Events;

@@ -105,7 +105,7 @@ fn of_eleven_endpoints_one_that_is_slow_for_half_of_the_time_costs_next_to_nothi
     turning.join().unwrap();
     println!("one of eleven endpoints takes 2 s for half of the time: {failed} of {all} requests failed in {time:?}");
     assert!(failed * 2_000 <= all, "{failed} of {all} failed");
-    assert!(stalling.count() * 50 > all, "it takes its share while it is not slow: {} of {all}", stalling.count());
+    assert!(stalling.count() * 100 > all, "it takes its share while it is not slow: {} of {all}", stalling.count());
 }
 
 #[test]

@@ -93,7 +93,10 @@ impl Guarded {
             command.args(["--controller", &format!("https://{api}")]);
         }
         let state = self.path(name);
+        // Each has an address of its own, so that all bind the same listeners.
+        let bind = format!("127.0.0.{}", name.chars().last().and_then(|last| last.to_digit(10)).unwrap_or(1).max(1));
         command.args(["--state", &state.display().to_string(), "--admin", &loopback().to_string(), "--name", name, "--drain-delay", "0s"]);
+        command.args(["--bind", &bind]);
         command.envs(token.map(|token| ("WAYPOST_JOIN", token)));
         if let Some(clocks) = &self.clocks {
             clocks.give(name, &mut command);

@@ -16,13 +16,7 @@ use waypost_model::object::{Digest, Object, kind};
 use waypost_model::resource::{Backend, BackendGuard, Listener};
 use waypost_model::value::{Address, overlap};
 
-mod overlay;
-
-pub use overlay::Overlay;
-
-use overlay::{is_member, mark_of};
-
-use crate::controller::rules::objects::{backend, source_of, takes_requests};
+use crate::controller::rules::objects::{backend, is_member, mark_of, source_of, takes_requests};
 
 /// When removals are held. All are settings of the `[guard]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -521,10 +515,10 @@ impl Guard {
         config.filter_map(mark_of).map(|mark| mark.path().to_owned())
     }
 
-    /// Both lanes with the held objects, derived from nothing: the reference for [`Overlay`].
+    /// Both lanes with the held objects, derived from nothing.
     #[cfg(test)]
     pub fn apply(&self, config: &Lane, membership: &Lane) -> (Lane, Lane) {
-        Overlay::default().update(self, (config, membership))
+        crate::controller::rules::overlay::Overlay::default().update(self, (config, membership))
     }
 }
 

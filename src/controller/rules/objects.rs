@@ -1,5 +1,7 @@
 //! The properties of an object that the rules use: its store, its backend, whether it takes requests.
 
+use std::sync::Arc;
+
 use waypost_model::key::ResourceKey;
 use waypost_model::object::Object;
 
@@ -25,4 +27,18 @@ pub fn takes_requests(endpoint: &Object) -> bool {
         return true;
     }
     !endpoint.decode::<waypost_model::resource::Endpoint>().is_ok_and(|body| body.spec.drain || body.spec.weight.get() == 0)
+}
+
+/// Whether the object at `path` is of membership, of the kinds that the guard holds.
+pub fn is_member(path: &str) -> bool {
+    path.starts_with("endpoint/")
+}
+
+/// The mark in membership that says that the object at `path` is held; nothing for kinds without one.
+pub fn mark_of(path: &str) -> Option<Arc<Object>> {
+    match path.split_once('/') {
+        Some(("endpoint", name)) => Some(Object::suspect(name)),
+        Some(("route" | "listener", _)) => Some(Object::held(path)),
+        _ => None,
+    }
 }

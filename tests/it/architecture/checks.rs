@@ -435,7 +435,7 @@ fn is_decision_on_text(tokens: &[(Token, usize)], position: usize, texts: &[(&st
         return false;
     }
     let matched = position > 0 && token(position - 1).is_some_and(|before| before.is_ident("match"));
-    let (mut at, mut is_text) = (position + 1, is_text);
+    let (is_bound, mut at, mut is_text) = (is_text, position + 1, is_text);
     while matches!(token(at), Some(Token::Punct('.'))) {
         let name = |names: &[&str]| names.iter().any(|name| token(at + 1).is_some_and(|token| token.is_ident(name)));
         if name(&QUESTIONS) {
@@ -453,7 +453,8 @@ fn is_decision_on_text(tokens: &[(Token, usize)], position: usize, texts: &[(&st
         Some(Token::Ident(name)) => name.chars().all(|c| c.is_uppercase() || c == '_'),
         _ => false,
     };
-    compared && (is_text || with_text) || matched && is_text
+    // A text that has a name may be compared with another one, such as the last that was logged.
+    compared && (is_text && !is_bound || with_text) || matched && is_text
 }
 
 pub(super) fn lengths(house: &House) -> Broken {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::Object;
 
-use super::Guard;
+use crate::controller::rules::guard::Guard;
+use crate::controller::rules::objects::{is_member, mark_of};
 
 /// The lanes of the stores, the removals that were put over them, and the result.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// What the stores say now, config and membership, with what the guard holds now: the same as [`Guard::apply`].
+    /// What the stores say now, config and membership, with what the guard holds now.
     pub fn update(&mut self, guard: &Guard, stores: (&Lane, &Lane)) -> (Lane, Lane) {
         let (mut config, mut membership) = (Vec::new(), Vec::new());
         for (path, object) in self.changed_removals(guard) {
@@ -62,18 +63,5 @@ impl Overlay {
         }
         changed.extend(before.map(|(path, _)| (path.clone(), None)));
         changed
-    }
-}
-
-pub(super) fn is_member(path: &str) -> bool {
-    path.starts_with("endpoint/")
-}
-
-/// The mark in membership that says that the object at `path` is held; nothing for kinds without one.
-pub(super) fn mark_of(path: &str) -> Option<Arc<Object>> {
-    match path.split_once('/') {
-        Some(("endpoint", name)) => Some(Object::suspect(name)),
-        Some(("route" | "listener", _)) => Some(Object::held(path)),
-        _ => None,
     }
 }
