@@ -12,7 +12,7 @@ const EXTENSIONS: usize = 16 * 1024;
 pub enum Piece {
     /// So many bytes of framing, which are done with.
     Framing(usize),
-    /// So many bytes of data.
+    /// So many bytes of data. They are told again until [`ChunkDecoder::took`] says that they are taken.
     Data(usize),
     /// The trailers' so many bytes, and with them the body's end; the fields are in the list.
     End(usize),
@@ -80,18 +80,19 @@ impl ChunkDecoder {
                 fields.clear();
                 Ok(Piece::End(0))
             }
-            State::Data(left) if !bytes.is_empty() => Ok(Piece::Data(self.data(left, bytes.len()))),
+            State::Data(left) if !bytes.is_empty() => Ok(Piece::Data(usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len())))),
             State::Trailers(end) => self.end(end, bytes, fields),
             _ => self.framing(bytes),
         }
     }
 
-    fn data(&mut self, left: u64, available: usize) -> usize {
-        let taken = usize::try_from(left).map_or(available, |left| left.min(available));
-        let left = left - taken as u64;
-        self.extensions = self.extensions.saturating_sub(taken);
-        self.state = if left == 0 { State::DataCr } else { State::Data(left) };
-        taken
+    /// So many bytes of data were taken, at most as many as [`Piece::Data`] told.
+    pub fn took(&mut self, count: usize) {
+        if let State::Data(left) = self.state {
+            let left = left.saturating_sub(count as u64);
+            self.extensions = self.extensions.saturating_sub(count);
+            self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+        }
     }
 
     /// Takes the bytes between data.
@@ -177,6 +178,7 @@ mod tests {
                 Piece::Framing(taken) => at += taken,
                 Piece::Data(taken) => {
                     data.extend_from_slice(&body[at..at + taken]);
+                    decoder.took(taken);
                     at += taken;
                 }
                 Piece::End(taken) => {

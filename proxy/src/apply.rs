@@ -13,11 +13,11 @@ use crate::active::Active;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::Names;
-use crate::pool::IdleCap;
 use crate::probe::Work;
 use crate::save::Keep;
 use crate::state::StateDir;
 use crate::table::{Builder, Judged, Table};
+use crate::upstream::pool::IdleCap;
 
 /// Interval of the attempts to bind a listener that could not be bound.
 const REBIND: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@
 //!     └──────────── report ◀── what was applied, what could not be, what was probed
 //! ```
 //!
-//! Parsing and building never run on a serving thread; a request uses one table until its end.
+//! Parsing and building never run on a serving thread; a request uses one table until it is routed.
 
 pub mod active;
 pub mod admin;
@@ -26,7 +26,6 @@ pub mod listener;
 pub mod metrics;
 mod names;
 mod outlier;
-mod pool;
 mod probe;
 mod report;
 mod run;
@@ -36,6 +35,7 @@ mod state;
 mod subscribe;
 pub mod table;
 mod tail;
+mod upstream;
 mod worker;
 
 pub use config::Config;

@@ -21,7 +21,6 @@ use crate::fresh::Fresh;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::{self, Names};
-use crate::pool::IdleCap;
 use crate::probe::Prober;
 use crate::report::Reporter;
 use crate::save::{Keep, Saver};
@@ -30,6 +29,7 @@ use crate::state::StateDir;
 use crate::subscribe::Subscriber;
 use crate::table::{Builder, Judged, Table};
 use crate::tail::Tail;
+use crate::upstream::pool::IdleCap;
 use crate::worker::{Shared, Workers};
 
 /// Why a proxy could not start.

@@ -17,7 +17,7 @@ use waypost_model::snapshot::Version;
 pub use build::Builder;
 pub(crate) use checks::Check;
 pub use checks::Judged;
-pub use host::{Candidate, Host, Request};
+pub use host::{Candidate, Fields, Host, Request};
 pub(crate) use rule::rewritten;
 pub use rule::{Action, CompiledRule, HeaderChanges, RedirectTo, Target};
 

@@ -130,7 +130,7 @@ pub(crate) struct Record {
 
 impl Record {
     /// Begins the record of a request.
-    pub(crate) fn begin(tail: &Arc<Tail>, method: &http::Method, host: &str, path: &str, client: std::net::IpAddr) -> Box<Self> {
+    pub(crate) fn begin(tail: &Arc<Tail>, method: &str, host: &str, path: &str, client: std::net::IpAddr) -> Box<Self> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let line = Line {
             time,

@@ -12,11 +12,12 @@ use crate::active::Active;
 use crate::clients::Admission;
 use crate::descriptors::Descriptors;
 use crate::fresh::Fresh;
-use crate::http::serve::{Accepting, serve};
+use crate::http::connection::Accepting;
+use crate::http::server1::serve;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
 use crate::table::ListenerConfig;
 use crate::tail::Tail;
+use crate::upstream::pool::Pool;
 
 /// Connections that wait for a busy core; beyond it the acceptor waits, and then the kernel's own queue.
 const QUEUE: usize = 1_024;

@@ -8,6 +8,7 @@ mod clocks;
 mod cluster;
 mod deploy;
 mod forged;
+mod framing;
 mod harness;
 mod health;
 mod hold;

@@ -1,32 +1,83 @@
 //! Answers that the proxy makes itself: `server: waypost` and a short reason in plain text.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
+use waypost_http1::{Version, Writer, reason};
 
-use crate::http::body::ResponseBody;
+use crate::table::CompiledRule;
 
-/// A request that goes no further, with the answer that says why. Boxed, because it is rare and large.
-pub(crate) type Refusal = Box<Response<ResponseBody>>;
-
-/// A refusal with a reason.
-pub(crate) fn refuse(status: StatusCode, reason: impl Into<String>) -> Refusal {
-    Box::new(plain(status, reason))
+/// An answer of the proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Further fields.
+    pub(crate) fields: Vec<(&'static str, String)>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) body: Bytes,
 }
 
-/// An answer with a reason.
-pub(crate) fn plain(status: StatusCode, reason: impl Into<String>) -> Response<ResponseBody> {
-    let mut text: String = reason.into();
-    text.push('\n');
-    with_body(status, HeaderValue::from_static("text/plain; charset=utf-8"), text.into())
+/// How an answer goes to the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// The rule that the request matched: what it says of responses holds for this one too.
+    pub(crate) rule: Option<&'a CompiledRule>,
+    /// The version that the client speaks.
+    pub(crate) version: Version,
+    /// Whether its connection is kept.
+    pub(crate) keep: bool,
+    /// Whether the request was HEAD.
+    pub(crate) is_head: bool,
+    /// The version that is served, and how old it may be, if responses carry them.
+    pub(crate) marks: &'a [(&'static str, String)],
 }
 
-/// An answer with a body of any type.
-pub(crate) fn with_body(status: StatusCode, content_type: HeaderValue, body: bytes::Bytes) -> Response<ResponseBody> {
-    let empty = body.is_empty();
-    let mut response = Response::new(ResponseBody::own(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::SERVER, HeaderValue::from_static("waypost"));
-    if !empty {
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+impl Answer {
+    /// A refusal with its reason.
+    pub(crate) fn refusal(status: u16, why: impl Into<String>) -> Box<Self> {
+        let mut text: String = why.into();
+        text.push('\n');
+        Box::new(Self::of(status, "text/plain; charset=utf-8".to_owned(), text.into()))
     }
-    response
+
+    /// An answer with a body of any type.
+    pub(crate) fn of(status: u16, content_type: String, body: Bytes) -> Self {
+        Self { status, fields: Vec::new(), content_type: (!body.is_empty()).then_some(content_type), body }
+    }
+
+    /// Writes all of it.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, terms: Terms<'_>) {
+        let none = crate::table::HeaderChanges::default();
+        let changes = terms.rule.map_or(&none, |rule| &rule.response_headers);
+        let mut writer = Writer::new(out);
+        writer.status_line(Version::Http11, self.status, reason(self.status).as_bytes());
+        let mut field = |name: &str, value: &[u8]| {
+            if !changes.decides(name.as_bytes()) {
+                writer.field(name.as_bytes(), value);
+            }
+        };
+        field("server", b"waypost");
+        super::date::with(|date| field("date", date));
+        if let Some(content_type) = &self.content_type {
+            field("content-type", content_type.as_bytes());
+        }
+        self.fields.iter().for_each(|(name, value)| field(name, value.as_bytes()));
+        let has_body = !matches!(self.status, 100..=199 | 204 | 304);
+        if has_body {
+            writer.number(b"content-length", self.body.len() as u64);
+        }
+        if !terms.keep {
+            writer.field(b"connection", b"close");
+        } else if terms.version == Version::Http10 {
+            writer.field(b"connection", b"keep-alive");
+        }
+        for (name, value) in changes.set.iter().chain(&changes.add) {
+            writer.field(name.as_str().as_bytes(), value.as_bytes());
+        }
+        for (name, value) in terms.marks {
+            writer.field(name.as_bytes(), value.as_bytes());
+        }
+        writer.end();
+        if has_body && !terms.is_head {
+            out.extend_from_slice(&self.body);
+        }
+    }
 }

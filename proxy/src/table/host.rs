@@ -1,11 +1,12 @@
 //! The matches of one hostname in their order, with an index if there are many.
 
 use std::borrow::Cow;
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use waypost_http1::Field;
 use waypost_model::limits::QUERY_PARAMETERS;
 use waypost_model::order::MatchRank;
 use waypost_model::resource::{PathMatch, RouteMatch};
@@ -27,9 +28,29 @@ pub struct Request<'a> {
     /// The query as it was sent.
     pub query: Option<&'a str>,
     /// The method.
-    pub method: &'a Method,
+    pub method: &'a str,
     /// The headers.
-    pub headers: &'a HeaderMap,
+    pub fields: Fields<'a>,
+}
+
+/// The headers of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    bytes: &'a [u8],
+    fields: &'a [Field],
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of a head, which has these bytes.
+    pub const fn new(bytes: &'a [u8], fields: &'a [Field]) -> Self {
+        Self { bytes, fields }
+    }
+
+    /// Names and values in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let bytes = self.bytes;
+        self.fields.iter().map(move |field| (field.name_at.of(bytes), field.value(bytes)))
+    }
 }
 
 /// One match of one rule.
@@ -91,8 +112,8 @@ impl Candidate {
         let request = values.request;
         let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.contains(request.listener) };
         served
-            && self.found.method.as_ref().is_none_or(|method| method.as_str() == request.method.as_str())
-            && self.found.headers.iter().all(|wanted| values.header_holds(wanted.name.as_str(), &|value| wanted.value.is_match(value)))
+            && self.found.method.as_ref().is_none_or(|method| method.as_str() == request.method)
+            && self.found.headers.iter().all(|wanted| values.headers().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value)))
             && self.found.query_params.iter().all(|wanted| values.query().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value)))
     }
 }
@@ -101,12 +122,12 @@ impl Candidate {
 pub(super) struct Values<'a> {
     pub(super) request: &'a Request<'a>,
     query: OnceCell<HashMap<Cow<'a, str>, Cow<'a, str>>>,
-    headers: RefCell<HashMap<String, Cow<'a, str>>>,
+    headers: OnceCell<HashMap<String, Cow<'a, str>>>,
 }
 
 impl<'a> Values<'a> {
     fn of(request: &'a Request<'a>) -> Self {
-        Self { request, query: OnceCell::new(), headers: RefCell::default() }
+        Self { request, query: OnceCell::new(), headers: OnceCell::new() }
     }
 
     /// The first value of each of the first query parameters, decoded.
@@ -120,25 +141,20 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// Whether there is a header of this name, and its value is such.
-    pub(super) fn header_holds(&self, name: &str, is_such: &dyn Fn(&str) -> bool) -> bool {
-        let mut read = self.headers.borrow_mut();
-        if let Some(value) = read.get(name) {
-            return is_such(value);
-        }
-        let Some(value) = header_value(self.request.headers, name) else { return false };
-        let holds = is_such(&value);
-        read.insert(name.to_owned(), value);
-        holds
+    /// The value of each header, by its name in lower case; several fields of the same name are joined to one list.
+    pub(super) fn headers(&self) -> &HashMap<String, Cow<'a, str>> {
+        self.headers.get_or_init(|| {
+            let mut values: HashMap<String, Cow<'a, str>> = HashMap::new();
+            for (name, value) in self.request.fields.iter() {
+                let (name, value) = (String::from_utf8_lossy(name).to_ascii_lowercase(), String::from_utf8_lossy(value));
+                match values.entry(name) {
+                    Entry::Vacant(entry) => drop(entry.insert(value)),
+                    Entry::Occupied(mut entry) => entry.get_mut().to_mut().extend([", ", &value]),
+                }
+            }
+            values
+        })
     }
-}
-
-/// The value of a header; several fields of the same name are joined to one list.
-fn header_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
-    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let first = values.next()?;
-    let Some(second) = values.next() else { return Some(first) };
-    Some([first, second].into_iter().chain(values).collect::<Vec<_>>().join(", ").into())
 }
 
 #[cfg(test)]
@@ -155,18 +171,16 @@ mod tests {
 
     #[test]
     fn the_first_value_of_a_query_parameter_counts_and_is_decoded_and_headers_of_one_name_are_one_list() {
-        let mut headers = HeaderMap::new();
-        headers.append("x", "1".parse().unwrap());
-        headers.append("x", "2".parse().unwrap());
-        headers.append("y", "z".repeat(1_000).parse().unwrap());
-        let request = |query| Request { listener: "web", explicit_only: false, host: "h", path: "/", query, method: &Method::GET, headers: &headers };
+        let long = "z".repeat(1_000);
+        let head = format!("GET / HTTP/1.1\r\nX: 1\r\nx: 2\r\ny: {long}\r\n\r\n");
+        let mut read = Vec::new();
+        waypost_http1::parse_request(head.as_bytes(), waypost_http1::Limits { bytes: 9_999, fields: 9 }, &mut read).unwrap();
+        let fields = Fields::new(head.as_bytes(), &read);
+        let request = |query| Request { listener: "web", explicit_only: false, host: "h", path: "/", query, method: "GET", fields };
         let (with, without) = (request(Some("a=1&b=x%20y&b=2")), request(None));
         assert_eq!(Values::of(&with).query().get("b").map(AsRef::as_ref), Some("x y"));
         assert!(Values::of(&without).query().is_empty());
         let values = Values::of(&with);
-        for _ in 0..2 {
-            assert!(values.header_holds("x", &|value| value == "1, 2") && values.header_holds("y", &|value| value.len() == 1_000));
-            assert!(!values.header_holds("z", &|_| true));
-        }
+        assert_eq!((values.headers()["x"].as_ref(), values.headers()["y"].len(), values.headers().get("z")), ("1, 2", 1_000, None));
     }
 }

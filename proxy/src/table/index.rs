@@ -1,12 +1,10 @@
 //! An index of a hostname's matches, so that a lookup does not compare all of them: their number is bounded only by the controller's
 //! limits, and a lookup must take microseconds at these limits as well.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
-use http::HeaderName;
 use waypost_model::resource::{PathMatch, StringMatch};
 
 use super::host::{Candidate, Values, path_holds};
@@ -46,7 +44,8 @@ struct ByCondition {
     /// Hashes of names, and of names with their values.
     names: HashSet<u64>,
     members: HashMap<u64, Vec<usize>>,
-    /// Whether any match is found by a query parameter: else the query is not read.
+    /// Whether any match may be found by a header, or a query parameter: else these are not read.
+    uses_headers: bool,
     uses_query: bool,
 }
 
@@ -124,11 +123,13 @@ impl Group {
         for (_, condition) in members.iter().flat_map(conditions) {
             *frequency.entry(condition).or_default() += 1;
         }
-        let (mut names, mut by_condition, mut listed, mut uses_query) = (HashSet::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new(), false);
+        let (mut names, mut by_condition, mut listed) = (HashSet::new(), HashMap::<u64, Vec<usize>>::new(), Vec::new());
+        let (mut uses_headers, mut uses_query) = (false, false);
         for at in members {
             let rarest = conditions(&at).into_iter().min_by_key(|(_, condition)| frequency.get(condition).copied().unwrap_or_default());
             match rarest {
                 Some((name, condition)) => {
+                    uses_headers |= candidates.get(at).is_some_and(|candidate| !candidate.found.headers.is_empty());
                     uses_query |= candidates.get(at).is_some_and(|candidate| !candidate.found.query_params.is_empty());
                     names.insert(name);
                     by_condition.entry(condition).or_default().push(at);
@@ -139,7 +140,7 @@ impl Group {
         if by_condition.is_empty() {
             return Some(Self { path_of, listed, by_condition: None });
         }
-        Some(Self { path_of, listed, by_condition: Some(Box::new(ByCondition { hasher, names, members: by_condition, uses_query })) })
+        Some(Self { path_of, listed, by_condition: Some(Box::new(ByCondition { hasher, names, members: by_condition, uses_headers, uses_query })) })
     }
 
     fn find(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
@@ -156,19 +157,11 @@ impl ByCondition {
     fn met_by<'a>(&'a self, values: &'a Values<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
         let is_used = |kind: u8, name: &str| self.names.contains(&self.hasher.hash_one((kind, name)));
         let of = |kind: u8, name: &str, value: &str| self.members.get(&self.hasher.hash_one((kind, name, value)));
-        let header = move |name: &'a HeaderName| {
-            let mut found = None;
-            let look_up = Cell::from_mut(&mut found);
-            values.header_holds(name.as_str(), &|value| {
-                look_up.set(of(HEADER, name.as_str(), value));
-                true
-            });
-            found
-        };
-        let headers = values.request.headers.keys().filter(move |name| is_used(HEADER, name.as_str())).filter_map(header);
+        let fields = self.uses_headers.then(|| values.headers()).into_iter().flatten();
+        let headers = fields.filter(move |(name, _)| is_used(HEADER, name)).filter_map(move |(name, value)| of(HEADER, name, value));
         let pairs = self.uses_query.then(|| values.query()).into_iter().flatten();
         let queries = pairs.filter(move |(name, _)| is_used(QUERY, name)).filter_map(move |(name, value)| of(QUERY, name, value));
-        headers.chain(queries).chain(of(METHOD, "", values.request.method.as_str()))
+        headers.chain(queries).chain(of(METHOD, "", values.request.method))
     }
 }
 

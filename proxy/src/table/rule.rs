@@ -44,12 +44,9 @@ impl CompiledRule {
         self.route == other.route && self.number == other.number
     }
 
-    /// The part of an `Upgrade` header that the rule allows, in its order.
-    pub fn allowed_upgrade(&self, wanted: &HeaderValue) -> Option<HeaderValue> {
-        let wanted = wanted.to_str().ok()?;
-        let allowed = |protocol: &&str| self.upgrades.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(protocol));
-        let allowed: Vec<&str> = wanted.split(',').map(str::trim).filter(allowed).collect();
-        if allowed.is_empty() { None } else { HeaderValue::try_from(allowed.join(", ")).ok() }
+    /// Whether the connection may switch to a protocol.
+    pub fn allows_upgrade(&self, protocol: &str) -> bool {
+        self.upgrades.iter().any(|allowed| allowed.as_str().eq_ignore_ascii_case(protocol))
     }
 }
 
@@ -109,23 +106,10 @@ impl HeaderChanges {
         Ok(())
     }
 
-    /// Whether a field of this name is set or removed.
-    pub fn decides(&self, name: &str) -> bool {
+    /// Whether a field of this name, in any case, is set or removed.
+    pub fn decides(&self, name: &[u8]) -> bool {
         let set = self.set.iter().map(|(name, _)| name);
-        set.chain(&self.remove).any(|decided| decided == name)
-    }
-
-    /// Applies the changes.
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
-        for (name, value) in &self.set {
-            headers.insert(name, value.clone());
-        }
-        for (name, value) in &self.add {
-            headers.append(name, value.clone());
-        }
-        for name in &self.remove {
-            headers.remove(name);
-        }
+        set.chain(&self.remove).any(|decided| decided.as_str().as_bytes().eq_ignore_ascii_case(name))
     }
 }
 

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
 use waypost_adapter::{Change, Entry, Event, Key, Revision};
 use waypost_model::compile::EntryId;
 use waypost_model::limits::Limits;
 use waypost_model::snapshot::Snapshot;
 use waypost_model::verdict::{ConditionType, Status};
-use waypost_proxy::table::{Builder, Request, Table};
+use waypost_proxy::table::{Builder, Fields, Request, Table};
 
 use crate::controller::message::{Input, Now};
 use crate::controller::rules::election::Role;
@@ -275,8 +274,7 @@ impl World {
 
 /// The route that takes a request.
 fn route_of(table: &Table, host: &str, path: &str) -> Option<String> {
-    let headers = HeaderMap::new();
-    let request = Request { listener: "web", explicit_only: false, host, path, query: None, method: &Method::GET, headers: &headers };
+    let request = Request { listener: "web", explicit_only: false, host, path, query: None, method: "GET", fields: Fields::new(&[], &[]) };
     table.find(&request).map(|found| found.rule.route.to_string())
 }
 

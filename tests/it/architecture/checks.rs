@@ -46,7 +46,7 @@ const PACKAGE_ARROWS: [(&str, &[&str]); 13] = [
     ("disk", &[]),
     ("trust", &[]),
     ("wire", &["waypost-model"]),
-    ("proxy", &["waypost-model", "waypost-settings", "waypost-wire", "waypost-disk", "waypost-trust"]),
+    ("proxy", &["waypost-http1", "waypost-model", "waypost-settings", "waypost-wire", "waypost-disk", "waypost-trust"]),
     ("adapters/api", &[]),
     ("adapters/testkit", &["waypost-adapter"]),
     ("adapters/file", &["waypost-adapter"]),

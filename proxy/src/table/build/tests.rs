@@ -1,5 +1,5 @@
 use super::*;
-use crate::table::Request;
+use crate::table::{Fields, Request};
 use http::{HeaderMap, Method};
 use waypost_model::compile::{Compiler, EntryChange, EntryInput, Written};
 use waypost_model::limits::Limits;
@@ -54,7 +54,11 @@ impl World {
 
     fn route_with(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap, listener: &str, explicit_only: bool) -> Option<String> {
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-        self.table.find(&Request { listener, explicit_only, host, path, query, method, headers }).map(|found| found.rule.route.to_string())
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
+        let (head, mut fields) = (format!("GET / HTTP/1.1\r\n{lines}\r\n"), Vec::new());
+        waypost_http1::parse_request(head.as_bytes(), waypost_http1::Limits { bytes: 9_999, fields: 99 }, &mut fields).unwrap();
+        let fields = Fields::new(head.as_bytes(), &fields);
+        self.table.find(&Request { listener, explicit_only, host, path, query, method: method.as_str(), fields }).map(|found| found.rule.route.to_string())
     }
 }
 
@@ -186,8 +190,7 @@ fn an_object_of_a_newer_level_than_this_proxy_lets_no_request_through() {
     let admin = |spec: &str| put(&format!(r#"{{"kind":"route","minLevel":99,"name":"admin","spec":{spec}}}"#));
     let path = |value: &str, more: &str| format!(r#"{{"path":{{"type":"Exact","value":"{value}"}}{more}}}"#);
     let status = |table: &Table, path: &str| {
-        let headers = HeaderMap::new();
-        let request = Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: &Method::GET, headers: &headers };
+        let request = Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: "GET", fields: Fields::new(&[], &[]) };
         match &table.find(&request).unwrap().rule.action {
             crate::table::rule::Action::Fixed { status, .. } => status.as_u16(),
             _ => 200,

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
+use tokio::time::Instant;
 
-use crate::http::body::RequestBody;
+use crate::upstream::connection::Connection;
 
 /// Idle connections of the whole process that are kept at least: one costs about 27 kB.
 const LEAST: usize = 1_024;
@@ -57,22 +57,26 @@ fn total_memory() -> u64 {
     [group, machine.map(|kib| kib * 1024)].into_iter().flatten().min().unwrap_or(1 << 30)
 }
 
-/// After this long an idle connection is closed.
-const MAX_IDLE: Duration = Duration::from_secs(55);
+/// After this long an idle connection is closed, if its endpoint said nothing.
+const MAX_IDLE: Duration = Duration::from_secs(50);
+/// So much earlier than its endpoint an idle connection is closed here.
+const BEFORE_ENDPOINT: Duration = Duration::from_secs(1);
+/// A request that may not be repeated takes only a connection that was idle for so long, where its endpoint did not say how long it keeps one.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// The sending side of a connection to an endpoint.
-pub(crate) type Sender = SendRequest<RequestBody>;
-
-#[derive(Debug)]
-struct Idle {
-    sender: Sender,
-    since: Instant,
+/// What a request needs of an idle connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// It can be repeated, if the connection turns out to be closed.
+    Any,
+    /// It cannot: the connection must not be about to be closed.
+    Fresh,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// Oldest first per address.
-    idle: HashMap<Arc<str>, Vec<Idle>>,
+    idle: HashMap<Arc<str>, Vec<Connection>>,
     count: usize,
 }
 
@@ -85,6 +89,16 @@ pub(crate) struct Pool {
     cores: usize,
 }
 
+/// Whether an idle connection can be used for a while yet.
+fn is_usable(idle: &Connection, need: Need, now: Instant) -> bool {
+    let age = now.saturating_duration_since(idle.idle_since);
+    match (idle.keep_alive, need) {
+        (Some(time), _) => age + BEFORE_ENDPOINT < time,
+        (None, Need::Any) => age < MAX_IDLE,
+        (None, Need::Fresh) => age < FRESH,
+    }
+}
+
 impl Pool {
     /// A pool that keeps its part, of so many cores, of `cap` connections.
     pub(crate) fn new(cap: Arc<AtomicUsize>, cores: usize) -> Self {
@@ -92,15 +106,16 @@ impl Pool {
     }
 
     /// The connection to `address` that was used last and is still open.
-    pub(crate) fn take(&self, address: &Arc<str>) -> Option<Sender> {
+    pub(crate) fn take(&self, address: &Arc<str>, need: Need) -> Option<Connection> {
         let mut inner = self.lock();
         let Inner { idle, count } = &mut *inner;
         let list = idle.get_mut(address)?;
-        let mut found = None;
-        while let Some(idle) = list.pop() {
+        let (now, mut found) = (Instant::now(), None);
+        // The last one was used last: if it is not fresh, no other is.
+        while let Some(mut last) = list.pop_if(|last| is_usable(last, need, now) || !is_usable(last, Need::Any, now)) {
             *count -= 1;
-            if !idle.sender.is_closed() {
-                found = Some(idle.sender);
+            if is_usable(&last, need, now) && last.reader.is_quiet() {
+                found = Some(last);
                 break;
             }
         }
@@ -111,8 +126,8 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request; at the cap the one that was idle longest is closed.
-    pub(crate) fn put(&self, address: &Arc<str>, sender: Sender) {
-        if sender.is_closed() {
+    pub(crate) fn put(&self, mut connection: Connection) {
+        if !connection.rest() {
             return;
         }
         let mut inner = self.lock();
@@ -120,17 +135,16 @@ impl Pool {
             let _evicted: bool = inner.evict();
         }
         inner.count += 1;
-        let idle = Idle { sender, since: Instant::now() };
-        match inner.idle.get_mut(address) {
-            Some(list) => list.push(idle),
-            None => drop(inner.idle.insert(address.clone(), vec![idle])),
+        match inner.idle.get_mut(&connection.key) {
+            Some(list) => list.push(connection),
+            None => drop(inner.idle.insert(connection.key.clone(), vec![connection])),
         }
     }
 
     /// Closes what was idle too long, and what the endpoint closed.
     pub(crate) fn sweep(&self) {
-        let mut inner = self.lock();
-        inner.idle.values_mut().for_each(|list| list.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < MAX_IDLE));
+        let (mut inner, now) = (self.lock(), Instant::now());
+        inner.idle.values_mut().for_each(|list| list.retain_mut(|idle| is_usable(idle, Need::Any, now) && idle.reader.is_quiet()));
         inner.idle.retain(|_, list| !list.is_empty());
         inner.count = inner.idle.values().map(Vec::len).sum();
     }
@@ -147,7 +161,7 @@ impl Pool {
 
 impl Inner {
     fn evict(&mut self) -> bool {
-        let oldest = self.idle.iter().filter_map(|(address, list)| list.first().map(|idle| (idle.since, address.clone()))).min();
+        let oldest = self.idle.iter().filter_map(|(address, list)| list.first().map(|idle| (idle.idle_since, address.clone()))).min();
         let Some((_, address)) = oldest else { return false };
         if let Some(list) = self.idle.get_mut(&address) {
             list.remove(0);

@@ -2,33 +2,31 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
-use crate::config::DEFAULT_HEAD_BYTES;
 use crate::endpoint::Peer;
-use crate::http::forward::{Failure, Limits};
-use crate::http::stall::Stalling;
+use crate::http::limits::TimeLimits;
 use crate::listener::keep_alive;
-use crate::pool::Sender;
+use crate::upstream::connection::Connection;
+use crate::upstream::pool::Need;
 use crate::worker::Core;
 
-/// A connection of the pool that cannot take a request by then is not worth waiting for.
-const READY: Duration = Duration::from_millis(100);
-
-/// A connection that takes a request.
-pub(super) struct Connected {
-    /// Takes it.
-    pub(super) sender: Sender,
-    /// Whether it was used before.
-    pub(super) reused: bool,
-    /// Under which it is kept when it is idle.
-    pub(super) key: Arc<str>,
+/// Why there is no connection. Nothing was sent.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// The endpoint refused it, or did not answer.
+    Refused {
+        reason: String,
+        /// Whether it took its whole time.
+        is_slow: bool,
+    },
+    /// This proxy ran short of descriptors, ports or memory.
+    Local(String),
+    /// The time for the whole request was over.
+    Deadline,
 }
 
 /// Where an endpoint's connections go.
@@ -68,54 +66,44 @@ impl Peers<'_> {
     }
 }
 
-/// A connection to an endpoint: an idle one, unless it is to be `fresh`, else a new one.
-pub(super) async fn connection(core: &Arc<Core>, endpoint: &Endpoint, limits: &Limits, fresh: bool) -> Result<Connected, Failure> {
+/// An idle connection to an endpoint, if there is one that fits, else a new one.
+pub(crate) async fn connection(core: &Arc<Core>, endpoint: &Endpoint, limits: &TimeLimits, need: Option<Need>) -> Result<Connection, ConnectError> {
     let peers = Peers::of(endpoint);
-    if !fresh {
-        let mut waited = false;
-        for peer in peers.any_first() {
-            while let Some(mut sender) = core.pool.take(&peer.text) {
-                // Waited for once: of the next one that is not ready no more is to be expected.
-                let ready = sender.is_ready() || !std::mem::replace(&mut waited, true) && within(READY, sender.ready()).await;
-                if ready {
-                    return Ok(Connected { sender, reused: true, key: peer.text.clone() });
-                }
-            }
-        }
+    if let Some(idle) = need.and_then(|need| peers.any_first().find_map(|peer| core.pool.take(&peer.text, need))) {
+        return Ok(idle);
     }
     // Rare and large: on the heap, so that the requests that find a connection do not carry its room along.
     Box::pin(open(core, endpoint, &peers, limits)).await
 }
 
-async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: &Limits) -> Result<Connected, Failure> {
+async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: &TimeLimits) -> Result<Connection, ConnectError> {
     let descriptors = &core.shared.descriptors;
     // At the limit an idle connection to another endpoint makes room.
     if descriptors.are_exhausted() && !core.pool.evict() {
         let limit = descriptors.limit();
-        return Err(Failure::Local(format!("all {limit} descriptors for connections are in use; raise the limit of open files, or lower --max-connections")));
+        return Err(ConnectError::Local(format!(
+            "all {limit} descriptors for connections are in use; raise the limit of open files, or lower --max-connections"
+        )));
     }
     let descriptor = descriptors.endpoint();
     let connecting = connect(endpoint, peers);
     let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
     let connected = match limit {
-        Some(limit) => timeout_at(limit, connecting).await.map_err(|_| limits.connect_failure())?,
+        Some(limit) => timeout_at(limit, connecting).await.map_err(|_| late(limits))?,
         None => connecting.await,
     };
     let (stream, key) = connected.map_err(|error| {
         let reason = error.to_string();
-        if is_local(&error) { Failure::Local(reason) } else { Failure::Connect { reason, slow: false } }
+        if is_local(&error) { ConnectError::Local(reason) } else { ConnectError::Refused { reason, is_slow: false } }
     })?;
-    let broken = |error: hyper::Error| Failure::Connect { reason: error.to_string(), slow: false };
-    let (sender, driver) =
-        http1::Builder::new().max_buf_size(DEFAULT_HEAD_BYTES).handshake(TokioIo::new(Stalling::counted(stream, descriptor))).await.map_err(broken)?;
     endpoint.state.connected();
     core.shared.metrics.connects.inc();
-    tokio::spawn(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(%error, "a connection to an endpoint broke off");
-        }
-    });
-    Ok(Connected { sender, reused: false, key })
+    Ok(Connection::new(stream, key, descriptor))
+}
+
+/// Why there is no connection in time: the endpoint's fault, or the end of the rule's own time.
+fn late(limits: &TimeLimits) -> ConnectError {
+    if limits.are_over() { ConnectError::Deadline } else { ConnectError::Refused { reason: "no connection in time".to_owned(), is_slow: true } }
 }
 
 /// Connects to the first of an endpoint's addresses that takes it.
@@ -136,11 +124,6 @@ async fn connect(endpoint: &Endpoint, peers: &Peers<'_>) -> std::io::Result<(Tcp
             Ok((stream, key))
         }
     }
-}
-
-/// Whether a connection gets ready in this time.
-async fn within(time: Duration, ready: impl Future<Output = hyper::Result<()>>) -> bool {
-    tokio::time::timeout(time, ready).await.is_ok_and(|ready| ready.is_ok())
 }
 
 /// Whether an error says that this machine or process ran short of something, and nothing about the endpoint.
