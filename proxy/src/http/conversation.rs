@@ -1,6 +1,7 @@
 //! One attempt: the request goes to an endpoint and its response comes back, both at once.
 
 use std::future::Future;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -104,8 +105,8 @@ async fn there(upload: Upload<'_>, client: &mut Reader, endpoint: &mut Writer) -
 
 /// Runs the way back beside the way there.
 async fn both(back: impl Future<Output = Result<Spoken, Failure>>, there: impl Future<Output = Failure>, progress: &Progress) -> Result<Spoken, Failure> {
-    let (mut back, mut there) = (Box::pin(back), Box::pin(there));
-    std::future::poll_fn(move |context| {
+    let (mut back, mut there) = (pin!(back), pin!(there));
+    std::future::poll_fn(|context| {
         if let Poll::Ready(result) = back.as_mut().poll(context) {
             return Poll::Ready(result);
         }
@@ -132,9 +133,9 @@ fn of_client(error: BodyError) -> Failure {
 
 /// Runs the way back, unless the client goes: a reset ends it at once, the end of what the client sends after a grace.
 async fn unless_gone(back: impl Future<Output = Result<Spoken, Failure>>, client: &mut Reader) -> Result<Spoken, Failure> {
-    let mut back = Box::pin(back);
+    let mut back = pin!(back);
     let mut watch = Watch::new(client);
-    std::future::poll_fn(move |context| {
+    std::future::poll_fn(|context| {
         if let Poll::Ready(result) = back.as_mut().poll(context) {
             return Poll::Ready(result);
         }

@@ -71,7 +71,7 @@ impl Awaiting<'_> {
                 endpoint.consume(length);
                 return Response::read(bytes, self.to, LIMITS).map_err(HeadError::Broken);
             }
-            let waited = std::future::poll_fn(|context| self.poll_bytes(context, endpoint, &mut first_byte)).await;
+            let waited = std::future::poll_fn(|context| self.poll_bytes(context, (&mut *endpoint, &mut *client), &mut first_byte)).await;
             let broke = |reason: String, endpoint: &Reader| if endpoint.unread().is_empty() { HeadError::Nothing(reason) } else { HeadError::Cut(reason) };
             match waited {
                 Waited::Bytes(Ok(0)) => return Err(broke("it closed the connection without a response".to_owned(), endpoint)),
@@ -88,7 +88,7 @@ impl Awaiting<'_> {
         }
     }
 
-    fn poll_bytes(&self, context: &mut Context<'_>, endpoint: &mut Reader, first_byte: &mut Option<Instant>) -> Poll<Waited> {
+    fn poll_bytes(&self, context: &mut Context<'_>, (endpoint, client): (&mut Reader, &mut Writer), first_byte: &mut Option<Instant>) -> Poll<Waited> {
         if let Poll::Ready(result) = endpoint.poll_fill(context) {
             return Poll::Ready(Waited::Bytes(result));
         }
@@ -96,9 +96,10 @@ impl Awaiting<'_> {
         if self.progress.is_sent() && first_byte.is_none() {
             *first_byte = self.limits.first_byte.map(|limit| Instant::now() + limit);
         }
-        let asks_at = Some(self.progress.asks_at()).filter(|_| self.progress.waits());
+        let asks_at = self.progress.asks_at().filter(|_| self.progress.waits());
         let until = [*first_byte, self.limits.deadline, asks_at].into_iter().flatten().min();
-        std::task::ready!(endpoint.poll_deadline(context, until));
+        // The client's timer is of this task and is kept; that of the endpoint's connection would go with it to another one.
+        std::task::ready!(client.poll_deadline(context, until));
         Poll::Ready(if asks_at == until { Waited::Ask } else { Waited::Late })
     }
 }

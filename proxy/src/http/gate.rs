@@ -20,7 +20,7 @@ pub(crate) struct Progress {
     /// The request went to the endpoint as a whole.
     is_sent: AtomicBool,
     /// When we ask for it ourselves.
-    asks_at: Instant,
+    asks_at: Option<Instant>,
 }
 
 impl Progress {
@@ -31,7 +31,7 @@ impl Progress {
             is_asked: AtomicBool::new(false),
             has_responded: AtomicBool::new(false),
             is_sent: AtomicBool::new(false),
-            asks_at: Instant::now() + WAIT,
+            asks_at: expects.then(|| Instant::now() + WAIT),
         }
     }
 
@@ -41,7 +41,7 @@ impl Progress {
     }
 
     /// When the client is asked although the endpoint said nothing.
-    pub(crate) const fn asks_at(&self) -> Instant {
+    pub(crate) const fn asks_at(&self) -> Option<Instant> {
         self.asks_at
     }
 

@@ -94,6 +94,11 @@ impl Writer {
         }
     }
 
+    /// Ready at `deadline`, for those who wait for something else than to send.
+    pub(crate) fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
+        self.timer.poll(context, deadline)
+    }
+
     /// Says that nothing follows.
     pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         std::future::poll_fn(|context| Pin::new(&mut self.half).poll_shutdown(context)).await
