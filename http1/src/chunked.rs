@@ -12,9 +12,9 @@ const EXTENSIONS: usize = 16 * 1024;
 pub enum Piece {
     /// So many bytes of framing, which are done with.
     Framing(usize),
-    /// So many bytes of data. They are told again until [`ChunkDecoder::took`] says that they are taken.
+    /// The number of bytes of data. The decoder returns it again until [`ChunkDecoder::took`] is called.
     Data(usize),
-    /// The trailers' so many bytes, and with them the body's end; the fields are in the list.
+    /// The end of the body, with the number of bytes of the trailers; their fields are in the list.
     End(usize),
     /// More bytes are needed; nothing was taken.
     More,
@@ -33,7 +33,7 @@ enum State {
     Extension(u64),
     /// Behind the CR of a size line.
     SizeEnd(u64),
-    /// In data, of which so many bytes are left.
+    /// In data, with the number of bytes that are left.
     Data(u64),
     /// Behind data.
     DataCr,
@@ -86,7 +86,7 @@ impl ChunkDecoder {
         }
     }
 
-    /// So many bytes of data were taken, at most as many as [`Piece::Data`] told.
+    /// The caller has taken `count` bytes of data, at most the number of the last [`Piece::Data`].
     pub fn took(&mut self, count: usize) {
         if let State::Data(left) = self.state {
             let left = left.saturating_sub(count as u64);

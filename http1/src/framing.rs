@@ -10,7 +10,7 @@ use crate::violation::Violation;
 pub enum Framing {
     /// There is none.
     None,
-    /// After so many bytes; zero is a body that is there and empty.
+    /// After this number of bytes. Zero is an empty body.
     Length(u64),
     /// After the last chunk and its trailers.
     Chunked,

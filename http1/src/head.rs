@@ -53,8 +53,8 @@ pub struct HeadEnd {
 }
 
 impl HeadEnd {
-    /// How many bytes the head has with its empty line, if that is in `bytes`: all that came since the head began. Called anew with the
-    /// same bytes and more.
+    /// The length of the head with its empty line, if `bytes` has that line. `bytes` begins with the head; the next call gets the same bytes and
+    /// more.
     ///
     /// # Errors
     /// The head is longer than `limit`.
@@ -83,32 +83,26 @@ pub fn parse_request(head: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Re
     if head.first() == Some(&0x16) {
         return Err(Violation::Tls);
     }
-    let (line, mut at) = strict_line(head, 0)?;
+    let (line, at) = strict_line(head, 0)?;
     let request = request_line(line)?;
-    loop {
-        let (line, next) = strict_line(head, at)?;
-        if line.is_empty() {
-            return Ok(request);
-        }
-        if fields.len() == limits.fields {
-            return Err(Violation::TooManyFields { place: Place::Head, limit: limits.fields });
-        }
-        fields.push(strict_field(line, at)?);
-        at = next;
-    }
+    strict_fields(head, at, (Place::Head, limits.fields), fields).map(|()| request)
 }
 
 /// Reads the fields behind a chunked body: `section` ends with its empty line.
 pub(crate) fn parse_trailers(section: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Result<(), Violation> {
     fields.clear();
-    let mut at = 0;
+    strict_fields(section, 0, (Place::Trailers, limits.fields), fields)
+}
+
+/// Reads the fields from `at` up to the empty line behind them; at most `limit`.
+fn strict_fields(bytes: &[u8], mut at: usize, (place, limit): (Place, usize), fields: &mut Vec<Field>) -> Result<(), Violation> {
     loop {
-        let (line, next) = strict_line(section, at)?;
+        let (line, next) = strict_line(bytes, at)?;
         if line.is_empty() {
             return Ok(());
         }
-        if fields.len() == limits.fields {
-            return Err(Violation::TooManyFields { place: Place::Trailers, limit: limits.fields });
+        if fields.len() == limit {
+            return Err(Violation::TooManyFields { place, limit });
         }
         fields.push(strict_field(line, at)?);
         at = next;
@@ -181,7 +175,7 @@ fn version(text: &[u8]) -> Option<Version> {
     }
 }
 
-/// Another version that is well formed is told apart from what is none.
+/// The violation of a text that is no version of HTTP/1: another version, or no version at all.
 fn bad_version(text: &[u8]) -> Violation {
     match text {
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => Violation::Version,

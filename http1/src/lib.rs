@@ -8,7 +8,7 @@
 //! 3. [`request_framing`] or [`response_framing`] says where the body ends, once.
 //! 4. [`ChunkDecoder`] takes a chunked body apart.
 //!
-//! [`Writer`] is the other direction. Chunk sizes are always written anew; extensions are dropped.
+//! [`Writer`] writes messages. It makes the sizes of chunks itself, and no extensions.
 //!
 //! Requests are read strictly: what two readers could understand in two ways is a [`Violation`]. Responses are read with the leniency that
 //! RFC 9112 asks of a recipient where only one meaning is left.

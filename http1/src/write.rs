@@ -72,7 +72,7 @@ impl<'a> Writer<'a> {
         self.line_end();
     }
 
-    /// The line before a chunk of so many bytes. They follow, and then [`Self::end`].
+    /// The size line of a chunk. The caller writes the data, and then [`Self::end`].
     pub fn chunk_size(&mut self, size: usize) {
         let shift = (usize::BITS - size.leading_zeros()).saturating_sub(1) / 4 * 4;
         for shift in (0..=shift).rev().step_by(4) {

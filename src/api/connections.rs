@@ -153,8 +153,9 @@ impl Connections {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let of_ip = open.entries.values().filter(|entry| entry.ip == ip).count();
         let is_full = open.entries.len() >= self.most;
-        let shed = if is_full || of_ip >= self.most * 3 / 4 { open.shed(|entry| is_full || entry.ip == ip) } else { None };
-        if shed.is_none() && (is_full || of_ip >= self.most * 3 / 4) {
+        let is_crowded = is_full || of_ip >= self.most * 3 / 4;
+        let shed = if is_crowded { open.shed(|entry| is_full || entry.ip == ip) } else { None };
+        if shed.is_none() && is_crowded {
             return Admitted::No;
         }
         let number = open.next;

@@ -69,9 +69,7 @@ impl Answer {
         } else if terms.version == Version::Http10 {
             writer.field(b"connection", b"keep-alive");
         }
-        for (name, value) in changes.set.iter().chain(&changes.add) {
-            writer.field(name.as_str().as_bytes(), value.as_bytes());
-        }
+        changes.new_fields().for_each(|(name, value)| writer.field(name, value));
         for (name, value) in terms.marks {
             writer.field(name.as_bytes(), value.as_bytes());
         }

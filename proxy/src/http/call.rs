@@ -190,12 +190,11 @@ impl Call<'_> {
                 self.failed(endpoint, attempt);
                 After::Refuse(broken(endpoint, &reason))
             }
-            Failure::Late if limits.are_over() => {
-                // Like a client that leaves, that says how long it would have taken at least.
-                After::Refuse(Answer::refusal(504, format!("{}: no response in time", named(endpoint))))
-            }
             Failure::Late => {
-                self.failed(endpoint, attempt);
+                // The end of the rule's time says, like a client that leaves, only how long it would have taken at least.
+                if !limits.are_over() {
+                    self.failed(endpoint, attempt);
+                }
                 After::Refuse(Answer::refusal(504, format!("{}: no response in time", named(endpoint))))
             }
             Failure::Client(answer) => {

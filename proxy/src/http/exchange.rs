@@ -1,7 +1,10 @@
 //! One request and its response.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use waypost_http1::{Framing, Name, Violation};
 
 use crate::clients::Busy;
@@ -17,10 +20,6 @@ use crate::http::tunnel::tunnel;
 use crate::metrics::Metrics;
 use crate::table::CompiledRule;
 use crate::tail::Record;
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 /// So much of a body that nobody wants is read, so that the connection can be kept.
 const DISCARD_BYTES: u64 = 1024 * 1024;

@@ -123,8 +123,14 @@ pub(crate) fn tokens<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterato
 
 /// Whether the client keeps its connection after this request (RFC 9112, 9.3).
 pub(crate) fn keeps_connection(head: &Head) -> bool {
-    match head.version() {
-        Version::Http11 => !head.has_token(Name::Connection, "close"),
-        Version::Http10 => head.has_token(Name::Connection, "keep-alive") && !head.has_token(Name::Connection, "close"),
+    is_persistent(head.version(), || head.values(Name::Connection))
+}
+
+/// Whether a connection is kept after a message of this version with these Connection fields (RFC 9112, 9.3).
+pub(crate) fn is_persistent<'a, I: Iterator<Item = &'a [u8]>>(version: Version, connection: impl Fn() -> I) -> bool {
+    let has = |option: &str| tokens(connection()).any(|found| found.eq_ignore_ascii_case(option));
+    match version {
+        Version::Http11 => !has("close"),
+        Version::Http10 => has("keep-alive") && !has("close"),
     }
 }

@@ -42,10 +42,8 @@ impl Outgoing<'_> {
         let away = listed(self.head.values(Name::Connection));
         for (name, spelled, value) in self.head.fields() {
             let is_ours = match name {
-                Name::Host | Name::ContentLength | Name::Trailer => true,
+                Name::Host | Name::ContentLength | Name::Trailer | Name::XForwardedFor | Name::Forwarded => true,
                 Name::Expect => self.head.version() == Version::Http10,
-                Name::XForwardedFor => true,
-                Name::Forwarded => true,
                 Name::MaxForwards => is_counted(self.head),
                 _ => is_hop_by_hop(name),
             };
@@ -57,9 +55,7 @@ impl Outgoing<'_> {
         self.write_origin(&mut writer, host.unwrap_or_default());
         writer.field(b"via", if self.head.version() == Version::Http10 { b"1.0 waypost" } else { b"1.1 waypost" });
         self.write_connection(&mut writer);
-        for (name, value) in changes.set.iter().chain(&changes.add) {
-            writer.field(name.as_str().as_bytes(), value.as_bytes());
-        }
+        changes.new_fields().for_each(|(name, value)| writer.field(name, value));
         writer.end();
     }
 

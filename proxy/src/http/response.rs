@@ -5,7 +5,7 @@ use std::time::Duration;
 use waypost_http1::{Field, Framing, Limits, Name, ResponseTo, StatusLine, Version, Violation, Writer, parse_response, response_framing};
 
 use crate::http::fields::{announced, is_hop_by_hop, is_in, listed};
-use crate::http::head::tokens;
+use crate::http::head::{is_persistent, tokens};
 use crate::table::CompiledRule;
 
 /// A response's head.
@@ -63,11 +63,7 @@ impl Response {
 
     /// Whether the endpoint keeps the connection after it.
     pub(crate) fn keeps_connection(&self) -> bool {
-        let has = |token: &str| tokens(self.values(Name::Connection)).any(|found| found.eq_ignore_ascii_case(token));
-        match self.line.version {
-            Version::Http11 => !has("close"),
-            Version::Http10 => has("keep-alive") && !has("close"),
-        }
+        is_persistent(self.line.version, || self.values(Name::Connection))
     }
 
     /// How long the endpoint keeps an idle connection, if it says so (`Keep-Alive: timeout=5`).
@@ -96,16 +92,8 @@ impl Response {
         let changes = &rule.response_headers;
         let decided = |name: &[u8]| changes.decides(name);
         writer.status_line(Version::Http11, self.line.status, self.line.reason.of(&self.bytes));
-        let away = listed(self.values(Name::Connection));
-        let mut has_date = decided(b"date");
-        for (field, spelled, value) in self.fields() {
-            has_date |= field.name == Name::Date;
-            let is_ours = matches!(field.name, Name::ContentLength | Name::Trailer) || is_hop_by_hop(field.name);
-            if is_ours || is_in(&away, spelled) || decided(spelled) {
-                continue;
-            }
-            if field.is_folded { writer.folded_field(spelled, value) } else { writer.field(spelled, value) }
-        }
+        self.write_fields(&mut writer, &decided);
+        let has_date = decided(b"date") || self.values(Name::Date).next().is_some();
         if !has_date {
             super::date::with(|date| writer.field(b"date", date));
         }
@@ -113,13 +101,23 @@ impl Response {
             writer.field(b"via", if self.line.version == Version::Http10 { b"1.0 waypost" } else { b"1.1 waypost" });
         }
         self.write_connection(&mut writer, onward);
-        for (name, value) in changes.set.iter().chain(&changes.add) {
-            writer.field(name.as_str().as_bytes(), value.as_bytes());
-        }
+        changes.new_fields().for_each(|(name, value)| writer.field(name, value));
         for (name, value) in onward.marks {
             writer.field(name.as_bytes(), value.as_bytes());
         }
         writer.end();
+    }
+
+    /// Writes the fields that go on as they came: not those of this connection or of the framing, and none that is `decided` otherwise.
+    fn write_fields(&self, writer: &mut Writer<'_>, decided: &dyn Fn(&[u8]) -> bool) {
+        let away = listed(self.values(Name::Connection));
+        for (field, spelled, value) in self.fields() {
+            let is_ours = matches!(field.name, Name::ContentLength | Name::Trailer) || is_hop_by_hop(field.name);
+            if is_ours || is_in(&away, spelled) || decided(spelled) {
+                continue;
+            }
+            if field.is_folded { writer.folded_field(spelled, value) } else { writer.field(spelled, value) }
+        }
     }
 
     /// What holds for the client's connection.
@@ -140,7 +138,7 @@ impl Response {
             }
             Framing::UntilClose => {}
         }
-        // A client that is told to upgrade is told to which protocol (RFC 9110, 15.5.22).
+        // A 426 names the protocol that the client must use (RFC 9110, 15.5.22).
         let upgrade = Some(self.line.status).filter(|status| *status == 426).and_then(|_| self.protocol());
         match (upgrade, onward.keep) {
             (Some(protocol), keep) => {
@@ -157,12 +155,7 @@ impl Response {
     pub(crate) fn write_interim(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.status_line(Version::Http11, self.line.status, self.line.reason.of(&self.bytes));
-        let away = listed(self.values(Name::Connection));
-        for (field, spelled, value) in self.fields() {
-            if !is_hop_by_hop(field.name) && field.name != Name::ContentLength && !is_in(&away, spelled) {
-                if field.is_folded { writer.folded_field(spelled, value) } else { writer.field(spelled, value) }
-            }
-        }
+        self.write_fields(&mut writer, &|_| false);
         writer.end();
     }
 
@@ -173,17 +166,9 @@ impl Response {
         writer.status_line(Version::Http11, 101, self.line.reason.of(&self.bytes));
         writer.field(b"connection", b"upgrade");
         writer.field(b"upgrade", protocol.as_bytes());
-        let away = listed(self.values(Name::Connection));
-        for (field, spelled, value) in self.fields() {
-            let is_ours = field.name == Name::ContentLength || is_hop_by_hop(field.name);
-            if !is_ours && !is_in(&away, spelled) && !changes.decides(spelled) {
-                if field.is_folded { writer.folded_field(spelled, value) } else { writer.field(spelled, value) }
-            }
-        }
+        self.write_fields(&mut writer, &|name| changes.decides(name));
         writer.field(b"via", b"1.1 waypost");
-        for (name, value) in changes.set.iter().chain(&changes.add) {
-            writer.field(name.as_str().as_bytes(), value.as_bytes());
-        }
+        changes.new_fields().for_each(|(name, value)| writer.field(name, value));
         for (name, value) in marks {
             writer.field(name.as_bytes(), value.as_bytes());
         }

@@ -106,6 +106,11 @@ impl HeaderChanges {
         Ok(())
     }
 
+    /// Names and values of the fields that are set and added.
+    pub(crate) fn new_fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.set.iter().chain(&self.add).map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+    }
+
     /// Whether a field of this name, in any case, is set or removed.
     pub fn decides(&self, name: &[u8]) -> bool {
         let set = self.set.iter().map(|(name, _)| name);

@@ -58,7 +58,7 @@ impl Reader {
         self.buffer.get(self.used..).unwrap_or_default()
     }
 
-    /// The first so many bytes that wait are used.
+    /// Removes the first `count` bytes that wait.
     pub(crate) fn consume(&mut self, count: usize) {
         self.used = (self.used + count).min(self.buffer.len());
         if self.used == self.buffer.len() {
