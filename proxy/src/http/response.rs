@@ -68,11 +68,9 @@ impl Response {
 
     /// How long the endpoint keeps an idle connection, if it says so (`Keep-Alive: timeout=5`).
     pub(crate) fn keep_alive(&self) -> Option<Duration> {
-        let value = tokens(self.values(Name::KeepAlive)).find_map(|parameter| parameter.split_once('='))?;
-        Some(value)
-            .filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))
-            .and_then(|(_, seconds)| seconds.trim().parse().ok())
-            .map(Duration::from_secs)
+        let mut parameters = tokens(self.values(Name::KeepAlive)).filter_map(|parameter| parameter.split_once('='));
+        let (_, seconds) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+        seconds.trim().parse().ok().map(Duration::from_secs)
     }
 
     /// The protocol that it switches to.
@@ -182,5 +180,21 @@ pub(crate) const fn onward_framing(framing: Framing, version: Version) -> Framin
         (Framing::Chunked, Version::Http10) => Framing::UntilClose,
         (Framing::UntilClose, Version::Http11) => Framing::Chunked,
         (framing, _) => framing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_an_endpoint_keeps_a_connection_is_found_among_other_parameters() {
+        let of = |value: &str| {
+            let head = format!("HTTP/1.1 200 OK\r\nkeep-alive: {value}\r\n\r\n").into_bytes();
+            Response::read(head, ResponseTo::Other, Limits { bytes: 1_000, fields: 9 }).unwrap().keep_alive()
+        };
+        let five = Some(Duration::from_secs(5));
+        assert_eq!((of("timeout=5"), of("timeout=5, max=100"), of("max=100, Timeout = 5")), (five, five, five));
+        assert_eq!((of("max=100"), of("timeout=soon")), (None, None));
     }
 }
