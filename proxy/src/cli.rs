@@ -107,7 +107,7 @@ pub struct ServingFlags {
     /// Bytes of a request's head; a larger one is refused with 431
     #[arg(long, value_name = "N", default_value_t = 81_920, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576), env = "WAYPOST_MAX_HEAD_BYTES")]
     pub max_head_bytes: u32,
-    /// Client connections; at the limit the oldest idle one is closed [default: four fifths of the limit of open files, which is raised]
+    /// Client connections; at the limit the oldest idle one is closed [default: at most four fifths of the limit of open files, which is raised]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..), env = "WAYPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<u32>,
     /// Idle connections to endpoints [default: 1024, more with threads × endpoints, within descriptors and memory]

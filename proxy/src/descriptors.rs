@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Descriptors that are reserved for everything but connections of clients and to endpoints, whatever the limit.
 const RESERVE: usize = 64;
 
+/// Descriptors that clients leave to connections to endpoints, or a third of all where that is less. Without them, clients that are all in the
+/// middle of a request would leave no descriptor to answer any of them.
+const ENDPOINT_RESERVE: usize = 256;
+
 /// The number of descriptors that this process may open; raises the soft limit to the hard one.
 pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = rlimit::increase_nofile_limit(u64::MAX).or_else(|_| rlimit::Resource::NOFILE.get_soft()).unwrap_or(1_024);
@@ -33,9 +37,9 @@ impl Descriptors {
         Arc::new(Self { limit, clients: AtomicUsize::new(0), endpoints: AtomicUsize::new(0) })
     }
 
-    /// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve.
+    /// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve for endpoints.
     pub(crate) fn default_client_limit(&self, descriptors: usize) -> usize {
-        (descriptors / 5 * 4).min(self.limit).max(8)
+        (descriptors / 5 * 4).min(self.limit - ENDPOINT_RESERVE.min(self.limit / 3)).max(8)
     }
 
     /// Whether all are in use.
@@ -93,7 +97,12 @@ mod tests {
         drop(client);
         assert!(!descriptors.are_exhausted());
         drop(endpoint);
-        assert_eq!(Descriptors::new(100).default_client_limit(1_000), 100);
-        assert_eq!(Descriptors::new(900).default_client_limit(1_000), 800);
+    }
+
+    #[test]
+    fn by_default_clients_leave_descriptors_to_connections_to_endpoints() {
+        for (limit, descriptors, expected) in [(175, 256, 117), (900, 1_000, 644), (1_048_400, 1_048_576, 838_860)] {
+            assert_eq!(Descriptors::new(limit).default_client_limit(descriptors), expected);
+        }
     }
 }
