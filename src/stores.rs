@@ -106,10 +106,10 @@ fn split(url: &str) -> Result<Parts, String> {
     let Some((written, rest)) = url.split_once("://") else {
         return Err(format!("the store {url:?} has no scheme; write {}", examples()));
     };
-    let known = |scheme: &str| KINDS.iter().find(|kind| kind.scheme == scheme);
-    let plain = written.strip_suffix('s').filter(|plain| known(plain).is_some() && *plain != "file");
+    let kind_of = |scheme: &str| KINDS.iter().find(|kind| kind.scheme == scheme);
+    let plain = written.strip_suffix('s').filter(|plain| kind_of(plain).is_some() && *plain != "file");
     let scheme = plain.unwrap_or(written);
-    let Some(kind) = known(scheme) else {
+    let Some(kind) = kind_of(scheme) else {
         let with_tls: Vec<String> = KINDS.iter().filter(|kind| !kind.is_directory()).map(|kind| format!("{}s", kind.scheme)).collect();
         let names = KINDS.iter().map(|kind| kind.scheme).chain(with_tls.iter().map(String::as_str));
         let hint = waypost_model::problem::nearest(written, names).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
@@ -231,7 +231,7 @@ fn refuse_unused(parts: &Parts, flags: &StoreFlags) -> Result<(), String> {
 
 /// Parses the interval of complete listings; at least a second.
 fn audit(flags: &StoreFlags) -> Result<Duration, String> {
-    let wanted = flags.audit.map_or(waypost_adapter::AUDIT, waypost_model::duration::Duration::get);
+    let wanted = flags.audit.map_or(waypost_adapter::AUDIT_INTERVAL, waypost_model::duration::Duration::get);
     if wanted < Duration::from_secs(1) { Err("a store is audited once a second at most; write 1s or more, such as 60s".to_owned()) } else { Ok(wanted) }
 }
 

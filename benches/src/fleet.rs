@@ -45,12 +45,12 @@ pub(crate) struct Flags {
 }
 
 /// Changes per second in the storm.
-const RATE: u64 = 350;
+const CHANGES_PER_SECOND: u64 = 350;
 /// Minimum seconds of a run whose figures are recorded.
-const LONG: u64 = 600;
+const MIN_RECORDED_SECONDS: u64 = 600;
 const WRITERS: u64 = 50;
 /// Maximum growth of memory that counts as flat.
-const FLAT: f64 = 1.1;
+const MAX_MEMORY_GROWTH: f64 = 1.1;
 
 struct Fleet {
     folder: tempfile::TempDir,
@@ -226,7 +226,7 @@ async fn storm(fleet: &Fleet, seconds: u64) -> (u64, Last) {
     for writer in 0..WRITERS {
         let (adapter, done) = (fleet.adapter.clone(), done.clone());
         writers.spawn(async move {
-            let mut pace = tokio::time::interval(Duration::from_micros(WRITERS * 1_000_000 / RATE));
+            let mut pace = tokio::time::interval(Duration::from_micros(WRITERS * 1_000_000 / CHANGES_PER_SECOND));
             let mut last = Last::new();
             while begun.elapsed() < Duration::from_secs(seconds) {
                 pace.tick().await;
@@ -281,9 +281,9 @@ async fn delta(fleet: &Fleet) -> usize {
     all.len()
 }
 
-fn report(what: &str, kept: bool, figures: &str) -> bool {
-    println!("{what}: {figures}{}", if kept { "" } else { "  BROKEN" });
-    kept
+fn report(what: &str, passed: bool, figures: &str) -> bool {
+    println!("{what}: {figures}{}", if passed { "" } else { "  BROKEN" });
+    passed
 }
 
 pub(crate) async fn run(flags: Flags) -> bool {
@@ -301,12 +301,12 @@ pub(crate) async fn run(flags: Flags) -> bool {
     for web in &webs {
         Product::until_status(*web, "fill-1.example.com", 502).await;
     }
-    let mut kept = one_by_one(&fleet, &lights, &webs, &flags).await;
-    kept &= in_a_storm(&fleet, &lights, &flags).await;
+    let mut passed = one_by_one(&fleet, &lights, &webs, &flags).await;
+    passed &= in_a_storm(&fleet, &lights, &flags).await;
     drop((lights, reals));
-    kept &= cold(&fleet, &flags).await;
+    passed &= cold(&fleet, &flags).await;
     drop(fleet);
-    kept & lost_together(&flags).await
+    passed & lost_together(&flags).await
 }
 
 async fn one_by_one(fleet: &Fleet, lights: &[Light], webs: &[SocketAddr], flags: &Flags) -> bool {
@@ -358,7 +358,7 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
     println!("CPU of the controllers at {rate:.0} changes/s: {}", cpu.join(", "));
     // In a short run, other programs on the machine have more influence.
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
-    let wanted = RATE as f64 * if flags.storm >= LONG { 0.98 } else { 0.85 };
+    let wanted = CHANGES_PER_SECOND as f64 * if flags.storm >= MIN_RECORDED_SECONDS { 0.98 } else { 0.85 };
     report(
         &format!("{rate:.0} changes/s for {seconds:.0} s"),
         p99 <= 1_000.0 && rate >= wanted && behind == 0,
@@ -373,16 +373,20 @@ async fn in_a_storm(fleet: &Fleet, lights: &[Light], flags: &Flags) -> bool {
 /// Whether memory stays flat. Within a minute the memory that the allocator retains varies by as much as the limit, while a leak grows in
 /// every minute: in a short run two more minutes can show that it was the allocator.
 async fn is_flat(fleet: &Fleet, mut samples: Vec<Vec<f64>>, seconds: u64) -> bool {
-    let tries = if seconds >= LONG { 1 } else { 3 };
+    let tries = if seconds >= MIN_RECORDED_SECONDS { 1 } else { 3 };
     let shown = |all: &[f64]| all.iter().map(|mb| format!("{mb:.0}")).collect::<Vec<_>>().join(", ");
     for left in (0..tries).rev() {
         // Memory that is allocated and freed between two files makes the figure vary, so the minimum of the first third is compared with
         // that of the last.
         let (before, after) = (least(&samples[..samples.len() / 3]), least(&samples[samples.len() * 2 / 3..]));
         let growth = growth(&before, &after, seconds);
-        let kept = growth <= FLAT;
-        report("memory of the controllers", kept, &format!("{} MB before, {} MB after: {growth:.2} x (at most {FLAT})", shown(&before), shown(&after)));
-        if kept {
+        let passed = growth <= MAX_MEMORY_GROWTH;
+        report(
+            "memory of the controllers",
+            passed,
+            &format!("{} MB before, {} MB after: {growth:.2} x (at most {MAX_MEMORY_GROWTH})", shown(&before), shown(&after)),
+        );
+        if passed {
             return true;
         }
         if left > 0 {
@@ -399,7 +403,7 @@ fn least(samples: &[Vec<f64>]) -> Vec<f64> {
 
 /// The growth of memory: in ten minutes that of the controller that grew most; in one minute that of all three together.
 fn growth(before: &[f64], after: &[f64], seconds: u64) -> f64 {
-    if seconds >= LONG {
+    if seconds >= MIN_RECORDED_SECONDS {
         return before.iter().zip(after).map(|(before, after)| after / before).fold(0.0, f64::max);
     }
     after.iter().sum::<f64>() / before.iter().sum::<f64>()

@@ -35,11 +35,11 @@ enum What {
 
 fn main() -> std::process::ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let kept = match Cli::parse().what {
+    let passed = match Cli::parse().what {
         What::Propagation(flags) => runtime.block_on(propagation::run(flags)),
         What::Swap(flags) => runtime.block_on(swap::run(flags)),
         What::Fleet(flags) => runtime.block_on(fleet::run(flags)),
         What::Proxy(flags) => runtime.block_on(proxy::run(flags)),
     };
-    if kept { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if passed { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }

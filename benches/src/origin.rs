@@ -51,8 +51,8 @@ async fn converse(mut stream: TcpStream, answer: Answer) {
             Answer::Fixed(_) => stream.write_all(&fixed).await,
             Answer::Echo(name) => {
                 let config = header(&buffer[..end], b"x-config").unwrap_or_default();
-                let told = format!("{name} {config} ");
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{told}", told.len() + length);
+                let prefix = format!("{name} {config} ");
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{prefix}", prefix.len() + length);
                 stream.write_all(&[head.as_bytes(), &buffer[end..end + length]].concat()).await
             }
         };

@@ -24,7 +24,7 @@ pub(crate) struct Flags {
 
 const CONNECTIONS: u32 = 32;
 
-/// The config of each version. A version that is seen with two configs was a mix.
+/// The config of each version. A version with two configs is a mix.
 type Versions = Arc<Mutex<HashMap<String, String>>>;
 
 /// The requests of one connection: every eighth has a body, which must be returned unchanged.
@@ -48,20 +48,20 @@ impl Check for Strict {
         if response.status != 200 {
             return Err(format!("status {}: {}", response.status, String::from_utf8_lossy(&response.body)));
         }
-        let (told, version) = (response.header("x-config").unwrap_or_default(), response.header("waypost-version").unwrap_or_default());
-        let wanted_endpoint = if told.parse::<u64>().unwrap_or(0) % 2 == 0 { "even" } else { "odd" };
-        let wanted = format!("{wanted_endpoint} {told} ");
+        let (config, version) = (response.header("x-config").unwrap_or_default(), response.header("waypost-version").unwrap_or_default());
+        let wanted_endpoint = if config.parse::<u64>().unwrap_or(0) % 2 == 0 { "even" } else { "odd" };
+        let wanted = format!("{wanted_endpoint} {config} ");
         let rest = response.body.strip_prefix(wanted.as_bytes());
-        let rest = rest.ok_or_else(|| format!("a mix: header {told}, body {:?}", String::from_utf8_lossy(&response.body[..response.body.len().min(40)])))?;
+        let rest = rest.ok_or_else(|| format!("a mix: header {config}, body {:?}", String::from_utf8_lossy(&response.body[..response.body.len().min(40)])))?;
         if self.number.is_multiple_of(8) && *rest != *self.body {
             return Err("the body did not come back".to_owned());
         }
         let mut versions = self.versions.lock().expect("versions");
         match versions.get(&version) {
-            Some(known) if *known != told => Err(format!("version {version} was config {known} and is config {told}")),
+            Some(earlier) if *earlier != config => Err(format!("version {version} was config {earlier} and is config {config}")),
             Some(_) => Ok(()),
             None => {
-                versions.insert(version, told);
+                versions.insert(version, config);
                 Ok(())
             }
         }
@@ -75,7 +75,7 @@ fn route(config: usize) -> String {
     format!(r#"{{"rules":[{{"filters":[{request},{response}],"backendRefs":[{{"name":"{backend}"}}]}}]}}"#)
 }
 
-/// Runs the measurements; returns whether every promise was kept.
+/// Runs the measurements; returns whether all of them passed.
 pub(crate) async fn run(flags: Flags) -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let store = folder.path().join("waypost");
@@ -158,7 +158,7 @@ fn report(
     );
     println!("the proxy's memory at the end: {memory:.1} MB");
     let full = flags.swaps < 1_000 || (during >= 500_000 && swapping <= Duration::from_secs(100));
-    let kept = outcome.failures.is_empty() && rate >= 5_000.0 && versions >= flags.swaps && busy <= 1.5 * quiet && full;
-    println!("{}", if kept { "kept" } else { "BROKEN" });
-    kept
+    let passed = outcome.failures.is_empty() && rate >= 5_000.0 && versions >= flags.swaps && busy <= 1.5 * quiet && full;
+    println!("{}", if passed { "kept" } else { "BROKEN" });
+    passed
 }

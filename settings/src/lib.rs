@@ -91,8 +91,8 @@ fn find<'a>(command: &'a Command, flag: &str) -> Option<&'a Arg> {
 }
 
 fn unknown(command: &Command, path: &str, key: &str) -> String {
-    let known: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
-    match waypost_model::problem::nearest(&kebab(key), known) {
+    let flags: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
+    match waypost_model::problem::nearest(&kebab(key), flags) {
         Some(name) => format!("{path}: unknown key {key:?}; did you mean {name:?}?"),
         None => format!("{path}: unknown key {key:?}; the keys are the flags of --help"),
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use error::{AdapterError, ErrorKind};
-pub use settings::{AUDIT, Auth, Settings, Tls};
+pub use settings::{AUDIT_INTERVAL, Auth, Settings, Tls};
 
 /// A key as the store has it; it need not be text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

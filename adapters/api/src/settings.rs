@@ -21,7 +21,7 @@ pub struct Settings {
 }
 
 /// Default interval of the audits.
-pub const AUDIT: Duration = Duration::from_secs(60);
+pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Settings {
     /// The pause until the next audit. `chance` (0 to 1) varies it, so that many controllers do not list at the same time.
@@ -32,7 +32,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), tls: None, auth: Auth::None, datacenter: None, namespace: None, audit: AUDIT }
+        Self { endpoints: Vec::new(), tls: None, auth: Auth::None, datacenter: None, namespace: None, audit: AUDIT_INTERVAL }
     }
 }
 

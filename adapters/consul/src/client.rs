@@ -12,8 +12,8 @@ use serde::Deserialize;
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
 
 /// Time limit of every request except blocking queries.
-const CALL: Duration = Duration::from_secs(3);
-const CONNECT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The configured agents or servers. Clones share which of them is in use.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl Http {
         // reqwest uses the process-wide provider; an error only means that one is installed already.
         rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_default();
         let wrong = |what: &str, error: reqwest::Error| AdapterError::new(ErrorKind::Settings, "consul", format!("{what}: {error}"), "give PEM files");
-        let mut builder = Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(4);
+        let mut builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(4);
         match settings.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
             Some(ca) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(ca.as_bytes()).map_err(|error| wrong("the CA", error))?),
             // Clear text needs no authorities, and must work on a machine without any.
@@ -113,15 +113,15 @@ impl Http {
 
     /// Switches to the next endpoint after this one failed, unless another task has switched before.
     pub(crate) fn failed(&self, endpoint: &str) {
-        let seen = self.current.load(Ordering::Relaxed);
+        let index = self.current.load(Ordering::Relaxed);
         if self.current() == endpoint {
-            self.current.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_default();
+            self.current.compare_exchange(index, index + 1, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_default();
         }
     }
 
     /// Sends one request to the endpoint in use.
     pub(crate) async fn once(&self, method: Method, path: &str, parameters: &[&str], body: Option<Bytes>) -> Result<Answer, AdapterError> {
-        self.request(method, path, parameters, body, CALL).await
+        self.request(method, path, parameters, body, CALL_TIMEOUT).await
     }
 
     /// Sends a request that may be repeated to one endpoint after the other, until one answers.

@@ -51,8 +51,8 @@ impl ConsulAdapter {
         let operation = json!([{ "KV": { "Verb": "cas", "Key": key.to_string(), "Value": STANDARD.encode(value), "Index": index } }]);
         let answer = self.http.once(Method::PUT, "/v1/txn", &[], Some(Bytes::from(operation.to_string()))).await?;
         if answer.status == 409 {
-            let told = String::from_utf8_lossy(&answer.body).into_owned();
-            return if told.contains("Permission denied") { Err(client::denied(&answer.endpoint, told)) } else { Ok(PutIf::Conflict) };
+            let message = String::from_utf8_lossy(&answer.body).into_owned();
+            return if message.contains("Permission denied") { Err(client::denied(&answer.endpoint, message)) } else { Ok(PutIf::Conflict) };
         }
         let written: client::Written = answer.json().map_err(|error| error.unknown_outcome())?;
         let revision = written.results.first().map(|result| Revision(result.kv.modify_index));

@@ -13,12 +13,12 @@ use crate::client::{Answer, Http, Kv};
 
 /// Maximum wait of a blocking query; Consul adds up to a sixteenth. It is short, because a query that waits for an index which a restored
 /// snapshot took away is not woken.
-const WAIT: Duration = Duration::from_secs(3);
+const QUERY_WAIT: Duration = Duration::from_secs(3);
 /// Time limit of a blocking query.
-const LIMIT: Duration = Duration::from_secs(6);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(6);
 /// Maximum answers per second during a storm of changes, and maximum at once: each answer has the whole tree.
-const RATE: f64 = 100.0;
-const BURST: f64 = 200.0;
+const ANSWERS_PER_SECOND: f64 = 100.0;
+const ANSWER_BURST: f64 = 200.0;
 
 /// A live view of one prefix.
 #[derive(Debug)]
@@ -27,7 +27,8 @@ pub(crate) struct ConsulSource {
     root: String,
     /// The index to wait from; `None` before the first listing.
     index: Option<u64>,
-    told: HashMap<String, u64>,
+    /// The modification indexes of the delivered entries, by key.
+    reported: HashMap<String, u64>,
     next_list: Instant,
     tokens: (f64, Instant),
 }
@@ -35,7 +36,7 @@ pub(crate) struct ConsulSource {
 impl ConsulSource {
     pub(crate) fn new(http: Http, root: &str) -> Self {
         let now = Instant::now();
-        Self { http, root: root.to_owned(), index: None, told: HashMap::new(), next_list: now, tokens: (BURST, now) }
+        Self { http, root: root.to_owned(), index: None, reported: HashMap::new(), next_list: now, tokens: (ANSWER_BURST, now) }
     }
 
     /// Reads everything with a consistent read, which only a leader with a quorum answers.
@@ -58,16 +59,16 @@ impl ConsulSource {
             return self.audit().await;
         }
         self.pace().await;
-        let parameters = ["recurse".to_owned(), format!("index={index}"), format!("wait={}s", WAIT.as_secs())];
+        let parameters = ["recurse".to_owned(), format!("index={index}"), format!("wait={}s", QUERY_WAIT.as_secs())];
         let parameters: Vec<&str> = parameters.iter().map(String::as_str).collect();
-        let answer = self.http.request(Method::GET, &self.path(), &parameters, None, LIMIT).await?;
+        let answer = self.http.request(Method::GET, &self.path(), &parameters, None, QUERY_TIMEOUT).await?;
         if answer.index < index {
             // The servers were restored from a snapshot, or the index was garbage collected: list again.
             self.index = None;
             return Ok(None);
         }
         // An empty answer after a non-empty one is examined even at the same index: the token may have lost its permission.
-        let vanished = answer.status == 404 && !self.told.is_empty();
+        let vanished = answer.status == 404 && !self.reported.is_empty();
         if answer.index == index && !vanished {
             return Ok(Some(Event::Idle { at: Revision(index) }));
         }
@@ -96,8 +97,8 @@ impl ConsulSource {
         let at = Revision(index);
         for change in &changes {
             match change {
-                Change::Put(entry) => drop(self.told.insert(entry.key.to_string(), entry.revision.0)),
-                Change::Delete(key) => drop(self.told.remove(&key.to_string())),
+                Change::Put(entry) => drop(self.reported.insert(entry.key.to_string(), entry.revision.0)),
+                Change::Delete(key) => drop(self.reported.remove(&key.to_string())),
             }
         }
         Ok(Some(if changes.is_empty() { Event::Idle { at } } else { Event::Changes { changes, at } }))
@@ -106,7 +107,7 @@ impl ConsulSource {
     async fn reset(&mut self, drift: usize) -> Result<Event, AdapterError> {
         let answer = self.consistent().await?;
         let entries = entries(&answer)?;
-        self.told = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
+        self.reported = entries.iter().map(|entry| (entry.key.to_string(), entry.revision.0)).collect();
         self.index = Some(answer.index);
         self.next_list = Instant::now() + self.http.audit_pause();
         Ok(Event::Reset { entries, at: Revision(answer.index), drift })
@@ -133,33 +134,33 @@ impl ConsulSource {
         let found: Vec<Kv<'_>> = if answer.status == 404 { Vec::new() } else { answer.json()? };
         let mut changes = Vec::new();
         let mut backwards = false;
-        let mut known = 0;
+        let mut still_reported = 0;
         for kv in &found {
-            let told = self.told.get(kv.key.as_ref());
-            known += usize::from(told.is_some());
-            if told == Some(&kv.modify_index) {
+            let reported = self.reported.get(kv.key.as_ref());
+            still_reported += usize::from(reported.is_some());
+            if reported == Some(&kv.modify_index) {
                 continue;
             }
-            backwards |= told.is_some_and(|told| *told > kv.modify_index);
+            backwards |= reported.is_some_and(|reported| *reported > kv.modify_index);
             changes.push(Change::Put(kv.entry(&answer.endpoint)?));
         }
-        if known < self.told.len() {
+        if still_reported < self.reported.len() {
             backwards = true;
             let present: std::collections::HashSet<&str> = found.iter().map(|kv| kv.key.as_ref()).collect();
-            let gone = self.told.keys().filter(|key| !present.contains(key.as_str()));
-            changes.extend(gone.map(|key| Change::Delete(Key::from(key.clone().into_bytes()))));
+            let deleted = self.reported.keys().filter(|key| !present.contains(key.as_str()));
+            changes.extend(deleted.map(|key| Change::Delete(Key::from(key.clone().into_bytes()))));
         }
         Ok((changes, backwards))
     }
 
-    /// Limits the rate of answers to [`RATE`] by a token bucket; a single change never waits.
+    /// Limits the rate of answers to [`ANSWERS_PER_SECOND`] by a token bucket; a single change never waits.
     async fn pace(&mut self) {
         let now = Instant::now();
         let (tokens, since) = self.tokens;
-        let tokens = (tokens + now.duration_since(since).as_secs_f64() * RATE).min(BURST);
+        let tokens = (tokens + now.duration_since(since).as_secs_f64() * ANSWERS_PER_SECOND).min(ANSWER_BURST);
         self.tokens = (tokens - 1.0, now);
         if tokens < 1.0 {
-            tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / RATE)).await;
+            tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / ANSWERS_PER_SECOND)).await;
         }
     }
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use waypost_adapter::{Auth, ErrorKind, Key, Settings};
 use waypost_adapter_consul::ConsulAdapter;
-use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::conformance::{self, RECOVERY_TIME, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Consul, Server};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
@@ -59,7 +59,7 @@ async fn a_right_that_was_taken_away_is_no_deletion() {
     server.run(&["acl", "policy", "create", "-name", "anonymous-read", "-rules", r#"key_prefix "waypost/" { policy = "read" }"#]).expect("a policy");
     server.run(&["acl", "token", "update", "-accessor-id", "00000000-0000-0000-0000-000000000002", "-policy-name", "anonymous-read"]).expect("a token");
     let mirror = Mirror::follow(store(&server).as_ref(), ROOT);
-    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     mirror.may_not_go_back(true);
     rules(r#"key_prefix "other/" { policy = "read" }"#);
     put(&master, "routes/b", "2").await;
@@ -93,14 +93,14 @@ async fn an_empty_prefix_answers_404_and_is_an_empty_store_with_an_index() {
     let server = Consul::new(1);
     let store = store(&server);
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "an empty Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(RECOVERY_TIME, "an empty Reset", |mirror| mirror.counts().0 == 1).await;
     assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
     put(&store, "routes/a", "1").await;
-    mirror.until(RECOVERY, "the first key", |mirror| mirror.values().len() == 1).await;
+    mirror.until(RECOVERY_TIME, "the first key", |mirror| mirror.values().len() == 1).await;
     store.delete(&key("routes/a")).await.unwrap();
-    mirror.until(RECOVERY, "nothing again", |mirror| mirror.values().is_empty()).await;
+    mirror.until(RECOVERY_TIME, "nothing again", |mirror| mirror.values().is_empty()).await;
     put(&store, "routes/a", "2").await;
-    mirror.until(RECOVERY, "the key after that", |mirror| mirror.values().len() == 1).await;
+    mirror.until(RECOVERY_TIME, "the key after that", |mirror| mirror.values().len() == 1).await;
     assert_eq!(mirror.errors().0, 0);
 }
 
@@ -116,12 +116,12 @@ async fn an_index_that_goes_backwards_with_a_restored_snapshot_leads_to_a_new_li
         put(&store, &format!("routes/new{number}"), "2").await;
     }
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "all", |mirror| mirror.values().len() == 51).await;
+    mirror.until(RECOVERY_TIME, "all", |mirror| mirror.values().len() == 51).await;
     server.run(&["snapshot", "restore", &file]).expect("snapshot restore");
-    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    mirror.until_is(RECOVERY_TIME, &listing(&store).await).await;
     assert_eq!(mirror.values().len(), 1);
     put(&store, "routes/after", "3").await;
-    mirror.until(RECOVERY, "what came after", |mirror| mirror.values().len() == 2).await;
+    mirror.until(RECOVERY_TIME, "what came after", |mirror| mirror.values().len() == 2).await;
     std::fs::remove_file(folder).unwrap();
 }
 
@@ -141,7 +141,7 @@ async fn the_documented_policies_are_enough_and_missing_rights_are_reported_as_d
     let registrant = with_token(&server, &token("registrant", r#"key_prefix "waypost/endpoints/shop/" { policy = "write" }"#));
     let mirror = Mirror::follow(controller.as_ref(), ROOT);
     registrant.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
-    mirror.until(RECOVERY, "both", |mirror| mirror.values().len() == 2).await;
+    mirror.until(RECOVERY_TIME, "both", |mirror| mirror.values().len() == 2).await;
     controller.put(&Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
     assert_eq!(controller.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);
     assert_eq!(registrant.put(&key("routes/a"), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied);

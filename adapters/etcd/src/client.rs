@@ -9,8 +9,8 @@ use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, KeyValue
 use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Settings};
 
 /// Time limit of every call.
-pub(crate) const CALL: Duration = Duration::from_secs(3);
-const CONNECT: Duration = Duration::from_secs(2);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 
 /// The endpoint in use; after a failure the next one.
@@ -73,7 +73,7 @@ impl Connections {
 /// Connects to one endpoint.
 pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Client, AdapterError> {
     let mut options = ConnectOptions::new()
-        .with_connect_timeout(CONNECT)
+        .with_connect_timeout(CONNECT_TIMEOUT)
         .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true);
@@ -82,7 +82,7 @@ pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Clien
     }
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     if let Some(tls) = &settings.tls {
-        let mut wanted = TlsOptions::new().timeout(CONNECT);
+        let mut wanted = TlsOptions::new().timeout(CONNECT_TIMEOUT);
         if let Some(ca) = &tls.ca {
             wanted = wanted.ca_certificate(Certificate::from_pem(ca));
         }
@@ -96,9 +96,9 @@ pub(crate) async fn connect(settings: &Settings, endpoint: &str) -> Result<Clien
 
 /// Runs a call within its time limit.
 pub(crate) async fn bounded<T>(endpoint: &str, call: impl Future<Output = Result<T, Error>>) -> Result<T, AdapterError> {
-    match tokio::time::timeout(CALL, call).await {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(result) => result.map_err(|error| explain(endpoint, &error)),
-        Err(_) => Err(unreachable(endpoint, format!("no answer within {CALL:?}"))),
+        Err(_) => Err(unreachable(endpoint, format!("no answer within {CALL_TIMEOUT:?}"))),
     }
 }
 

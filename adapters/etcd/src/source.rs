@@ -11,11 +11,11 @@ use waypost_adapter::{AdapterError, Change, Entry, Event, Key, Revision, Setting
 use crate::client::{bounded, connect, denied, entry_of, explain, unreachable};
 
 /// Interval of the progress requests to the server.
-const PROGRESS: Duration = Duration::from_secs(2);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// Time without a message after which the stream counts as broken.
-const SILENCE: Duration = Duration::from_secs(6);
+const MAX_WATCH_SILENCE: Duration = Duration::from_secs(6);
 /// Keys per page of a listing.
-const PAGE: i64 = 1_000;
+const KEYS_PER_PAGE: i64 = 1_000;
 
 /// A live view of one prefix.
 pub(crate) struct EtcdSource {
@@ -24,7 +24,7 @@ pub(crate) struct EtcdSource {
     next_endpoint: usize,
     live: Option<Live>,
     /// The revisions of the delivered entries.
-    told: BTreeMap<Key, Revision>,
+    reported: BTreeMap<Key, Revision>,
     /// A listing that is compared with the watch once the watch has reached its revision.
     audit: Option<Audit>,
 }
@@ -46,7 +46,8 @@ struct Live {
     /// The revision of the listing. The watch repeats events up to it, which are skipped.
     listed: i64,
     at: i64,
-    heard: Instant,
+    /// When the last message of the watch arrived.
+    last_message_at: Instant,
     next_progress: Instant,
     next_list: Instant,
 }
@@ -59,7 +60,7 @@ impl std::fmt::Debug for EtcdSource {
 
 impl EtcdSource {
     pub(crate) fn new(settings: Settings, root: &str) -> Self {
-        Self { settings, root: root.to_owned(), next_endpoint: 0, live: None, told: BTreeMap::new(), audit: None }
+        Self { settings, root: root.to_owned(), next_endpoint: 0, live: None, reported: BTreeMap::new(), audit: None }
     }
 
     fn prefix(&self) -> Vec<u8> {
@@ -78,15 +79,15 @@ impl EtcdSource {
         // This endpoint works, so it is tried first the next time.
         self.next_endpoint = self.next_endpoint.wrapping_sub(1);
         let now = Instant::now();
-        self.told = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
+        self.reported = entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
         self.live = Some(Live {
             endpoint,
             client,
             stream,
             listed: at,
             at,
-            heard: now,
-            next_progress: now + PROGRESS,
+            last_message_at: now,
+            next_progress: now + PROGRESS_INTERVAL,
             next_list: now + self.settings.audit_pause(fastrand::f64()),
         });
         Ok(Event::Reset { entries, at: revision(at), drift })
@@ -100,7 +101,7 @@ impl EtcdSource {
         let mut entries = Vec::new();
         let mut at = 0;
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
+            let options = GetOptions::new().with_range(end.clone()).with_limit(KEYS_PER_PAGE).with_revision(at);
             let mut page = bounded(endpoint, kv.get(from.clone(), Some(options))).await?;
             if at == 0 {
                 at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
@@ -131,16 +132,18 @@ impl EtcdSource {
         let message = tokio::select! {
             biased;
             message = live.stream.message() => message.map_err(|error| explain(&live.endpoint, &error))?,
-            () = sleep_until(live.heard + SILENCE) => return Err(unreachable(&live.endpoint, format!("the watch has been silent for {SILENCE:?}"))),
+            () = sleep_until(live.last_message_at + MAX_WATCH_SILENCE) => {
+                return Err(unreachable(&live.endpoint, format!("the watch has been silent for {MAX_WATCH_SILENCE:?}")));
+            }
             () = sleep_until(live.next_progress) => {
-                live.next_progress = Instant::now() + PROGRESS;
+                live.next_progress = Instant::now() + PROGRESS_INTERVAL;
                 bounded(&live.endpoint, live.stream.request_progress()).await?;
                 return Ok(None);
             }
             () = sleep_until(live.next_list) => return self.begin_audit().await,
         };
         let message = message.ok_or_else(|| unreachable(&live.endpoint, "the watch ended"))?;
-        live.heard = Instant::now();
+        live.last_message_at = Instant::now();
         if message.compact_revision() != 0 {
             // The next events were compacted away, so the source must list again.
             self.live = None;
@@ -172,17 +175,17 @@ impl EtcdSource {
             live.at = live.at.max(kv.mod_revision());
             let key = Key::from(kv.key().to_vec());
             // After a partition some servers send events again that were delivered before.
-            if self.told.get(&key).is_some_and(|told| told.0 >= u64::try_from(kv.mod_revision()).unwrap_or_default()) {
+            if self.reported.get(&key).is_some_and(|reported| reported.0 >= u64::try_from(kv.mod_revision()).unwrap_or_default()) {
                 continue;
             }
             match event.event_type() {
                 EventType::Put => {
                     let entry = entry_of(kv.clone());
-                    self.told.insert(key, entry.revision);
+                    self.reported.insert(key, entry.revision);
                     changes.push(Change::Put(entry));
                 }
                 EventType::Delete => {
-                    self.told.remove(&key);
+                    self.reported.remove(&key);
                     if let Some(audit) = &mut self.audit {
                         audit.deleted.insert(key.clone());
                     }
@@ -207,7 +210,7 @@ impl EtcdSource {
         self.audit = Some(Audit { entries: entries.into_iter().map(|entry| (entry.key, entry.revision)).collect(), at, deleted: BTreeSet::new(), answers: 0 });
         if let Some(live) = self.live.as_mut() {
             // During a long listing the watch was not read, so it does not count as silent.
-            (live.heard, live.next_progress) = (Instant::now(), Instant::now());
+            (live.last_message_at, live.next_progress) = (Instant::now(), Instant::now());
         }
         Ok(None)
     }
@@ -215,22 +218,24 @@ impl EtcdSource {
     /// The number of entries in which the listing differs, once the server says that the watch has sent all events up to it.
     fn compare(&mut self, message: &WatchResponse) -> usize {
         let header = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let told = |audit: &mut Audit| {
+        let is_reached = |audit: &mut Audit| {
             audit.answers += usize::from(message.events().is_empty() && header >= audit.at);
             audit.answers >= 2
         };
-        let Some(audit) = self.audit.take_if(told) else { return 0 };
-        audit.differences(&self.told)
+        let Some(audit) = self.audit.take_if(is_reached) else { return 0 };
+        audit.differences(&self.reported)
     }
 }
 
 impl Audit {
     /// The number of entries in which the listing differs from the entries delivered up to its revision.
-    fn differences(&self, told: &BTreeMap<Key, Revision>) -> usize {
-        let newer = |told: &Revision| *told > revision(self.at);
-        let missed = |(key, listed): &(&Key, &Revision)| !self.deleted.contains(*key) && told.get(*key).is_none_or(|told| told != *listed && !newer(told));
-        let kept = |(key, told): &(&Key, &Revision)| !self.entries.contains_key(*key) && !newer(told);
-        self.entries.iter().filter(missed).count() + told.iter().filter(kept).count()
+    fn differences(&self, reported: &BTreeMap<Key, Revision>) -> usize {
+        let newer = |reported: &Revision| *reported > revision(self.at);
+        let missed = |(key, listed): &(&Key, &Revision)| {
+            !self.deleted.contains(*key) && reported.get(*key).is_none_or(|reported| reported != *listed && !newer(reported))
+        };
+        let surplus = |(key, reported): &(&Key, &Revision)| !self.entries.contains_key(*key) && !newer(reported);
+        self.entries.iter().filter(missed).count() + reported.iter().filter(surplus).count()
     }
 }
 
@@ -294,7 +299,7 @@ mod tests {
             deleted: deleted.iter().map(|key| Key::from(*key)).collect(),
             answers: 0,
         };
-        for (told, deleted, wanted) in [
+        for (reported, deleted, wanted) in [
             (map(&[("a", 3), ("b", 5)]), audit(&[]), 0),
             (map(&[("a", 3), ("b", 12), ("c", 11)]), audit(&[]), 0),
             (map(&[("a", 3)]), audit(&["b"]), 0),
@@ -302,7 +307,7 @@ mod tests {
             (map(&[("a", 2), ("b", 5)]), audit(&[]), 1),
             (map(&[("a", 3), ("b", 5), ("gone", 4)]), audit(&[]), 1),
         ] {
-            assert_eq!(deleted.differences(&told), wanted, "{told:?}");
+            assert_eq!(deleted.differences(&reported), wanted, "{reported:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use waypost_adapter::{Adapter as _, Auth, ErrorKind, Key, Settings};
 use waypost_adapter_etcd::EtcdAdapter;
-use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::conformance::{self, RECOVERY_TIME, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Etcd, Server};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
@@ -78,7 +78,7 @@ async fn keys_that_are_not_text_are_delivered_unchanged() {
     let strange = Key::from(b"waypost/routes/\xff\xfe".to_vec());
     store.put(&strange, Bytes::from_static(b"x")).await.unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the strange key", |mirror| mirror.values().contains_key(&strange)).await;
+    mirror.until(RECOVERY_TIME, "the strange key", |mirror| mirror.values().contains_key(&strange)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,7 +87,7 @@ async fn compaction_while_disconnected_leads_to_a_new_listing() {
     let store = store(&server);
     put(&store, "routes/a", "1").await;
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     server.kill(0);
     mirror.until(Duration::from_secs(20), "an error", |mirror| mirror.errors().0 > 0).await;
     server.start(0);
@@ -96,7 +96,7 @@ async fn compaction_while_disconnected_leads_to_a_new_listing() {
     }
     let at = store.get(&key("routes/a")).await.unwrap().unwrap().revision;
     server.ctl(&["compact", &at.to_string()]).expect("compact");
-    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    mirror.until_is(RECOVERY_TIME, &listing(&store).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,14 +109,14 @@ async fn a_store_restored_from_an_older_backup_is_listed_anew() {
         put(&store, &format!("routes/new{number}"), "2").await;
     }
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "all", |mirror| mirror.values().len() == 51).await;
+    mirror.until(RECOVERY_TIME, "all", |mirror| mirror.values().len() == 51).await;
     let server = tokio::task::spawn_blocking(move || {
         server.restore(&backup);
         server
     })
     .await
     .unwrap();
-    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    mirror.until_is(RECOVERY_TIME, &listing(&store).await).await;
     assert_eq!(mirror.values().len(), 1);
     drop(server);
 }
@@ -140,11 +140,11 @@ async fn a_read_only_user_watches_also_after_its_token_expired_and_is_denied_els
     }
     let (reader, root) = (with_user(&server, "controller"), with_user(&server, "root"));
     let mirror = Mirror::follow(reader.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     // The server's tokens expire after three seconds here.
     tokio::time::sleep(Duration::from_secs(5)).await;
     put(&root, "routes/a", "2").await;
-    mirror.until(RECOVERY, "the change after the token's end", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "2")).await;
+    mirror.until(RECOVERY_TIME, "the change after the token's end", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "2")).await;
     let denied = reader.put(&key("routes/a"), Bytes::new()).await.unwrap_err();
     assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
     let denied = with_user(&server, "nobody").source(ROOT).next().await.unwrap_err();
@@ -190,11 +190,11 @@ async fn the_documented_policies_are_enough_for_controller_and_registrant() {
     let (controller, shop) = (with_user(&server, "controller"), with_user(&server, "shop"));
     let mirror = Mirror::follow(controller.as_ref(), ROOT);
     shop.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
-    mirror.until(RECOVERY, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
     controller.put(&Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
     for (who, what) in [(&controller, "routes/a"), (&shop, "routes/a"), (&shop, "endpoints/other/a")] {
         assert_eq!(who.put(&key(what), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied, "{what}");
     }
     shop.delete(&key("endpoints/shop/a")).await.unwrap();
-    mirror.until(RECOVERY, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
+    mirror.until(RECOVERY_TIME, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
 }

@@ -100,8 +100,8 @@ impl FileAdapter {
         let folder = self.path(key)?.parent().unwrap_or(&self.base).to_owned();
         let task = tokio::task::spawn_blocking(move || {
             let lock = folder.join(".lock");
-            let taken = this.make(&folder).and_then(|()| std::fs::File::create(&lock)).and_then(|file| file.lock().map(|()| file));
-            let _guard = taken.map_err(|error| failed(&lock, &error))?;
+            let lock_file = this.make(&folder).and_then(|()| std::fs::File::create(&lock)).and_then(|file| file.lock().map(|()| file));
+            let _guard = lock_file.map_err(|error| failed(&lock, &error))?;
             work(&this)
         });
         task.await.unwrap_or_else(|error| Err(failed(&self.base, &std::io::Error::other(error))))

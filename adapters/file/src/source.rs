@@ -15,19 +15,19 @@ use crate::failed::failed;
 use crate::tree::{Walk, entry_of, key_of, walk};
 
 /// Interval of the idle events.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval of the check whether the directory itself was replaced: the watch has no event for a changed link to it.
-const LOOK: Duration = Duration::from_millis(500);
+const ROOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of the audits, which read the whole directory again.
-const RELIST: Duration = Duration::from_secs(30);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(30);
 /// Delay of the second walk after a folder appeared: its first files may be older than its watch.
-const SETTLE: Duration = Duration::from_millis(100);
+const FOLDER_SETTLE_TIME: Duration = Duration::from_millis(100);
 /// In a directory that changes all the time, a walk is accepted as it is after this time; the watch delivers later changes.
-const RESTLESS: Duration = Duration::from_secs(2);
+const MAX_WALK_TIME: Duration = Duration::from_secs(2);
 /// During a storm of changes, walks take at most one part in this many of the time.
 const WALK_SHARE: u32 = 4;
 /// Capacity of the queue of signals; when it is full, the directory is walked again.
-const QUEUE: usize = 8_192;
+const SIGNAL_QUEUE_LENGTH: usize = 8_192;
 
 /// A signal from the watcher's thread.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl FileSource {
     }
 
     fn begin_watch(&mut self) -> Result<(), AdapterError> {
-        let (sender, signals) = mpsc::channel(QUEUE);
+        let (sender, signals) = mpsc::channel(SIGNAL_QUEUE_LENGTH);
         let overflow = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let lost = overflow.clone();
         let handler = move |event: notify::Result<notify::Event>| {
@@ -149,8 +149,8 @@ impl FileSource {
 
     /// Begins a walk, which repeats until two passes agree. The watch must be active before.
     fn begin_walk(&mut self, why: Why) {
-        let (folder, root, known) = (self.folder.clone(), self.root.clone(), self.entries.clone());
-        let task = tokio::task::spawn_blocking(move || list(&folder, &root, &known));
+        let (folder, root, previous) = (self.folder.clone(), self.root.clone(), self.entries.clone());
+        let task = tokio::task::spawn_blocking(move || list(&folder, &root, &previous));
         self.walking = Some(Walking { task, begun: Instant::now(), why, touched: BTreeSet::new() });
     }
 
@@ -160,20 +160,20 @@ impl FileSource {
         let Walking { begun, why, touched, .. } = self.walking.take()?;
         let now = Instant::now();
         self.rested = now + (now - begun) * WALK_SHARE;
-        self.next_walk = now + RELIST;
+        self.next_walk = now + AUDIT_INTERVAL;
         if listed.unfinished || std::mem::take(&mut self.walk_again) {
-            self.ask_walk(SETTLE);
+            self.ask_walk(FOLDER_SETTLE_TIME);
         }
         if let Some(watch) = self.watch.as_mut()
             && watch.follow(listed.linked)
         {
             // The walk finds what changed there before it was watched.
-            self.ask_walk(SETTLE);
+            self.ask_walk(FOLDER_SETTLE_TIME);
         }
         let mut entries = listed.entries;
         for key in &touched {
             match self.entries.get(key) {
-                Some(known) => drop(entries.insert(key.clone(), known.clone())),
+                Some(current) => drop(entries.insert(key.clone(), current.clone())),
                 None => drop(entries.remove(key)),
             }
         }
@@ -258,11 +258,11 @@ impl FileSource {
                 return Ok(None);
             }
             () = sleep_until(self.next_idle), if !first => {
-                self.next_idle = Instant::now() + IDLE;
+                self.next_idle = Instant::now() + IDLE_INTERVAL;
                 return Ok(Some(Event::Idle { at: self.at }));
             }
             () = sleep_until(self.next_look), if !first => {
-                self.next_look = Instant::now() + LOOK;
+                self.next_look = Instant::now() + ROOT_CHECK_INTERVAL;
                 if self.was_replaced()? {
                     self.begin_anew();
                 }
@@ -357,13 +357,13 @@ fn joined(ended: Result<std::io::Result<Listing>, tokio::task::JoinError>) -> st
 }
 
 /// Walks and reads until nothing changes in between.
-fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::Result<Listing> {
+fn list(folder: &Path, root: &str, previous: &BTreeMap<String, Entry>) -> std::io::Result<Listing> {
     let begun = std::time::Instant::now();
     let mut before = walk(folder)?;
     loop {
-        let (entries, unfinished) = read_all(folder, root, &before, known);
+        let (entries, unfinished) = read_all(folder, root, &before, previous);
         let after = walk(folder)?;
-        if after == before || begun.elapsed() > RESTLESS {
+        if after == before || begun.elapsed() > MAX_WALK_TIME {
             return Ok(Listing { entries, at: after.newest, unfinished, linked: after.linked });
         }
         before = after;
@@ -375,16 +375,16 @@ fn list(folder: &Path, root: &str, known: &BTreeMap<String, Entry>) -> std::io::
 struct Listing {
     entries: BTreeMap<String, Entry>,
     at: Revision,
-    /// Whether a file was empty because its writer had just created it; its known entry is retained.
+    /// Whether a file was empty because its writer had just created it; its previous entry is retained.
     unfinished: bool,
     /// Folders outside the directory that links point to.
     linked: BTreeSet<PathBuf>,
 }
 
 /// Reads every file that a walk found.
-fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, bool) {
+fn read_all(folder: &Path, root: &str, walk: &Walk, previous: &BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, bool) {
     let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for path in walk.seen.keys() {
+    for path in walk.files.keys() {
         if let Some(key) = path.strip_prefix(folder).ok().and_then(|relative| key_of(root, relative)) {
             files.entry(key).or_default().push(path.clone());
         }
@@ -395,7 +395,7 @@ fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Ent
         let Some(entry) = entry_of(&key, &paths) else { continue };
         let begun = entry.value.is_empty() && entry.unreadable.is_none() && is_young(entry.revision);
         unfinished |= begun;
-        if let Some(entry) = if begun { known.get(&key).cloned() } else { Some(entry) } {
+        if let Some(entry) = if begun { previous.get(&key).cloned() } else { Some(entry) } {
             entries.insert(key, entry);
         }
     }
@@ -405,13 +405,13 @@ fn read_all(folder: &Path, root: &str, walk: &Walk, known: &BTreeMap<String, Ent
 /// Whether a file of this revision was modified a moment ago.
 fn is_young(revision: Revision) -> bool {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_nanos() < u128::from(revision.0) + SETTLE.as_nanos() / 2
+    now.as_nanos() < u128::from(revision.0) + FOLDER_SETTLE_TIME.as_nanos() / 2
 }
 
 fn differences(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>) -> Vec<Change> {
-    let gone = before.values().filter(|entry| !after.contains_key(&key_text(&entry.key))).map(|entry| Change::Delete(entry.key.clone()));
+    let deleted = before.values().filter(|entry| !after.contains_key(&key_text(&entry.key))).map(|entry| Change::Delete(entry.key.clone()));
     let fresh = after.iter().filter(|(key, entry)| before.get(*key).is_none_or(|was| was.value != entry.value || was.unreadable != entry.unreadable));
-    gone.chain(fresh.map(|(_, entry)| Change::Put(entry.clone()))).collect()
+    deleted.chain(fresh.map(|(_, entry)| Change::Put(entry.clone()))).collect()
 }
 
 /// Device and inode of the directory at a path.
@@ -457,7 +457,7 @@ impl Source for FileSource {
         loop {
             match self.step().await {
                 Ok(Some(event)) => {
-                    self.next_idle = Instant::now() + IDLE;
+                    self.next_idle = Instant::now() + IDLE_INTERVAL;
                     return Ok(event);
                 }
                 Ok(None) => {}

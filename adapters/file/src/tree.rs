@@ -13,7 +13,7 @@ use waypost_adapter::{Entry, Key, Revision};
 pub(crate) const EXTENSIONS: [&str; 4] = ["", ".json", ".yaml", ".yml"];
 
 /// Maximum depth of the tree; a root has at most four levels.
-const DEPTH: usize = 8;
+const MAX_FOLDER_DEPTH: usize = 8;
 
 /// The revision of a file: its modification time in nanoseconds.
 pub(crate) fn revision_of(meta: &Metadata) -> Revision {
@@ -37,7 +37,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
 }
 
 /// Endings that editors, package managers and people who disable a file append to its name.
-const LEFTOVERS: [&str; 20] = [
+const LEFTOVER_ENDINGS: [&str; 20] = [
     ".bak",
     ".backup",
     ".disabled",
@@ -67,7 +67,11 @@ pub(crate) fn is_entry_name(name: &str) -> bool {
     let is_swap = lower.rsplit_once(".sw").is_some_and(|(_, last)| last.len() == 1);
     let behind = |ending: &str| lower.find(&format!("{ending}.")).is_some() || lower.contains(&format!("{ending}_")) || lower.contains(&format!("{ending}-"));
     let hidden = name.starts_with(['.', '#']) || name.ends_with(['~', '#']);
-    !hidden && !is_swap && name != "4913" && !LEFTOVERS.iter().any(|left| lower.ends_with(left)) && !EXTENSIONS.iter().skip(1).any(|ending| behind(ending))
+    !hidden
+        && !is_swap
+        && name != "4913"
+        && !LEFTOVER_ENDINGS.iter().any(|left| lower.ends_with(left))
+        && !EXTENSIONS.iter().skip(1).any(|ending| behind(ending))
 }
 
 /// The key of a file below the root's directory: its path without a known ending. Bytes that are not UTF-8 become `\xNN`, which no name may
@@ -85,8 +89,8 @@ pub(crate) fn key_of(root: &str, relative: &Path) -> Option<String> {
 /// The result of a walk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Walk {
-    /// The paths of the files, sorted, with revision and length to detect changes.
-    pub(crate) seen: BTreeMap<PathBuf, (Revision, u64)>,
+    /// The files by path, with revision and length to detect changes.
+    pub(crate) files: BTreeMap<PathBuf, (Revision, u64)>,
     /// The newest modification time of a directory or file.
     pub(crate) newest: Revision,
     /// Folders outside the root in which a change of a link, or of its target, would be visible.
@@ -94,9 +98,9 @@ pub(crate) struct Walk {
 }
 
 /// Maximum number of folders of links and their targets that are watched; changes in further ones are found only by walks.
-const MOST_LINKED: usize = 1_000;
+const MAX_LINKED_FOLDERS: usize = 1_000;
 /// Maximum number of links from link to link; a longer chain counts as a loop.
-const MOST_LINKS: usize = 40;
+const MAX_LINK_CHAIN: usize = 40;
 
 /// Lists every file below `folder` that can be an entry. Symbolic links are followed.
 pub(crate) fn walk(folder: &Path) -> io::Result<Walk> {
@@ -110,7 +114,7 @@ pub(crate) fn walk(folder: &Path) -> io::Result<Walk> {
 /// Adds the folder of every link on the way to a path, and the folder of the file at its end, or the folder at its end itself.
 fn folders_of_links(path: &Path, is_folder: bool, found: &mut BTreeSet<PathBuf>) {
     let mut way = path.to_owned();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINK_CHAIN {
         let link = way.ancestors().filter_map(|part| Some((part.to_owned(), std::fs::read_link(part).ok()?))).last();
         let Some((link, target)) = link else { break };
         let folder = link.parent().unwrap_or(Path::new("/")).to_owned();
@@ -136,15 +140,15 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
             Ok(meta) => meta,
             Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP) => continue,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                found.seen.insert(path, (Revision(0), 0));
+                found.files.insert(path, (Revision(0), 0));
                 continue;
             }
             Err(error) => return Err(error),
         };
-        if item.file_type()?.is_symlink() && found.linked.len() < MOST_LINKED {
+        if item.file_type()?.is_symlink() && found.linked.len() < MAX_LINKED_FOLDERS {
             folders_of_links(&path, meta.is_dir(), &mut found.linked);
         }
-        if meta.is_dir() && depth < DEPTH {
+        if meta.is_dir() && depth < MAX_FOLDER_DEPTH {
             match descend(&path, depth + 1, found) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // This folder is part of every new file system and readable only by root. For any other unreadable folder, a listing
@@ -154,7 +158,7 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
             }
         } else if meta.is_file() {
             found.newest = found.newest.max(revision_of(&meta));
-            found.seen.insert(path, (revision_of(&meta), meta.len()));
+            found.files.insert(path, (revision_of(&meta), meta.len()));
         }
     }
     Ok(())
@@ -173,8 +177,8 @@ pub(crate) fn entry_of(key: &str, paths: &[PathBuf]) -> Option<Entry> {
         return Some(first);
     }
     let names: Vec<String> = paths.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
-    let told = format!("the name is there more than once: {}; keep one file", names.join(", "));
-    Some(Entry { unreadable: Some(told), value: Bytes::new(), ..first })
+    let message = format!("the name is there more than once: {}; keep one file", names.join(", "));
+    Some(Entry { unreadable: Some(message), value: Bytes::new(), ..first })
 }
 
 #[cfg(test)]
@@ -217,7 +221,7 @@ mod tests {
         std::os::unix::fs::symlink("v1", at("current")).unwrap();
         std::os::unix::fs::symlink(at("current/shop.json"), inside.path().join("shop.json")).unwrap();
         let found = walk(inside.path()).unwrap();
-        assert_eq!(found.seen.len(), 1);
+        assert_eq!(found.files.len(), 1);
         assert!(found.linked.contains(&at("")) || found.linked.contains(&at(".").canonicalize().unwrap()), "{:?}", found.linked);
         assert!(found.linked.contains(&at("v1")), "{:?}", found.linked);
         std::os::unix::fs::symlink("loop", inside.path().join("loop")).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use waypost_adapter_file::FileAdapter;
 use waypost_testkit::Mirror;
-use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store};
+use waypost_testkit::conformance::{self, RECOVERY_TIME, ROOT, Store};
 
 fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -43,13 +43,13 @@ async fn endings_are_no_part_of_the_key_and_two_files_of_one_name_are_reported()
     std::fs::create_dir(root.join("routes")).unwrap();
     std::fs::write(root.join("routes/a.yaml"), "rules: []").unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the key without its ending", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the key without its ending", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     std::fs::write(root.join("routes/a.json"), "{}").unwrap();
-    mirror.until(RECOVERY, "a word about both", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_some())).await;
-    let told = mirror.entry("waypost/routes/a").unwrap().unreadable.unwrap();
-    assert_eq!(told, "the name is there more than once: a.json, a.yaml; keep one file");
+    mirror.until(RECOVERY_TIME, "a word about both", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_some())).await;
+    let message = mirror.entry("waypost/routes/a").unwrap().unreadable.unwrap();
+    assert_eq!(message, "the name is there more than once: a.json, a.yaml; keep one file");
     std::fs::remove_file(root.join("routes/a.json")).unwrap();
-    mirror.until(RECOVERY, "the one that is left", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_none())).await;
+    mirror.until(RECOVERY_TIME, "the one that is left", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.unreadable.is_none())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +58,7 @@ async fn a_half_written_file_is_read_when_its_writer_closes_it() {
     let (folder, store) = store();
     let path = folder.path().join(ROOT).join("current");
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(RECOVERY_TIME, "a first Reset", |mirror| mirror.counts().0 == 1).await;
     let mut file = std::fs::File::create(&path).unwrap();
     file.write_all(b"first half ").unwrap();
     file.flush().unwrap();
@@ -66,7 +66,7 @@ async fn a_half_written_file_is_read_when_its_writer_closes_it() {
     assert_eq!(mirror.entry("waypost/current"), None);
     file.write_all(b"second half").unwrap();
     drop(file);
-    mirror.until(RECOVERY, "the whole", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "first half second half")).await;
+    mirror.until(RECOVERY_TIME, "the whole", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "first half second half")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,13 +75,13 @@ async fn an_editors_rename_and_its_leftovers_are_one_change() {
     let root = folder.path().join(ROOT);
     std::fs::write(root.join("current"), "a").unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
     for leftover in [".current.swp", "current~", "4913"] {
         std::fs::write(root.join(leftover), "x").unwrap();
     }
     std::fs::rename(root.join("current"), root.join("current~")).unwrap();
     std::fs::write(root.join("current"), "b").unwrap();
-    mirror.until(RECOVERY, "the new content", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "b")).await;
+    mirror.until(RECOVERY_TIME, "the new content", |mirror| mirror.entry("waypost/current").is_some_and(|entry| entry.value == "b")).await;
     assert_eq!(mirror.values().len(), 1);
 }
 
@@ -96,10 +96,10 @@ async fn a_symbolic_link_that_is_swapped_changes_all_files_at_once_as_config_map
     std::os::unix::fs::symlink("..v1", root.join("..data")).unwrap();
     std::os::unix::fs::symlink("..data/routes", root.join("routes")).unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the first content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
+    mirror.until(RECOVERY_TIME, "the first content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
     std::os::unix::fs::symlink("..v2", root.join("..new")).unwrap();
     std::fs::rename(root.join("..new"), root.join("..data")).unwrap();
-    mirror.until(RECOVERY, "the second content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
+    mirror.until(RECOVERY_TIME, "the second content", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,16 +121,16 @@ async fn the_targets_of_links_that_lead_outside_are_watched_for_changes() {
     std::os::unix::fs::symlink(at("routes"), root.join("routes")).unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     let is = |key: &'static str, content: &'static str| move |mirror: &Mirror| mirror.entry(key).is_some_and(|entry| entry.value == content);
-    mirror.until(RECOVERY, "both files", |mirror| mirror.values().len() == 2).await;
+    mirror.until(RECOVERY_TIME, "both files", |mirror| mirror.values().len() == 2).await;
     for round in ["\"two\"", "\"three\""] {
         std::fs::write(at("a.json"), round).unwrap();
-        mirror.until(RECOVERY, "the file that a link leads to", is("waypost/backends/a", round)).await;
+        mirror.until(RECOVERY_TIME, "the file that a link leads to", is("waypost/backends/a", round)).await;
     }
     std::fs::write(at("routes/r.json"), "{}").unwrap();
-    mirror.until(RECOVERY, "a file in the folder that a link leads to", is("waypost/routes/r", "{}")).await;
+    mirror.until(RECOVERY_TIME, "a file in the folder that a link leads to", is("waypost/routes/r", "{}")).await;
     std::os::unix::fs::symlink("v2", at("next")).unwrap();
     std::fs::rename(at("next"), at("current")).unwrap();
-    mirror.until(RECOVERY, "a link on the way that was swapped", is("waypost/backends/b", "\"v2\"")).await;
+    mirror.until(RECOVERY_TIME, "a link on the way that was swapped", is("waypost/backends/b", "\"v2\"")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,18 +138,18 @@ async fn folders_may_come_go_and_move_with_everything_in_them() {
     let (folder, store) = store();
     let root = folder.path().join(ROOT);
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(RECOVERY_TIME, "a first Reset", |mirror| mirror.counts().0 == 1).await;
     let outside = folder.path().join("outside");
     std::fs::create_dir_all(outside.join("shop")).unwrap();
     for number in 0..100 {
         std::fs::write(outside.join(format!("shop/e{number}")), "10.0.0.1:80").unwrap();
     }
     std::fs::rename(&outside, root.join("endpoints")).unwrap();
-    mirror.until(RECOVERY, "all of them", |mirror| mirror.values().len() == 100).await;
+    mirror.until(RECOVERY_TIME, "all of them", |mirror| mirror.values().len() == 100).await;
     std::fs::rename(root.join("endpoints/shop"), root.join("endpoints/next")).unwrap();
-    mirror.until(RECOVERY, "their new names", |mirror| mirror.values().len() == 100 && mirror.entry("waypost/endpoints/next/e0").is_some()).await;
+    mirror.until(RECOVERY_TIME, "their new names", |mirror| mirror.values().len() == 100 && mirror.entry("waypost/endpoints/next/e0").is_some()).await;
     std::fs::remove_dir_all(root.join("endpoints")).unwrap();
-    mirror.until(RECOVERY, "nothing", |mirror| mirror.values().is_empty()).await;
+    mirror.until(RECOVERY_TIME, "nothing", |mirror| mirror.values().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,7 +161,7 @@ async fn a_directory_that_is_not_there_is_named_and_read_when_it_comes() {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     std::fs::create_dir(folder.path().join(ROOT)).unwrap();
     std::fs::write(folder.path().join(ROOT).join("current"), "x").unwrap();
-    mirror.until(RECOVERY, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the file", |mirror| mirror.entry("waypost/current").is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,13 +179,13 @@ async fn a_root_that_is_a_link_may_be_swapped_again_and_again() {
     let store: Store = Arc::new(FileAdapter::new(folder.path()));
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     let is = |content: &'static str| move |mirror: &Mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == content);
-    mirror.until(RECOVERY, "the first", is("one")).await;
+    mirror.until(RECOVERY_TIME, "the first", is("one")).await;
     swap("v2");
-    mirror.until(RECOVERY, "the second", is("two")).await;
+    mirror.until(RECOVERY_TIME, "the second", is("two")).await;
     swap("v3");
-    mirror.until(RECOVERY, "the third", is("three")).await;
+    mirror.until(RECOVERY_TIME, "the third", is("three")).await;
     std::fs::write(folder.path().join("v3/routes/a"), "changed").unwrap();
-    mirror.until(RECOVERY, "a change in it, by the watch", is("changed")).await;
+    mirror.until(RECOVERY_TIME, "a change in it, by the watch", is("changed")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +195,7 @@ async fn names_that_are_not_text_get_a_key_of_their_own() {
     std::fs::create_dir(folder.path().join(ROOT).join("routes")).unwrap();
     std::fs::write(folder.path().join(ROOT).join("routes").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "x").unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the strange key", |mirror| mirror.entry("waypost/routes/\\xff\\xfe").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the strange key", |mirror| mirror.entry("waypost/routes/\\xff\\xfe").is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

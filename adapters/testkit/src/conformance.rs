@@ -14,9 +14,9 @@ use crate::servers::Server;
 use crate::tls::Certificates;
 
 /// Time within which, after a fault ends, the entries that the source delivered must equal those of the store.
-pub const RECOVERY: Duration = Duration::from_secs(5);
+pub const RECOVERY_TIME: Duration = Duration::from_secs(5);
 /// Time within which ordinary changes must be delivered, on a slow machine.
-const PROMPT: Duration = Duration::from_secs(5);
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
 /// The root of all tests.
 pub const ROOT: &str = "waypost";
 
@@ -76,18 +76,18 @@ fn without_folders(values: BTreeMap<Key, Bytes>) -> BTreeMap<Key, Bytes> {
 /// Put, change, delete: the values and revisions are delivered in order.
 pub async fn ordinary_life(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(DELIVERY_TIME, "a first Reset", |mirror| mirror.counts().0 == 1).await;
     assert!(mirror.values().is_empty());
     let first = store.put(&key("routes/a"), Bytes::from_static(b"one")).await.unwrap();
-    mirror.until(PROMPT, "the first value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
+    mirror.until(DELIVERY_TIME, "the first value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
     assert_eq!(mirror.entry("waypost/routes/a").unwrap().revision, first);
     let second = store.put(&key("routes/a"), Bytes::from_static(b"two")).await.unwrap();
     assert!(second > first, "revisions grow");
-    mirror.until(PROMPT, "the second value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
+    mirror.until(DELIVERY_TIME, "the second value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
     let read = store.get(&key("routes/a")).await.unwrap().unwrap();
     assert_eq!((read.value.as_ref(), read.revision), (&b"two"[..], second));
     store.delete(&key("routes/a")).await.unwrap();
-    mirror.until(PROMPT, "the deletion", |mirror| mirror.entry("waypost/routes/a").is_none()).await;
+    mirror.until(DELIVERY_TIME, "the deletion", |mirror| mirror.entry("waypost/routes/a").is_none()).await;
     assert_eq!(store.get(&key("routes/a")).await.unwrap(), None);
     store.delete(&key("routes/a")).await.expect("to delete what is not there is no error");
     assert_eq!(mirror.counts().0, 1, "ordinary life needs no second Reset");
@@ -100,7 +100,7 @@ pub async fn tls_with_own_authority_and_client_certificate(open: impl Fn(Option<
     let store = open(Some(certificates.client()));
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     put(&store, "routes/a", "1").await;
-    mirror.until(PROMPT, "the entry over TLS", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(DELIVERY_TIME, "the entry over TLS", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     let stranger = Certificates::new().client();
     for tls in [Tls { identity: None, ..certificates.client() }, Tls { ca: stranger.ca, ..certificates.client() }] {
         let refused = open(Some(tls)).get(&key("routes/a")).await.expect_err("without the right certificates nothing is read");
@@ -111,7 +111,7 @@ pub async fn tls_with_own_authority_and_client_certificate(open: impl Fn(Option<
 /// Ten thousand keys written at once are all delivered.
 pub async fn burst_of_ten_thousand_keys(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(DELIVERY_TIME, "a first Reset", |mirror| mirror.counts().0 == 1).await;
     let mut wanted = BTreeMap::new();
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..20usize {
@@ -128,9 +128,9 @@ pub async fn burst_of_ten_thousand_keys(store: Store) {
     while let Some(done) = writers.join_next().await {
         done.unwrap();
     }
-    let told = |mirror: &Mirror| without_folders(mirror.values());
-    mirror.until(Duration::from_secs(15), "ten thousand keys", |mirror| told(mirror).len() == wanted.len()).await;
-    assert_eq!(told(&mirror), wanted);
+    let entries = |mirror: &Mirror| without_folders(mirror.values());
+    mirror.until(Duration::from_secs(15), "ten thousand keys", |mirror| entries(mirror).len() == wanted.len()).await;
+    assert_eq!(entries(&mirror), wanted);
     assert_eq!(without_folders(listing(&store).await), wanted);
 }
 
@@ -139,7 +139,7 @@ pub async fn values_at_the_stores_limit(store: Store, largest: usize) {
     let value = Bytes::from((0..largest).map(|n| u8::try_from(n % 251).unwrap()).collect::<Vec<u8>>());
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     store.put(&key("routes/big"), value.clone()).await.unwrap();
-    mirror.until(PROMPT, "the large value", |mirror| mirror.entry("waypost/routes/big").is_some_and(|entry| entry.value == value)).await;
+    mirror.until(DELIVERY_TIME, "the large value", |mirror| mirror.entry("waypost/routes/big").is_some_and(|entry| entry.value == value)).await;
     let error = store.put(&key("routes/big"), Bytes::from(vec![0; largest * 2])).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused, "{error}");
     assert_eq!(store.get(&key("routes/big")).await.unwrap().unwrap().value, value);
@@ -156,7 +156,7 @@ pub async fn binary_and_empty_values(store: Store) {
     store.put(&key("routes/binary"), binary.clone()).await.unwrap();
     store.put(&key("endpoints/shop/10.0.0.1:80"), Bytes::new()).await.unwrap();
     mirror
-        .until(PROMPT, "both", |mirror| mirror.entry("waypost/routes/binary").is_some() && mirror.entry("waypost/endpoints/shop/10.0.0.1:80").is_some())
+        .until(DELIVERY_TIME, "both", |mirror| mirror.entry("waypost/routes/binary").is_some() && mirror.entry("waypost/endpoints/shop/10.0.0.1:80").is_some())
         .await;
     assert_eq!(mirror.entry("waypost/routes/binary").unwrap().value, binary);
     assert!(mirror.entry("waypost/endpoints/shop/10.0.0.1:80").unwrap().value.is_empty());
@@ -171,7 +171,7 @@ pub async fn prefix_boundaries(store: Store) {
     store.put(&key("routes/a"), Bytes::from_static(b"ours")).await.unwrap();
     store.put(&Key::from("waypost2/routes/y".to_owned()), Bytes::from_static(b"not ours")).await.unwrap();
     store.put(&key("routes/b"), Bytes::from_static(b"ours")).await.unwrap();
-    mirror.until(PROMPT, "both", |mirror| mirror.entry("waypost/routes/b").is_some()).await;
+    mirror.until(DELIVERY_TIME, "both", |mirror| mirror.entry("waypost/routes/b").is_some()).await;
     let foreign: Vec<Key> = mirror.values().into_keys().filter(|key| !key.bytes().starts_with(b"waypost/")).collect();
     assert_eq!(foreign, []);
     assert_eq!(without_folders(mirror.values()).len(), 2);
@@ -183,13 +183,13 @@ pub async fn whole_tree_deleted(store: Store) {
     for number in 0..50 {
         put(&store, &format!("routes/r{number}"), "x").await;
     }
-    mirror.until(PROMPT, "all", |mirror| without_folders(mirror.values()).len() == 50).await;
+    mirror.until(DELIVERY_TIME, "all", |mirror| without_folders(mirror.values()).len() == 50).await;
     for number in 0..50 {
         store.delete(&key(&format!("routes/r{number}"))).await.unwrap();
     }
-    mirror.until(PROMPT, "nothing", |mirror| mirror.values().values().all(Bytes::is_empty)).await;
+    mirror.until(DELIVERY_TIME, "nothing", |mirror| mirror.values().values().all(Bytes::is_empty)).await;
     put(&store, "routes/after", "y").await;
-    mirror.until(PROMPT, "what came after", |mirror| mirror.entry("waypost/routes/after").is_some()).await;
+    mirror.until(DELIVERY_TIME, "what came after", |mirror| mirror.entry("waypost/routes/after").is_some()).await;
     mirror.check();
 }
 
@@ -312,14 +312,14 @@ pub async fn a_transaction_is_told_whole<F: Future<Output = ()> + Send + 'static
     }
     writing.await.unwrap();
     for mirror in more.iter().chain([&mirror]) {
-        mirror.until(PROMPT, "the last transaction", |mirror| mirror.entry(pair[1]).is_some_and(|entry| entry.value == "300")).await;
+        mirror.until(DELIVERY_TIME, "the last transaction", |mirror| mirror.entry(pair[1]).is_some_and(|entry| entry.value == "300")).await;
     }
 }
 
 /// A source without changes delivers an idle event at least every ten seconds.
 pub async fn idle_is_told(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(PROMPT, "a first Reset", |mirror| mirror.counts().0 == 1).await;
+    mirror.until(DELIVERY_TIME, "a first Reset", |mirror| mirror.counts().0 == 1).await;
     let end = std::time::Instant::now() + Duration::from_secs(21);
     while std::time::Instant::now() < end {
         let silence = mirror.silence().unwrap();
@@ -329,13 +329,13 @@ pub async fn idle_is_told(store: Store) {
     assert_eq!((mirror.counts(), mirror.errors()), ((1, 0), (0, None)));
 }
 
-/// After a fault, everything written before, during and after it is delivered within [`RECOVERY`].
+/// After a fault, everything written before, during and after it is delivered within [`RECOVERY_TIME`].
 async fn recovers(store: &Store, mirror: &Mirror, after: &str) {
     let wanted = listing(store).await;
-    mirror.until_is(RECOVERY, &wanted).await;
+    mirror.until_is(RECOVERY_TIME, &wanted).await;
     put(store, &format!("routes/after-{after}"), "still there").await;
     let wanted = listing(store).await;
-    mirror.until_is(RECOVERY, &wanted).await;
+    mirror.until_is(RECOVERY_TIME, &wanted).await;
 }
 
 async fn prepared(store: &Store) -> Mirror {
@@ -343,7 +343,7 @@ async fn prepared(store: &Store) -> Mirror {
         put(store, &format!("routes/r{number}"), "before").await;
     }
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(PROMPT, "all", |mirror| without_folders(mirror.values()).len() == 20).await;
+    mirror.until(DELIVERY_TIME, "all", |mirror| without_folders(mirror.values()).len() == 20).await;
     mirror.may_not_go_back(true);
     mirror
 }
@@ -431,7 +431,7 @@ pub async fn unreachable_endpoints_are_named(store: Store) {
 pub async fn ordinary_life_over_errors(store: Store) {
     let mirror = Mirror::follow(store.as_ref(), ROOT);
     put(&store, "routes/a", "one").await;
-    mirror.until(RECOVERY, "the value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
+    mirror.until(RECOVERY_TIME, "the value", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "one")).await;
     put(&store, "routes/a", "two").await;
-    mirror.until(PROMPT, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
+    mirror.until(DELIVERY_TIME, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "two")).await;
 }

@@ -153,7 +153,7 @@ impl Teller {
             self.spared -= 1;
             return vec![piece];
         }
-        let told = match self.plan.next() {
+        let messages = match self.plan.next() {
             Harm::None => vec![piece.clone()],
             Harm::Lost => Vec::new(),
             Harm::Twice => vec![piece.clone(), piece.clone()],
@@ -168,7 +168,7 @@ impl Teller {
         if self.old.len() > 50 {
             self.old.remove(0);
         }
-        told
+        messages
     }
 }
 
@@ -238,7 +238,7 @@ async fn queries(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
             if list && plan.empty.load(Ordering::Relaxed) {
                 (parts.status, content) = (StatusCode::OK, Bytes::from_static(b"[]"));
             } else if watch {
-                let (otherwise, pause) = told_otherwise(&plan, &old, &mut parts.headers, content);
+                let (otherwise, pause) = mangled_answer(&plan, &old, &mut parts.headers, content);
                 content = otherwise;
                 tokio::time::sleep(pause).await;
             }
@@ -251,10 +251,10 @@ async fn queries(near: TcpStream, far: TcpStream, plan: Arc<Plan>) {
 }
 
 /// An answer with its fault, and the delay before it.
-fn told_otherwise(plan: &Plan, old: &Mutex<Vec<(HeaderValue, Bytes)>>, headers: &mut HeaderMap, content: Bytes) -> (Bytes, Duration) {
+fn mangled_answer(plan: &Plan, old: &Mutex<Vec<(HeaderValue, Bytes)>>, headers: &mut HeaderMap, content: Bytes) -> (Bytes, Duration) {
     let Some(index) = headers.get("x-consul-index").cloned() else { return (content, Duration::ZERO) };
-    let mut known = old.lock().unwrap_or_else(PoisonError::into_inner);
-    known.push((index, content.clone()));
+    let mut answers = old.lock().unwrap_or_else(PoisonError::into_inner);
+    answers.push((index, content.clone()));
     match plan.next() {
         Harm::None => (content, Duration::ZERO),
         Harm::Late(pause) => (content, pause),
@@ -263,7 +263,7 @@ fn told_otherwise(plan: &Plan, old: &Mutex<Vec<(HeaderValue, Bytes)>>, headers: 
         Harm::Lost => (half(&content), Duration::ZERO),
         // As from servers that were restored or lag behind.
         Harm::Yesterday => {
-            let (index, body) = known[plan.below(known.len())].clone();
+            let (index, body) = answers[plan.below(answers.len())].clone();
             headers.insert("x-consul-index", index);
             (body, Duration::ZERO)
         }

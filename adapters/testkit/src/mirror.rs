@@ -185,10 +185,10 @@ impl Inner {
     }
 
     fn compare(&self, entries: &[Entry]) -> Result<(), String> {
-        let told: BTreeMap<&Key, Revision> = entries.iter().map(|entry| (&entry.key, entry.revision)).collect();
-        let back = |entry: &&Entry| told.get(&entry.key).is_none_or(|revision| *revision < entry.revision);
+        let revisions: BTreeMap<&Key, Revision> = entries.iter().map(|entry| (&entry.key, entry.revision)).collect();
+        let back = |entry: &&Entry| revisions.get(&entry.key).is_none_or(|revision| *revision < entry.revision);
         match self.entries.values().find(back) {
-            Some(entry) => Err(format!("a Reset took {} back from revision {} to {:?}", entry.key, entry.revision, told.get(&entry.key))),
+            Some(entry) => Err(format!("a Reset took {} back from revision {} to {:?}", entry.key, entry.revision, revisions.get(&entry.key))),
             None => Ok(()),
         }
     }

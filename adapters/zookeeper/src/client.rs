@@ -11,9 +11,9 @@ use waypost_adapter::{AdapterError, Auth, Entry, ErrorKind, Key, Revision, Setti
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Error, Permission, Stat, TlsOptions};
 
 /// Time limit of every call.
-const CALL: Duration = Duration::from_secs(3);
-const SESSION: Duration = Duration::from_secs(6);
-const CONNECT: Duration = Duration::from_secs(2);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The session for reads and writes.
 pub(crate) struct Session {
@@ -38,8 +38,8 @@ impl Session {
 
     /// The session; a new one is opened if there is none or it has ended. Concurrent callers open sessions independently of each other.
     pub(crate) async fn get(&self) -> Result<Client, AdapterError> {
-        let known = self.lock().clone().filter(|client| !client.state().is_terminated());
-        if let Some(client) = known {
+        let current = self.lock().clone().filter(|client| !client.state().is_terminated());
+        if let Some(client) = current {
             return Ok(client);
         }
         let opened = connect(&self.settings).await?;
@@ -54,7 +54,7 @@ impl Session {
 
 /// Opens a session with any server of the ensemble.
 pub(crate) async fn connect(settings: &Settings) -> Result<Client, AdapterError> {
-    let mut connector = Client::connector().with_session_timeout(SESSION).with_connection_timeout(CONNECT).with_fail_eagerly();
+    let mut connector = Client::connector().with_session_timeout(SESSION_TIMEOUT).with_connection_timeout(CONNECT_TIMEOUT).with_fail_eagerly();
     if let Auth::Password { user, password } = &settings.auth {
         connector = connector.with_auth("digest", format!("{user}:{password}").as_bytes());
     }
@@ -75,7 +75,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Client, AdapterError>
         }
     };
     // The crate spends up to its connection time-out on each server before it tries the next.
-    let limit = CONNECT * u32::try_from(settings.endpoints.len().max(1)).unwrap_or(1) + Duration::from_secs(1);
+    let limit = CONNECT_TIMEOUT * u32::try_from(settings.endpoints.len().max(1)).unwrap_or(1) + Duration::from_secs(1);
     match tokio::time::timeout(limit, opening).await {
         Ok(result) => result.map_err(|error| explain(settings, &error)),
         Err(_) => Err(unreachable(settings, "no session in time")),
@@ -84,7 +84,7 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Client, AdapterError>
 
 /// Runs a call within its time limit.
 pub(crate) async fn in_time<T>(settings: &Settings, call: impl Future<Output = T>) -> Result<T, AdapterError> {
-    tokio::time::timeout(CALL, call).await.map_err(|_| unreachable(settings, format!("no answer within {CALL:?}")))
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(|_| unreachable(settings, format!("no answer within {CALL_TIMEOUT:?}")))
 }
 
 /// Like [`in_time`], with the client's own errors converted.

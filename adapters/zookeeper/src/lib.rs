@@ -14,7 +14,7 @@ use crate::client::{Session, bounded, create, entry_of, explain, path_of};
 use crate::source::ZooKeeperSource;
 
 /// Maximum bytes of a value: a ZooKeeper server closes the connection of a client that writes more than about 1 MiB.
-const LARGEST: usize = 1_048_576 - 1_024;
+const MAX_VALUE_BYTES: usize = 1_048_576 - 1_024;
 
 /// An ensemble of ZooKeeper servers.
 #[derive(Debug)]
@@ -76,11 +76,16 @@ impl ZooKeeperAdapter {
     }
 
     fn check_size(&self, key: &Key, value: &Bytes) -> Result<(), AdapterError> {
-        if value.len() <= LARGEST {
+        if value.len() <= MAX_VALUE_BYTES {
             return Ok(());
         }
         let endpoint = self.settings.endpoints.join(",");
-        Err(AdapterError::new(ErrorKind::Refused, endpoint, format!("{key}: the value has {} bytes", value.len()), format!("write at most {LARGEST} bytes")))
+        Err(AdapterError::new(
+            ErrorKind::Refused,
+            endpoint,
+            format!("{key}: the value has {} bytes", value.len()),
+            format!("write at most {MAX_VALUE_BYTES} bytes"),
+        ))
     }
 
     /// Reads an entry back after a write of unknown outcome, with a new session.

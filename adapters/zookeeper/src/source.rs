@@ -15,11 +15,11 @@ use zookeeper_client::{AddWatchMode, Client, Error, EventType, PersistentWatcher
 use crate::client::{bounded, connect, entry_of, explain, in_time, unreachable};
 
 /// Interval of the checks whether the session is current.
-const IDLE: Duration = Duration::from_secs(3);
+const IDLE_INTERVAL: Duration = Duration::from_secs(3);
 /// Time after which changes are delivered although a storm of events continues and there is always more to read.
-const STORM: Duration = Duration::from_secs(1);
+const MAX_STORM_TIME: Duration = Duration::from_secs(1);
 /// Maximum concurrent requests; the server's own limit is 1,000.
-const PIPELINE: usize = 256;
+const MAX_CONCURRENT_REQUESTS: usize = 256;
 
 /// The entries by path, without a leading slash.
 type Tree = BTreeMap<String, Entry>;
@@ -34,7 +34,7 @@ pub(crate) struct ZooKeeperSource {
     /// Paths with events that have not been read yet, and changes that were read and not delivered yet. They are fields, so that dropping
     /// the future of the next event loses neither.
     unread: BTreeSet<String>,
-    untold: Vec<Change>,
+    undelivered: Vec<Change>,
 }
 
 struct Live {
@@ -52,7 +52,7 @@ impl std::fmt::Debug for ZooKeeperSource {
 
 impl ZooKeeperSource {
     pub(crate) fn new(settings: Arc<Settings>, root: &str) -> Self {
-        Self { settings, root: root.to_owned(), live: None, tree: Tree::new(), at: Revision(0), unread: BTreeSet::new(), untold: Vec::new() }
+        Self { settings, root: root.to_owned(), live: None, tree: Tree::new(), at: Revision(0), unread: BTreeSet::new(), undelivered: Vec::new() }
     }
 
     fn path(&self) -> String {
@@ -60,12 +60,12 @@ impl ZooKeeperSource {
     }
 
     async fn begin(&mut self) -> Result<Event, AdapterError> {
-        (self.unread, self.untold) = (BTreeSet::new(), Vec::new());
+        (self.unread, self.undelivered) = (BTreeSet::new(), Vec::new());
         let client = connect(&self.settings).await?;
         let watcher = bounded(&self.settings, client.watch(&self.path(), AddWatchMode::PersistentRecursive)).await?;
         let now = Instant::now();
-        let live = Live { client, watcher, next_idle: now + IDLE, next_list: now + self.settings.audit_pause(fastrand::f64()) };
-        // The known tree shows which nodes had children, also those whose children may not be listed any more.
+        let live = Live { client, watcher, next_idle: now + IDLE_INTERVAL, next_list: now + self.settings.audit_pause(fastrand::f64()) };
+        // The previous tree shows which nodes had children, also those whose children may not be listed any more.
         let (tree, at) = walk(&self.settings, &live.client, &self.path(), &self.tree).await?;
         (self.tree, self.at) = (tree, at);
         // All events of changes during the walk have arrived after this `sync`; reading their nodes again completes the listing.
@@ -75,13 +75,13 @@ impl ZooKeeperSource {
             self.live = None;
             return Err(error);
         }
-        self.untold.clear();
+        self.undelivered.clear();
         Ok(Event::Reset { entries: self.tree.values().cloned().collect(), at: self.at, drift: 0 })
     }
 
     async fn step(&mut self) -> Result<Option<Event>, AdapterError> {
         let Some(live) = self.live.as_mut() else { return self.begin().await.map(Some) };
-        if !self.unread.is_empty() || !self.untold.is_empty() {
+        if !self.unread.is_empty() || !self.undelivered.is_empty() {
             self.catch_up().await?;
             return Ok(self.event_of());
         }
@@ -90,7 +90,7 @@ impl ZooKeeperSource {
             event = live.watcher.changed() => event,
             () = sleep_until(live.next_list) => return self.audit().await,
             () = sleep_until(live.next_idle) => {
-                live.next_idle = Instant::now() + IDLE;
+                live.next_idle = Instant::now() + IDLE_INTERVAL;
                 let client = live.client.clone();
                 bounded(&self.settings, client.sync(&self.path())).await?;
                 return Ok(Some(Event::Idle { at: self.at }));
@@ -107,7 +107,7 @@ impl ZooKeeperSource {
         let (mut all, begun) = (BTreeSet::new(), Instant::now());
         while let Some(live) = self.live.as_mut() {
             self.unread.extend(drain(&mut live.watcher, &self.settings)?);
-            if self.unread.is_empty() || begun.elapsed() > STORM {
+            if self.unread.is_empty() || begun.elapsed() > MAX_STORM_TIME {
                 break;
             }
             let (client, paths) = (live.client.clone(), self.unread.clone());
@@ -121,7 +121,7 @@ impl ZooKeeperSource {
 
     /// The changes that were read, as an event.
     fn event_of(&mut self) -> Option<Event> {
-        let changes = std::mem::take(&mut self.untold);
+        let changes = std::mem::take(&mut self.undelivered);
         (!changes.is_empty()).then_some(Event::Changes { changes, at: self.at })
     }
 
@@ -130,7 +130,7 @@ impl ZooKeeperSource {
         let mut parents = BTreeSet::new();
         // The root itself is not an entry.
         let root = self.path();
-        for batch in paths.iter().filter(|path| **path != root).collect::<Vec<_>>().chunks(PIPELINE) {
+        for batch in paths.iter().filter(|path| **path != root).collect::<Vec<_>>().chunks(MAX_CONCURRENT_REQUESTS) {
             for (path, found) in read_all(&self.settings, client, batch.iter().map(|path| (*path).clone())).await? {
                 let key = path.trim_start_matches('/').to_owned();
                 match found {
@@ -138,13 +138,13 @@ impl ZooKeeperSource {
                         self.at = self.at.max(newest);
                         if self.tree.get(&key) != Some(&entry) {
                             self.tree.insert(key, entry.clone());
-                            self.untold.push(Change::Put(entry));
+                            self.undelivered.push(Change::Put(entry));
                         }
                     }
                     None => {
                         if let Some(entry) = self.tree.remove(&key) {
                             parents.extend(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()));
-                            self.untold.push(Change::Delete(entry.key));
+                            self.undelivered.push(Change::Delete(entry.key));
                         }
                     }
                 }
@@ -171,14 +171,14 @@ impl ZooKeeperSource {
         let explained = self.catch_up().await?;
         let is_explained = |key: &String| explained.contains(&format!("/{key}"));
         let fresh = tree.iter().filter(|(key, entry)| !is_explained(key) && self.tree.get(*key) != Some(*entry)).count();
-        let gone = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
+        let deleted = self.tree.keys().filter(|key| !is_explained(key) && !tree.contains_key(*key)).count();
         self.at = self.at.max(at);
-        if fresh + gone == 0 {
+        if fresh + deleted == 0 {
             return Ok(self.event_of().or(Some(Event::Idle { at: self.at })));
         }
         self.live = None;
         let Event::Reset { entries, at, .. } = self.begin().await? else { return Ok(None) };
-        Ok(Some(Event::Reset { entries, at, drift: fresh + gone }))
+        Ok(Some(Event::Reset { entries, at, drift: fresh + deleted }))
     }
 }
 
@@ -205,20 +205,20 @@ fn drain(watcher: &mut PersistentWatcher, settings: &Settings) -> Result<BTreeSe
     }
 }
 
-/// Every node below `root`, without `root` itself, and the newest transaction that changed any of them. `known` is the tree before.
-async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, known: &Tree) -> Result<(Tree, Revision), AdapterError> {
+/// Every node below `root`, without `root` itself, and the newest transaction that changed any of them. `previous` is the tree of the walk before.
+async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, previous: &Tree) -> Result<(Tree, Revision), AdapterError> {
     bounded(settings, client.sync(root)).await?;
     let mut tree = Tree::new();
     let mut newest = Revision(0);
     let mut level = vec![root.to_owned()];
     while !level.is_empty() {
         let mut children = Vec::new();
-        for batch in level.chunks(PIPELINE) {
-            for (parent, names) in children_of(settings, client, batch, known).await? {
+        for batch in level.chunks(MAX_CONCURRENT_REQUESTS) {
+            for (parent, names) in children_of(settings, client, batch, previous).await? {
                 children.extend(names.into_iter().map(|name| format!("{parent}/{name}")));
             }
         }
-        for batch in children.chunks(PIPELINE) {
+        for batch in children.chunks(MAX_CONCURRENT_REQUESTS) {
             for (path, found) in read_all(settings, client, batch.iter().cloned()).await? {
                 // The watch delivers the deletion of a node that is missing by now; the listing leaves it out.
                 if let Some((entry, touched)) = found {
@@ -235,7 +235,7 @@ async fn walk(settings: &Arc<Settings>, client: &Client, root: &str, known: &Tre
     Ok((tree, newest))
 }
 
-async fn children_of(settings: &Settings, client: &Client, parents: &[String], known: &Tree) -> Result<Vec<(String, Vec<String>)>, AdapterError> {
+async fn children_of(settings: &Settings, client: &Client, parents: &[String], previous: &Tree) -> Result<Vec<(String, Vec<String>)>, AdapterError> {
     let mut set = JoinSet::new();
     for parent in parents {
         let listing = client.get_children(parent);
@@ -247,7 +247,7 @@ async fn children_of(settings: &Settings, client: &Client, parents: &[String], k
         match joined {
             Ok((parent, Ok((names, _)))) => all.push((parent, names)),
             Ok((_, Err(Error::NoNode))) => {}
-            Ok((parent, Err(Error::NoAuth))) => may_be_closed(settings, &parent, known)?,
+            Ok((parent, Err(Error::NoAuth))) => may_be_closed(settings, &parent, previous)?,
             Ok((_, Err(error))) => return Err(explain(settings, &error)),
             Err(error) => return Err(unreachable(settings, error.to_string())),
         }
@@ -257,9 +257,9 @@ async fn children_of(settings: &Settings, client: &Client, parents: &[String], k
 
 /// An unreadable node affects only itself. But if it had children, a listing without them would look like their deletion, so the listing
 /// fails.
-fn may_be_closed(settings: &Settings, path: &str, known: &Tree) -> Result<(), AdapterError> {
+fn may_be_closed(settings: &Settings, path: &str, previous: &Tree) -> Result<(), AdapterError> {
     let below = format!("{}/", path.trim_start_matches('/'));
-    if known.range(below.clone()..).next().is_none_or(|(key, _)| !key.starts_with(&below)) {
+    if previous.range(below.clone()..).next().is_none_or(|(key, _)| !key.starts_with(&below)) {
         return Ok(());
     }
     let message = format!("the children of {path} may not be listed any more");
@@ -284,8 +284,8 @@ async fn read_all(settings: &Settings, client: &Client, paths: impl Iterator<Ite
             Ok((path, Err(Error::NoNode))) => all.push((path, None)),
             // An unreadable node affects only itself.
             Ok((path, Err(Error::NoAuth))) => {
-                let told = "the ACL of this node does not let us read it; grant read to everybody or to our identity";
-                let entry = Entry { unreadable: Some(told.to_owned()), ..Entry::new(path.trim_start_matches('/').as_bytes().to_vec(), Vec::new(), 0) };
+                let message = "the ACL of this node does not let us read it; grant read to everybody or to our identity";
+                let entry = Entry { unreadable: Some(message.to_owned()), ..Entry::new(path.trim_start_matches('/').as_bytes().to_vec(), Vec::new(), 0) };
                 all.push((path, Some((entry, Revision(0)))));
             }
             Ok((_, Err(error))) => return Err(explain(settings, &error)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use waypost_adapter::{Auth, ErrorKind, Settings};
 use waypost_adapter_zookeeper::ZooKeeperAdapter;
-use waypost_testkit::conformance::{self, RECOVERY, ROOT, Store, key, listing, put};
+use waypost_testkit::conformance::{self, RECOVERY_TIME, ROOT, Store, key, listing, put};
 use waypost_testkit::servers::{Server, ZooKeeper};
 use waypost_testkit::{Certificates, Mirror, free_port};
 
@@ -95,11 +95,11 @@ async fn a_node_that_we_may_not_read_hurts_only_itself() {
     let acls = [Acl::new(Permission::ALL, AuthId::new("auth", ""))];
     owner.create("/waypost/routes/secret", b"x", &CreateMode::Persistent.with_acls(Acls::new(&acls))).await.unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the open node", |mirror| mirror.entry("waypost/routes/open").is_some()).await;
-    let told = mirror.entry("waypost/routes/secret").unwrap().unreadable.unwrap();
-    assert!(told.contains("grant read"), "{told}");
+    mirror.until(RECOVERY_TIME, "the open node", |mirror| mirror.entry("waypost/routes/open").is_some()).await;
+    let message = mirror.entry("waypost/routes/secret").unwrap().unreadable.unwrap();
+    assert!(message.contains("grant read"), "{message}");
     put(&store, "routes/open", "2").await;
-    mirror.until(RECOVERY, "a change beside it", |mirror| mirror.entry("waypost/routes/open").is_some_and(|entry| entry.value == "2")).await;
+    mirror.until(RECOVERY_TIME, "a change beside it", |mirror| mirror.entry("waypost/routes/open").is_some_and(|entry| entry.value == "2")).await;
     assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
 }
 
@@ -111,7 +111,7 @@ async fn a_right_that_was_taken_away_is_no_deletion() {
     put(&store, "routes/a", "1").await;
     let owner = Client::connector().with_auth("digest", b"owner:secret").connect(&server.endpoints()[0]).await.unwrap();
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the node", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the node", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     let acls = [Acl::new(Permission::ALL, AuthId::new("auth", ""))];
     owner.set_acl("/waypost/routes", &acls, None).await.unwrap();
     drop(owner);
@@ -138,17 +138,17 @@ async fn a_store_restored_from_an_older_backup_is_listed_anew() {
         put(&store, &format!("routes/new{number}"), "2").await;
     }
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "all", |mirror| mirror.entry("waypost/routes/new49").is_some()).await;
+    mirror.until(RECOVERY_TIME, "all", |mirror| mirror.entry("waypost/routes/new49").is_some()).await;
     let server = tokio::task::spawn_blocking(move || {
         server.restore(&backup);
         server
     })
     .await
     .unwrap();
-    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    mirror.until_is(RECOVERY_TIME, &listing(&store).await).await;
     assert!(mirror.entry("waypost/routes/new0").is_none());
     put(&store, "routes/after", "3").await;
-    mirror.until(RECOVERY, "what came after", |mirror| mirror.entry("waypost/routes/after").is_some()).await;
+    mirror.until(RECOVERY_TIME, "what came after", |mirror| mirror.entry("waypost/routes/after").is_some()).await;
     drop(server);
 }
 
@@ -177,13 +177,13 @@ async fn a_session_that_expired_is_replaced_and_everything_is_read_again() {
     let store = store(&server);
     put(&store, "routes/a", "1").await;
     let mirror = Mirror::follow(store.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     // Longer than any session of the adapter survives without the server.
     server.freeze(0);
     tokio::time::sleep(Duration::from_secs(12)).await;
     server.thaw(0);
     put(&store, "routes/a", "2").await;
-    mirror.until_is(RECOVERY, &listing(&store).await).await;
+    mirror.until_is(RECOVERY_TIME, &listing(&store).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,7 +210,7 @@ async fn nodes_that_come_and_go_during_a_listing_do_not_disturb_it() {
     churn.await.unwrap();
     let wanted = listing(&store).await;
     for mirror in &mirrors {
-        mirror.until_is(RECOVERY, &wanted).await;
+        mirror.until_is(RECOVERY_TIME, &wanted).await;
         assert_eq!(mirror.errors().0, 0, "{:?}", mirror.errors());
     }
 }
@@ -223,11 +223,11 @@ async fn a_digest_identity_owns_what_it_writes_and_others_only_read_it() {
     owner.put(&key("routes/a"), Bytes::from_static(b"1")).await.unwrap();
     let other = store(&server);
     let mirror = Mirror::follow(other.as_ref(), ROOT);
-    mirror.until(RECOVERY, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the entry", |mirror| mirror.entry("waypost/routes/a").is_some()).await;
     let denied = other.put(&key("routes/a"), Bytes::from_static(b"2")).await.unwrap_err();
     assert_eq!(denied.kind, ErrorKind::Denied, "{denied}");
     owner.put(&key("routes/a"), Bytes::from_static(b"3")).await.unwrap();
-    mirror.until(RECOVERY, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "3")).await;
+    mirror.until(RECOVERY_TIME, "the change", |mirror| mirror.entry("waypost/routes/a").is_some_and(|entry| entry.value == "3")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,11 +263,11 @@ async fn the_documented_access_lists_are_enough_for_controller_and_registrant() 
     let (controller, shop) = (open("controller"), open("shop"));
     let mirror = Mirror::follow(controller.as_ref(), ROOT);
     shop.put(&key("endpoints/shop/a"), Bytes::from_static(b"10.0.0.1:80")).await.unwrap();
-    mirror.until(RECOVERY, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
+    mirror.until(RECOVERY_TIME, "the registration", |mirror| mirror.entry("waypost/endpoints/shop/a").is_some()).await;
     controller.put(&waypost_adapter::Key::from("waypost-status/cluster"), Bytes::from_static(b"{}")).await.unwrap();
     for (who, what) in [(&controller, "routes/a"), (&shop, "routes/a"), (&controller, "endpoints/shop/b")] {
         assert_eq!(who.put(&key(what), Bytes::new()).await.unwrap_err().kind, ErrorKind::Denied, "{what}");
     }
     shop.delete(&key("endpoints/shop/a")).await.unwrap();
-    mirror.until(RECOVERY, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
+    mirror.until(RECOVERY_TIME, "the end of it", |mirror| mirror.entry("waypost/endpoints/shop/a").is_none()).await;
 }
