@@ -34,7 +34,7 @@ pub use caller::Caller;
 use context::refuse;
 pub use context::{Api, ErrorBody, Secured};
 pub use controllers::{StepDownAnswer, StepDownRequest};
-pub(crate) use forward::UNHEARD;
+pub(crate) use forward::LEADER_FAILURE_HEADER;
 pub use operate::{ApproveAnswer, ApproveRequest, PinAnswer, PinRequest};
 pub use refusals::Refusals;
 pub use resources::{EventsAnswer, ExportedEntry, ExportedStore};
@@ -82,7 +82,7 @@ pub fn router(handle: Handle, client: reqwest::Client, secured: Option<Secured>,
         .route(SECRETS_PATH, post(secrets::secrets))
         .route("/v1/controller", get(controllers::controller))
         .route("/v1/replica", post(controllers::replica))
-        .route("/v1/relay", post(controllers::relay).layer(axum::extract::DefaultBodyLimit::max(controllers::LARGEST_RELAY)))
+        .route("/v1/relay", post(controllers::relay).layer(axum::extract::DefaultBodyLimit::max(controllers::MAX_RELAY_BYTES)))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
         .route("/metrics", get(probes::metrics))

@@ -17,12 +17,12 @@ use waypost_wire::{Certificate, JOIN_PATH, JoinRequest};
 pub use tokens::{Signer, TokenAnswer, TokenRequest};
 
 /// Interval at which files are checked for changes.
-const LOOK: Duration = Duration::from_secs(2);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause before the next try to renew a certificate; the clock is also checked at this interval.
-const RETRY: Duration = Duration::from_secs(30);
-/// How long to wait for a controller that is still starting.
-const JOINING: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(500);
+const RENEWAL_RETRY_PAUSE: Duration = Duration::from_secs(30);
+/// Time for which a controller that is still starting is asked for the authority.
+const MAX_JOIN_TIME: Duration = Duration::from_secs(60);
+const JOIN_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The settings of a controller's certificate.
 #[derive(Debug, Clone)]
@@ -90,8 +90,8 @@ pub fn now() -> Duration {
 }
 
 /// Whether a token is of another cluster than this authority.
-fn is_of_another(token: &str, kept: &Authority) -> bool {
-    matches!(Claims::peek(token), Ok(Claims::Join { authority, .. }) if authority != kept.fingerprint())
+fn is_of_another(token: &str, own: &Authority) -> bool {
+    matches!(Claims::peek(token), Ok(Claims::Join { authority, .. }) if authority != own.fingerprint())
 }
 
 #[derive(Debug)]
@@ -122,16 +122,16 @@ impl Trust {
             let files = FromFiles::open(files.clone(), Identity::Controller(settings.name.clone()))?;
             return Ok(Self { source: Source::Files(Mutex::new(files)), signer, settings, is_new: false });
         }
-        let known = Authority::load(&settings.folder)?;
-        let kept = known.is_some();
-        let (authority, is_new) = match (known, &settings.from) {
-            (Some(kept), From::Joining(token, _)) if is_of_another(&token.0, &kept) => return Err(JoinError::Another(settings.folder)),
-            (Some(kept), _) => (kept, false),
+        let stored = Authority::load(&settings.folder)?;
+        let is_stored = stored.is_some();
+        let (authority, is_new) = match (stored, &settings.from) {
+            (Some(own), From::Joining(token, _)) if is_of_another(&token.0, &own) => return Err(JoinError::Another(settings.folder)),
+            (Some(own), _) => (own, false),
             (None, From::Joining(token, urls)) => (join(&settings, &token.0, urls).await?, false),
             (None, From::Own { others: true }) => return Err(JoinError::Others),
             (None, _) => (Authority::create(now())?, true),
         };
-        if !kept {
+        if !is_stored {
             authority.save(&settings.folder)?;
             KeyPair::has_joined(&settings.folder);
         }
@@ -177,7 +177,7 @@ impl Trust {
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
         let left = own.renew_in(now());
         if left > Duration::ZERO {
-            return left.min(RETRY);
+            return left.min(RENEWAL_RETRY_PAUSE);
         }
         let made = issue_own(authority, &self.settings).and_then(|next| Ok((next.material()?, next)));
         match made {
@@ -189,7 +189,7 @@ impl Trust {
             }
             Err(error) => {
                 tracing::error!("the controller's certificate is not renewed: {error}");
-                RETRY
+                RENEWAL_RETRY_PAUSE
             }
         }
     }
@@ -208,7 +208,7 @@ fn look(files: &Mutex<FromFiles>) -> Duration {
         Ok(true) => tracing::info!("the certificate was read anew"),
         Err(error) => tracing::warn!("{error}; the certificate that was read before is used"),
     }
-    LOOK
+    FILE_CHECK_INTERVAL
 }
 
 /// Fetches the authority of the cluster from another controller.
@@ -229,34 +229,35 @@ async fn join(settings: &Settings, token: &str, urls: &[url::Url]) -> Result<Aut
         for url in urls {
             match ask(&client, url, &body).await {
                 Ok(authority) => return Ok(authority),
-                Err(Answer { last: true, told: message }) => return Err(JoinError::Refused(format!("{url}: {message}"))),
-                Err(Answer { told: now, .. }) => message = format!("{url}: {now}"),
+                Err(Answer { last: true, message }) => return Err(JoinError::Refused(format!("{url}: {message}"))),
+                Err(Answer { message: now, .. }) => message = format!("{url}: {now}"),
             }
         }
-        if urls.is_empty() || begun.elapsed() > JOINING {
+        if urls.is_empty() || begun.elapsed() > MAX_JOIN_TIME {
             return Err(JoinError::Refused(message));
         }
         tracing::warn!("not joined yet: {message}");
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(JOIN_RETRY_PAUSE).await;
     }
 }
 
 /// Why there is no authority, and whether another try is useless.
 struct Answer {
     last: bool,
-    told: String,
+    /// The reason.
+    message: String,
 }
 
 async fn ask(client: &reqwest::Client, url: &url::Url, body: &JoinRequest) -> Result<Authority, Answer> {
-    let again = |told: String| Answer { last: false, told };
+    let again = |message: String| Answer { last: false, message };
     let target = url.join(JOIN_PATH).map_err(|error| again(error.to_string()))?;
     let response = client.post(target).json(body).send().await.map_err(|error| again(cause(&error)))?;
     let status = response.status();
     let bytes = response.bytes().await.map_err(|error| again(error.to_string()))?;
     if !status.is_success() {
-        return Err(Answer { last: status.is_client_error(), told: String::from_utf8_lossy(&bytes).into_owned() });
+        return Err(Answer { last: status.is_client_error(), message: String::from_utf8_lossy(&bytes).into_owned() });
     }
-    let last = |told: String| Answer { last: true, told };
+    let last = |message: String| Answer { last: true, message };
     let certificate: Certificate = serde_json::from_slice(&bytes).map_err(|error| last(error.to_string()))?;
     let keys = certificate.keys.ok_or_else(|| last("the controller did not tell its authority; is it the same release?".to_owned()))?;
     Authority::read(keys.get().as_bytes()).map_err(|error| last(error.to_string()))

@@ -131,7 +131,7 @@ impl Compiler {
     pub fn restore(&mut self, source: usize, saved: Vec<SavedEntry>) {
         for SavedEntry { input, last_good } in saved {
             if let Some(written) = last_good {
-                if input.key == CURRENT {
+                if input.key == CURRENT_KEY {
                     self.active = tree_name(&written.value).ok().map(|tree| Active { tree, written: written.clone() });
                 }
                 self.put(source, EntryInput { written, key: input.key.clone(), unreadable: None });
@@ -172,8 +172,8 @@ impl Compiler {
             return;
         }
         for SavedEntry { input, last_good } in saved {
-            let known = self.sources.get(source).and_then(|source| source.entries.get(&input.key));
-            let Some(entry) = known.filter(|entry| entry.problem.is_some() && entry.good.is_none()) else { continue };
+            let current = self.sources.get(source).and_then(|source| source.entries.get(&input.key));
+            let Some(entry) = current.filter(|entry| entry.problem.is_some() && entry.good.is_none()) else { continue };
             let (Some(good), Place::Resource { .. }) = (last_good, &entry.place) else { continue };
             let now = EntryInput { key: input.key.clone(), written: entry.written.clone(), unreadable: entry.unreadable.clone() };
             self.put(source, EntryInput { written: good, unreadable: None, ..now.clone() });
@@ -193,9 +193,9 @@ impl Compiler {
     /// Replaces all entries of a store. Unchanged entries are not parsed again.
     pub fn reset(&mut self, source: usize, entries: Vec<EntryInput>) {
         let keys: BTreeSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
-        let known = self.sources.get(source).map(|source| &source.entries);
-        let gone: Vec<String> = known.into_iter().flat_map(BTreeMap::keys).filter(|key| !keys.contains(key.as_str())).cloned().collect();
-        gone.into_iter().for_each(|key| self.delete(source, &key));
+        let before = self.sources.get(source).map(|source| &source.entries);
+        let deleted: Vec<String> = before.into_iter().flat_map(BTreeMap::keys).filter(|key| !keys.contains(key.as_str())).cloned().collect();
+        deleted.into_iter().for_each(|key| self.delete(source, &key));
         for entry in entries {
             self.put(source, entry);
         }
@@ -368,8 +368,8 @@ impl Compiler {
 
     /// Reads `current` of the first store that has it. A tree without keys is refused, and the tree that was active before stays.
     fn choose_tree(&mut self) {
-        let holder = self.sources.iter().position(|source| source.entries.contains_key(CURRENT));
-        let wanted = holder.and_then(|number| self.sources.get(number)?.entries.get(CURRENT)).map(|entry| (named_tree(entry), entry.written.clone()));
+        let holder = self.sources.iter().position(|source| source.entries.contains_key(CURRENT_KEY));
+        let wanted = holder.and_then(|number| self.sources.get(number)?.entries.get(CURRENT_KEY)).map(|entry| (named_tree(entry), entry.written.clone()));
         let next = match wanted {
             None => None,
             Some((Ok(tree), written)) if self.tree_has_keys(&tree) => Some(Active { tree, written }),
@@ -397,10 +397,10 @@ impl Compiler {
     }
 
     fn set_current_problem(&mut self, holder: Option<usize>, problem: Option<Problem>) {
-        if let Some(entry) = holder.and_then(|number| self.sources.get_mut(number)?.entries.get_mut(CURRENT)) {
+        if let Some(entry) = holder.and_then(|number| self.sources.get_mut(number)?.entries.get_mut(CURRENT_KEY)) {
             entry.problem = problem;
         }
-        self.touched.extend(holder.map(|source| EntryId { source, key: CURRENT.to_owned() }));
+        self.touched.extend(holder.map(|source| EntryId { source, key: CURRENT_KEY.to_owned() }));
     }
 
     fn tree_has_keys(&self, tree: &str) -> bool {
@@ -414,7 +414,7 @@ impl Compiler {
 }
 
 /// The key whose value names the active tree.
-pub const CURRENT: &str = "current";
+pub const CURRENT_KEY: &str = "current";
 
 /// The tree that an entry at `current` names.
 fn named_tree(entry: &Entry) -> Result<String, String> {

@@ -171,10 +171,10 @@ fn unknown_kind(folder: &str) -> String {
     if folder == "certificates" {
         return "certificates are not supported by this release".to_owned();
     }
-    let known = Kind::ALL.map(Kind::plural);
-    match nearest(folder, known.into_iter().chain(["current", "trees"])) {
+    let kinds = Kind::ALL.map(Kind::plural);
+    match nearest(folder, kinds.into_iter().chain(["current", "trees"])) {
         Some(name) => format!("unknown kind {folder:?}; did you mean {name:?}?"),
-        None => format!("unknown kind {folder:?}; known are {}, trees and current", known.join(", ")),
+        None => format!("unknown kind {folder:?}; known are {}, trees and current", kinds.join(", ")),
     }
 }
 

@@ -50,7 +50,7 @@ impl Bucket {
     fn put(&mut self, object: Arc<Object>) -> bool {
         let found = self.find(object.path());
         match found.ok().and_then(|at| self.objects.get_mut(at)) {
-            Some(known) => *known = object,
+            Some(slot) => *slot = object,
             None => self.objects.insert(found.unwrap_or_else(|at| at), object),
         }
         found.is_err()

@@ -132,20 +132,21 @@ pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
 const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
 
 /// Maximum bytes of the text of a regular expression. Not a setting: the cost of finding its compiled size depends on it.
-pub const REGEX_TEXT: usize = 4_096;
+pub const MAX_REGEX_TEXT_BYTES: usize = 4_096;
 
 /// Maximum bytes of a path, header or query parameter of a request that is compared with a regular expression; a longer one matches none. Not a
 /// setting: the time of a lookup depends on it.
-pub const PATTERN_INPUT: usize = 8_192;
+pub const MAX_PATTERN_INPUT_BYTES: usize = 8_192;
 
-/// So many query parameters of a request are compared with conditions, the first ones. Not a setting: the time of a lookup depends on it.
-pub const QUERY_PARAMETERS: usize = 256;
+/// Maximum number of query parameters of a request that are compared with conditions; further ones are ignored. Not a setting: the time of
+/// a lookup depends on it.
+pub const MAX_QUERY_PARAMETERS: usize = 256;
 
 /// Maximum bytes of the path of a match. Not a setting: the time of a lookup depends on it.
-pub const PATH_BYTES: usize = 4_096;
+pub const MAX_PATH_BYTES: usize = 4_096;
 
 /// Maximum bytes of a compiled regular expression on a proxy, which has no settings of the model.
 pub const MOST_REGEX_BYTES: usize = 10 * DEFAULT_REGEX_BYTES;
 
 /// Maximum nesting depth of brackets in a value. Not a setting: the parser's own stack depends on it.
-pub const DEPTH: usize = 64;
+pub const MAX_BRACKET_DEPTH: usize = 64;

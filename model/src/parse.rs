@@ -9,7 +9,7 @@ mod workable;
 use serde::de::DeserializeOwned;
 
 use crate::key::{Kind, ResourceKey};
-use crate::limits::{DEPTH, Limits};
+use crate::limits::{Limits, MAX_BRACKET_DEPTH};
 use crate::problem::{Problem, nearest};
 use crate::resource::{Endpoint, Filter, Listener, Resource, Route, Rule};
 use crate::schema::known_fields;
@@ -155,9 +155,9 @@ fn example(kind: Kind) -> &'static str {
 }
 
 fn json<T: DeserializeOwned>(text: &str, kind: Kind) -> Result<T, Problem> {
-    if let Some(offset) = position::too_deep(text, DEPTH) {
+    if let Some(offset) = position::too_deep(text, MAX_BRACKET_DEPTH) {
         let (line, column) = position::of_offset(text.as_bytes(), offset);
-        return Err(Problem { line, column, ..Problem::whole(format!("brackets are nested more than {DEPTH} deep; write the value flatter")) });
+        return Err(Problem { line, column, ..Problem::whole(format!("brackets are nested more than {MAX_BRACKET_DEPTH} deep; write the value flatter")) });
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let mut ignored = Vec::new();
@@ -297,10 +297,10 @@ fn verdict<T, E: ToString>(
     if let Some(path) = ignored.first() {
         let (line, column) = find(path, true);
         let (name, parent) = path.split_last().map_or(("", [].as_slice()), |(name, parent)| (name.as_str(), parent));
-        let known = known_fields(kind, parent);
+        let fields = known_fields(kind, parent);
         let place = if parent.is_empty() { String::new() } else { format!(" in {}", dotted(parent)) };
-        let suggestion = nearest(name, known.iter().map(String::as_str));
-        let hint = if suggestion.is_some() || known.is_empty() { String::new() } else { format!("; known are {}", known.join(", ")) };
+        let suggestion = nearest(name, fields.iter().map(String::as_str));
+        let hint = if suggestion.is_some() || fields.is_empty() { String::new() } else { format!("; known are {}", fields.join(", ")) };
         let message = format!("unknown field {name:?}{place}{hint}");
         return Err(Problem { line, column, field: String::new(), message, suggestion });
     }
@@ -470,8 +470,8 @@ mod tests {
         let filter = |value: &str| format!("  - filters: [{{type: FixedResponse, fixedResponse: {{statusCode: 200, body: {value}}}}}]\n");
         let value = format!("rules:\n{}{}", filter(&format!("&body {body}")), filter("*body").repeat(50));
         let begun = std::time::Instant::now();
-        let told = problem(Kind::Route, &value);
-        assert!(told.contains("setting objectBytes"), "{told}");
+        let message = problem(Kind::Route, &value);
+        assert!(message.contains("setting objectBytes"), "{message}");
         assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
         let few = format!("rules:\n{}{}", filter("&body hello"), filter("*body").repeat(50));
         assert!(problem(Kind::Route, &few).starts_with("accepted"), "{}", problem(Kind::Route, &few));
@@ -486,11 +486,11 @@ mod tests {
             );
             parse(&key, value.as_bytes(), &Limits { regex_bytes, ..Limits::default() }).map(drop)
         };
-        let told = |repeat| within(repeat, 64 * 1024);
-        let most = (1..5_000).take_while(|repeat| told(*repeat).is_ok()).last().unwrap();
+        let parse = |repeat| within(repeat, 64 * 1024);
+        let most = (1..5_000).take_while(|repeat| parse(*repeat).is_ok()).last().unwrap();
         assert_eq!(within(most + 1, 128 * 1024), Ok(()), "it is a setting");
         for repeat in [most + 1, most * 10] {
-            let problem = told(repeat).unwrap_err();
+            let problem = parse(repeat).unwrap_err();
             assert!(problem.message.contains("regexBytes") || problem.message.contains("too large") || problem.message.contains("size limit"), "{problem}");
         }
     }

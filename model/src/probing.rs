@@ -28,11 +28,11 @@ impl Fleet {
         let own = hash(endpoint);
         let mut scored: Vec<(u64, &Member)> = self.0.iter().map(|member| (mix(own ^ member.hash), member)).collect();
         scored.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
-        let mut seen: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        let mut places: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         let mut ranked: Vec<(usize, bool, &str)> = scored
             .into_iter()
             .map(|(_, member)| {
-                let place = seen.entry(member.zone.as_deref()).or_default();
+                let place = places.entry(member.zone.as_deref()).or_default();
                 *place += 1;
                 (*place, zone.is_none() || member.zone.as_deref() != zone, member.name.as_str())
             })

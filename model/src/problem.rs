@@ -42,9 +42,9 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The known name that is nearest to `unknown`, if it is near enough to be a misspelling.
-pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    known
+/// The one of `names` that is nearest to `unknown`, if it is near enough to be a misspelling.
+pub fn nearest<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&unknown.to_lowercase(), &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance <= (name.len().max(unknown.len()) / 3).max(1))
@@ -58,9 +58,9 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_offered_only_when_it_is_near() {
-        let known = ["hostnames", "rules", "listeners"];
-        assert_eq!(nearest("hostname", known), Some("hostnames".to_owned()));
-        assert_eq!(nearest("Rules", known), Some("rules".to_owned()));
-        assert_eq!(nearest("backend", known), None);
+        let names = ["hostnames", "rules", "listeners"];
+        assert_eq!(nearest("hostname", names), Some("hostnames".to_owned()));
+        assert_eq!(nearest("Rules", names), Some("rules".to_owned()));
+        assert_eq!(nearest("backend", names), None);
     }
 }

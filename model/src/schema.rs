@@ -20,9 +20,9 @@ pub fn of(kind: Kind) -> Value {
 
 /// Adds the bare address as an alternative to an endpoint's object.
 fn or_bare(mut object: Value) -> Value {
-    let taken = |object: &mut Value, name: &str| object.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
-    let (schema, title, description) = (taken(&mut object, "$schema"), taken(&mut object, "title"), taken(&mut object, "description"));
-    let defs = taken(&mut object, "$defs");
+    let take = |object: &mut Value, name: &str| object.as_object_mut().and_then(|map| map.remove(name)).unwrap_or_default();
+    let (schema, title, description) = (take(&mut object, "$schema"), take(&mut object, "title"), take(&mut object, "description"));
+    let defs = take(&mut object, "$defs");
     let bare = serde_json::json!({ "type": "string", "description": "The address alone.", "examples": ["10.0.0.5:8080"] });
     let mut either = serde_json::json!({ "$schema": schema, "title": title, "description": description, "anyOf": [object, bare] });
     if let (Some(map), false) = (either.as_object_mut(), defs.is_null()) {

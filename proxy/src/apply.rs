@@ -20,9 +20,9 @@ use crate::table::{Builder, Judged, Table};
 use crate::upstream::pool::IdleCap;
 
 /// Interval of the attempts to bind a listener that could not be bound.
-const REBIND: Duration = Duration::from_millis(250);
+const REBIND_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval of the search for tables that are not used any more.
-const SWEEP: Duration = Duration::from_secs(1);
+const TABLE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of applying, shared with the rest of the proxy.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ pub(crate) struct Applied {
     /// Why the last publication was refused; `None` if it was not.
     pub(crate) refused: Option<String>,
     /// The last refusal that was not reported yet. It stays until it is reported, even if a later publication is applied first.
-    pub(crate) untold: Option<String>,
+    pub(crate) unreported_refusal: Option<String>,
     /// The version of the shared keys.
     pub(crate) secrets: Version,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Applied {
 impl Applied {
     /// A publication is refused; the next report gives the reason.
     pub(crate) fn refuse(&mut self, reason: String) {
-        (self.refused, self.untold) = (Some(reason.clone()), Some(reason));
+        (self.refused, self.unreported_refusal) = (Some(reason.clone()), Some(reason));
     }
 }
 
@@ -94,12 +94,12 @@ impl Progress {
     }
 
     /// Notes that this refusal was reported. Returns whether a later publication has been applied since the refusal.
-    pub(crate) fn told(&self, refused: Option<&String>) -> bool {
+    pub(crate) fn refusal_reported(&self, refused: Option<&String>) -> bool {
         let mut applied = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.is_none() || applied.untold.as_ref() != refused {
+        if refused.is_none() || applied.unreported_refusal.as_ref() != refused {
             return false;
         }
-        applied.untold = None;
+        applied.unreported_refusal = None;
         applied.refused.is_none()
     }
 
@@ -163,7 +163,7 @@ impl Applier {
     pub(crate) async fn run(mut self, mut arrivals: watch::Receiver<Option<Arrived>>) {
         let mut unbound = false;
         loop {
-            let arrival = tokio::time::timeout(if unbound { REBIND } else { SWEEP }, arrivals.changed());
+            let arrival = tokio::time::timeout(if unbound { REBIND_INTERVAL } else { TABLE_SWEEP_INTERVAL }, arrivals.changed());
             let arrived = tokio::select! {
                 arrived = arrival => arrived,
                 Ok(()) = self.judged.changed() => {

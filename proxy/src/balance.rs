@@ -35,17 +35,17 @@ pub struct Endpoint {
 }
 
 /// Maximum number of endpoints of which least-request reads all; of more it reads a sample.
-const LOOK_AT_ALL: usize = 64;
-const SAMPLE: usize = 8;
+const MAX_READ_ENDPOINTS: usize = 64;
+const ENDPOINT_SAMPLE: usize = 8;
 /// Number of endpoints drawn by weight, if weights differ.
-const DRAWS: usize = 4;
+const WEIGHTED_DRAWS: usize = 4;
 /// Maximum length of the schedule of a weighted round robin. Beyond it turns are spread over the sum of the weights by [`TURN_STEP`].
-const SCHEDULE: u64 = 4_096;
+const MAX_SCHEDULE: u64 = 4_096;
 /// The golden ratio's fractional part in units of 2^-64: its multiples are spread evenly, however many there are.
 const TURN_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Clients count as having given up on an endpoint if they waited ten times as long as other endpoints take, and at least 0.1 s.
-const MUCH_LONGER: u32 = 10;
-const WORTH_WAITING: std::time::Duration = std::time::Duration::from_millis(100);
+const GIVE_UP_FACTOR: u32 = 10;
+const MIN_GIVE_UP_TIME: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The endpoints of a backend that may take requests, with the balancing policy.
 #[derive(Debug, Default)]
@@ -128,7 +128,7 @@ impl Balancer {
     fn is_given_up(&self, endpoint: &Endpoint) -> bool {
         let Some(waited) = endpoint.state.detector().take_abandoned() else { return false };
         let others = self.others(endpoint).filter_map(|other| other.state.detector().latency());
-        median(others.collect()).is_some_and(|typical| waited >= (typical * MUCH_LONGER).max(WORTH_WAITING))
+        median(others.collect()).is_some_and(|typical| waited >= (typical * GIVE_UP_FACTOR).max(MIN_GIVE_UP_TIME))
     }
 
     /// Ejects an endpoint after a failed attempt or an error, if its share of these stands out among the other endpoints. Returns the
@@ -165,7 +165,7 @@ impl Balancer {
     /// The other endpoints of the backend; a sample, which begins anywhere, if there are many.
     fn others(&self, endpoint: &Endpoint) -> impl Iterator<Item = &Endpoint> {
         let id = endpoint.id.clone();
-        let step = self.endpoints.len().div_ceil(LOOK_AT_ALL).max(1);
+        let step = self.endpoints.len().div_ceil(MAX_READ_ENDPOINTS).max(1);
         self.endpoints.iter().skip(fastrand::usize(0..step)).step_by(step).filter(move |other| other.id != id)
     }
 
@@ -209,7 +209,10 @@ impl Balancer {
     /// one drawn, so the shares of requests are those of the weights.
     fn least_drawn(&self) -> Option<&Endpoint> {
         let load = |endpoint: &Endpoint| (endpoint.state.cost() - 1) * 1_000_000 / u64::from(endpoint.weight.max(1));
-        (0..DRAWS).filter_map(|_| self.random()).filter(|endpoint| !endpoint.state.avoided() && !endpoint.state.is_out()).min_by_key(|endpoint| load(endpoint))
+        (0..WEIGHTED_DRAWS)
+            .filter_map(|_| self.random())
+            .filter(|endpoint| !endpoint.state.avoided() && !endpoint.state.is_out())
+            .min_by_key(|endpoint| load(endpoint))
     }
 
     /// The endpoint with the lowest cost in proportion to its weight, of all or of a sample. A random starting point breaks ties.
@@ -219,15 +222,15 @@ impl Balancer {
             return None;
         }
         let cost = |endpoint: &Endpoint| endpoint.state.cost() * 1_000_000 / u64::from(endpoint.weight.max(1));
-        if count > LOOK_AT_ALL {
-            let drawn = (0..SAMPLE).filter_map(|_| self.endpoints.get(fastrand::usize(0..count)));
+        if count > MAX_READ_ENDPOINTS {
+            let drawn = (0..ENDPOINT_SAMPLE).filter_map(|_| self.endpoints.get(fastrand::usize(0..count)));
             if let Some(least) = drawn.filter(|endpoint| usable(endpoint)).min_by_key(|endpoint| cost(endpoint)) {
                 return Some(least);
             }
         }
         let start = fastrand::usize(0..count);
         let ring = self.endpoints.iter().cycle().skip(start).take(count).filter(|endpoint| usable(endpoint));
-        if count > LOOK_AT_ALL { ring.take(SAMPLE).min_by_key(|endpoint| cost(endpoint)) } else { ring.min_by_key(|endpoint| cost(endpoint)) }
+        if count > MAX_READ_ENDPOINTS { ring.take(ENDPOINT_SAMPLE).min_by_key(|endpoint| cost(endpoint)) } else { ring.min_by_key(|endpoint| cost(endpoint)) }
     }
 }
 
@@ -247,11 +250,11 @@ fn healthy(all: Vec<Endpoint>, check: Option<&HealthCheck>) -> Vec<Endpoint> {
 }
 
 /// The order of a weighted round robin with the turns of each endpoint spread evenly: turn k of an endpoint with n turns is due at (2k + 1)
-/// / 2n of the whole. `None` if it has more than [`SCHEDULE`] turns.
+/// / 2n of the whole. `None` if it has more than [`MAX_SCHEDULE`] turns.
 fn schedule(weights: &[u64]) -> Option<Vec<usize>> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let shares = weights.iter().map(|weight| weight / divisor);
-    if shares.clone().sum::<u64>() > SCHEDULE {
+    if shares.clone().sum::<u64>() > MAX_SCHEDULE {
         return None;
     }
     let due = |turn: u64, share: u64| ((2 * turn + 1) << 32) / (2 * share);
@@ -378,15 +381,15 @@ mod tests {
 
     /// Makes attempts at the picked endpoints, and checks for outliers as requests do.
     fn attempts(balancer: &Balancer, count: usize, outcome: impl Fn(&str) -> Outcome) -> std::collections::BTreeMap<String, usize> {
-        let mut taken = std::collections::BTreeMap::new();
+        let mut counts = std::collections::BTreeMap::new();
         for _ in 0..count {
             let endpoint = balancer.pick(&[]).unwrap();
-            *taken.entry(endpoint.id.to_string()).or_default() += 1;
+            *counts.entry(endpoint.id.to_string()).or_default() += 1;
             if endpoint.state.begin().end(outcome(&endpoint.id)) {
                 balancer.judge(endpoint);
             }
         }
-        taken
+        counts
     }
 
     #[test]
@@ -395,8 +398,8 @@ mod tests {
             for bad in [Outcome::Failed, Outcome::Answered(500)] {
                 let all = [endpoint("a", 1), endpoint("b", 1), endpoint("bad", 1)];
                 let balancer = Balancer::new(&all, balancing, None, Arc::default());
-                let taken = attempts(&balancer, 5_000, |id| if id == "bad" { bad } else { Outcome::Answered(200) });
-                assert!(taken["bad"] <= 40, "{balancing:?} {bad:?}: {taken:?}");
+                let counts = attempts(&balancer, 5_000, |id| if id == "bad" { bad } else { Outcome::Answered(200) });
+                assert!(counts["bad"] <= 40, "{balancing:?} {bad:?}: {counts:?}");
                 let all = [endpoint("a", 1), endpoint("b", 1), endpoint("c", 1)];
                 let balancer = Balancer::new(&all, balancing, None, Arc::default());
                 attempts(&balancer, 500, |_| bad);

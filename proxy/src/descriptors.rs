@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Descriptors that are reserved for everything but connections of clients and to endpoints, whatever the limit.
-const RESERVE: usize = 64;
+const DESCRIPTOR_RESERVE: usize = 64;
 
 /// Descriptors that clients leave to connections to endpoints, or a third of all where that is less. Without them, clients that are all in the
 /// middle of a request would leave no descriptor to answer any of them.
@@ -29,7 +29,7 @@ impl Descriptors {
     /// What is left of the process's limit beside what is open now and the reserve.
     pub(crate) fn of_process() -> Arc<Self> {
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        Self::new(raise_descriptor_limit().saturating_sub(open + RESERVE).max(8))
+        Self::new(raise_descriptor_limit().saturating_sub(open + DESCRIPTOR_RESERVE).max(8))
     }
 
     /// So many.

@@ -11,7 +11,7 @@ use waypost_model::value::Address;
 use crate::outlier::{Detector, Outcome, SharedTime};
 
 /// How long an endpoint that refused a connection is avoided while there are others.
-const AVOID: Duration = Duration::from_secs(1);
+const AVOID_REFUSING_TIME: Duration = Duration::from_secs(1);
 
 /// A resolved address that connections can go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl EndpointState {
 
     /// A connection could not be opened.
     pub fn refused(&self) {
-        self.avoid_until.store(self.age() + u64::try_from(AVOID.as_millis()).unwrap_or_default(), Ordering::Relaxed);
+        self.avoid_until.store(self.age() + u64::try_from(AVOID_REFUSING_TIME.as_millis()).unwrap_or_default(), Ordering::Relaxed);
     }
 
     /// A connection was opened.
@@ -190,14 +190,15 @@ impl Drop for Attempt {
 /// The states of all endpoints by backend and address, so that a new table uses the counters of the old one.
 #[derive(Debug, Default)]
 pub struct States {
-    known: HashMap<(String, Address), Weak<EndpointState>>,
+    /// By backend and address.
+    states: HashMap<(String, Address), Weak<EndpointState>>,
     turns: HashMap<String, Weak<AtomicU64>>,
 }
 
 impl States {
     /// The state of an address of a backend.
     pub fn of(&mut self, backend: &str, address: &Address) -> Arc<EndpointState> {
-        let slot = self.known.entry((backend.to_owned(), address.clone())).or_default();
+        let slot = self.states.entry((backend.to_owned(), address.clone())).or_default();
         slot.upgrade().unwrap_or_else(|| {
             let state = Arc::new(EndpointState::default());
             *slot = Arc::downgrade(&state);
@@ -217,7 +218,7 @@ impl States {
 
     /// Removes the states that no table uses any more.
     pub fn sweep(&mut self) {
-        self.known.retain(|_, state| state.strong_count() > 0);
+        self.states.retain(|_, state| state.strong_count() > 0);
         self.turns.retain(|_, turn| turn.strong_count() > 0);
     }
 }
@@ -237,6 +238,6 @@ mod tests {
         assert_eq!(state.in_flight(), 0);
         drop(state);
         states.sweep();
-        assert!(states.known.is_empty());
+        assert!(states.states.is_empty());
     }
 }

@@ -11,11 +11,11 @@ use waypost_wire::{Certificate, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest
 use crate::link::Link;
 
 /// Time limit of an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of the checks whether the files have changed.
-const LOOK: Duration = Duration::from_secs(2);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause before a failed renewal is repeated.
-const RETRY: Duration = Duration::from_secs(30);
+const RENEWAL_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 /// The source of this proxy's certificate.
 #[derive(Clone, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Enrolment {
         let tls = joining_client(&authority).map_err(|error| error.to_string())?;
         let mut link = Link::open(url, Some(Arc::new(tls))).await?;
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
-        let own = self.got(&link.ask(JOIN_PATH, body, PATIENCE).await?, &key)?;
+        let own = self.got(&link.ask(JOIN_PATH, body, ANSWER_TIMEOUT).await?, &key)?;
         tracing::info!("joined the cluster as proxy {}", self.name);
         self.take(own)
     }
@@ -187,11 +187,11 @@ impl Enrolment {
                 Some(Used::Own(keyring, own)) => match own.renew_in(date()) {
                     Duration::ZERO => self.renew_now(&controllers, &keyring).await,
                     // The clock may jump, so the wait is limited.
-                    left => left.min(RETRY),
+                    left => left.min(RENEWAL_RETRY_PAUSE),
                 },
                 Some(Used::Files(files)) => {
                     self.look(files);
-                    LOOK
+                    FILE_CHECK_INTERVAL
                 }
                 None => Duration::from_secs(1),
             };
@@ -212,14 +212,14 @@ impl Enrolment {
             }
         }
         tracing::warn!("the certificate is not renewed yet: {last_error}");
-        RETRY / 6
+        RENEWAL_RETRY_PAUSE / 6
     }
 
     async fn renewed(&self, url: &url::Url, keyring: &Keyring) -> Result<(), String> {
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
         let request = RenewRequest { public_key: key.public().into() };
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
-        let answer = Link::open(url, Some(tls(keyring)?)).await?.ask(RENEW_PATH, body, PATIENCE).await?;
+        let answer = Link::open(url, Some(tls(keyring)?)).await?.ask(RENEW_PATH, body, ANSWER_TIMEOUT).await?;
         let own = self.got(&answer, &key)?;
         keyring.replace(own.material().map_err(|error| error.to_string())?);
         self.uses(Used::Own(keyring.clone(), own));

@@ -20,9 +20,9 @@ use waypost_trust::cause;
 use waypost_wire::{HEARTBEAT_SECONDS, SILENCE_SECONDS};
 
 /// Time without a line after which the controller counts as lost.
-pub(crate) const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 /// Time limit of connecting.
-pub(crate) const CONNECT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sending side of a connection to a controller, with the controller's URL.
 #[derive(Debug, Clone)]
@@ -39,18 +39,18 @@ impl Link {
         let host = url.host_str().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(7400);
         let in_time = |_| "no connection in time".to_owned();
-        let stream = timeout(CONNECT, TcpStream::connect((host.clone(), port))).await.map_err(in_time)?.map_err(|error| error.to_string())?;
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.clone(), port))).await.map_err(in_time)?.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let Some(tls) = tls else { return Self::over(url, stream).await };
         let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-        let shaken = timeout(CONNECT, TlsConnector::from(tls).connect(name, stream)).await.map_err(in_time)?;
+        let shaken = timeout(CONNECT_TIMEOUT, TlsConnector::from(tls).connect(name, stream)).await.map_err(in_time)?;
         Self::over(url, shaken.map_err(|error| error.to_string())?).await
     }
 
     async fn over(url: &url::Url, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Self, String> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
-        builder.keep_alive_interval(Some(Duration::from_secs(HEARTBEAT_SECONDS))).keep_alive_timeout(SILENCE);
+        builder.keep_alive_interval(Some(Duration::from_secs(HEARTBEAT_SECONDS))).keep_alive_timeout(MAX_SILENCE);
         builder.initial_stream_window_size(4 * 1024 * 1024).initial_connection_window_size(8 * 1024 * 1024);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         tokio::spawn(async move {
@@ -80,7 +80,7 @@ pub(crate) struct Lines {
     body: Incoming,
     buffer: BytesMut,
     /// Whether any data was received.
-    pub(crate) heard: bool,
+    pub(crate) received_data: bool,
 }
 
 /// Why a stream of lines ended.
@@ -100,7 +100,7 @@ pub(crate) enum Ended {
 impl Lines {
     /// The lines of a response body.
     pub(crate) fn of(body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::new(), heard: false }
+        Self { body, buffer: BytesMut::new(), received_data: false }
     }
 
     /// The next line, of at most `longest` bytes.
@@ -112,12 +112,12 @@ impl Lines {
             if self.buffer.len() > longest {
                 return Err(Ended::TooLong(longest));
             }
-            let data = match timeout(SILENCE, self.body.frame()).await {
+            let data = match timeout(MAX_SILENCE, self.body.frame()).await {
                 Err(_) => return Err(Ended::Silent),
                 Ok(None | Some(Err(_))) => return Err(Ended::Closed),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             };
-            self.heard = true;
+            self.received_data = true;
             self.buffer.extend_from_slice(&data);
         }
     }

@@ -26,8 +26,8 @@ use crate::worker::{Accepted, Workers};
 const BACKLOG: i32 = 4_096;
 /// Time for connections in progress to arrive after a listener stops.
 const CLOSE_GRACE: Duration = Duration::from_millis(200);
-/// Minimum interval between lookups of the process that has a taken address.
-const LOOK_UP: Duration = Duration::from_secs(5);
+/// Minimum interval between lookups of the process that has bound a wanted address.
+const OWNER_LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Bound {
@@ -85,21 +85,21 @@ impl Listeners {
             return Vec::new();
         }
         let mut before: HashMap<SocketAddr, Bound> = std::mem::take(&mut inner.bound).into_values().map(|bound| (bound.config.address, bound)).collect();
-        let known = std::mem::take(&mut inner.failed);
+        let earlier_failures = std::mem::take(&mut inner.failed);
         let mut sorted: Vec<_> = wanted.values().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         // A socket stays with its listener; otherwise it passes to a listener of another name with the same address.
         let keeps = |config: &&&Arc<ListenerConfig>| before.get(&config.address).is_some_and(|bound| bound.config.name == config.name);
-        let (kept, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|config| keeps(&config));
+        let (staying, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|config| keeps(&config));
         let mut moved = Vec::new();
-        for config in kept.into_iter().chain(others) {
+        for config in staying.into_iter().chain(others) {
             match before.remove(&config.address) {
                 Some(bound) => drop(inner.bound.insert(config.name.clone(), bound.renamed(config))),
                 None => moved.push(config),
             }
         }
         for config in moved {
-            match self.bind(config, &inner, &before, known.get(&config.name)) {
+            match self.bind(config, &inner, &before, earlier_failures.get(&config.name)) {
                 Ok(bound) => drop(inner.bound.insert(config.name.clone(), bound)),
                 Err(failed) => {
                     // The socket of the previous address stays, which is better than none.
@@ -120,7 +120,13 @@ impl Listeners {
     }
 
     /// Binds a listener. The sockets in `closing` are about to close, and let their ports be taken over.
-    fn bind(&self, config: &Arc<ListenerConfig>, inner: &Inner, closing: &HashMap<SocketAddr, Bound>, known: Option<&Failed>) -> Result<Bound, Failed> {
+    fn bind(
+        &self,
+        config: &Arc<ListenerConfig>,
+        inner: &Inner,
+        closing: &HashMap<SocketAddr, Bound>,
+        earlier_failure: Option<&Failed>,
+    ) -> Result<Bound, Failed> {
         let address = config.address;
         let failed = |reason: String| Failed { address, reason, at: Instant::now() };
         if let Some(holder) = inner.bound.values().find(|bound| overlap(bound.config.address, address)) {
@@ -132,7 +138,9 @@ impl Listeners {
             Ok(socket) => socket,
             Err(error) => {
                 // Binding is tried four times a second; the process that has the address is looked up less often.
-                let same = known.filter(|known| known.address == address && error.kind() == io::ErrorKind::AddrInUse && known.at.elapsed() < LOOK_UP);
+                let same = earlier_failure.filter(|earlier_failure| {
+                    earlier_failure.address == address && error.kind() == io::ErrorKind::AddrInUse && earlier_failure.at.elapsed() < OWNER_LOOKUP_INTERVAL
+                });
                 return Err(same.cloned().unwrap_or_else(|| failed(explain(address, &error))));
             }
         };

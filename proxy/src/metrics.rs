@@ -25,7 +25,7 @@ struct Outcome {
     outcome: &'static str,
 }
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All metrics of a proxy.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("waypost_proxy");
         let family = Family::<Class, Counter>::default();
-        let responses = CLASSES.iter().map(|code| family.get_or_create(&Class { code }).clone()).collect();
+        let responses = STATUS_CLASSES.iter().map(|code| family.get_or_create(&Class { code }).clone()).collect();
         registry.register("responses", "Responses by class of status", family);
         let metrics = Self {
             responses,

@@ -14,12 +14,12 @@ use tokio::time::{Instant, sleep_until};
 use crate::endpoint::{EndpointState, Peer};
 
 /// Minimum and maximum lifetime of an answer, whatever its TTL.
-const LEAST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(300);
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Pause before a failed lookup is repeated; it doubles with each failure. The last addresses stay in use.
-const RETRY: Duration = Duration::from_secs(2);
+const LOOKUP_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Maximum concurrent lookups.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_LOOKUPS: usize = 16;
 
 /// The endpoints of the table with host names, by `host:port`.
 pub(crate) type Names = BTreeMap<Arc<str>, Vec<Weak<EndpointState>>>;
@@ -31,34 +31,34 @@ pub(crate) async fn run(names: watch::Receiver<Arc<Names>>) {
 
 async fn follow(mut names: watch::Receiver<Arc<Names>>, make: impl Fn() -> Option<TokioResolver>) {
     let mut resolver = None;
-    let mut known: HashMap<Arc<str>, Lookup> = HashMap::new();
+    let mut by_name: HashMap<Arc<str>, Lookup> = HashMap::new();
     let mut lookups = JoinSet::new();
     loop {
         let wanted = names.borrow_and_update().clone();
-        known.retain(|name, _| wanted.contains_key(name));
+        by_name.retain(|name, _| wanted.contains_key(name));
         for (name, states) in wanted.iter() {
             // A new endpoint may have a name that is resolved already.
-            known.entry(name.clone()).or_insert_with(Lookup::new).publish(states);
+            by_name.entry(name.clone()).or_insert_with(Lookup::new).publish(states);
         }
         let now = Instant::now();
-        while lookups.len() < AT_ONCE
-            && let Some((name, one)) = known.iter_mut().filter(|(_, one)| !one.asked && one.due <= now).min_by_key(|(_, one)| one.due)
+        while lookups.len() < MAX_CONCURRENT_LOOKUPS
+            && let Some((name, one)) = by_name.iter_mut().filter(|(_, one)| !one.asked && one.due <= now).min_by_key(|(_, one)| one.due)
         {
             one.asked = true;
             // Created for the first name, so that a proxy without names has no resolver.
             lookups.spawn(look_up(resolver.get_or_insert_with(&make).clone(), name.clone()));
         }
-        let next = known.values().filter(|one| !one.asked).map(|one| one.due).min().unwrap_or(now + MOST);
+        let next = by_name.values().filter(|one| !one.asked).map(|one| one.due).min().unwrap_or(now + MAX_LIFETIME);
         tokio::select! {
             changed = names.changed() => if changed.is_err() { return },
             Some(found) = lookups.join_next() => {
                 let Ok((name, found)) = found else { continue };
-                if let (Some(one), Some(states)) = (known.get_mut(&name), wanted.get(&name)) {
+                if let (Some(one), Some(states)) = (by_name.get_mut(&name), wanted.get(&name)) {
                     one.found(&name, found);
                     one.publish(states);
                 }
             }
-            () = sleep_until(next), if lookups.len() < AT_ONCE => {}
+            () = sleep_until(next), if lookups.len() < MAX_CONCURRENT_LOOKUPS => {}
         }
     }
 }
@@ -78,15 +78,15 @@ struct Lookup {
 
 impl Lookup {
     fn new() -> Self {
-        Self { peers: Vec::new(), due: Instant::now(), asked: false, pause: RETRY, logged: None }
+        Self { peers: Vec::new(), due: Instant::now(), asked: false, pause: LOOKUP_RETRY_PAUSE, logged: None }
     }
 
     fn found(&mut self, name: &str, found: Result<(Vec<Peer>, Duration), String>) {
         self.asked = false;
         match found {
-            Ok((peers, lasts)) => (self.peers, self.due, self.pause, self.logged) = (peers, Instant::now() + lasts, RETRY, None),
+            Ok((peers, lasts)) => (self.peers, self.due, self.pause, self.logged) = (peers, Instant::now() + lasts, LOOKUP_RETRY_PAUSE, None),
             Err(reason) => {
-                (self.due, self.pause) = (Instant::now() + self.pause, (self.pause * 2).min(MOST));
+                (self.due, self.pause) = (Instant::now() + self.pause, (self.pause * 2).min(MAX_LIFETIME));
                 if self.logged.as_ref() != Some(&reason) {
                     tracing::warn!(name, reason, "the name of an endpoint cannot be resolved; its last addresses are kept");
                     self.logged = Some(reason);
@@ -127,13 +127,13 @@ async fn addresses(resolver: Option<&TokioResolver>, name: &str) -> Result<(Vec<
     };
     match by_dns {
         Ok(found) => {
-            let lasts = found.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(LEAST, MOST);
+            let lasts = found.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(MIN_LIFETIME, MAX_LIFETIME);
             Ok((peers(found.iter().collect()), lasts))
         }
         // A fallback for names that only the C library resolves, such as those of a local service.
         Err(reason) => {
             let found = tokio::net::lookup_host((host, port)).await.map_err(|_| reason)?;
-            Ok((peers(found.map(|address| address.ip()).collect()), RETRY))
+            Ok((peers(found.map(|address| address.ip()).collect()), LOOKUP_RETRY_PAUSE))
         }
     }
 }

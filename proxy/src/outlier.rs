@@ -6,28 +6,28 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Attempts in a row without a response that are a reason to eject, if attempts at other endpoints succeed.
-const CONSECUTIVE: u32 = 5;
+const MIN_FAILURE_SERIES: u32 = 5;
 /// So many more are needed for each 10 % of failures at other endpoints: the longer a series is, the less likely it is by chance.
-const CONSECUTIVE_PER_TENTH: u32 = 5;
+const EXTRA_SERIES_PER_TENTH: u32 = 5;
 /// The share of failures at other endpoints, in percent, above which no series stands out.
-const MOST_FAILURES_OF_OTHERS: u32 = 30;
+const MAX_OTHER_FAILURE_PERCENT: u32 = 30;
 /// Number of recent attempts whose failures are counted; half of them failed is a reason to eject as well.
-const RECENT: u32 = 20;
+const RECENT_ATTEMPTS: u32 = 20;
 /// Percentage points by which a share has to exceed that of a typical other endpoint to stand out.
-const STANDS_OUT: u32 = 50;
+const MIN_EXCESS_PERCENT: u32 = 50;
 /// Number of recent statuses that are counted, and the minimum for a meaningful share of errors.
-const STATUSES: u32 = 32;
-const STATUSES_NEEDED: u32 = 20;
+const RECENT_STATUSES: u32 = 32;
+const MIN_STATUSES: u32 = 20;
 /// Duration of the first ejection; each further one takes twice as long, up to the maximum.
 const FIRST_EJECTION: Duration = Duration::from_secs(5);
 const LONGEST_EJECTION: Duration = Duration::from_secs(300);
 /// How long an endpoint costs more after an attempt without a response.
-const PENALTY: Duration = Duration::from_secs(1);
+const FAILURE_PENALTY_TIME: Duration = Duration::from_secs(1);
 /// How long an endpoint gets half of the requests after it answered that it is overloaded.
-const RELIEF: Duration = Duration::from_secs(1);
+const OVERLOAD_RELIEF_TIME: Duration = Duration::from_secs(1);
 /// How long an endpoint is avoided after clients gave up on it; it doubles each time, up to a minute.
-const SLOW: Duration = Duration::from_secs(1);
-const SLOW_DOUBLINGS: u32 = 6;
+const SLOW_AVOIDANCE_TIME: Duration = Duration::from_secs(1);
+const MAX_SLOW_DOUBLINGS: u32 = 6;
 
 /// The outcome of an attempt, as far as it concerns the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,8 @@ impl Suspicion {
     /// and not as a share, because the others' shares have a longer memory: when everything begins to fail, they are still low.
     pub const fn stands_out(self, others: u32) -> bool {
         match self {
-            Self::Series(length) => others <= MOST_FAILURES_OF_OTHERS && length >= CONSECUTIVE + others * CONSECUTIVE_PER_TENTH / 10,
-            Self::Share(own) => own >= others + STANDS_OUT,
+            Self::Series(length) => others <= MAX_OTHER_FAILURE_PERCENT && length >= MIN_FAILURE_SERIES + others * EXTRA_SERIES_PER_TENTH / 10,
+            Self::Share(own) => own >= others + MIN_EXCESS_PERCENT,
         }
     }
 }
@@ -149,15 +149,15 @@ impl Detector {
         } else if self.failures.in_a_row() == 0 {
             self.series_since.store(shared_now.0, Relaxed);
         }
-        self.failures.push(failed, RECENT);
+        self.failures.push(failed, RECENT_ATTEMPTS);
         if failed {
             self.failed_at.store(now.max(1), Relaxed);
         } else {
-            self.errors.push(error, STATUSES);
+            self.errors.push(error, RECENT_STATUSES);
             self.answered(took);
         }
         if matches!(outcome, Outcome::Answered(429 | 503)) {
-            self.relief_until.store(now + millis(RELIEF), Relaxed);
+            self.relief_until.store(now + millis(OVERLOAD_RELIEF_TIME), Relaxed);
         }
         if was_trial && !failed && !(error && self.for_errors.load(Relaxed)) {
             self.readmit();
@@ -180,7 +180,7 @@ impl Detector {
             self.slow_until.store(0, Relaxed);
         }
         // After a full series of successes since its last ejection, the endpoint counts as never ejected.
-        if self.failures.count() == RECENT && self.failures.yes() == 0 && self.ejections.load(Relaxed) > 0 && self.out_until.load(Relaxed) == 0 {
+        if self.failures.count() == RECENT_ATTEMPTS && self.failures.yes() == 0 && self.ejections.load(Relaxed) > 0 && self.out_until.load(Relaxed) == 0 {
             self.ejections.store(0, Relaxed);
         }
     }
@@ -200,8 +200,8 @@ impl Detector {
 
     /// Avoids it for a while, if there are others, because clients give up on it.
     pub fn leave_alone(&self, now: u64) {
-        let times = self.slow_times.fetch_add(1, Relaxed).min(SLOW_DOUBLINGS);
-        self.slow_until.store(now + (millis(SLOW) << times), Relaxed);
+        let times = self.slow_times.fetch_add(1, Relaxed).min(MAX_SLOW_DOUBLINGS);
+        self.slow_until.store(now + (millis(SLOW_AVOIDANCE_TIME) << times), Relaxed);
     }
 
     /// The end of the time in which it is avoided.
@@ -230,10 +230,10 @@ impl Detector {
         if self.is_failed_trial() && in_a_row > 0 {
             return Some(Suspicion::Share(100));
         }
-        if in_a_row >= CONSECUTIVE {
+        if in_a_row >= MIN_FAILURE_SERIES {
             return Some(Suspicion::Series(in_a_row));
         }
-        Some(self.failures.share()).filter(|share| self.failures.count() == RECENT && *share >= 50).map(Suspicion::Share)
+        Some(self.failures.share()).filter(|share| self.failures.count() == RECENT_ATTEMPTS && *share >= 50).map(Suspicion::Share)
     }
 
     /// The same for its errors.
@@ -241,7 +241,7 @@ impl Detector {
         if self.is_failed_trial() && self.for_errors.load(Relaxed) && self.errors.in_a_row() > 0 {
             return Some(Suspicion::Share(100));
         }
-        Some(Suspicion::Share(self.errors.share())).filter(|_| self.errors.count() >= STATUSES_NEEDED)
+        Some(Suspicion::Share(self.errors.share())).filter(|_| self.errors.count() >= MIN_STATUSES)
     }
 
     /// Whether a trial has failed: the endpoint is still out after the end of its ejection.
@@ -296,7 +296,7 @@ impl Detector {
             return 1;
         }
         let now = now();
-        let failing = if failed_at > 0 && now < failed_at + millis(PENALTY) { u64::from(self.failures.yes()) * 4 } else { 0 };
+        let failing = if failed_at > 0 && now < failed_at + millis(FAILURE_PENALTY_TIME) { u64::from(self.failures.yes()) * 4 } else { 0 };
         1 + failing + u64::from(now < relief)
     }
 }
@@ -321,7 +321,7 @@ mod tests {
         assert!(detector.record(Outcome::Failed, SHORT, false, at(1)));
         assert_eq!(detector.suspicious_failures(), Some(Suspicion::Series(5)));
         detector.readmit();
-        for turn in 0..RECENT {
+        for turn in 0..RECENT_ATTEMPTS {
             assert_eq!(detector.suspicious_failures(), None);
             detector.record(if turn % 2 == 0 { Outcome::Failed } else { Outcome::Answered(200) }, SHORT, false, at(1));
         }

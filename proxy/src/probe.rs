@@ -22,13 +22,13 @@ use crate::table::{Check, Judged};
 use series::Series;
 
 /// Time without contact to a leader after which the shared verdicts are out of date.
-const EXPIRES: Duration = Duration::from_secs(10);
+const VERDICT_LIFETIME: Duration = Duration::from_secs(10);
 /// Time after which a new leader has received the results of all proxies.
-const SETTLES: Duration = Duration::from_secs(2);
+const LEADER_SETTLE_TIME: Duration = Duration::from_secs(2);
 /// Maximum concurrent probes.
-const AT_ONCE: usize = 256;
+const MAX_CONCURRENT_PROBES: usize = 256;
 /// Minimum interval between changes of the table for endpoint health that this proxy determined by itself.
-const GATHER: Duration = Duration::from_millis(100);
+const TABLE_CHANGE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The endpoints to probe.
 #[derive(Debug, Default)]
@@ -48,7 +48,8 @@ pub(crate) struct Prober {
     judged: watch::Sender<Judged>,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
-    known: HashMap<Arc<str>, ProbedEndpoint>,
+    /// The endpoints that are probed now, by name.
+    probed: HashMap<Arc<str>, ProbedEndpoint>,
     /// The due times of probes, with the round of the endpoint; probes of an outdated round are skipped.
     queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
     running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
@@ -86,7 +87,7 @@ impl Prober {
             judged,
             progress,
             metrics,
-            known: HashMap::new(),
+            probed: HashMap::new(),
             queue: BinaryHeap::new(),
             running: JoinSet::new(),
             alone: false,
@@ -127,10 +128,10 @@ impl Prober {
 
     /// Updates whether this proxy is on its own; returns whether that changed.
     fn is_turning(&mut self) -> bool {
-        let heard = Instant::from(self.fresh.borrow().led);
-        let (alone, now) = (heard.elapsed() > EXPIRES || self.work.borrow().refused, Instant::now());
+        let led_at = Instant::from(self.fresh.borrow().led);
+        let (alone, now) = (led_at.elapsed() > VERDICT_LIFETIME || self.work.borrow().refused, Instant::now());
         self.back = if alone { None } else { self.back.or(Some(now)) };
-        let settled = self.back.is_some_and(|back| now >= back + SETTLES);
+        let settled = self.back.is_some_and(|back| now >= back + LEADER_SETTLE_TIME);
         let turns = if self.alone { settled } else { alone };
         if turns {
             self.alone = !self.alone;
@@ -144,22 +145,22 @@ impl Prober {
 
     /// When something is due next.
     fn next(&self) -> Instant {
-        let heard = Instant::from(self.fresh.borrow().led);
-        let turn = if self.alone { Instant::now() + SETTLES / 2 } else { heard + EXPIRES + Duration::from_millis(1) };
-        let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < AT_ONCE);
+        let led_at = Instant::from(self.fresh.borrow().led);
+        let turn = if self.alone { Instant::now() + LEADER_SETTLE_TIME / 2 } else { led_at + VERDICT_LIFETIME + Duration::from_millis(1) };
+        let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < MAX_CONCURRENT_PROBES);
         // Without endpoints to probe, a change has no effect.
         let turn = Some(turn).filter(|_| !self.work.borrow().checks.is_empty());
-        [due, turn, self.gather].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + EXPIRES)
+        [due, turn, self.gather].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + VERDICT_LIFETIME)
     }
 
     /// Takes the new endpoints to probe: this proxy's share, or all of them.
     fn take(&mut self) {
         let work = self.work.borrow_and_update().clone();
-        let mut before = std::mem::take(&mut self.known);
+        let mut before = std::mem::take(&mut self.probed);
         for check in work.checks.values().flat_map(|checks| checks.iter()).filter(|check| check.mine || self.alone) {
-            let known = before.remove(&check.name).filter(|known| known.check.how == check.how && known.check.address == check.address);
-            let known = match known {
-                Some(known) => ProbedEndpoint { check: check.clone(), ..known },
+            let previous = before.remove(&check.name).filter(|previous| previous.check.how == check.how && previous.check.address == check.address);
+            let endpoint = match previous {
+                Some(previous) => ProbedEndpoint { check: check.clone(), ..previous },
                 None => {
                     self.round += 1;
                     // The first probes are spread over an interval.
@@ -168,26 +169,26 @@ impl Prober {
                     ProbedEndpoint { check: check.clone(), series: Series::default(), began: now, round: self.round }
                 }
             };
-            self.known.insert(check.name.clone(), known);
+            self.probed.insert(check.name.clone(), endpoint);
         }
         self.note_all(work.version, before.into_keys());
-        self.metrics.probing.set(i64::try_from(self.known.len()).unwrap_or(i64::MAX));
+        self.metrics.probing.set(i64::try_from(self.probed.len()).unwrap_or(i64::MAX));
         self.gather = Some(self.gathered);
     }
 
     /// Starts the probes that are due.
     fn begin(&mut self) {
         let now = Instant::now();
-        while self.running.len() < AT_ONCE
+        while self.running.len() < MAX_CONCURRENT_PROBES
             && let Some(Reverse((due, round, name))) = self.queue.pop()
         {
             if due > now {
                 self.queue.push(Reverse((due, round, name)));
                 return;
             }
-            let Some(known) = self.known.get_mut(&name).filter(|known| known.round == round) else { continue };
-            known.began = now;
-            let check = known.check.clone();
+            let Some(endpoint) = self.probed.get_mut(&name).filter(|endpoint| endpoint.round == round) else { continue };
+            endpoint.began = now;
+            let check = endpoint.check.clone();
             self.running.spawn(async move {
                 let outcome = ask::ask(&check).await;
                 (check.name, round, outcome)
@@ -196,39 +197,39 @@ impl Prober {
     }
 
     fn observe(&mut self, name: &str, round: u64, outcome: Result<(), String>) {
-        let Some(known) = self.known.get_mut(name).filter(|known| known.round == round) else { return };
+        let Some(endpoint) = self.probed.get_mut(name).filter(|endpoint| endpoint.round == round) else { return };
         let good = outcome.is_ok();
         self.metrics.probes(good);
-        let news = known.series.observe(outcome, &known.check.how);
-        self.queue.push(Reverse((known.began + known.series.pace(&known.check.how), round, known.check.name.clone())));
+        let news = endpoint.series.observe(outcome, &endpoint.check.how);
+        self.queue.push(Reverse((endpoint.began + endpoint.series.pace(&endpoint.check.how), round, endpoint.check.name.clone())));
         if !news {
             return;
         }
         if !good {
-            tracing::debug!(endpoint = name, why = known.series.why, "an endpoint fails its probes");
+            tracing::debug!(endpoint = name, why = endpoint.series.why, "an endpoint fails its probes");
         }
-        if known.check.mine {
-            let (name, finding) = (known.check.name.clone(), known.series.finding());
+        if endpoint.check.mine {
+            let (name, finding) = (endpoint.check.name.clone(), endpoint.series.finding());
             self.progress.probed(|findings| findings.note(&name, finding));
         }
-        self.gather = Some(self.gathered + GATHER);
+        self.gather = Some(self.gathered + TABLE_CHANGE_INTERVAL);
     }
 
-    /// Reports the results of this proxy's share as of this version, and that it no longer says anything of the endpoints that are `gone`.
-    fn note_all(&self, version: Version, gone: impl Iterator<Item = Arc<str>>) {
-        let finding = |known: &ProbedEndpoint| if known.check.mine { known.series.finding() } else { Finding::Well };
+    /// Reports the results of this proxy's share as of this version, and that it does not probe the `removed` endpoints any more.
+    fn note_all(&self, version: Version, removed: impl Iterator<Item = Arc<str>>) {
+        let finding = |endpoint: &ProbedEndpoint| if endpoint.check.mine { endpoint.series.finding() } else { Finding::Well };
         self.progress.probed(|findings| {
             findings.set_version(version);
-            gone.for_each(|name| findings.note(&name, Finding::Well));
-            self.known.values().for_each(|known| findings.note(&known.check.name, finding(known)));
+            removed.for_each(|name| findings.note(&name, Finding::Well));
+            self.probed.values().for_each(|endpoint| findings.note(&endpoint.check.name, finding(endpoint)));
         });
     }
 
     /// Applies the local results to the table, or withdraws them.
     fn judge(&mut self) {
         (self.gather, self.gathered) = (None, Instant::now());
-        let own = |known: &ProbedEndpoint| Some((known.check.name.clone(), known.series.healthy?));
-        let judged: BTreeMap<Arc<str>, bool> = if self.alone { self.known.values().filter_map(own).collect() } else { BTreeMap::new() };
+        let own = |endpoint: &ProbedEndpoint| Some((endpoint.check.name.clone(), endpoint.series.healthy?));
+        let judged: BTreeMap<Arc<str>, bool> = if self.alone { self.probed.values().filter_map(own).collect() } else { BTreeMap::new() };
         if **self.judged.borrow() != judged {
             self.judged.send_replace(Arc::new(judged));
         }

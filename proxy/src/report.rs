@@ -16,7 +16,7 @@ use crate::listener::Listeners;
 use crate::metrics::Metrics;
 
 /// Time limit for uploading the complete state.
-const TELLING: Duration = Duration::from_secs(10);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends reports over the current link.
 pub(crate) struct Reporter {
@@ -52,7 +52,7 @@ impl Reporter {
             let (before, has_link) = (self.confirmed, self.link.borrow().is_some());
             match self.send(&path, &report).await {
                 // The report had a refusal that is over; a report without it follows at once.
-                Ok(()) if has_link && self.progress.told(report.refused.as_ref()) => continue,
+                Ok(()) if has_link && self.progress.refusal_reported(report.refused.as_ref()) => continue,
                 // What did not fit, or what the controller missed, follows at once.
                 Ok(()) if self.confirmed != before && self.progress.probed_after(self.confirmed) => continue,
                 Ok(()) => {}
@@ -85,7 +85,7 @@ impl Reporter {
         let version = received.newest();
         let body = whole(&Snapshot { version, ..received.snapshot() }).map_err(|error| error.to_string())?;
         tracing::info!(%version, "the controller has lost what was published; this proxy tells what it holds");
-        link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, TELLING).await.map(drop)
+        link.ask(&format!("/v1/proxies/{}/held", self.config.name), body, UPLOAD_TIMEOUT).await.map(drop)
     }
 
     fn report(&self) -> Report {
@@ -100,7 +100,7 @@ impl Reporter {
             applied: applied.version,
             highest: Some(applied.highest),
             // A refusal is reported even if the next publication was applied before this report.
-            refused: applied.refused.or(applied.untold),
+            refused: applied.refused.or(applied.unreported_refusal),
             problems: applied.problems.into_iter().chain(self.shortage()).collect(),
             listeners: self.listeners.states(),
             load: Load {

@@ -130,7 +130,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
     let metrics = Arc::new(Metrics::default());
     let tail = Arc::new(Tail::new(config.access_log.clone(), metrics.clone()).map_err(RunError::AccessLog)?);
     let admin = bind_admin(config.admin)?;
-    let (active, progress, abort, (fresh, heard)) =
+    let (active, progress, abort, (fresh, freshness)) =
         (Active::new(Table::default()), Arc::new(Progress::default()), CancellationToken::new(), watch::channel(Fresh::default()));
     let idle = IdleCap::new(config.max_idle_connections, config.threads, raise_descriptor_limit());
     let shared = Arc::new(Shared {
@@ -138,14 +138,14 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         metrics: metrics.clone(),
         tail: tail.clone(),
         version_header: config.version_header,
-        age_header: config.age_header.then(|| heard.clone()),
+        age_header: config.age_header.then(|| freshness.clone()),
         max_head_bytes: config.max_head_bytes,
         abort: abort.clone(),
         idle_cap: idle.cap.clone(),
         descriptors: Descriptors::of_process(),
     });
     let (workers, listeners) = start_serving(&config, &shared)?;
-    let ((keep, kept), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
+    let ((keep, to_save), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
     let (work, to_probe) = watch::channel(Arc::default());
     let (judgements, judged) = watch::channel(Judged::default());
     let saver = Saver::new(&state, &found.received);
@@ -172,16 +172,16 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         workers,
         metrics: metrics.clone(),
         tail,
-        fresh: heard.clone(),
+        fresh: freshness.clone(),
         leaving: AtomicBool::new(false),
     });
-    let prober = Prober::new(to_probe, heard, judgements, progress.clone(), metrics.clone());
+    let prober = Prober::new(to_probe, freshness, judgements, progress.clone(), metrics.clone());
     Ok(Parts {
         config: Arc::new(config),
         received: found.received,
         applier,
         saver,
-        kept,
+        to_save,
         named,
         prober,
         fresh,
@@ -217,7 +217,7 @@ struct Parts {
     received: waypost_wire::ReceivedState,
     applier: Applier,
     saver: Saver,
-    kept: watch::Receiver<Option<Keep>>,
+    to_save: watch::Receiver<Option<Keep>>,
     named: watch::Receiver<Arc<Names>>,
     prober: Prober,
     fresh: watch::Sender<Fresh>,
@@ -248,7 +248,7 @@ impl Parts {
         // The state from disk counts as received: it is the initial value of the channel.
         let found = Arrived { received: self.received.clone(), at: Instant::now(), anew: false };
         let ((arrivals, arrived), (link, links)) = (watch::channel(Some(found.clone())), watch::channel(None));
-        let told = arrivals.subscribe();
+        let reported_arrivals = arrivals.subscribe();
         let run_id = uuid::Uuid::new_v4().to_string();
         self.begin(&found);
         match tokio::net::TcpListener::from_std(self.admin.0) {
@@ -257,11 +257,11 @@ impl Parts {
         }
         tokio::spawn(names::run(self.named));
         let applying = spawn("apply", self.applier.run(arrived));
-        let saving = spawn("save", self.saver.run(self.kept));
+        let saving = spawn("save", self.saver.run(self.to_save));
         let probing = spawn("probe", self.prober.run());
         let enrolment = Arc::new(Enrolment::new(self.config.name.clone(), self.config.certified.clone(), self.config.state.join("trust")));
         tokio::spawn(enrolment.clone().renew(self.config.controllers.clone()));
-        let heard = self.fresh.subscribe();
+        let freshness = self.fresh.subscribe();
         tokio::spawn(Secrets::open(self.config.name.clone(), &self.config.state.join("trust"), self.progress.clone()).run(links.clone()));
         let subscriber = Subscriber {
             config: self.config.clone(),
@@ -286,8 +286,8 @@ impl Parts {
             listeners: self.listeners.clone(),
             active: self.active,
             metrics: self.metrics.clone(),
-            fresh: heard,
-            arrivals: told,
+            fresh: freshness,
+            arrivals: reported_arrivals,
             confirmed: None,
             takes_changes: true,
         };

@@ -11,11 +11,11 @@ use waypost_wire::ReceivedState;
 use crate::state::{Files, StateDir};
 
 /// Minimum interval between writes of configs; the last one is always written.
-const CONFIG_EVERY: Duration = Duration::from_secs(1);
+const CONFIG_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between writes of memberships; the last one is always written.
-const MEMBERSHIP_EVERY: Duration = Duration::from_secs(5);
+const MEMBERSHIP_SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of writes of a membership: the file and its previous generation.
-const COPIES: u8 = 2;
+const MEMBERSHIP_COPIES: u8 = 2;
 
 /// The state to save.
 #[derive(Debug, Clone)]
@@ -32,35 +32,36 @@ pub(crate) struct Saver {
     files: Files,
     config: Option<Digest>,
     membership: Option<Digest>,
-    seen: (Version, BTreeSet<Digest>),
+    /// The highest version and the quarantined configs that are on disk.
+    record: (Version, BTreeSet<Digest>),
     config_at: Option<Instant>,
     membership_at: Option<Instant>,
     /// How often this membership has been written.
     membership_copies: u8,
-    seen_at: Option<Instant>,
+    record_at: Option<Instant>,
 }
 
 impl Saver {
     /// A saver that does not write `found` again, because it was just read from disk.
     pub(crate) fn new(state: &StateDir, found: &ReceivedState) -> Self {
         let snapshot = found.snapshot();
-        let known = !found.lanes.is_empty();
+        let has_lanes = !found.lanes.is_empty();
         Self {
             files: state.files(),
-            config: known.then(|| snapshot.config.digest()),
-            membership: known.then(|| snapshot.membership.digest()),
-            seen: (found.highest, state.quarantined().clone()),
+            config: has_lanes.then(|| snapshot.config.digest()),
+            membership: has_lanes.then(|| snapshot.membership.digest()),
+            record: (found.highest, state.quarantined().clone()),
             config_at: None,
             membership_at: None,
             membership_copies: 0,
-            seen_at: None,
+            record_at: None,
         }
     }
 
     /// Runs until the sender is dropped, then writes everything that is not on disk yet.
     pub(crate) async fn run(mut self, mut keep: watch::Receiver<Option<Keep>>) {
         loop {
-            let ended = matches!(tokio::time::timeout(CONFIG_EVERY, keep.changed()).await, Ok(Err(_)));
+            let ended = matches!(tokio::time::timeout(CONFIG_SAVE_INTERVAL, keep.changed()).await, Ok(Err(_)));
             let latest = keep.borrow_and_update().clone();
             if let Some(latest) = latest {
                 self.save(&latest, ended);
@@ -76,7 +77,7 @@ impl Saver {
         let snapshot = received.snapshot();
         let due = |last: Option<Instant>, every| all || last.is_none_or(|last| last.elapsed() >= every);
         let (config, membership) = (snapshot.config.digest(), snapshot.membership.digest());
-        if self.config != Some(config) && !quarantined.contains(&config) && due(self.config_at, CONFIG_EVERY) {
+        if self.config != Some(config) && !quarantined.contains(&config) && due(self.config_at, CONFIG_SAVE_INTERVAL) {
             self.config_at = Some(Instant::now());
             if noted(self.files.save_config(received), "config") {
                 self.config = Some(config);
@@ -87,7 +88,7 @@ impl Saver {
         }
         // The membership is written a second time when it does not change, so that the previous generation equals it and one corrupt file
         // costs nothing.
-        if self.membership_copies < COPIES && due(self.membership_at, MEMBERSHIP_EVERY) {
+        if self.membership_copies < MEMBERSHIP_COPIES && due(self.membership_at, MEMBERSHIP_SAVE_INTERVAL) {
             self.membership_at = Some(Instant::now());
             if noted(self.files.save_membership(received), "membership") {
                 self.membership = Some(membership);
@@ -95,11 +96,11 @@ impl Saver {
             }
         }
         // The highest version protects from a deposed leader, also after a restart; a quarantine must survive a restart too.
-        let urgent = self.seen.0.epoch != received.highest.epoch || self.seen.1 != *quarantined;
-        if urgent || self.seen.0 != received.highest && due(self.seen_at, CONFIG_EVERY) {
-            self.seen_at = Some(Instant::now());
-            if noted(self.files.save_seen(received, quarantined), "highest version") {
-                self.seen = (received.highest, quarantined.clone());
+        let urgent = self.record.0.epoch != received.highest.epoch || self.record.1 != *quarantined;
+        if urgent || self.record.0 != received.highest && due(self.record_at, CONFIG_SAVE_INTERVAL) {
+            self.record_at = Some(Instant::now());
+            if noted(self.files.save_highest(received, quarantined), "highest version") {
+                self.record = (received.highest, quarantined.clone());
             }
         }
     }

@@ -11,12 +11,12 @@ use tokio::time::{sleep, timeout};
 use waypost_wire::{KeyRing, SECRETS_PATH, SecretsFrame, SecretsRequest};
 
 use crate::apply::Progress;
-use crate::link::{CONNECT, Ended, Lines, Link, post};
+use crate::link::{CONNECT_TIMEOUT, Ended, Lines, Link, post};
 
 /// Pause after the stream ended while its connection is still open.
-const PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Maximum bytes of one line, which has all keys.
-const LONGEST: usize = 1024 * 1024;
+const MAX_KEYS_LINE_BYTES: usize = 1024 * 1024;
 
 /// Follows the keys.
 pub(crate) struct Secrets {
@@ -50,7 +50,7 @@ impl Secrets {
             }
             tokio::select! {
                 changed = links.changed() => if changed.is_err() { return },
-                () = sleep(PAUSE) => {}
+                () = sleep(RECONNECT_PAUSE) => {}
             }
         }
     }
@@ -65,13 +65,14 @@ impl Secrets {
         let request = SecretsRequest { name: self.name.clone(), controller: None };
         let body = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
         let request = post(&link.url, SECRETS_PATH, body).map_err(|error| error.to_string())?;
-        let response = timeout(CONNECT, link.sender.send_request(request)).await.map_err(|_| Ended::Silent.to_string())?.map_err(|error| error.to_string())?;
+        let response =
+            timeout(CONNECT_TIMEOUT, link.sender.send_request(request)).await.map_err(|_| Ended::Silent.to_string())?.map_err(|error| error.to_string())?;
         if !response.status().is_success() {
             return Err(response.status().to_string());
         }
         let mut lines = Lines::of(response.into_body());
         loop {
-            let line = lines.next(LONGEST).await.map_err(|ended| ended.to_string())?;
+            let line = lines.next(MAX_KEYS_LINE_BYTES).await.map_err(|ended| ended.to_string())?;
             self.take(serde_json::from_slice(&line).map_err(|error| error.to_string())?);
         }
     }

@@ -13,10 +13,10 @@ use waypost_model::snapshot::Version;
 use waypost_wire::{Lane, ReceivedState};
 
 /// Number of configs that are retained.
-const RING: usize = 5;
+const RETAINED_CONFIGS: usize = 5;
 /// Number of crashes while a config is being applied after which it is quarantined.
-const CRASHES: u32 = 2;
-const FORMAT: u32 = 1;
+const QUARANTINE_CRASHES: u32 = 2;
+const CONFIG_FORMAT: u32 = 1;
 
 /// The first line of a file with objects.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ struct Line {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct SeenRecord {
+struct HighestRecord {
     cluster: String,
     highest: Version,
     digests: BTreeMap<Lane, Digest>,
@@ -83,18 +83,18 @@ impl StateDir {
             }
             probed => probed?,
         }
-        let seen: SeenRecord = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
-        let mut state = Self { folder: folder.to_owned(), next: 0, quarantined: seen.quarantined, crashes: None };
+        let record: HighestRecord = read_json(&folder.join("seen.json"), &mut found.notes).unwrap_or_default();
+        let mut state = Self { folder: folder.to_owned(), next: 0, quarantined: record.quarantined, crashes: None };
         let crashed_again = state.judge_mark(&mut found.notes);
         found.received = state.restore(&mut found.notes);
-        if seen.highest >= found.received.highest {
-            (found.received.highest, found.received.seen) = (seen.highest, seen.digests);
+        if record.highest >= found.received.highest {
+            (found.received.highest, found.received.highest_digests) = (record.highest, record.digests);
         }
         if found.received.cluster.is_empty() {
-            found.received.cluster = seen.cluster;
+            found.received.cluster = record.cluster;
         }
         // The quarantine must be saved before anything else is applied, because that removes the mark.
-        if crashed_again && let Err(error) = state.files().save_seen(&found.received, &state.quarantined) {
+        if crashed_again && let Err(error) = state.files().save_highest(&found.received, &state.quarantined) {
             found.notes.push(format!("the quarantine could not be written to the state directory: {error}"));
         }
         Ok((state, found))
@@ -106,7 +106,7 @@ impl StateDir {
         let Ok(text) = std::fs::read(self.folder.join("applying")) else { return false };
         let Ok(mut mark) = serde_json::from_slice::<Mark>(&text) else { return false };
         mark.crashes += 1;
-        let quarantined = mark.crashes >= CRASHES && self.quarantined.insert(mark.config);
+        let quarantined = mark.crashes >= QUARANTINE_CRASHES && self.quarantined.insert(mark.config);
         if quarantined {
             notes.push(format!("config {} was being applied in {} crashes and is quarantined", mark.config.short(), mark.crashes));
         }
@@ -203,7 +203,7 @@ impl Files {
         let configs = received.lanes.iter().filter(|(lane, _)| **lane != Lane::Membership);
         let ring = ring(&self.folder);
         // Old configs are deleted first, so that a full disk gets some space.
-        for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RING)) {
+        for (_, path) in ring.iter().take((ring.len() + 1).saturating_sub(RETAINED_CONFIGS)) {
             std::fs::remove_file(path)?;
         }
         waypost_disk::write_once_with(&self.folder.join(format!("config-{:010}.jsonl", self.next)), |out| render(out, received, configs))?;
@@ -217,11 +217,15 @@ impl Files {
         waypost_disk::write_with(&self.folder.join("membership.jsonl"), |out| render(out, received, membership))
     }
 
-    /// Writes the highest version, its digests, the cluster and the quarantined configs.
-    pub(crate) fn save_seen(&self, received: &ReceivedState, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
-        let seen =
-            SeenRecord { cluster: received.cluster.clone(), highest: received.highest, digests: received.seen.clone(), quarantined: quarantined.clone() };
-        waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&seen)?)
+    /// Writes the record of the highest version: the version, its digests, the cluster and the quarantined configs.
+    pub(crate) fn save_highest(&self, received: &ReceivedState, quarantined: &BTreeSet<Digest>) -> io::Result<()> {
+        let record = HighestRecord {
+            cluster: received.cluster.clone(),
+            highest: received.highest,
+            digests: received.highest_digests.clone(),
+            quarantined: quarantined.clone(),
+        };
+        waypost_disk::write(&self.folder.join("seen.json"), &serde_json::to_vec(&record)?)
     }
 }
 
@@ -240,7 +244,7 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path, notes: &mut Vec<String>)
 }
 
 fn render<'a>(out: &mut dyn Write, received: &ReceivedState, lanes: impl Iterator<Item = (&'a Lane, &'a Objects)>) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Head { format: FORMAT, cluster: received.cluster.clone(), version: received.version, track: received.track })?;
+    serde_json::to_writer(&mut *out, &Head { format: CONFIG_FORMAT, cluster: received.cluster.clone(), version: received.version, track: received.track })?;
     out.write_all(b"\n")?;
     for (lane, objects) in lanes {
         for object in objects.objects() {
@@ -254,7 +258,7 @@ fn render<'a>(out: &mut dyn Write, received: &ReceivedState, lanes: impl Iterato
 fn parse(bytes: &[u8]) -> Result<(Head, BTreeMap<Lane, Objects>), String> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let head: Head = serde_json::from_slice(lines.next().unwrap_or_default()).map_err(|error| format!("no head: {error}"))?;
-    if head.format != FORMAT {
+    if head.format != CONFIG_FORMAT {
         return Err(format!("format {} is of a newer release", head.format));
     }
     let mut changes: BTreeMap<Lane, Vec<Change>> = BTreeMap::new();
@@ -280,7 +284,7 @@ mod tests {
             lanes: BTreeMap::from([(Lane::Stable, lane("route")), (Lane::Membership, lane("endpoint"))]),
             track: Some(Lane::Stable),
             restored: false,
-            seen: BTreeMap::new(),
+            highest_digests: BTreeMap::new(),
         }
     }
 
@@ -300,9 +304,9 @@ mod tests {
             let received = received(n, &format!("r{n}"));
             files.save_config(&received).unwrap();
             files.save_membership(&received).unwrap();
-            files.save_seen(&received, state.quarantined()).unwrap();
+            files.save_highest(&received, state.quarantined()).unwrap();
         }
-        assert_eq!(ring(folder.path()).len(), RING);
+        assert_eq!(ring(folder.path()).len(), RETAINED_CONFIGS);
         let (name, restored) = route(folder.path());
         assert_eq!(name, "r7");
         assert!(restored.restored && restored.lanes.len() == 2);
@@ -324,16 +328,16 @@ mod tests {
         let digests = |received: &ReceivedState| received.lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
         files.save_config(&received(1, "a")).unwrap();
         let later = ReceivedState {
-            seen: digests(&received(1, "a")),
+            highest_digests: digests(&received(1, "a")),
             version: Version { epoch: 1, sequence: 4 },
             highest: Version { epoch: 1, sequence: 4 },
             ..received(1, "a")
         };
         files.save_membership(&later).unwrap();
-        files.save_seen(&later, state.quarantined()).unwrap();
+        files.save_highest(&later, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), later.highest);
-        let lost = ReceivedState { seen: digests(&received(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
-        files.save_seen(&lost, state.quarantined()).unwrap();
+        let lost = ReceivedState { highest_digests: digests(&received(5, "b")), highest: Version { epoch: 1, sequence: 5 }, ..later };
+        files.save_highest(&lost, state.quarantined()).unwrap();
         assert_eq!(route(folder.path()).1.newest(), Version { epoch: 1, sequence: 1 }, "a later config never came to the disk");
         // The membership may be up to five seconds old.
         files.save_config(&received(9, "c")).unwrap();
@@ -346,11 +350,12 @@ mod tests {
         let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/state/golden-1");
         let folder = tempfile::tempdir().unwrap();
         let (state, _) = StateDir::open(folder.path()).unwrap();
-        let received = ReceivedState { seen: BTreeMap::from([(Lane::Stable, received(3, "shop").lanes[&Lane::Stable].digest())]), ..received(3, "shop") };
+        let received =
+            ReceivedState { highest_digests: BTreeMap::from([(Lane::Stable, received(3, "shop").lanes[&Lane::Stable].digest())]), ..received(3, "shop") };
         let mut files = state.files();
         files.save_config(&received).unwrap();
         files.save_membership(&received).unwrap();
-        files.save_seen(&received, &BTreeSet::from([Digest::of(b"bad")])).unwrap();
+        files.save_highest(&received, &BTreeSet::from([Digest::of(b"bad")])).unwrap();
         for name in ["config-0000000000.jsonl", "membership.jsonl", "seen.json"] {
             let now = std::fs::read_to_string(folder.path().join(name)).unwrap();
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -364,7 +369,10 @@ mod tests {
             std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
         }
         let (state, found) = StateDir::open(copy.path()).unwrap();
-        assert_eq!((found.received.version, found.received.cluster.as_str(), &found.received.seen), (received.version, "c", &received.seen));
+        assert_eq!(
+            (found.received.version, found.received.cluster.as_str(), &found.received.highest_digests),
+            (received.version, "c", &received.highest_digests)
+        );
         assert!(found.notes.is_empty() && state.is_quarantined(Digest::of(b"bad")));
     }
 

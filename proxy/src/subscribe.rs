@@ -15,11 +15,11 @@ use crate::apply::{Arrived, Progress};
 use crate::config::Config;
 use crate::enrol::Enrolment;
 use crate::fresh::Fresh;
-use crate::link::{CONNECT, Ended, Lines, Link, SILENCE, post};
+use crate::link::{CONNECT_TIMEOUT, Ended, Lines, Link, MAX_SILENCE, post};
 use crate::metrics::Metrics;
 
 /// Buckets of each lane that are audited with every heartbeat.
-const AUDITED: u8 = 4;
+const AUDITED_BUCKETS: u8 = 4;
 /// Minimum and maximum of the backoff; the actual pause is random and below it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -65,8 +65,8 @@ impl Subscriber {
         let mut whole = false;
         for at in 0.. {
             let Some(url) = self.config.controllers.get(at % self.config.controllers.len().max(1)).cloned() else { return std::future::pending().await };
-            let mut heard = false;
-            let error = self.follow(&url, whole, &mut heard).await;
+            let mut received_data = false;
+            let error = self.follow(&url, whole, &mut received_data).await;
             // If the last version and the delta did not give the published digest, the next request compares all buckets.
             whole = matches!(error, WatchError::Publication { .. } | WatchError::Drifted { .. });
             self.metrics.controller_connected.set(0);
@@ -83,7 +83,7 @@ impl Subscriber {
             }
             // Every controller is tried before the pause grows. A refused publication counts as a failure, because asking again at once
             // does not help.
-            failures = if heard && !whole { 0 } else { failures + 1 };
+            failures = if received_data && !whole { 0 } else { failures + 1 };
             let rounds = u32::try_from(failures / self.config.controllers.len().max(1)).unwrap_or(u32::MAX);
             let pause = BACKOFF.0.saturating_mul(2_u32.saturating_pow(rounds)).min(BACKOFF.1);
             let millis = u64::try_from(pause.as_millis()).unwrap_or(1);
@@ -91,12 +91,12 @@ impl Subscriber {
         }
     }
 
-    /// Follows one controller until the stream ends; sets `heard` if the controller sent anything.
-    async fn follow(&mut self, url: &url::Url, whole: bool, heard: &mut bool) -> WatchError {
+    /// Follows one controller until the stream ends; sets `received_data` if the controller sent anything.
+    async fn follow(&mut self, url: &url::Url, whole: bool, received_data: &mut bool) -> WatchError {
         match self.open(url, whole).await {
             Ok(mut lines) => {
                 let error = self.read(url, &mut lines).await;
-                *heard = lines.heard;
+                *received_data = lines.received_data;
                 error
             }
             Err(error) => error,
@@ -120,11 +120,11 @@ impl Subscriber {
         let failed = |reason: String| WatchError::Connect { url: name.clone(), reason };
         let body = serde_json::to_vec(&request).map_err(|error| failed(error.to_string()))?;
         let request = post(url, WATCH_PATH, body).map_err(|error| failed(error.to_string()))?;
-        let response = timeout(SILENCE, link.sender.send_request(request)).await.map_err(|_| WatchError::Silent { url: name.clone() })?;
+        let response = timeout(MAX_SILENCE, link.sender.send_request(request)).await.map_err(|_| WatchError::Silent { url: name.clone() })?;
         let response = response.map_err(|error| failed(error.to_string()))?;
         let status = response.status();
         if status != StatusCode::OK {
-            let body = timeout(CONNECT, response.into_body().collect()).await.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
+            let body = timeout(CONNECT_TIMEOUT, response.into_body().collect()).await.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
             let reason = String::from_utf8_lossy(&body.unwrap_or_default()).trim().to_owned();
             return Err(WatchError::Refused { url: name, status, reason });
         }
@@ -139,13 +139,13 @@ impl Subscriber {
         let url = url.to_string();
         let mut incoming = Incoming::default();
         loop {
-            let taken = match lines.next(MAX_LINE_BYTES).await {
+            let result = match lines.next(MAX_LINE_BYTES).await {
                 Ok(line) => self.take(&line, &mut incoming),
                 Err(Ended::Silent) => return WatchError::Silent { url },
                 Err(Ended::Closed) => return WatchError::Closed { url },
                 Err(ended @ Ended::TooLong(_)) => Err(ApplyError::Protocol(ended.to_string())),
             };
-            match taken {
+            match result {
                 Err(source) => return WatchError::Publication { url, source },
                 Ok(true) if self.has_drifted() => return WatchError::Drifted { url },
                 Ok(_) => {}
@@ -158,9 +158,9 @@ impl Subscriber {
     /// Audits some buckets of each lane; all of them are audited within about a minute. Buckets that do not match their digests are
     /// dropped, so that they are fetched again.
     fn has_drifted(&mut self) -> bool {
-        let buckets = (0..AUDITED).map(|offset| self.audited.wrapping_add(offset));
+        let buckets = (0..AUDITED_BUCKETS).map(|offset| self.audited.wrapping_add(offset));
         let sound = buckets.into_iter().all(|number| self.received.lanes.values().all(|lane| lane.is_sound(number)));
-        self.audited = self.audited.wrapping_add(AUDITED);
+        self.audited = self.audited.wrapping_add(AUDITED_BUCKETS);
         if !sound {
             self.received.lanes.values_mut().for_each(|lane| *lane = lane.sound());
             self.metrics.drift.inc();

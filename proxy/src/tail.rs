@@ -12,9 +12,9 @@ use crate::config::AccessLog;
 use crate::metrics::Metrics;
 
 /// Maximum lines that wait for the disk; further ones are dropped and counted.
-const QUEUE: usize = 8_192;
+const LINE_QUEUE_LENGTH: usize = 8_192;
 /// Maximum lines that a slow tail may lag behind before it misses some.
-const TAIL: usize = 1_024;
+const MAX_TAIL_LAG: usize = 1_024;
 
 /// Writes the records of requests to the log and the tail.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Tail {
     /// Starts the writer of the access log, if `log` is set.
     pub(crate) fn new(log: Option<AccessLog>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let log = log.map(start_writer).transpose()?;
-        Ok(Self { live: broadcast::channel(TAIL).0, log, metrics })
+        Ok(Self { live: broadcast::channel(MAX_TAIL_LAG).0, log, metrics })
     }
 
     /// Whether there is any reader.
@@ -55,7 +55,7 @@ impl Tail {
 }
 
 fn start_writer(log: AccessLog) -> std::io::Result<SyncSender<Arc<str>>> {
-    let (sender, receiver) = sync_channel(QUEUE);
+    let (sender, receiver) = sync_channel(LINE_QUEUE_LENGTH);
     let open = move || -> std::io::Result<Box<dyn std::io::Write + Send>> {
         match &log {
             AccessLog::Stdout => Ok(Box::new(std::io::stdout())),

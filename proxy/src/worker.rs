@@ -20,9 +20,9 @@ use crate::tail::Tail;
 use crate::upstream::pool::Pool;
 
 /// Connections that wait for a busy core; beyond it the acceptor waits, and then the kernel's own queue.
-const QUEUE: usize = 1_024;
+const CONNECTION_QUEUE_LENGTH: usize = 1_024;
 /// How often idle connections to endpoints are looked at.
-const SWEEP: Duration = Duration::from_secs(5);
+const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What all cores share.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Workers {
     pub(crate) fn start(threads: usize, shared: &Arc<Shared>) -> std::io::Result<Self> {
         let threads = threads.max(1);
         let start = |number| {
-            let (queue, accepted) = mpsc::channel(QUEUE);
+            let (queue, accepted) = mpsc::channel(CONNECTION_QUEUE_LENGTH);
             let load = Arc::new(AtomicUsize::new(0));
             let core = Arc::new(Core { shared: shared.clone(), pool: Arc::new(Pool::new(shared.idle_cap.clone(), threads)) });
             let counted = load.clone();
@@ -133,7 +133,7 @@ impl Drop for Place {
 async fn work(core: Arc<Core>, mut accepted: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>) {
     let (pool, active) = (core.pool.clone(), core.shared.active.clone());
     tokio::spawn(async move {
-        let mut tick = tokio::time::interval(SWEEP);
+        let mut tick = tokio::time::interval(IDLE_SWEEP_INTERVAL);
         loop {
             tick.tick().await;
             pool.sweep();

@@ -8,12 +8,12 @@ use axum::response::Response;
 use waypost_trust::{Claims, Identity, Role};
 use waypost_wire::{JOIN_PATH, RENEW_PATH, SECRETS_PATH, WATCH_PATH};
 
-use super::caller::{Asker, BY, Caller, FORWARDED, NO_CERTIFICATE};
+use super::caller::{Asker, CALLER_HEADER, Caller, FORWARDED_HEADER, NO_CERTIFICATE};
 use super::context::{Api, refuse};
 use crate::trust::{Signer, now};
 
-/// Maximum length of a path in an event, in bytes.
-const TOLD: usize = 64;
+/// Maximum length of a path in an event, in characters.
+const MAX_EVENT_PATH_CHARS: usize = 64;
 
 /// The credential that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn decide(need: Need, caller: &Caller, headers: &HeaderMap, signer: &Signer) -> 
         (Need::Nothing, _) => Ok(Asker::default()),
         // A controller forwards the request of a caller that it has admitted, or sends its own.
         (_, Some(controller @ Identity::Controller(_))) => {
-            let by = headers.get(&BY).and_then(|by| by.to_str().ok());
+            let by = headers.get(&CALLER_HEADER).and_then(|by| by.to_str().ok());
             Ok(Asker(Some(by.map_or_else(|| controller.to_string(), str::to_owned))))
         }
         (Need::Program, Some(proxy @ Identity::Proxy(_))) => Ok(Asker(Some(proxy.to_string()))),
@@ -85,7 +85,7 @@ pub(super) async fn admit(State(api): State<Api>, ConnectInfo(caller): ConnectIn
     match asker {
         Ok(asker) => {
             if !caller.passes_on() {
-                request.headers_mut().remove(&FORWARDED);
+                request.headers_mut().remove(&FORWARDED_HEADER);
             }
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(asker);
@@ -98,7 +98,7 @@ pub(super) async fn admit(State(api): State<Api>, ConnectInfo(caller): ConnectIn
 impl Api {
     /// Refuses the caller and records an event.
     pub(super) async fn refuse_caller(&self, caller: &Caller, status: StatusCode, why: String, path: &str) -> Response {
-        let path: String = path.chars().take(TOLD).collect();
+        let path: String = path.chars().take(MAX_EVENT_PATH_CHARS).collect();
         self.refusals.record(caller.describe(), format!("{path}: {why}")).await;
         let mut response = refuse(status, why);
         if status == StatusCode::UNAUTHORIZED {

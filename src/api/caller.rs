@@ -6,9 +6,9 @@ use axum::http::HeaderName;
 use waypost_trust::Identity;
 
 /// The header in which a controller that forwards a request names the original caller.
-pub(super) const BY: HeaderName = HeaderName::from_static("waypost-by");
+pub(super) const CALLER_HEADER: HeaderName = HeaderName::from_static("waypost-by");
 /// The header that marks a forwarded request, which is not forwarded again.
-pub(super) const FORWARDED: HeaderName = HeaderName::from_static("waypost-forwarded");
+pub(super) const FORWARDED_HEADER: HeaderName = HeaderName::from_static("waypost-forwarded");
 
 /// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

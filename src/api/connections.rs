@@ -13,7 +13,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of connections; lower if the limit of descriptors is low. One address may have three quarters.
-const CONNECTIONS: usize = 4_096;
+const MAX_CONNECTIONS: usize = 4_096;
 
 /// The requests of one connection.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl Connections {
     /// Room for as many connections as the limit of descriptors allows.
     pub(super) fn of_process() -> Self {
         let descriptors = rlimit::Resource::NOFILE.get_soft().ok().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1_024);
-        Self::new(CONNECTIONS.min(descriptors / 8).max(16))
+        Self::new(MAX_CONNECTIONS.min(descriptors / 8).max(16))
     }
 
     fn new(most: usize) -> Self {

@@ -22,9 +22,9 @@ use crate::controller::message::{Input, Query, Stopped};
 use crate::controller::stored::replica::{Document, ReplicaRequest};
 
 /// Maximum length of a relay report in bytes: some thousands of proxies with long reports.
-pub(super) const LARGEST_RELAY: usize = 64 * 1024 * 1024;
+pub(super) const MAX_RELAY_BYTES: usize = 64 * 1024 * 1024;
 /// Minimum interval between two updates of a follower.
-const EVERY: Duration = Duration::from_millis(250);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) async fn controller(State(api): State<Api>) -> Json<ControllerInfo> {
     Json(api.handle.info())
@@ -87,7 +87,7 @@ pub(super) async fn relay(State(api): State<Api>, Extension(caller): Extension<C
             let missed = if findings.is_empty() { Vec::new() } else { api.handle.ask(|to| Query::FindingsMissed(findings, to)).await.unwrap_or_default() };
             Json(RelayAnswer { recall: api.handle.offers_wanted_above(), resend: missed, takes_changes: true }).into_response()
         }
-        Err(gone) => gone.into_response(),
+        Err(stopped) => stopped.into_response(),
     }
 }
 
@@ -113,32 +113,32 @@ async fn send_updates(handle: Handle, mut request: ReplicaRequest, sender: mpsc:
     let mut changes = handle.changes();
     let (mut state, mut operated, mut first, mut known_programs) = (Bytes::new(), None, true, None);
     loop {
-        let next = Instant::now() + EVERY;
+        let next = Instant::now() + UPDATE_INTERVAL;
         // Read first and sent last: a follower that has it also has what it refers to.
         let saved = if request.programs { handle.operated() } else { handle.operated_with_programs() };
         let replica = handle.ask(|to| Query::Replica(std::mem::take(&mut request.empty), to)).await.map_err(|stopped| stopped.to_string())?;
-        let mut told = send_if_new(&sender, &mut state, &replica.document(&handle.store_urls())).await?;
+        let mut sent = send_if_new(&sender, &mut state, &replica.document(&handle.store_urls())).await?;
         // The pinned config is sent before the pin.
         for (record, file) in handle.missing_configs(&mut request.configs).await {
             let file = base64::engine::general_purpose::STANDARD.encode(file);
             let document = Document::Config { number: record.number, digest: record.digest.clone(), file };
             send(&sender, line(&document)?).await?;
             request.configs.insert(record.number, record.digest);
-            told = true;
+            sent = true;
         }
         if operated.as_ref() != Some(&saved) {
             let left = handle.ask(Query::PinLeft).await.map_err(|stopped| stopped.to_string())?;
             let left = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
             send(&sender, line(&Document::Operator { saved: saved.clone(), left })?).await?;
-            (operated, told) = (Some(saved), true);
+            (operated, sent) = (Some(saved), true);
         }
         let (joined, changes_of_programs) = if request.programs { handle.programs_since(known_programs) } else { Default::default() };
         if !joined.is_empty() {
             send(&sender, line(&Document::Programs { joined })?).await?;
-            told = true;
+            sent = true;
         }
         known_programs = Some(changes_of_programs);
-        if !told || std::mem::take(&mut first) {
+        if !sent || std::mem::take(&mut first) {
             send(&sender, line(&Document::Heartbeat)?).await?;
         }
         sleep_until(next).await;

@@ -16,7 +16,7 @@ use crate::controller::message::Query;
 use crate::trust::{TokenRequest, Trust, now};
 
 const NO_TLS: &str = "this controller talks in clear text and needs neither certificates nor tokens; start it with --tls, or on an address beyond loopback";
-const FILES: &str = "the certificates of this cluster come from files; give the program --tls-cert, --tls-key and --tls-ca";
+const CERTIFICATES_FROM_FILES: &str = "the certificates of this cluster come from files; give the program --tls-cert, --tls-key and --tls-ca";
 
 fn certificate(issued: Issued) -> Response {
     let Issued { chain, authority, from, until } = issued;
@@ -39,7 +39,7 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
     };
     let kind = joining.to_string();
     waypost_model::key::check_name(&kind, &request.name).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
-    let taken = || {
+    let name_conflict = || {
         let message = format!(
             "there is a {kind} {} already; choose another --name, or let it in again with `waypost token --join {kind} --name {}`",
             request.name, request.name
@@ -52,14 +52,14 @@ async fn let_in(api: &Api, trust: &Trust, request: &JoinRequest) -> Result<Respo
         Some(bound) if *bound != request.name => {
             return Err((StatusCode::FORBIDDEN, format!("the token lets in {kind} {bound} only, and {} is who asks", request.name)));
         }
-        None if is_taken(api, joining, &request.name, (&program, key)).await => return Err(taken()),
+        None if is_taken(api, joining, &request.name, (&program, key)).await => return Err(name_conflict()),
         _ => {}
     }
     let response = issue(trust, joining, request)?;
     let joins = crate::controller::stored::programs::Joining { program, key, bound: bound.is_some() };
     // Of two concurrent requests for one name, one was first.
     if !api.handle.joined(joins).await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))? {
-        return Err(taken());
+        return Err(name_conflict());
     }
     tracing::info!("{kind} {} joins", request.name);
     Ok(response)
@@ -81,11 +81,11 @@ fn issue(trust: &Trust, joining: Joining, request: &JoinRequest) -> Result<Respo
     match joining {
         Joining::Proxy => {
             let key = PublicKey::try_from(request.public_key.clone()).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
-            let issued = trust.issue(&Identity::Proxy(request.name.clone()), &key).ok_or_else(|| (StatusCode::CONFLICT, FILES.to_owned()))?;
+            let issued = trust.issue(&Identity::Proxy(request.name.clone()), &key).ok_or_else(|| (StatusCode::CONFLICT, CERTIFICATES_FROM_FILES.to_owned()))?;
             issued.map(certificate).map_err(|error| failed(error.to_string()))
         }
         Joining::Controller => {
-            let authority = trust.authority().ok_or_else(|| (StatusCode::CONFLICT, FILES.to_owned()))?;
+            let authority = trust.authority().ok_or_else(|| (StatusCode::CONFLICT, CERTIFICATES_FROM_FILES.to_owned()))?;
             let keys = to_raw_value(authority).map_err(|error| failed(error.to_string()))?;
             Ok(Json(Certificate { keys: Some(keys), ..Certificate::default() }).into_response())
         }
@@ -102,7 +102,7 @@ pub(super) async fn renew(State(api): State<Api>, Extension(caller): Extension<C
     match trust.issue(identity, &key) {
         Some(Ok(issued)) => certificate(issued),
         Some(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-        None => refuse(StatusCode::CONFLICT, FILES),
+        None => refuse(StatusCode::CONFLICT, CERTIFICATES_FROM_FILES),
     }
 }
 

@@ -8,24 +8,24 @@ use crate::controller::handle::Handle;
 use crate::controller::message::Input;
 
 /// Minimum interval between two events for the same refusal.
-const AGAIN: Duration = Duration::from_secs(60);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum number of different refusals with an event in that time; of all callers, and of one.
-const DIFFERENT: usize = 128;
+const MAX_REFUSALS: usize = 128;
 
-const DIFFERENT_OF_ONE: usize = 32;
+const MAX_REFUSALS_OF_ONE: usize = 32;
 
 /// Records refusals as events, rate limited.
 #[derive(Debug)]
 pub struct Refusals {
     handle: Handle,
-    told: Mutex<HashMap<(String, String), Instant>>,
+    recorded: Mutex<HashMap<(String, String), Instant>>,
 }
 
 impl Refusals {
     /// The controller that records the events.
     pub fn new(handle: Handle) -> Self {
-        Self { handle, told: Mutex::default() }
+        Self { handle, recorded: Mutex::default() }
     }
 
     /// Records that `about` was refused, and why.
@@ -39,14 +39,14 @@ impl Refusals {
     }
 
     fn is_new(&self, about: &str, why: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        told.retain(|_, at| now.duration_since(*at) < AGAIN);
-        let of_one = told.keys().filter(|(known, _)| known == about).count();
-        if told.len() >= DIFFERENT || of_one >= DIFFERENT_OF_ONE || told.contains_key(&(about.to_owned(), why.to_owned())) {
+        recorded.retain(|_, at| now.duration_since(*at) < REPEAT_INTERVAL);
+        let of_one = recorded.keys().filter(|(subject, _)| subject == about).count();
+        if recorded.len() >= MAX_REFUSALS || of_one >= MAX_REFUSALS_OF_ONE || recorded.contains_key(&(about.to_owned(), why.to_owned())) {
             return false;
         }
-        told.insert((about.to_owned(), why.to_owned()), now);
+        recorded.insert((about.to_owned(), why.to_owned()), now);
         true
     }
 }

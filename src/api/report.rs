@@ -13,13 +13,13 @@ use waypost_wire::{Report, ReportAnswer, read_whole};
 use super::asked::JsonBody;
 use super::caller::Caller;
 use super::context::{Api, refuse};
-use super::controllers::LARGEST_RELAY;
+use super::controllers::MAX_RELAY_BYTES;
 use super::forward::pass_on;
 use crate::controller::message::{Input, Query};
 use crate::controller::rules::election::Role;
 
 /// Time limit for the upload of a proxy's state.
-const PATIENCE: Duration = Duration::from_secs(10);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn report(
     State(api): State<Api>,
@@ -32,19 +32,19 @@ pub(super) async fn report(
     }
     let recall = is_asked(&api, &report).await;
     let confirms = report.probed.as_ref().is_some_and(|probed| probed.number > 0 || probed.version == Version::default());
-    if let Err(gone) = api.handle.send(Input::Reported { name: name.clone(), report: Box::new(report) }).await {
-        return gone.into_response();
+    if let Err(stopped) = api.handle.send(Input::Reported { name: name.clone(), report: Box::new(report) }).await {
+        return stopped.into_response();
     }
-    // The answer confirms the results of health checks that are known here, and the next report builds on them.
-    let probed = if confirms { api.handle.ask(|to| Query::FindingsKnown(name, to)).await.unwrap_or_default() } else { None };
+    // The answer confirms the results of health checks that this controller has; the next report builds on them.
+    let probed = if confirms { api.handle.ask(|to| Query::FindingsNumber(name, to)).await.unwrap_or_default() } else { None };
     if recall || probed.is_some() { Json(ReportAnswer { recall, probed }).into_response() } else { StatusCode::NO_CONTENT.into_response() }
 }
 
 /// Whether this controller or the leader has lost the state that this proxy has. A proxy that serves nothing has no state.
 async fn is_asked(api: &Api, report: &Report) -> bool {
-    let seen = report.highest.filter(|_| report.applied.is_some());
-    let has_more = seen.zip(api.handle.offers_wanted_above()).is_some_and(|(seen, above)| seen > above);
-    has_more && api.handle.ask(Query::RecoveryState).await.is_ok_and(|seen| seen.cluster == report.cluster)
+    let highest = report.highest.filter(|_| report.applied.is_some());
+    let has_more = highest.zip(api.handle.offers_wanted_above()).is_some_and(|(highest, above)| highest > above);
+    has_more && api.handle.ask(Query::RecoveryState).await.is_ok_and(|state| state.cluster == report.cluster)
 }
 
 /// A proxy's upload of its state, which the answer to its report asked for. A follower forwards it to the leader.
@@ -57,7 +57,7 @@ pub(super) async fn upload(State(api): State<Api>, Extension(caller): Extension<
     }
     let Some(_turn) = api.handle.offers().turn() else { return refuse(StatusCode::SERVICE_UNAVAILABLE, "another proxy tells what it holds; try again") };
     let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(PATIENCE, to_bytes(body, LARGEST_RELAY)).await {
+    let body = match tokio::time::timeout(UPLOAD_TIMEOUT, to_bytes(body, MAX_RELAY_BYTES)).await {
         Ok(Ok(body)) => body,
         _ => return refuse(StatusCode::BAD_REQUEST, "what a proxy holds is too large, or did not arrive in time"),
     };

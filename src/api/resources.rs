@@ -10,7 +10,7 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::context::{Api, refuse};
-use super::forward::Unheard;
+use super::forward::LeaderFailure;
 use crate::controller::answers::shapes::{EntryInfo, Event, ProxyInfo, StatusInfo};
 use crate::controller::message::{Query, Stopped};
 use crate::controller::stored::config::ConfigRecord;
@@ -27,9 +27,9 @@ pub(super) async fn entries(State(api): State<Api>, Params(which): Params<Which>
     api.handle.entries(which.prefix).await.map(Json)
 }
 
-pub(super) async fn status(State(api): State<Api>, unheard: Option<Extension<Unheard>>) -> Result<Json<StatusInfo>, Stopped> {
+pub(super) async fn status(State(api): State<Api>, leader_failure: Option<Extension<LeaderFailure>>) -> Result<Json<StatusInfo>, Stopped> {
     let status = api.handle.ask(Query::Status).await?;
-    Ok(Json(StatusInfo { unheard: unheard.map(|Extension(Unheard(why))| why), ..status }))
+    Ok(Json(StatusInfo { leader_failure: leader_failure.map(|Extension(LeaderFailure(why))| why), ..status }))
 }
 
 pub(super) async fn proxies(State(api): State<Api>) -> Result<Json<Vec<ProxyInfo>>, Stopped> {

@@ -30,9 +30,9 @@ use super::connections::{Admission, Admitted, BusyBody, Connections};
 use super::refusals::Refusals;
 
 /// Maximum number of concurrent TLS handshakes.
-const HANDSHAKES: usize = 256;
+const MAX_HANDSHAKES: usize = 256;
 /// The same per client address.
-const HANDSHAKES_PER_ADDRESS: usize = 64;
+const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
 /// Time limit for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for responses in progress at the end.
@@ -51,7 +51,7 @@ type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Serves until `stop`, over TLS if `tls` is given. Refused handshakes are recorded by `refusals`.
 pub async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, router: Router, refusals: Arc<Refusals>, stop: CancellationToken) {
-    let (sender, mut accepted) = mpsc::channel(HANDSHAKES);
+    let (sender, mut accepted) = mpsc::channel(MAX_HANDSHAKES);
     let accepting = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender, refusals.clone()));
     let (connections, tracker) = (Connections::of_process(), TaskTracker::new());
     loop {
@@ -122,7 +122,7 @@ async fn converse(io: Io, caller: Caller, router: Router, admission: Admission, 
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Io, Caller, IpAddr)>, refusals: Arc<Refusals>) {
-    let (shaking, slots) = (Arc::new(Semaphore::new(HANDSHAKES)), Slots::default());
+    let (shaking, slots) = (Arc::new(Semaphore::new(MAX_HANDSHAKES)), Slots::default());
     loop {
         let Ok(permit) = shaking.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
@@ -137,7 +137,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::S
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection to the API may be slow");
         }
-        let Some(slot) = Slot::take(&slots, peer.ip(), HANDSHAKES_PER_ADDRESS) else { continue };
+        let Some(slot) = Slot::take(&slots, peer.ip(), MAX_HANDSHAKES_PER_ADDRESS) else { continue };
         let Some(tls) = tls.clone() else {
             if sender.send((Either::Left(stream), Caller::Plain, peer.ip())).await.is_err() {
                 return;

@@ -8,10 +8,10 @@ use waypost_model::snapshot::Snapshot;
 use waypost_wire::WatchRequest;
 
 /// Number of recent snapshots from which a returning proxy is updated without comparing buckets.
-const REMEMBERED: usize = 64;
+const REMEMBERED_SNAPSHOTS: usize = 64;
 
 /// Maximum number of streams that are sent a complete snapshot at the same time.
-const FULL_SYNCS: usize = 16;
+const MAX_FULL_SYNCS: usize = 16;
 
 /// State shared by all watch streams of one controller.
 #[derive(Debug)]
@@ -23,17 +23,17 @@ pub(super) struct Streams {
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { admission: Semaphore::new(FULL_SYNCS), recent: Mutex::default() }
+        Self { admission: Semaphore::new(MAX_FULL_SYNCS), recent: Mutex::default() }
     }
 }
 
 impl Streams {
     pub(super) fn remember(&self, snapshot: &Arc<Snapshot>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.iter().any(|known| known.version == snapshot.version && known.cluster == snapshot.cluster) {
+        if recent.iter().any(|earlier| earlier.version == snapshot.version && earlier.cluster == snapshot.cluster) {
             return;
         }
-        if recent.len() >= REMEMBERED {
+        if recent.len() >= REMEMBERED_SNAPSHOTS {
             recent.pop_front();
         }
         recent.push_back(snapshot.clone());
@@ -41,6 +41,6 @@ impl Streams {
 
     pub(super) fn recent(&self, cluster: &str, request: &WatchRequest) -> Option<Arc<Snapshot>> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|known| Some(known.version) == request.from && known.cluster == cluster).cloned()
+        recent.iter().find(|snapshot| Some(snapshot.version) == request.from && snapshot.cluster == cluster).cloned()
     }
 }

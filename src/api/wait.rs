@@ -61,14 +61,14 @@ pub(super) struct Request {
 }
 
 /// Maximum time limit of a wait.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
 
 /// Interval at which an entry is judged again even if it did not change: proxies may have connected or left.
-const LOOK: Duration = Duration::from_secs(1);
+const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request>) -> Result<Response, Stopped> {
     let limit = match request.timeout.map(waypost_model::duration::Duration::try_from).transpose() {
-        Ok(limit) => limit.map_or(Duration::from_secs(30), waypost_model::duration::Duration::get).min(LONGEST),
+        Ok(limit) => limit.map_or(Duration::from_secs(30), waypost_model::duration::Duration::get).min(MAX_WAIT),
         Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, message)),
     };
     let key = match api.handle.relative(&request.key) {
@@ -100,7 +100,7 @@ pub(super) async fn wait(State(api): State<Api>, Params(request): Params<Request
             return Ok(Json(WaitAnswer { outcome: WaitOutcome::Timeout, message, entry: found.entry }).into_response());
         }
         // Whether it was woken, or it is time to look again.
-        drop(timeout_at(deadline.min(Instant::now() + LOOK), woken.changed()).await);
+        drop(timeout_at(deadline.min(Instant::now() + JUDGE_INTERVAL), woken.changed()).await);
     }
 }
 

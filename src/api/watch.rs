@@ -24,12 +24,12 @@ use crate::controller::handle::Handle;
 use crate::controller::message::{Input, Upstream};
 
 /// Maximum number of chunks that wait for a slow reader; publications are merged meanwhile.
-const QUEUE: usize = 8;
+const CHUNK_QUEUE_LENGTH: usize = 8;
 /// Length of a chunk in bytes.
-const PIECE: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Time after which a complete snapshot in progress no longer counts against the limit.
-const ADMITTED: Duration = Duration::from_secs(10);
+const ADMISSION_TIME: Duration = Duration::from_secs(10);
 /// Highest epoch that is accepted; larger numbers do not survive every JSON reader. It is far above
 /// the highest epoch that a claim can cause, so that no claim can lock out other controllers.
 const HIGHEST_EPOCH: u64 = 1 << 53;
@@ -57,8 +57,8 @@ pub(super) async fn watch(
         return stream(api, request, accepts_gzip(&headers));
     }
     let opened = Input::ProxyOpened { name: request.name.clone(), highest: request.highest.unwrap_or_default(), cluster: request.cluster.clone() };
-    if let Err(gone) = api.handle.send(opened).await {
-        return gone.into_response();
+    if let Err(stopped) = api.handle.send(opened).await {
+        return stopped.into_response();
     }
     stream(api, request, accepts_gzip(&headers))
 }
@@ -96,7 +96,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 fn stream(api: Api, request: WatchRequest, gzip: bool) -> Response {
-    let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
+    let (sender, receiver) = mpsc::channel::<Bytes>(CHUNK_QUEUE_LENGTH);
     tokio::spawn(async move {
         let (name, is_proxy) = (request.name.clone(), request.controller.is_none() && !request.name.is_empty());
         let handle = api.handle.clone();
@@ -185,10 +185,10 @@ impl Stream {
 
     async fn publish(&mut self, snapshot: &Arc<Snapshot>, request: &WatchRequest) -> Result<(), Closed> {
         self.streams.remember(snapshot);
-        let known = self.sent.take().or_else(|| self.streams.recent(&snapshot.cluster, request));
-        match known {
-            Some(known) => {
-                let frames = self.adopting(publication(snapshot, Some(&known), &request.bucket_digests));
+        let base = self.sent.take().or_else(|| self.streams.recent(&snapshot.cluster, request));
+        match base {
+            Some(base) => {
+                let frames = self.adopting(publication(snapshot, Some(&base), &request.bucket_digests));
                 self.send(&frames).await?;
             }
             None => self.send_admitted(snapshot, request).await?,
@@ -213,7 +213,7 @@ impl Stream {
         let frames = self.adopting(publication(snapshot, None, &request.bucket_digests));
         let sending = self.send(&frames);
         tokio::pin!(sending);
-        match timeout(ADMITTED, &mut sending).await {
+        match timeout(ADMISSION_TIME, &mut sending).await {
             Ok(sent) => sent,
             Err(_) => {
                 drop(permit.take());
@@ -230,7 +230,7 @@ impl Stream {
                 Closed
             })?;
             piece.extend_from_slice(&line);
-            if piece.len() >= PIECE {
+            if piece.len() >= CHUNK_BYTES {
                 self.send_piece(piece.split().freeze()).await?;
             }
         }

@@ -11,15 +11,15 @@ use serde::de::DeserializeOwned;
 use waypost_trust::{Claims, joining_client};
 
 use super::outcome::Failure;
-use crate::api::{ErrorBody, StatusInfo, UNHEARD};
+use crate::api::{ErrorBody, LEADER_FAILURE_HEADER, StatusInfo};
 use crate::stores;
 use crate::stores::{Store, StoreFlags};
 
 /// Time limit for an answer from memory or from a file of the history.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Whether the warning was printed that the leader did not answer; each verb prints it once.
-static TOLD: std::sync::Once = std::sync::Once::new();
+static LEADER_FAILURE_WARNING: std::sync::Once = std::sync::Once::new();
 
 /// The controller's address and how it is authenticated.
 #[derive(Debug, Clone, Args)]
@@ -119,7 +119,7 @@ impl CredentialFlags {
 impl ControllerFlag {
     /// Sends a GET request and decodes the JSON answer; `query` holds the parameters.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
-        self.get_within(PATIENCE, path, query).await
+        self.get_within(ANSWER_TIMEOUT, path, query).await
     }
 
     /// The same with a time limit of the caller's.
@@ -130,7 +130,7 @@ impl ControllerFlag {
 
     /// Sends a POST request and decodes the JSON answer.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let request = self.request(Method::POST, path)?.json(body).timeout(PATIENCE);
+        let request = self.request(Method::POST, path)?.json(body).timeout(ANSWER_TIMEOUT);
         self.answer(request).await
     }
 
@@ -184,21 +184,21 @@ impl ControllerFlag {
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let response = request.send().await.map_err(|error| self.not_reached(&error))?;
         if response.status().is_success() {
-            let unheard = response.headers().get(UNHEARD).and_then(|why| why.to_str().ok());
+            let leader_failure = response.headers().get(LEADER_FAILURE_HEADER).and_then(|why| why.to_str().ok());
             // `waypost status` prints this itself.
-            if let Some(why) = unheard.filter(|_| response.url().path() != "/v1/status") {
-                TOLD.call_once(|| eprintln!("waypost: {why}; this is what {} knows", self.controller));
+            if let Some(why) = leader_failure.filter(|_| response.url().path() != "/v1/status") {
+                LEADER_FAILURE_WARNING.call_once(|| eprintln!("waypost: {why}; this is what {} knows", self.controller));
             }
             return Ok(response);
         }
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
-        let told = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
+        let message = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
         let failed = [StatusCode::CONFLICT, StatusCode::NOT_FOUND, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
         if failed.contains(&status) {
-            return Err(Failure::failed(told));
+            return Err(Failure::failed(message));
         }
-        Err(if status.is_client_error() { Failure::usage(told) } else { Failure::failed(format!("{}: {told}", self.controller)) })
+        Err(if status.is_client_error() { Failure::usage(message) } else { Failure::failed(format!("{}: {message}", self.controller)) })
     }
 
     fn not_reached(&self, error: &reqwest::Error) -> Failure {

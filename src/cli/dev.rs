@@ -101,7 +101,7 @@ fn loopback(port: u16) -> String {
 /// Ports of this run.
 #[derive(Default)]
 struct Ports {
-    taken: Vec<u16>,
+    used: Vec<u16>,
 }
 
 impl Ports {
@@ -109,11 +109,11 @@ impl Ports {
     fn take(&mut self, usual: u16, what: &str) -> u16 {
         let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
         let any = || std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).map_or(usual, |address| address.port());
-        let port = if is_free(usual) { usual } else { (0..16).map(|_| any()).find(|port| !self.taken.contains(port)).unwrap_or(usual) };
+        let port = if is_free(usual) { usual } else { (0..16).map(|_| any()).find(|port| !self.used.contains(port)).unwrap_or(usual) };
         if port != usual {
             say!("Port {usual} of 127.0.0.1 is taken; {what} is on {port} instead.");
         }
-        self.taken.push(port);
+        self.used.push(port);
         port
     }
 }

@@ -12,7 +12,7 @@ use super::text::{machine, say};
 use crate::api::{Event, EventsAnswer};
 
 /// Assumed maximum difference between the clocks of two controllers, in milliseconds.
-const CLOCKS: u64 = 5_000;
+const MAX_CLOCK_DIFFERENCE_MILLIS: u64 = 5_000;
 
 #[derive(Debug, Args)]
 pub(super) struct EventsFlags {
@@ -90,7 +90,7 @@ impl Position {
             return Vec::new();
         }
         let next = self.next.get(&answer.run).copied();
-        let since = self.latest.filter(|_| next.is_none()).map_or(0, |latest| latest.saturating_sub(CLOCKS));
+        let since = self.latest.filter(|_| next.is_none()).map_or(0, |latest| latest.saturating_sub(MAX_CLOCK_DIFFERENCE_MILLIS));
         let new: Vec<Event> = answer.events.into_iter().filter(|event| event.number >= next.unwrap_or_default() && event.at >= since).collect();
         if let Some(last) = new.last() {
             self.next.insert(answer.run, last.number + 1);

@@ -15,7 +15,7 @@ pub(super) struct InitFlags {
 }
 
 /// The files of the example.
-const FILES: [(&str, &str); 5] = [
+const EXAMPLE_FILES: [(&str, &str); 5] = [
     ("listeners/web.yaml", "# Where the proxies listen.\naddress: 127.0.0.1:8080\nprotocol: HTTP\n"),
     (
         "routes/hello.yaml",
@@ -42,7 +42,7 @@ pub(super) fn write(dir: &Path, ports: &[(u16, u16)]) -> Outcome {
     if dir.read_dir().is_ok_and(|mut items| items.next().is_some()) {
         return Err(Failure::failed(format!("{} is not empty; name another directory", dir.display())));
     }
-    for (name, content) in FILES {
+    for (name, content) in EXAMPLE_FILES {
         let path = dir.join(name);
         let content = ports.iter().fold(content.to_owned(), |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")));
         let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, content));

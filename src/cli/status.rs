@@ -48,7 +48,7 @@ fn print(status: &StatusInfo) {
         }
         None => say!("Leader:   none; what was published serves on"),
     }
-    if let Some(why) = &status.unheard {
+    if let Some(why) = &status.leader_failure {
         say!("          NOT HEARD: {why}; below is what the controller knows that was asked");
     }
     for other in &status.controllers {
@@ -118,14 +118,14 @@ fn print_source(source: &SourceInfo) {
         source.entries,
         if source.drift > 0 { format!(", {} drifted", source.drift) } else { String::new() }
     );
-    for told in source.error.iter().chain(&source.other_spelling) {
-        say!("          {told}");
+    for message in source.error.iter().chain(&source.other_spelling) {
+        say!("          {message}");
     }
 }
 
 fn print_proxy(proxy: &ProxyInfo) {
     let state = match (proxy.connected, proxy.behind) {
-        (false, _) => format!("absent for {} s", proxy.heard_seconds),
+        (false, _) => format!("absent for {} s", proxy.contact_age_seconds),
         (true, true) => "BEHIND".to_owned(),
         (true, false) => "connected".to_owned(),
     };

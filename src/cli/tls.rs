@@ -14,7 +14,7 @@ use super::text::say;
 use crate::trust::{From, Settings, Token, TokenRequest, Trust, now};
 
 /// Lifetime of the first token with which programs join.
-const FIRST: Duration = Duration::from_secs(3_600);
+const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// The flags that protect the API.
 #[derive(Debug, Clone, Args)]
@@ -135,7 +135,7 @@ pub(super) fn advertised(scheme: &str, api: SocketAddr) -> String {
 
 /// Prints the first join command. This is the only time that a secret is printed.
 fn print_join_command(trust: &Trust, place: &Place<'_>) -> Result<(), Failure> {
-    let request = TokenRequest { join: Some(Joining::Proxy), seconds: FIRST.as_secs(), ..TokenRequest::default() };
+    let request = TokenRequest { join: Some(Joining::Proxy), seconds: FIRST_TOKEN_LIFETIME.as_secs(), ..TokenRequest::default() };
     let token = trust.signer.make(&request, now()).map_err(Failure::failed)?.token;
     say!("This is the first controller: it has made the cluster's authority, in {}.", place.state.join("trust").display());
     say!("For an hour, a proxy joins with");

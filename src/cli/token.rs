@@ -12,8 +12,8 @@ use super::text::{machine, say};
 use crate::api::{TokenAnswer, TokenRequest};
 use crate::trust::{Signer, now};
 
-const OPERATOR: Duration = Duration::from_secs(30 * 86_400);
-const JOIN: Duration = Duration::from_secs(3_600);
+const OPERATOR_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Args)]
 pub(super) struct TokenFlags {
@@ -55,7 +55,7 @@ fn local(signer: Result<Signer, TrustError>, request: &TokenRequest) -> Result<T
 }
 
 pub(super) async fn run(flags: TokenFlags) -> Outcome {
-    let usual = if flags.join.is_some() { JOIN } else { OPERATOR };
+    let usual = if flags.join.is_some() { JOIN_TOKEN_LIFETIME } else { OPERATOR_TOKEN_LIFETIME };
     let request = TokenRequest { role: flags.role, join: flags.join, name: flags.name, seconds: flags.ttl.unwrap_or(usual).as_secs() };
     let answer: TokenAnswer = match (flags.state, flags.token_secret_file) {
         (_, Some(file)) => local(shared_secret(&file).map(Signer::beside_files), &request)?,

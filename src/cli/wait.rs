@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::client::{ControllerFlag, Format, OutputFlag, PATIENCE};
+use super::client::{ANSWER_TIMEOUT, ControllerFlag, Format, OutputFlag};
 use super::outcome::{Failure, Outcome};
 use super::text::{machine, say};
 use crate::api::{For, WaitAnswer, WaitOutcome};
@@ -27,7 +27,7 @@ pub(super) struct WaitFlags {
 }
 
 /// Time by which an answer may come later than its time limit.
-const GRACE: Duration = Duration::from_secs(5);
+const WAIT_GRACE: Duration = Duration::from_secs(5);
 
 /// Waits for one entry.
 pub(super) struct WaitFor {
@@ -53,15 +53,15 @@ pub(super) async fn wait_for(controller: &ControllerFlag, wanted: &WaitFor) -> O
     };
     let query = [("key", wanted.key.clone()), ("for", what.to_owned()), ("timeout", wanted.timeout.clone())];
     // The controller ends the wait; this limit ends it if the controller does not answer at all.
-    let limit = waypost_model::duration::Duration::try_from(wanted.timeout.clone()).map_or(PATIENCE, |limit| limit.get() + GRACE);
+    let limit = waypost_model::duration::Duration::try_from(wanted.timeout.clone()).map_or(ANSWER_TIMEOUT, |limit| limit.get() + WAIT_GRACE);
     let answer: WaitAnswer = controller.get_within(limit, "/v1/wait", &query).await?;
-    let told = machine(wanted.output, &answer)?;
-    if !told && answer.outcome != WaitOutcome::Timeout {
+    let printed = machine(wanted.output, &answer)?;
+    if !printed && answer.outcome != WaitOutcome::Timeout {
         say!("{}", answer.message);
     }
     match answer.outcome {
         WaitOutcome::Done => Ok(()),
         WaitOutcome::Rejected => Err(Failure { code: 3, message: String::new() }),
-        WaitOutcome::Timeout => Err(Failure::failed(if told { String::new() } else { answer.message })),
+        WaitOutcome::Timeout => Err(Failure::failed(if printed { String::new() } else { answer.message })),
     }
 }

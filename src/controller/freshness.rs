@@ -35,7 +35,7 @@ impl Freshness {
     }
 
     /// Notes a heartbeat of the controller that we follow.
-    pub fn heard(&self, heartbeat: Heartbeat) {
+    pub fn note_heartbeat(&self, heartbeat: Heartbeat) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).upstream = Some((heartbeat, Instant::now()));
     }
 
@@ -72,7 +72,7 @@ mod tests {
             fresh.heartbeat(true),
             Heartbeat { led_millis: Some(0), sources: vec![SourceAge { store: "file:///a".to_owned(), at: 5, age_millis: None }] }
         );
-        fresh.heard(Heartbeat { led_millis: Some(700), sources: vec![SourceAge { store: "file:///a".to_owned(), at: 9, age_millis: Some(2_000) }] });
+        fresh.note_heartbeat(Heartbeat { led_millis: Some(700), sources: vec![SourceAge { store: "file:///a".to_owned(), at: 9, age_millis: Some(2_000) }] });
         let relayed = fresh.heartbeat(false);
         assert!(relayed.led_millis >= Some(700) && relayed.led_millis < Some(5_700), "{relayed:?}");
         assert_eq!(relayed.sources[0].at, 9);

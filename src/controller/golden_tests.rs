@@ -11,8 +11,9 @@ use waypost_model::object::{Digest, Object};
 use waypost_model::snapshot::{Snapshot, Version};
 
 use crate::controller::disk::files::{
-    ANNOUNCED, ENTRIES, GUARD, IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, REVISIONS, load_entries, load_guard, load_identity, load_numbers, load_operator,
-    load_programs, load_published, pack, save_entries, save_guard, save_identity, save_numbers, save_operator, save_programs, save_published,
+    ANNOUNCED_FILE, ENTRIES_FILE, GUARD_FILE, IDENTITY_FILE, OPERATOR_FILE, PROGRAMS_FILE, PUBLISHED_FILE, REVISIONS_FILE, load_entries, load_guard,
+    load_identity, load_numbers, load_operator, load_programs, load_published, pack, save_entries, save_guard, save_identity, save_numbers, save_operator,
+    save_programs, save_published,
 };
 use crate::controller::disk::history::History;
 use crate::controller::rules::guard::{Judgement, Removal};
@@ -52,7 +53,7 @@ fn held() -> Vec<Removal> {
         at: Duration::ZERO,
         date: 1_700_000_000_000,
         judgement,
-        seen: 0,
+        store_revision: 0,
         instead,
     };
     let held = Judgement::Held { why: "2 of 3 routes went within a minute".to_owned() };
@@ -107,8 +108,8 @@ fn compare(name: &str, now: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         update(&file, now);
     }
-    let kept = std::fs::read_to_string(&file).unwrap();
-    assert_eq!(now, kept.trim_end_matches('\n'), "{name}: {CHANGED}");
+    let saved = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(now, saved.trim_end_matches('\n'), "{name}: {CHANGED}");
 }
 
 fn update(file: &Path, now: &str) {
@@ -123,13 +124,13 @@ fn the_files_of_a_controller_have_their_golden_forms() {
     save_entries(folder, &entries()).unwrap();
     save_guard(folder, &held(), &stores).unwrap();
     save_published(folder, &snapshot()).unwrap();
-    save_numbers(folder, REVISIONS, &numbers(STORE)).unwrap();
-    save_numbers(folder, ANNOUNCED, &numbers("route/a")).unwrap();
+    save_numbers(folder, REVISIONS_FILE, &numbers(STORE)).unwrap();
+    save_numbers(folder, ANNOUNCED_FILE, &numbers("route/a")).unwrap();
     save_operator(folder, &operated()).unwrap();
     save_identity(folder, &us()).unwrap();
     let number = History::open(folder, 3).add(snapshot().version, &snapshot().config, 1_700_000_000_000, &entries()).unwrap();
     assert_eq!(number, 1);
-    let all = [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, OPERATOR, IDENTITY, CONFIG];
+    let all = [ENTRIES_FILE, GUARD_FILE, PUBLISHED_FILE, REVISIONS_FILE, ANNOUNCED_FILE, OPERATOR_FILE, IDENTITY_FILE, CONFIG];
     for name in all {
         compare(name, &text(&folder.join(name)));
     }
@@ -139,19 +140,19 @@ fn the_files_of_a_controller_have_their_golden_forms() {
 fn golden_files_of_a_controller_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, stores) = (folder.path(), [STORE.to_owned()]);
-    for name in [ENTRIES, GUARD, PUBLISHED, REVISIONS, ANNOUNCED, OPERATOR, IDENTITY, CONFIG] {
+    for name in [ENTRIES_FILE, GUARD_FILE, PUBLISHED_FILE, REVISIONS_FILE, ANNOUNCED_FILE, OPERATOR_FILE, IDENTITY_FILE, CONFIG] {
         let text = std::fs::read_to_string(golden().join(name.trim_end_matches(".gz"))).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let bytes = if name.ends_with(".gz") { pack(&json).unwrap() } else { text.into_bytes() };
         waypost_disk::write(&folder.join(name), &bytes).unwrap();
     }
     assert_eq!(load_entries(folder).unwrap().value, entries());
-    let told = |all: Vec<Removal>| format!("{all:?}");
-    assert_eq!(told(load_guard(folder, &stores).unwrap().value), told(held()));
+    let debug = |all: Vec<Removal>| format!("{all:?}");
+    assert_eq!(debug(load_guard(folder, &stores).unwrap().value), debug(held()));
     let published = load_published(folder).unwrap().value.unwrap();
     assert!(published.version == snapshot().version && published.same_content(&snapshot()) && published.cluster == "c1");
-    assert_eq!(load_numbers(folder, REVISIONS).unwrap().value, numbers(STORE));
-    assert_eq!(load_numbers(folder, ANNOUNCED).unwrap().value, numbers("route/a"));
+    assert_eq!(load_numbers(folder, REVISIONS_FILE).unwrap().value, numbers(STORE));
+    assert_eq!(load_numbers(folder, ANNOUNCED_FILE).unwrap().value, numbers("route/a"));
     assert_eq!(load_operator(folder), (operated(), None));
     assert_eq!(load_identity(folder).unwrap().value, us());
     let history = History::open(folder, 3);
@@ -160,7 +161,7 @@ fn golden_files_of_a_controller_are_read() {
 
 /// Every kind of line, and a follower's request.
 fn lines() -> Vec<String> {
-    let replica = Replica { at: numbers(STORE), kept: held(), expected: vec!["route/a".to_owned()], entries: entries() };
+    let replica = Replica { at: numbers(STORE), removals: held(), expected: vec!["route/a".to_owned()], entries: entries() };
     let documents = [
         replica.document(&[STORE.to_owned()]),
         Document::Operator { saved: operated(), left: Some(60_000) },
@@ -182,7 +183,7 @@ fn joined() -> Programs {
 fn the_programs_that_have_joined_have_their_golden_forms() {
     let folder = tempfile::tempdir().unwrap();
     save_programs(folder.path(), &joined()).unwrap();
-    compare(PROGRAMS, &text(&folder.path().join(PROGRAMS)));
+    compare(PROGRAMS_FILE, &text(&folder.path().join(PROGRAMS_FILE)));
     let (all, _) = joined().since(None);
     let request = ReplicaRequest { programs: true, ..ReplicaRequest::default() };
     let lines = [serde_json::to_string(&Document::Programs { joined: all.clone() }).unwrap(), serde_json::to_string(&request).unwrap()];
@@ -209,9 +210,9 @@ fn the_stream_from_a_leader_to_its_followers_has_its_golden_form() {
     compare("replica.jsonl", &lines().join("\n"));
     let text = std::fs::read_to_string(golden().join("replica.jsonl")).unwrap();
     let mut read = text.lines();
-    let Document::State { at, kept: lines, expected, entries: saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
+    let Document::State { at, removals: lines, expected, entries: saved } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     let replica = Replica::read(at, lines, expected, saved, &[STORE.to_owned()]).unwrap();
-    assert_eq!((replica.at, format!("{:?}", replica.kept), replica.entries), (numbers(STORE), format!("{:?}", held()), entries()));
+    assert_eq!((replica.at, format!("{:?}", replica.removals), replica.entries), (numbers(STORE), format!("{:?}", held()), entries()));
     let Document::Operator { saved, left: Some(60_000) } = serde_json::from_str(read.next().unwrap()).unwrap() else { panic!("{text}") };
     assert_eq!(saved, operated());
     assert!(matches!(serde_json::from_str(read.next().unwrap()).unwrap(), Document::Config { number: 1, .. }));

@@ -138,7 +138,7 @@ impl Input {
 }
 
 /// Maximum number of keys in one step; beyond it, all waiters are woken.
-const WOKEN: usize = 1_000;
+const MAX_WOKEN_KEYS: usize = 1_000;
 
 /// The entries of which the answer may have changed.
 #[derive(Debug, Default)]
@@ -150,7 +150,7 @@ pub struct Woken {
 impl Woken {
     /// The answer for this key below the root may have changed. A key of a tree is also asked for without its tree.
     pub fn add(&mut self, key: &str) {
-        if self.keys.len() >= WOKEN {
+        if self.keys.len() >= MAX_WOKEN_KEYS {
             self.add_all();
         }
         if self.all {
@@ -266,9 +266,9 @@ pub enum Query {
     Followed(oneshot::Sender<bool>),
     /// Whether a store was never read, so that a follower needs all entries.
     Empty(oneshot::Sender<bool>),
-    /// The number of the last change of a proxy's findings that is known here.
-    FindingsKnown(String, oneshot::Sender<Option<u64>>),
-    /// Of these proxies, with the reported numbers of their findings: those whose findings are known here under another number, or not at all.
+    /// The number of the last change of a proxy's findings that this controller has.
+    FindingsNumber(String, oneshot::Sender<Option<u64>>),
+    /// Of these proxies, with the reported numbers of their findings: those whose findings this controller has under another number, or does not have.
     FindingsMissed(Vec<(String, u64)>, oneshot::Sender<Vec<String>>),
     /// The proxies that follow us, directly or not, with their last reports. Findings that are in these earlier reports are left out.
     Downstream(HashMap<String, Report>, oneshot::Sender<Vec<Downstream>>),
@@ -311,7 +311,7 @@ pub enum Signal {
     },
     /// Step down; gets whether this controller led.
     StepDown(oneshot::Sender<bool>),
-    /// The leader may have gone: ask the store now.
+    /// The leader may have stopped: ask the store now.
     Look,
     /// Whether there are other controllers.
     Others(bool),

@@ -18,18 +18,18 @@ use crate::controller::disk::history::History;
 use crate::controller::message::{Command, Current, Input, Query, Stopped};
 use crate::controller::rules::election::Role;
 use crate::controller::rules::pins::{Action, Pin, PinRecord, Reason, check};
-use crate::controller::stored::operator::{AUDITED, Audit, OperatorState};
+use crate::controller::stored::operator::{Audit, MAX_AUDIT_ENTRIES, OperatorState};
 use crate::controller::stored::programs::{Joining, Program, Programs};
 
 /// Maximum number of attempts to pin the published config: it may change while it is written to the history.
-const TRIES: usize = 10;
+const MAX_PIN_ATTEMPTS: usize = 10;
 /// Interval in which the leader looks for names of programs that have not connected for long.
-const TIDY: Duration = Duration::from_secs(6 * 3_600);
+const TIDY_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
 /// Time until the first such look. Programs have connected by then, so that a leader that does not live long still notes the date of their last
 /// connection.
-const FIRST_TIDY: Duration = Duration::from_secs(300);
+const FIRST_TIDY_AFTER: Duration = Duration::from_secs(300);
 /// Pause before the record is written again that the disk refused when we began to lead.
-const RETRY: Duration = Duration::from_secs(5);
+const WRITE_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why an operator's request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -120,12 +120,12 @@ impl Operator {
     /// Carries out requests until all senders are dropped.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut again = None;
-        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY, TIDY);
+        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_TIDY_AFTER, TIDY_INTERVAL);
         loop {
             let due = async {
                 match again {
                     Some(epoch) => {
-                        sleep(RETRY).await;
+                        sleep(WRITE_RETRY_PAUSE).await;
                         epoch
                     }
                     None => pending().await,
@@ -369,7 +369,7 @@ impl Operator {
 
     /// Pins the published config: exactly that one, even if more is written meanwhile.
     async fn pin_published(&self, reason: Reason, seconds: Option<u64>, by: &str, date: u64) -> Done<Pin> {
-        for _ in 0..TRIES {
+        for _ in 0..MAX_PIN_ATTEMPTS {
             let now = self.current().await?;
             let (history, lane) = (self.history.clone(), now.config.clone());
             let add = move || {
@@ -428,7 +428,7 @@ impl Operator {
         let write = move || {
             let mut next = saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
             next.audit.extend(audit);
-            let surplus = next.audit.len().saturating_sub(AUDITED);
+            let surplus = next.audit.len().saturating_sub(MAX_AUDIT_ENTRIES);
             next.audit.drain(..surplus);
             (next.epoch, next.count) = (epoch, next.count + 1);
             change(&mut next);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use waypost_model::compile::{CURRENT, EntryView};
+use waypost_model::compile::{CURRENT_KEY, EntryView};
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
@@ -15,7 +15,9 @@ use crate::controller::answers::shapes::LeaderInfo;
 use crate::controller::answers::{entries, proxies, status};
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files;
-use crate::controller::disk::files::{ANNOUNCED, ENTRIES, GUARD, Loaded, REVISIONS, load_entries, load_guard, load_numbers, save_identity, save_published};
+use crate::controller::disk::files::{
+    ANNOUNCED_FILE, ENTRIES_FILE, GUARD_FILE, Loaded, REVISIONS_FILE, load_entries, load_guard, load_numbers, save_identity, save_published,
+};
 use crate::controller::disk::saver::SaveRequest;
 use crate::controller::freshness::{Freshness, Stamp};
 use crate::controller::message::{Command, Current, EntriesAfter, Input, Now, Output, Query, Signal};
@@ -33,16 +35,16 @@ use crate::controller::stored::replica::Replica;
 use crate::controller::stores::verdicts::Outbox;
 use crate::controller::waiters::Waiters;
 
-/// Inputs that wait for the task; stores are slowed down beyond it.
-pub(super) const QUEUE: usize = 1_024;
-/// Files are written at most this often, and always with the last content.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Maximum number of inputs that wait for the task; stores are slowed down beyond it.
+pub(super) const INPUT_QUEUE_LENGTH: usize = 1_024;
+/// Minimum interval between writes of the files; the last content is always written.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of entries in one answer, so that an answer delays publishing only for a short time.
-const ENTRIES_AT_ONCE: usize = 128;
-/// Files are written at most this often if only health changed.
-const SAVE_HEALTH: Duration = Duration::from_secs(5);
+const MAX_ENTRIES_PER_ANSWER: usize = 128;
+/// The same if only health changed.
+const HEALTH_SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// The judgement of a distrusted store, and the snapshot that was published of it by then, are on disk within this time.
-const SAVE_DOUBTS: Duration = Duration::from_millis(250);
+const DOUBT_SAVE_TIME: Duration = Duration::from_millis(250);
 
 /// The state from before a restart.
 pub(super) struct Restored {
@@ -106,7 +108,7 @@ impl Owner {
         restored: Restored,
         stop: CancellationToken,
     ) {
-        restored.damaged.into_iter().for_each(|told| drop(self.input(told)));
+        restored.damaged.into_iter().for_each(|event| drop(self.input(event)));
         if let Some(pin) = restored.pin {
             drop(self.input(Input::Pin { pin: Some(Box::new(pin)), by: String::new() }));
         }
@@ -155,28 +157,28 @@ impl Owner {
     fn restore(&mut self, published: Option<Snapshot>) {
         let folder = self.settings.state.clone();
         let stores: Vec<String> = self.stores.iter().map(|store| store.url.clone()).collect();
-        let kept = self.usable(GUARD, load_guard(&folder, &stores), "what the guard held is not known any more");
+        let removals = self.usable(GUARD_FILE, load_guard(&folder, &stores), "what the guard held is not known any more");
         let now = self.now();
-        self.state.guard.restore(kept, now.since_start);
-        let announced = self.usable(ANNOUNCED, load_numbers(&folder, ANNOUNCED), "what operators announced to let go is held when it goes");
+        self.state.guard.restore(removals, now.since_start);
+        let announced = self.usable(ANNOUNCED_FILE, load_numbers(&folder, ANNOUNCED_FILE), "what operators announced to let go is held when it goes");
         self.state.guard.restore_expected(announced, (now.since_start, now.date));
         if let Some(snapshot) = published {
             self.unsaved.published = true;
             let output = self.state.restore_published(snapshot, now);
             self.carry_out(output);
         }
-        let saved = self.usable(ENTRIES, load_entries(&folder), "starting from the store alone");
-        let revisions = self.usable(REVISIONS, load_numbers(&folder, REVISIONS), "a store that was restored from a backup meanwhile is believed");
-        let mut taken = BTreeSet::new();
+        let saved = self.usable(ENTRIES_FILE, load_entries(&folder), "starting from the store alone");
+        let revisions = self.usable(REVISIONS_FILE, load_numbers(&folder, REVISIONS_FILE), "a store that was restored from a backup meanwhile is believed");
+        let mut restored = BTreeSet::new();
         for (url, entries) in saved {
-            let free = |(number, store): &(usize, &Arc<Store>)| !taken.contains(number) && same_store(&store.url, &url);
+            let free = |(number, store): &(usize, &Arc<Store>)| !restored.contains(number) && same_store(&store.url, &url);
             let Some((number, store)) = self.stores.iter().enumerate().find(free) else {
                 tracing::warn!(store = url, "the saved entries of a store that is not given are left alone");
                 self.others.push((url, entries));
                 continue;
             };
             let now = self.now();
-            taken.insert(number);
+            restored.insert(number);
             if let Some(at) = revisions.get(&url).filter(|_| store.adapter.only_counts_up()) {
                 self.state.restore_revision(number, *at);
             }
@@ -187,9 +189,9 @@ impl Owner {
 
     /// The content of a file; the default if it cannot be used. An event says which part is not used, and what that costs.
     fn usable<T: Default>(&mut self, file: &str, read: Result<Loaded<T>, String>, cost: &str) -> T {
-        let (value, told) = files::usable(file, read, cost);
-        if let Some(told) = told {
-            drop(self.input(told));
+        let (value, event) = files::usable(file, read, cost);
+        if let Some(event) = event {
+            drop(self.input(event));
         }
         value
     }
@@ -300,9 +302,9 @@ impl Owner {
         self.unsaved.state |= output.entries_changed || output.doubted || published;
         if self.unsaved.state {
             let pause = match (output.doubted, prompt) {
-                (true, _) => SAVE_DOUBTS,
-                (false, true) => SAVE_EVERY,
-                (false, false) => SAVE_HEALTH,
+                (true, _) => DOUBT_SAVE_TIME,
+                (false, true) => SAVE_INTERVAL,
+                (false, false) => HEALTH_SAVE_INTERVAL,
             };
             let due = Instant::now() + pause;
             self.unsaved.due = Some(self.unsaved.due.map_or(due, |earlier| earlier.min(due)));
@@ -345,15 +347,15 @@ impl Owner {
         // A follower replicates the leader's history; what this controller published when it led is not added to it.
         let epoch = self.state.role().epoch();
         let config = self.config.clone().filter(|(version, ..)| Some(version.epoch) == epoch);
-        let (number, kept, held) = (self.unsaved.count, self.state.removals_for_followers().0, self.held());
+        let (number, removals, held) = (self.unsaved.count, self.state.removals_for_followers().0, self.held());
         let announced = self.state.announced(self.now());
-        self.saver.send_replace(Some(SaveRequest { number, stores, revisions: self.revisions(), config, kept, held, announced, published }));
+        self.saver.send_replace(Some(SaveRequest { number, stores, revisions: self.revisions(), config, removals, held, announced, published }));
     }
 
     /// The authors' bytes of held removals. At the end, the tree that they were in becomes the active one again.
     fn held(&self) -> Vec<Exported> {
         let of = |number: usize| self.state.guard.removals().filter(move |removal| removal.origin.id.source == number);
-        let current = |number| self.state.tree_of_held(number).map(|tree| (CURRENT.to_owned(), tree.as_bytes().into()));
+        let current = |number| self.state.tree_of_held(number).map(|tree| (CURRENT_KEY.to_owned(), tree.as_bytes().into()));
         let entries = |number| of(number).map(|removal| (removal.origin.id.key.clone(), removal.origin.written.value.clone())).chain(current(number)).collect();
         self.stores.iter().enumerate().map(|(number, store)| Exported { store: store.url.clone(), entries: entries(number) }).collect()
     }
@@ -398,8 +400,8 @@ impl Owner {
         let entries = |number| if all { self.state.compiler.save(number) } else { self.state.compiler.last_goods(number) };
         let entries = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), entries(number))).collect();
         let at = self.stores.iter().enumerate().map(|(number, store)| (store.url.clone(), self.state.known_revision(number))).collect();
-        let (kept, expected) = self.state.removals_for_followers();
-        Replica { at, kept, expected, entries }
+        let (removals, expected) = self.state.removals_for_followers();
+        Replica { at, removals, expected, entries }
     }
 
     fn recovery_state(&self, now: Duration) -> RecoveryState {
@@ -415,8 +417,8 @@ impl Owner {
             Query::Status(to) => drop(to.send(status::status(&self.state, &self.stores, self.leader(), now))),
             Query::Ready(to) => drop(to.send(status::ready(&self.state, &self.stores, now))),
             Query::Entries(EntriesAfter { prefix, after }, to) => {
-                let views: Vec<EntryView> = self.state.compiler.views_after(&prefix, after.as_ref()).take(ENTRIES_AT_ONCE).collect();
-                let last = views.last().map(|view| view.id.clone()).filter(|_| views.len() == ENTRIES_AT_ONCE);
+                let views: Vec<EntryView> = self.state.compiler.views_after(&prefix, after.as_ref()).take(MAX_ENTRIES_PER_ANSWER).collect();
+                let last = views.last().map(|view| view.id.clone()).filter(|_| views.len() == MAX_ENTRIES_PER_ANSWER);
                 drop(to.send((views.iter().map(|view| entries::entry(&self.state, &self.stores, view, now)).collect(), last)));
             }
             Query::Entry(key, to) => drop(to.send(entries::answer(&self.state, &self.stores, &key, now))),
@@ -434,12 +436,12 @@ impl Owner {
             Query::RecoveryState(to) => drop(to.send(self.recovery_state(now.since_start))),
             Query::Followed(to) => drop(to.send(self.state.is_followed(now))),
             Query::Empty(to) => drop(to.send(!self.state.compiler.complete())),
-            Query::FindingsKnown(name, to) => drop(to.send(self.state.proxies.findings_known(&name))),
+            Query::FindingsNumber(name, to) => drop(to.send(self.state.proxies.findings_number(&name))),
             Query::FindingsMissed(all, to) => {
-                let missed = |(name, number): &(String, u64)| self.state.proxies.findings_known(name) != Some(*number);
+                let missed = |(name, number): &(String, u64)| self.state.proxies.findings_number(name) != Some(*number);
                 drop(to.send(all.into_iter().filter(missed).map(|(name, _)| name).collect()));
             }
-            Query::Downstream(known, to) => drop(to.send(self.state.proxies.downstream(&known, now.since_start))),
+            Query::Downstream(reports, to) => drop(to.send(self.state.proxies.downstream(&reports, now.since_start))),
             Query::Replica(all, to) => drop(to.send(self.replica(all))),
             Query::Metrics(to) => drop(to.send(self.metrics.render(&status::counts(&self.state, &self.stores, now)))),
         }

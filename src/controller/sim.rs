@@ -32,11 +32,11 @@ use crate::controller::stored::replica::Replica;
 type Time = u64;
 const CONTROLLERS: usize = 3;
 const PROXIES: usize = 4;
-/// Faults end here, and the rest is peace.
-const STORM: Time = 40_000;
-const END: Time = STORM + 30_000;
+/// Time of the last fault; the run goes on without faults until its end.
+const FAULTS_END: Time = 40_000;
+const RUN_END: Time = FAULTS_END + 30_000;
 /// A request that is not answered within this time has failed, even if it arrives later.
-const PATIENCE: Time = 1_500;
+const ANSWER_TIMEOUT: Time = 1_500;
 
 /// What happens at a moment.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ enum Happening {
         node: usize,
         run: u64,
         number: u64,
-        heard: ElectionInput,
+        input: ElectionInput,
     },
     /// The store sends a controller its content, or what is new.
     Feed {
@@ -79,7 +79,7 @@ enum Happening {
         event: StoreEvent,
     },
     /// The leader's replica arrives at a follower.
-    Kept {
+    Replica {
         node: usize,
         run: u64,
         from: usize,
@@ -188,7 +188,7 @@ impl World {
     }
 
     fn calm(&self) -> bool {
-        self.now >= STORM
+        self.now >= FAULTS_END
     }
 
     fn is_cut(&self, one: usize, other: usize) -> bool {
@@ -202,7 +202,7 @@ impl World {
 
     fn run(mut self) -> Checks {
         while let Some(Reverse((at, number))) = self.due.pop() {
-            if at > END {
+            if at > RUN_END {
                 break;
             }
             self.now = at;
@@ -221,7 +221,7 @@ impl World {
             | Happening::Upstream { node, .. }
             | Happening::Relayed { node, .. }
             | Happening::Downstream { node, .. }
-            | Happening::Kept { node, .. } => Some(*node),
+            | Happening::Replica { node, .. } => Some(*node),
             _ => None,
         };
         if let Some(until) = whom.and_then(|node| self.nodes[node].paused_until).filter(|until| *until > self.now) {
@@ -230,20 +230,20 @@ impl World {
         match happening {
             Happening::Tick(node) => self.tick(node),
             Happening::StoreRequest { node, run, number, ask, answered } => {
-                let heard = self.store.answer(&ask);
+                let input = self.store.answer(&ask);
                 let delay = self.delay();
                 if answered && !self.is_cut(node, STORE) {
-                    self.after(delay, Happening::Answer { node, run, number, heard });
+                    self.after(delay, Happening::Answer { node, run, number, input });
                 }
             }
-            Happening::Answer { node, run, number, heard } => self.answer(node, run, number, heard),
+            Happening::Answer { node, run, number, input } => self.answer(node, run, number, input),
             Happening::Feed { node, run, link } => self.feed(node, run, link),
             Happening::Upstream { node, run, link, generation, event } => {
                 if self.nodes[node].is(run) && self.nodes[node].link == link {
                     self.input(node, Input::Store { source: 0, event, generation });
                 }
             }
-            Happening::Kept { node, run, from, replica, operated } => {
+            Happening::Replica { node, run, from, replica, operated } => {
                 if self.nodes[node].is(run) && !self.is_cut(node, from) {
                     self.input(node, Input::Replica(replica));
                     self.adopt(node, &operated);
@@ -296,7 +296,7 @@ impl World {
                 let delay = self.delay();
                 self.after(delay, Happening::StoreRequest { node, run, number, ask, answered });
             }
-            self.after(PATIENCE, Happening::Answer { node, run, number, heard: failed });
+            self.after(ANSWER_TIMEOUT, Happening::Answer { node, run, number, input: failed });
         }
         if self.nodes.iter().all(|node| node.operated().frozen.is_none()) {
             self.checks.thawed();
@@ -311,9 +311,9 @@ impl World {
         self.relay(node);
     }
 
-    fn answer(&mut self, node: usize, run: u64, number: u64, heard: ElectionInput) {
+    fn answer(&mut self, node: usize, run: u64, number: u64, input: ElectionInput) {
         if self.nodes[node].is(run) && self.nodes[node].waits_for(number) {
-            self.nodes[node].election.heard(heard, Duration::from_millis(self.now));
+            self.nodes[node].election.handle(input, Duration::from_millis(self.now));
             self.role(node);
         }
     }
@@ -341,7 +341,7 @@ impl World {
         let own = !matches!(input, Input::Relayed(_));
         let output = self.nodes[node].step(input, Duration::from_millis(self.now));
         if let Some(epoch) = output.saw {
-            self.nodes[node].election.heard(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
+            self.nodes[node].election.handle(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
         }
         if output.relist {
             self.nodes[node].link += 1;
@@ -366,7 +366,7 @@ impl World {
         let answers = |other: &usize| *other != node && !self.nodes[*other].crashed && self.nodes[*other].paused_until.is_none() && !self.is_cut(node, *other);
         let met: Vec<usize> = (0..CONTROLLERS).filter(answers).collect();
         if let Some(epoch) = met.iter().filter_map(|other| self.nodes[*other].state.role().epoch()).filter(|theirs| *theirs >= epoch).max() {
-            self.nodes[node].election.heard(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
+            self.nodes[node].election.handle(ElectionInput::Saw { epoch, living: false }, Duration::from_millis(self.now));
             return self.recover_later(node, own);
         }
         // A controller that leads under a lower epoch and does not know of us yet may still publish.
@@ -414,8 +414,8 @@ impl World {
         if snapshot.version > self.nodes[node].state.snapshot.version || twice {
             self.after(delay, Happening::Relayed { node, run, from, snapshot });
         }
-        let seen = self.proxies.iter().filter(|proxy| proxy.controller == Some(node)).map(|proxy| proxy.held.highest);
-        let version = seen.fold(self.nodes[node].state.snapshot.version, Version::max);
+        let versions = self.proxies.iter().filter(|proxy| proxy.controller == Some(node)).map(|proxy| proxy.held.highest);
+        let version = versions.fold(self.nodes[node].state.snapshot.version, Version::max);
         if (self.now / 20).is_multiple_of(25) && version.sequence > 0 {
             let (delay, run, operated) = (self.delay(), self.nodes[from].run, self.nodes[node].operated().rank);
             self.after(delay, Happening::Downstream { node: from, run, from: node, version, operated });
@@ -423,10 +423,10 @@ impl World {
         // The replica is sent every 250 ms on a connection of its own: in order, but perhaps late, or never.
         if (self.now / 20).is_multiple_of(12) {
             let (replica, operated) = (Box::new(self.nodes[from].replica()), Box::new(self.nodes[from].operated().clone()));
-            let arrives = (self.now + self.delay()).max(self.nodes[node].told_until);
-            self.nodes[node].told_until = arrives;
+            let arrives = (self.now + self.delay()).max(self.nodes[node].replicas_until);
+            self.nodes[node].replicas_until = arrives;
             if self.calm() || self.random.u8(0..20) != 0 {
-                self.after(arrives - self.now, Happening::Kept { node, run, from, replica, operated });
+                self.after(arrives - self.now, Happening::Replica { node, run, from, replica, operated });
             }
         }
     }
@@ -542,13 +542,13 @@ impl World {
 }
 
 /// Seeds that found a fault, beside the first hundred.
-const FOUND: [u64; 4] = [675, 3639, 5287, 6177];
+const FAULT_SEEDS: [u64; 4] = [675, 3639, 5287, 6177];
 
 #[test]
 fn controllers_and_proxies_agree_whatever_is_lost_delayed_repeated_crashed_or_paused() {
     let (first, count) = tests::seeds(100);
     let mut total = Checks::default();
-    for seed in (first..first + count).chain(FOUND) {
+    for seed in (first..first + count).chain(FAULT_SEEDS) {
         total.add(&World::new(seed).run());
     }
     println!("{count} seeds: {total}");

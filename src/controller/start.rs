@@ -13,7 +13,8 @@ use waypost_model::snapshot::Snapshot;
 
 use crate::controller::clock::now_millis;
 use crate::controller::disk::files::{
-    IDENTITY, OPERATOR, PROGRAMS, PUBLISHED, load_identity, load_operator, load_programs, load_published, save_identity, save_programs, usable,
+    IDENTITY_FILE, OPERATOR_FILE, PROGRAMS_FILE, PUBLISHED_FILE, load_identity, load_operator, load_programs, load_published, save_identity, save_programs,
+    usable,
 };
 use crate::controller::disk::history::History;
 use crate::controller::disk::saver::{Files, SaveRequest};
@@ -23,7 +24,7 @@ use crate::controller::jitter::jitter;
 use crate::controller::message::{Command, Input, Signal, Upstream};
 use crate::controller::metrics::Metrics;
 use crate::controller::operator::{Operator, Request};
-use crate::controller::owner::{Owner, QUEUE, Restored, Unsaved};
+use crate::controller::owner::{INPUT_QUEUE_LENGTH, Owner, Restored, Unsaved};
 use crate::controller::peers::follow::Relay;
 use crate::controller::rules::election::{Candidate, Election, Holder, Role};
 use crate::controller::rules::pins::{Pin, PinRecord, Reason};
@@ -60,15 +61,15 @@ pub fn start(settings: Settings, stop: &CancellationToken, tasks: &TaskTracker) 
     let own_cluster = identity.cluster_id();
     let stores: Arc<Vec<Arc<Store>>> = Arc::new(settings.stores.iter().cloned().map(Arc::new).collect());
     let state = state_of(&settings, &stores, own_cluster.clone());
-    let (commands, receiver) = mpsc::channel(QUEUE);
-    let (inputs, from_feeds) = mpsc::channel(QUEUE);
+    let (commands, receiver) = mpsc::channel(INPUT_QUEUE_LENGTH);
+    let (inputs, from_feeds) = mpsc::channel(INPUT_QUEUE_LENGTH);
     let (snapshot_sender, snapshots) = watch::channel(state.snapshot.clone());
     let (change_sender, changes) = watch::channel(0);
     let (cluster, clusters) = watch::channel(own_cluster);
     let (role_sender, roles) = watch::channel(Role::Following { leader: None });
     let (generation, generations) = watch::channel(0);
     let (upstream_sender, upstream) = watch::channel(Upstream::Nobody);
-    let (signals, from_outside) = mpsc::channel(QUEUE);
+    let (signals, from_outside) = mpsc::channel(INPUT_QUEUE_LENGTH);
     let (outbox, metrics, started) = (Arc::new(Outbox::default()), Arc::new(Metrics::default()), Instant::now());
     let (waiters, fresh) = (Waiters::default(), Freshness::default());
     let spawn = Spawn { settings: &settings, identity: &identity, stores: &stores, inputs, stop, tasks };
@@ -166,7 +167,7 @@ fn open(path: &Path) -> Result<Opened, StartError> {
     std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
     let lock = lock(path).map_err(failed)?;
     let mut damaged = Vec::new();
-    let (published, damage) = usable(PUBLISHED, load_published(path), "nothing is published before a store or another controller is heard");
+    let (published, damage) = usable(PUBLISHED_FILE, load_published(path), "nothing is published before a store or another controller is heard");
     damaged.extend(damage);
     let (identity, previous_run) = begin_run(path, published.as_ref(), &mut damaged).map_err(|error| failed(error.to_string()))?;
     let published = published.filter(|snapshot| snapshot.cluster == identity.cluster);
@@ -222,9 +223,9 @@ impl Spawn<'_> {
 
     /// The task that writes to the state directory: a sender of save requests, and a receiver of the number of the last that was written.
     fn disk(&self, history: &Arc<std::sync::Mutex<History>>, metrics: &Arc<Metrics>) -> (watch::Sender<Option<SaveRequest>>, watch::Receiver<u64>) {
-        let ((saver, save_request), (told, written)) = (watch::channel(None), watch::channel(0));
+        let ((saver, save_request), (written_to, written)) = (watch::channel(None), watch::channel(0));
         let stores = self.stores.iter().map(|store| store.url.clone()).collect();
-        let files = Files { folder: self.settings.state.clone(), stores, history: history.clone(), metrics: metrics.clone(), written: told };
+        let files = Files { folder: self.settings.state.clone(), stores, history: history.clone(), metrics: metrics.clone(), written: written_to };
         self.tasks.spawn(files.save(save_request, self.stop.clone()));
         (saver, written)
     }
@@ -239,7 +240,8 @@ impl Spawn<'_> {
     ) -> (Option<Pin>, mpsc::Sender<Request>, Operated) {
         let mut saved = load_operator(&self.settings.state);
         let programs = load_programs(&self.settings.state);
-        let (mut programs, lost) = usable(PROGRAMS, programs, "names of programs that have joined can be taken by others until another controller tells them");
+        let (mut programs, lost) =
+            usable(PROGRAMS_FILE, programs, "names of programs that have joined can be taken by others until another controller tells them");
         damaged.extend(lost);
         // Release 0.1 had the programs in the record of operators' actions. They are on disk before that record is written without them.
         let before = saved.0.take_programs(now_millis());
@@ -250,7 +252,7 @@ impl Spawn<'_> {
             saved.0 = saved.0.with_programs(&programs);
         }
         let (pin, saved) = restore_pin(saved, &mut history.lock().unwrap_or_else(std::sync::PoisonError::into_inner), published, damaged);
-        let (requests, from_operators) = mpsc::channel(QUEUE);
+        let (requests, from_operators) = mpsc::channel(INPUT_QUEUE_LENGTH);
         let (saved, programs) = (Arc::new(std::sync::Mutex::new(saved)), Arc::new(std::sync::Mutex::new(programs)));
         let operator = Operator {
             folder: self.settings.state.clone(),
@@ -274,7 +276,7 @@ impl Spawn<'_> {
             client: self.settings.client.clone(),
             roles: handle.roles(),
             upstream,
-            heard: AtomicU64::new(u64::MAX),
+            renewal_at_contact: AtomicU64::new(u64::MAX),
             lost: Instant::now(),
             telling: AtomicU64::new(0),
             whole: AtomicBool::new(false),
@@ -296,7 +298,7 @@ fn lock(folder: &Path) -> Result<std::fs::File, String> {
 
 /// The identity of this controller, with a new run, and the run before it.
 fn begin_run(folder: &Path, published: Option<&Snapshot>, damaged: &mut Vec<Input>) -> std::io::Result<(Identity, Option<String>)> {
-    let (mut identity, damage): (Identity, _) = usable(IDENTITY, load_identity(folder), "the cluster's id and epoch are found out anew");
+    let (mut identity, damage): (Identity, _) = usable(IDENTITY_FILE, load_identity(folder), "the cluster's id and epoch are found out anew");
     damaged.extend(damage);
     let previous = Some(std::mem::replace(&mut identity.run, new_id())).filter(|run| !run.is_empty());
     identity.epoch = identity.epoch.max(published.map_or(0, |snapshot| snapshot.version.epoch));
@@ -344,7 +346,7 @@ fn restore_pin(
     // The loss is in the events and the audit.
     let mut tell = |saved: &mut OperatorState, what: String| {
         saved.audit.push(Audit { at: date, by: "waypost".to_owned(), what: what.clone() });
-        damaged.push(Input::damaged(OPERATOR, what));
+        damaged.push(Input::damaged(OPERATOR_FILE, what));
     };
     match (lost, published) {
         (None, _) => {}
@@ -394,21 +396,21 @@ mod tests {
         let number = history.add(published.version, &lane, 1, &[]).unwrap();
         let mark = PinRecord { reason: Reason::Pinned, config: number, by: "alice".to_owned(), at: 1, until: None, digest: Some(lane.digest()) };
         let saved = OperatorState { mark: Some(mark.clone()), ..OperatorState::default() };
-        let (pin, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
-        assert_eq!((pin.map(|pin| pin.lane), kept), (Some(lane.clone()), saved.clone()));
+        let (pin, restored) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        assert_eq!((pin.map(|pin| pin.lane), restored), (Some(lane.clone()), saved.clone()));
         assert!(damaged.is_empty());
         // The file of the config.
         let file = std::fs::read_dir(folder.path().join("history")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&file, b"torn").unwrap();
-        let (pin, kept) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
-        assert_eq!((pin.map(|pin| (pin.mark, pin.lane)), kept.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
-        assert!(kept.audit[0].what.contains("what was published last is held"), "{:?}", kept.audit);
+        let (pin, restored) = restore_pin((saved.clone(), None), &mut history, Some(&published), &mut damaged);
+        assert_eq!((pin.map(|pin| (pin.mark, pin.lane)), restored.mark), (Some((mark.clone(), lane.clone())), Some(mark)));
+        assert!(restored.audit[0].what.contains("what was published last is held"), "{:?}", restored.audit);
         assert!(restore_pin((saved, None), &mut history, None, &mut damaged).0.is_none(), "there is nothing that could be held");
         // What operators did.
-        let (pin, kept) = restore_pin((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
+        let (pin, restored) = restore_pin((OperatorState::default(), Some("operator.json: torn".to_owned())), &mut history, Some(&published), &mut damaged);
         let pin = pin.unwrap();
         assert_eq!((pin.mark.reason, pin.mark.config, &pin.lane), (Reason::Frozen, number, &lane));
-        assert_eq!(kept.mark, Some(pin.mark));
+        assert_eq!(restored.mark, Some(pin.mark));
         assert_eq!(damaged.len(), 3, "each is an event");
     }
 }

@@ -43,7 +43,7 @@ mod tests;
 mod tracks;
 
 /// Interval in which outdated state is forgotten.
-const SWEEP: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The way of one entry: when the controller read it, and from which version on it is served.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ pub struct Track {
     /// The entry's revision.
     pub revision: u64,
     /// When the controller read it, since its start.
-    pub seen: Duration,
+    pub read_at: Duration,
     /// The first version that has it; `None` while it waits for its window.
     pub version: Option<Version>,
     /// When the last proxy that follows us served it.
@@ -64,7 +64,7 @@ pub struct Track {
 #[derive(Debug, Clone, Copy)]
 pub struct Follower {
     /// When its last report came.
-    pub heard: Duration,
+    pub reported_at: Duration,
     /// The version of what it relays.
     pub version: Option<Version>,
     /// Whether it relays other content than was published under that version.
@@ -107,7 +107,7 @@ pub struct State {
     /// The pin, and when its time is over.
     pin: Option<(Pin, Option<Duration>)>,
     swept: Duration,
-    /// The highest epoch that each program claimed to have seen, and when that claim was accepted.
+    /// The highest epoch that each program claimed to have received, and when that claim was accepted.
     claims: HashMap<String, (u64, Duration)>,
     /// Reasons of held removals that already had an event.
     announced_reasons: BTreeSet<String>,
@@ -215,6 +215,6 @@ impl State {
     pub fn due(&self) -> Duration {
         // Only the leader ends a pin, because clocks may differ.
         let released = self.pin.as_ref().filter(|_| self.role.epoch().is_some()).and_then(|(_, until)| *until);
-        [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP, Duration::min)
+        [self.windows.0.due(), self.windows.1.due(), released, self.guard.due()].into_iter().flatten().fold(self.swept + SWEEP_INTERVAL, Duration::min)
     }
 }

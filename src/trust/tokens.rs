@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use waypost_trust::{Authority, Claims, Joining, Role, TrustError, own_secret};
 
-/// A token that an operator shows is good for at most this long.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
-/// A token that lets a program join is good for at most this long.
-const LONGEST_JOIN: Duration = Duration::from_secs(7 * 86_400);
+/// Maximum lifetime of an operator's token.
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(366 * 86_400);
+/// Maximum lifetime of a token that lets a program join.
+const MAX_JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
 
 /// Which token is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ impl Signer {
     /// # Errors
     /// What is wrong with the request.
     pub fn make(&self, request: &TokenRequest, now: Duration) -> Result<TokenAnswer, String> {
-        let longest = if request.join.is_some() { LONGEST_JOIN } else { LONGEST };
+        let longest = if request.join.is_some() { MAX_JOIN_TOKEN_LIFETIME } else { MAX_TOKEN_LIFETIME };
         if request.seconds == 0 || request.seconds > longest.as_secs() {
             return Err(format!("a token of this kind is good for 1s to {}h; correct --ttl", longest.as_secs() / 3_600));
         }
@@ -163,7 +163,7 @@ mod tests {
         let (own, files) = (Signer::of(&Authority::create(NOW).unwrap()), Signer::beside_files(vec![7; 32]));
         let join = TokenRequest { join: Some(Joining::Proxy), seconds: 60, ..TokenRequest::default() };
         let role = TokenRequest { role: Some(Role::Read), name: Some("ann".to_owned()), seconds: 60, ..TokenRequest::default() };
-        for (signer, request, told) in [
+        for (signer, request, message) in [
             (&own, TokenRequest { seconds: 0, ..role.clone() }, "correct --ttl"),
             (&own, TokenRequest { seconds: 8 * 86_400, ..join.clone() }, "168h"),
             (&own, TokenRequest { name: None, ..role.clone() }, "give --name"),
@@ -173,7 +173,7 @@ mod tests {
             (&files, join, "come from files"),
         ] {
             let refused = signer.make(&request, NOW).map(|made| made.until).unwrap_err();
-            assert!(refused.contains(told), "{request:?}: {refused}");
+            assert!(refused.contains(message), "{request:?}: {refused}");
         }
         assert!(files.make(&role, NOW).is_ok());
     }

@@ -20,14 +20,14 @@ use super::error::{TrustError, read};
 use super::identity::Identity;
 use super::secret::write_secret;
 
-const CERT: &str = "ca.pem";
-const KEY: &str = "ca-key.pem";
-const SECRET: &str = "secret";
-const JOINING: &str = "joining-key.pem";
+const CERT_FILE: &str = "ca.pem";
+const KEY_FILE: &str = "ca-key.pem";
+const SECRET_FILE: &str = "secret";
+const JOINING_KEY_FILE: &str = "joining-key.pem";
 /// Lifetime of the authority's own certificate.
-const LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
+const AUTHORITY_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// How far before its creation the validity of a certificate begins, because clocks differ and jump.
-pub(crate) const SLACK: Duration = Duration::from_secs(2 * 3_600);
+pub(crate) const CLOCK_SLACK: Duration = Duration::from_secs(2 * 3_600);
 
 /// Issues certificates. Only controllers have it, because it can admit any program.
 #[derive(Clone, Serialize, Deserialize)]
@@ -80,9 +80,9 @@ impl KeyPair {
     /// # Errors
     /// The system cannot supply random bytes, or the disk refuses.
     pub fn joining(folder: &Path) -> Result<Self, TrustError> {
-        let path = folder.join(JOINING);
-        let kept = || rcgen::KeyPair::from_pem(std::str::from_utf8(&read(&path).ok()?).ok()?).ok();
-        if let Some(key) = kept() {
+        let path = folder.join(JOINING_KEY_FILE);
+        let stored = || rcgen::KeyPair::from_pem(std::str::from_utf8(&read(&path).ok()?).ok()?).ok();
+        if let Some(key) = stored() {
             return Ok(Self(key));
         }
         let key = Self::generate()?;
@@ -93,7 +93,7 @@ impl KeyPair {
     /// Deletes the stored joining key after the program has joined: the key is stored with the certificate now, or not needed any more.
     pub fn has_joined(folder: &Path) {
         // If it cannot be deleted, the next attempt to join uses it, which does no harm.
-        std::fs::remove_file(folder.join(JOINING)).unwrap_or_default();
+        std::fs::remove_file(folder.join(JOINING_KEY_FILE)).unwrap_or_default();
     }
 
     /// The private half, PEM.
@@ -147,7 +147,7 @@ impl Authority {
         let failed = |error: rcgen::Error| TrustError::unusable("a new authority", error);
         let key = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = own_params(&key);
-        (params.not_before, params.not_after) = (date(now.saturating_sub(SLACK)), date(now + LIFE));
+        (params.not_before, params.not_after) = (date(now.saturating_sub(CLOCK_SLACK)), date(now + AUTHORITY_LIFETIME));
         let cert = params.self_signed(&key).map_err(failed)?.pem();
         Ok(Self { cert, key: key.serialize_pem(), secret: new_secret()? })
     }
@@ -165,11 +165,11 @@ impl Authority {
     /// # Errors
     /// Its files cannot be read or used.
     pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
-        if !folder.join(KEY).exists() {
+        if !folder.join(KEY_FILE).exists() {
             return Ok(None);
         }
         let text = |name: &str| read(&folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-        let this = Self { cert: text(CERT)? + "\n", key: text(KEY)? + "\n", secret: text(SECRET)? };
+        let this = Self { cert: text(CERT_FILE)? + "\n", key: text(KEY_FILE)? + "\n", secret: text(SECRET_FILE)? };
         this.usable().map(Some)
     }
 
@@ -184,10 +184,10 @@ impl Authority {
     /// # Errors
     /// The disk refuses.
     pub fn save(&self, folder: &Path) -> Result<(), TrustError> {
-        write_secret(&folder.join(CERT), self.cert.as_bytes())?;
-        write_secret(&folder.join(SECRET), self.secret.as_bytes())?;
+        write_secret(&folder.join(CERT_FILE), self.cert.as_bytes())?;
+        write_secret(&folder.join(SECRET_FILE), self.secret.as_bytes())?;
         // The key is written last: if it exists, the other files do as well.
-        write_secret(&folder.join(KEY), self.key.as_bytes())
+        write_secret(&folder.join(KEY_FILE), self.key.as_bytes())
     }
 
     /// The secret that signs tokens.
@@ -228,7 +228,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) = (date(now.saturating_sub(SLACK)), date(now + life));
+        (params.not_before, params.not_after) = (date(now.saturating_sub(CLOCK_SLACK)), date(now + life));
         let cert = params.signed_by(key, &self.issuer()?).map_err(failed)?.pem();
         Ok(Issued { chain: cert + &self.cert, authority: self.cert.clone(), from: now.as_secs(), until: (now + life).as_secs() })
     }
@@ -267,11 +267,11 @@ pub fn shared_secret(file: &Path) -> Result<Vec<u8>, TrustError> {
 /// # Errors
 /// The file cannot be read or used, or the disk refuses.
 pub fn own_secret(folder: &Path) -> Result<Vec<u8>, TrustError> {
-    let kept = folder.join(SECRET);
-    if !kept.exists() {
-        write_secret(&kept, new_secret()?.as_bytes())?;
+    let path = folder.join(SECRET_FILE);
+    if !path.exists() {
+        write_secret(&path, new_secret()?.as_bytes())?;
     }
-    shared_secret(&kept)
+    shared_secret(&path)
 }
 
 /// SHA-256 of a certificate, in hexadecimal digits.
@@ -313,12 +313,12 @@ mod tests {
         let public = || KeyPair::joining(folder.path()).unwrap().public();
         let first = public();
         assert_eq!(public(), first, "also after a restart");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path().join(JOINING)).unwrap().permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(folder.path().join(JOINING_KEY_FILE)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         KeyPair::has_joined(folder.path());
         let second = public();
         assert_ne!(second, first);
-        std::fs::write(folder.path().join(JOINING), "torn").unwrap();
+        std::fs::write(folder.path().join(JOINING_KEY_FILE), "torn").unwrap();
         assert_ne!(public(), second, "what is torn is made anew");
     }
 
@@ -334,10 +334,10 @@ mod tests {
         let shown = format!("{authority:?}");
         assert!(!shown.contains(&authority.secret) && !shown.contains("PRIVATE"), "{shown}");
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(std::fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode() & 0o077, 0);
-        std::fs::write(folder.path().join(SECRET), "c2hvcnQ=").unwrap();
+        assert_eq!(std::fs::metadata(folder.path().join(KEY_FILE)).unwrap().permissions().mode() & 0o077, 0);
+        std::fs::write(folder.path().join(SECRET_FILE), "c2hvcnQ=").unwrap();
         assert!(Authority::load(folder.path()).unwrap_err().to_string().contains("less than 32 bytes"));
-        std::fs::write(folder.path().join(KEY), "garbage").unwrap();
+        std::fs::write(folder.path().join(KEY_FILE), "garbage").unwrap();
         assert!(Authority::load(folder.path()).unwrap_err().to_string().contains("the authority's key cannot be used"));
     }
 }

@@ -48,8 +48,8 @@ fn material([chain, key, authorities]: &Content, wanted: &Identity) -> Result<Ma
     let material = Material::read(chain, key, authorities)?;
     // A proxy on the same machine may use the controller's files.
     let fits = material.identity() == wanted || matches!((material.identity(), wanted), (Identity::Controller(_), Identity::Proxy(_)));
-    let told = || TrustError::unusable("the certificate", format!("it is that of {}, and this is {wanted}", material.identity()));
-    if fits { Ok(material) } else { Err(told()) }
+    let mismatch = || TrustError::unusable("the certificate", format!("it is that of {}, and this is {wanted}", material.identity()));
+    if fits { Ok(material) } else { Err(mismatch()) }
 }
 
 impl FromFiles {

@@ -11,20 +11,20 @@ pub enum Identity {
     Proxy(String),
 }
 
-const PREFIX: &str = "spiffe://waypost/";
+const URI_PREFIX: &str = "spiffe://waypost/";
 
 impl Identity {
     /// The identity as a URI.
     pub fn uri(&self) -> String {
         match self {
-            Self::Controller(name) => format!("{PREFIX}controller/{name}"),
-            Self::Proxy(name) => format!("{PREFIX}proxy/{name}"),
+            Self::Controller(name) => format!("{URI_PREFIX}controller/{name}"),
+            Self::Proxy(name) => format!("{URI_PREFIX}proxy/{name}"),
         }
     }
 
     /// The identity in a URI; `None` if the URI is not that of a Waypost program.
     pub fn of_uri(uri: &str) -> Option<Self> {
-        let (kind, name) = uri.strip_prefix(PREFIX)?.split_once('/')?;
+        let (kind, name) = uri.strip_prefix(URI_PREFIX)?.split_once('/')?;
         let named = !name.is_empty() && !name.contains('/');
         match kind {
             "controller" if named => Some(Self::Controller(name.to_owned())),

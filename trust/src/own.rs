@@ -7,13 +7,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
+use super::authority::{CLOCK_SLACK, fingerprint};
 use super::authority::{Issued, KeyPair};
-use super::authority::{SLACK, fingerprint};
 use super::error::TrustError;
 use super::keyring::Material;
 use super::secret::{load_secret, write_secret};
 
-const FILE: &str = "own.json";
+const OWN_FILE: &str = "own.json";
 
 /// A program's certificate with its key.
 #[derive(Clone, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Own {
     /// # Errors
     /// The file cannot be read or parsed.
     pub fn load(folder: &Path) -> Result<Option<Self>, TrustError> {
-        load_secret(&folder.join(FILE))
+        load_secret(&folder.join(OWN_FILE))
     }
 
     /// Stores the certificate in a directory; only the owner may read the file.
@@ -50,7 +50,7 @@ impl Own {
     /// # Errors
     /// The disk refuses.
     pub fn save(&self, folder: &Path) -> Result<(), TrustError> {
-        write_secret(&folder.join(FILE), &serde_json::to_vec(self).unwrap_or_default())
+        write_secret(&folder.join(OWN_FILE), &serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// The certificate as TLS material.
@@ -74,7 +74,7 @@ impl Own {
     /// Time from `now` until renewal: when two thirds of its lifetime have passed, or at once if it is not valid yet because the clock was
     /// set back.
     pub const fn renew_in(&self, now: Duration) -> Duration {
-        if now.as_secs() + SLACK.as_secs() < self.issued.from {
+        if now.as_secs() + CLOCK_SLACK.as_secs() < self.issued.from {
             return Duration::ZERO;
         }
         let due = self.issued.from + self.issued.until.saturating_sub(self.issued.from) * 2 / 3;
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(again.renew_in(made - Duration::from_secs(8 * 3_600)), Duration::ZERO, "the clock was put back");
         assert!(!again.is_over(made + Duration::from_secs(299)) && again.is_over(made + Duration::from_secs(300)));
         assert!(!format!("{again:?}").contains("PRIVATE"));
-        std::fs::write(folder.path().join(FILE), "{").unwrap();
+        std::fs::write(folder.path().join(OWN_FILE), "{").unwrap();
         assert!(Own::load(folder.path()).unwrap_err().to_string().contains("own.json cannot be used"));
     }
 }

@@ -82,14 +82,14 @@ pub enum Claims {
     },
 }
 
-const PREFIX: &str = "waypost1";
+const TOKEN_PREFIX: &str = "waypost1";
 
 impl Claims {
     /// Encodes and signs the claims under the cluster's secret.
     pub fn sign(&self, secret: &[u8]) -> String {
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default());
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), claims.as_bytes());
-        format!("{PREFIX}.{claims}.{}", URL_SAFE_NO_PAD.encode(mac.as_ref()))
+        format!("{TOKEN_PREFIX}.{claims}.{}", URL_SAFE_NO_PAD.encode(mac.as_ref()))
     }
 
     /// The claims of a token, without checking the signature: the bearer reads them to find the authority that it may send the token to.
@@ -126,7 +126,7 @@ impl Claims {
 fn parts(token: &str) -> Result<(Claims, &str, Vec<u8>), TrustError> {
     let none = || TrustError::Token("it is no token; copy it whole");
     let mut pieces = token.trim().split('.');
-    let (Some(PREFIX), Some(signed), Some(mac), None) = (pieces.next(), pieces.next(), pieces.next(), pieces.next()) else { return Err(none()) };
+    let (Some(TOKEN_PREFIX), Some(signed), Some(mac), None) = (pieces.next(), pieces.next(), pieces.next(), pieces.next()) else { return Err(none()) };
     let claims = URL_SAFE_NO_PAD.decode(signed).map_err(|_| none())?;
     let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| none())?;
     Ok((serde_json::from_slice(&claims).map_err(|_| none())?, signed, mac))
@@ -145,7 +145,7 @@ mod tests {
         let token = operator(1_000).sign(b"secret");
         let at = Duration::from_secs;
         assert_eq!(Claims::check(&token, b"secret", at(999)).unwrap(), operator(1_000));
-        for (token, secret, now, told) in [
+        for (token, secret, now, message) in [
             (token.clone(), b"secret".as_slice(), 1_000, "its time is over"),
             (token.clone(), b"other", 1, "no controller of this cluster made it"),
             (token.replace("waypost1.", "waypost1.x"), b"secret", 1, "it is no token"),
@@ -153,7 +153,7 @@ mod tests {
             (String::new(), b"secret", 1, "it is no token"),
         ] {
             let refused = Claims::check(&token, secret, at(now)).unwrap_err().to_string();
-            assert!(refused.contains(told), "{token}: {refused}");
+            assert!(refused.contains(message), "{token}: {refused}");
         }
     }
 

@@ -21,13 +21,13 @@ pub(crate) fn check(
     usage: KeyUsage,
 ) -> Result<Identity, Error> {
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-    let cert = EndEntityCert::try_from(leaf).map_err(told)?;
-    cert.verify_for_usage(algorithms.all, anchors, others, now, usage, None, None).map_err(told)?;
+    let cert = EndEntityCert::try_from(leaf).map_err(tls_error)?;
+    cert.verify_for_usage(algorithms.all, anchors, others, now, usage, None, None).map_err(tls_error)?;
     identity_of(leaf).ok_or(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
 }
 
 /// The error in rustls' terms, so that the peer gets a reason that its operator can act on.
-fn told(error: webpki::Error) -> Error {
+fn tls_error(error: webpki::Error) -> Error {
     use webpki::Error as E;
     Error::InvalidCertificate(match error {
         E::CertExpired { .. } => CertificateError::Expired,

@@ -55,7 +55,7 @@ pub struct ReceivedState {
     /// Whether the state is from disk, where the lanes may be of different versions.
     pub restored: bool,
     /// The digests of the highest version, once it was received completely: that version must not come with other content.
-    pub seen: BTreeMap<Lane, Digest>,
+    pub highest_digests: BTreeMap<Lane, Digest>,
 }
 
 impl ReceivedState {
@@ -72,7 +72,7 @@ impl ReceivedState {
     pub fn newest(&self) -> Version {
         let own = self.digests();
         let is_same = |(lane, digest): (&Lane, &Digest)| own.get(lane).copied().unwrap_or_else(|| Objects::default().digest()) == *digest;
-        let is_highest = !self.restored || !self.seen.is_empty() && self.seen.iter().all(is_same);
+        let is_highest = !self.restored || !self.highest_digests.is_empty() && self.highest_digests.iter().all(is_same);
         let before = Version { sequence: self.version.sequence.saturating_sub(1).max(1), ..self.version };
         if is_highest { self.highest } else { before }
     }
@@ -159,12 +159,16 @@ impl Incoming {
             lanes,
             track: self.track.or(received.track),
             restored: false,
-            seen: commit.digests.clone(),
+            highest_digests: commit.digests.clone(),
         };
         if next.digests() != commit.digests {
             return Err(ApplyError::Digest(commit.version));
         }
-        if received.cluster == next.cluster && received.highest == next.version && !received.seen.is_empty() && received.seen != commit.digests {
+        if received.cluster == next.cluster
+            && received.highest == next.version
+            && !received.highest_digests.is_empty()
+            && received.highest_digests != commit.digests
+        {
             return Err(ApplyError::Conflict(commit.version));
         }
         Ok(next)

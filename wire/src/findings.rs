@@ -9,13 +9,13 @@ use waypost_model::snapshot::Version;
 use crate::report::Probed;
 
 /// Maximum length of an error in a report, in bytes.
-const MAX_WHY: usize = 200;
+const MAX_ERROR_BYTES: usize = 200;
 
 /// Bytes of a report per endpoint beside its name and its error.
-const PER_ENDPOINT: usize = 8;
+const BYTES_PER_ENDPOINT: usize = 8;
 
-/// Endpoints that came to be well are remembered up to this number, for receivers that have not heard of it.
-const MAX_WELL: usize = 10_000;
+/// Maximum number of recovered endpoints that are remembered, for receivers that do not know yet that they recovered.
+const MAX_WELL_ENDPOINTS: usize = 10_000;
 
 /// The finding of a proxy on one endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Findings {
     version: Version,
     /// The number of the last change.
     number: u64,
-    /// Changes up to this number are not all known any more.
+    /// Some of the changes up to this number are forgotten.
     floor: u64,
     by_name: BTreeMap<Arc<str>, (u64, Finding)>,
     by_number: BTreeSet<(u64, Arc<str>)>,
@@ -55,7 +55,7 @@ impl Findings {
         self.number
     }
 
-    /// What is known of an endpoint.
+    /// The finding on an endpoint.
     pub fn of(&self, name: &str) -> &Finding {
         self.by_name.get(name).map_or(&Finding::Well, |(_, finding)| finding)
     }
@@ -73,7 +73,7 @@ impl Findings {
     /// The prober found this out of an endpoint.
     pub fn note(&mut self, name: &Arc<str>, mut finding: Finding) {
         if let Finding::Failing(why) = &mut finding {
-            why.truncate(why.floor_char_boundary(MAX_WHY));
+            why.truncate(why.floor_char_boundary(MAX_ERROR_BYTES));
         }
         if *self.of(name) != finding {
             self.number += 1;
@@ -83,12 +83,12 @@ impl Findings {
 
     /// The receiver has all changes up to this number: changes that need not be sent again are forgotten.
     pub fn confirmed(&mut self, number: u64) {
-        let known: Vec<Arc<str>> = self.by_number.range(..(number + 1, Arc::from(""))).map(|(_, name)| name.clone()).collect();
+        let names: Vec<Arc<str>> = self.by_number.range(..(number + 1, Arc::from(""))).map(|(_, name)| name.clone()).collect();
         let well = |name: &Arc<str>| *self.of(name) == Finding::Well;
-        let known: Vec<Arc<str>> = known.into_iter().filter(well).collect();
-        if !known.is_empty() {
+        let names: Vec<Arc<str>> = names.into_iter().filter(well).collect();
+        if !names.is_empty() {
             self.floor = self.floor.max(number);
-            known.iter().for_each(|name| self.remove(name));
+            names.iter().for_each(|name| self.remove(name));
         }
     }
 
@@ -106,7 +106,7 @@ impl Findings {
         }
     }
 
-    /// The first message of a series: the receiver knows nothing yet, and gets everything as changes.
+    /// The first message of a series: the receiver has no findings yet, and gets all of them as changes.
     fn begin_anew(&mut self) -> Probed {
         let (version, number) = (self.version, self.number);
         let unwell: Vec<_> = std::mem::take(self).by_name.into_iter().filter(|(_, (_, finding))| *finding != Finding::Well).collect();
@@ -118,7 +118,7 @@ impl Findings {
         Probed { number, ..Probed::default() }
     }
 
-    /// Takes in a message. Returns the endpoints of which it says something else; `None` if it builds on what is not known here.
+    /// Takes in a message. Returns the endpoints of which it says something else; `None` if it builds on changes that this receiver does not have.
     pub fn merge(&mut self, message: &Probed) -> Option<BTreeSet<String>> {
         let before = match message.since {
             Some(base) if base != self.number => return None,
@@ -130,8 +130,8 @@ impl Findings {
         let unsure = message.unsure.iter().map(|name| (name, Finding::Unsure));
         let recovered = message.recovered.iter().map(|name| (name, Finding::Well));
         for (name, finding) in failing.chain(unsure).chain(recovered) {
-            let known = if message.since.is_none() { before.of(name) } else { self.of(name) };
-            if *known == finding {
+            let previous = if message.since.is_none() { before.of(name) } else { self.of(name) };
+            if *previous == finding {
                 changed.remove(name);
             } else {
                 changed.insert(name.clone());
@@ -139,14 +139,14 @@ impl Findings {
             self.put(Arc::from(name.as_str()), message.number, finding);
         }
         self.number = message.number;
-        // Until everything came, what was well before is not known.
+        // Until all messages have arrived, it is unknown which endpoints were well before.
         if message.since.is_none() || self.version == Version::default() {
             self.floor = self.number;
         }
         if !message.more {
             self.version = message.version;
         }
-        if self.well > MAX_WELL {
+        if self.well > MAX_WELL_ENDPOINTS {
             self.confirmed(self.number);
         }
         Some(changed)
@@ -199,7 +199,7 @@ impl Findings {
 
 fn cost(name: &str, finding: &Finding) -> usize {
     let why = if let Finding::Failing(why) = finding { why.len() } else { 0 };
-    name.len() + why + PER_ENDPOINT
+    name.len() + why + BYTES_PER_ENDPOINT
 }
 
 #[cfg(test)]
@@ -247,8 +247,8 @@ mod tests {
         assert!(count > 4 && longest < budget * 3 / 2, "{count} messages of at most {longest} bytes, {whole} as a whole");
         assert_eq!((unwell(&receiver), receiver.version()), (unwell(&sender), V));
         sender.note(&name(7), Finding::Well);
-        let known = Some(receiver.number());
-        let (count, longest) = sync(&mut sender, &mut receiver, known, budget);
+        let number = Some(receiver.number());
+        let (count, longest) = sync(&mut sender, &mut receiver, number, budget);
         assert!(count == 1 && longest < 200, "{longest} bytes for one change");
         assert_eq!(receiver.of(&name(7)), &Finding::Well);
     }
@@ -272,13 +272,13 @@ mod tests {
         ) {
             let (mut sender, mut receiver, mut follower) = (Findings::default(), Findings::default(), Findings::default());
             sender.set_version(V);
-            for (number, finding, told, lost) in steps {
+            for (number, finding, complete, lost) in steps {
                 let finding = [Finding::Well, Finding::Unsure, Finding::Failing("x".repeat(number))][usize::from(finding)].clone();
                 sender.note(&name(number), finding);
                 if lost {
                     receiver = Findings::default();
                 }
-                if told {
+                if complete {
                     let base = Some(receiver.number()).filter(|_| !lost);
                     sync(&mut sender, &mut receiver, base, budget.max(40));
                     prop_assert_eq!(unwell(&receiver), unwell(&sender));

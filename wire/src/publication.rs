@@ -9,11 +9,10 @@ use waypost_model::snapshot::Snapshot;
 use crate::apply::{Incoming, ReceivedState};
 use crate::frame::{Begin, Commit, Delete, Frame, Lane, Put, Track, decode, encode};
 
-/// The frames that update a receiver to `snapshot`: the changes since `known` if the receiver has that, otherwise the buckets that differ,
+/// The frames that update a receiver to `snapshot`: the changes since `base` if the receiver has that, otherwise the buckets that differ,
 /// by the receiver's 256 digests of each lane (`received`).
-pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, received: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
-    let lanes =
-        [(Lane::Stable, &snapshot.config, known.map(|known| &known.config)), (Lane::Membership, &snapshot.membership, known.map(|known| &known.membership))];
+pub fn publication(snapshot: &Snapshot, base: Option<&Snapshot>, received: &BTreeMap<Lane, Vec<Digest>>) -> Vec<Frame> {
+    let lanes = [(Lane::Stable, &snapshot.config, base.map(|base| &base.config)), (Lane::Membership, &snapshot.membership, base.map(|base| &base.membership))];
     let mut replace = BTreeMap::new();
     let mut lines = Vec::new();
     for (lane, objects, before) in lanes {
@@ -30,7 +29,7 @@ pub fn publication(snapshot: &Snapshot, known: Option<&Snapshot>, received: &BTr
     let mut frames =
         vec![Frame::Begin(Begin { version: snapshot.version, cluster: snapshot.cluster.clone(), replace, base: BTreeMap::new(), adopts: Vec::new() })];
     frames.append(&mut lines);
-    if known.is_none() {
+    if base.is_none() {
         frames.push(Frame::Track(Track { lane: Lane::Stable }));
     }
     frames.push(Frame::Commit(Commit { version: snapshot.version, digests }));

@@ -41,7 +41,7 @@ pub struct Report {
     /// The digests of the content that it serves, to be compared with those of the publication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// Milliseconds since the stores were confirmed as current, as far as the proxy has heard.
+    /// Milliseconds since the stores were confirmed as current, as of the last heartbeat that has reached the proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_millis: Option<u64>,
     /// The version of the shared keys that it has; absent if it does not follow them.

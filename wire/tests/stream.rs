@@ -109,7 +109,7 @@ fn the_streams_of_all_releases_are_understood() {
     for (golden, heartbeat) in [(include_str!("golden/stream-1.jsonl"), Heartbeat::default()), (include_str!("golden/stream-2.jsonl"), aged())] {
         let frames: Vec<Frame> = golden.lines().map(|line| decode(line.as_bytes()).unwrap()).collect();
         assert!(frames.iter().all(|frame| !matches!(frame, Frame::Unknown)));
-        assert!(frames.iter().any(|frame| matches!(frame, Frame::Heartbeat(told) if *told == heartbeat)));
+        assert!(frames.iter().any(|frame| matches!(frame, Frame::Heartbeat(heartbeat_frame) if *heartbeat_frame == heartbeat)));
         let received = receive(&ReceivedState::default(), frames).unwrap();
         let snapshot = received.snapshot();
         assert_eq!((received.cluster.as_str(), received.version), ("c1", version(1, 2)));
@@ -241,14 +241,14 @@ fn what_controllers_say_of_themselves_has_its_golden_forms() {
     let report = Report { release: "0.1.0".to_owned(), applied: Some(version(2, 6)), ..Report::default() };
     let proxy = Downstream { name: "edge-1".to_owned(), cluster: Some("c".to_owned()), highest: version(2, 7), report: Some(report) };
     let content = waypost_wire::Content { config: object("a", 1).digest(), membership: object("b", 1).digest() };
-    let told = RelayedEvent { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
+    let event = RelayedEvent { reason: "StateDamaged".to_owned(), about: "operator.json".to_owned(), message: "torn".to_owned() };
     let relay = RelayReport {
         controller: "c2".to_owned(),
         proxies: vec![proxy],
         operated: Some((2, 3)),
         version: Some(version(2, 7)),
         content: Some(content),
-        events: vec![told],
+        events: vec![event],
     };
     golden("controller-info-1.json", &serde_json::to_string(&info).unwrap(), include_str!("golden/controller-info-1.json"));
     golden("relay-report-1.json", &serde_json::to_string(&relay).unwrap(), include_str!("golden/relay-report-1.json"));
@@ -264,10 +264,10 @@ fn what_a_proxy_tells_whole_is_read_again_and_nothing_less() {
     let object = |bytes: &str| Change::Put(Object::read(bytes).unwrap());
     let config = Objects::default().with([object(r#"{"kind":"route","name":"a"}"#)]);
     let membership = Objects::default().with([object(r#"{"kind":"endpoint","name":"shop/a"}"#)]);
-    let told = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 3, sequence: 7 }, config, membership };
-    let bytes = whole(&told).unwrap();
+    let snapshot = Snapshot { cluster: "c".to_owned(), version: Version { epoch: 3, sequence: 7 }, config, membership };
+    let bytes = whole(&snapshot).unwrap();
     let read = read_whole(&bytes).unwrap();
-    assert_eq!((read.version, read.cluster.as_str(), read.same_content(&told)), (told.version, "c", true));
+    assert_eq!((read.version, read.cluster.as_str(), read.same_content(&snapshot)), (snapshot.version, "c", true));
     let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
     for missing in 0..lines.len() {
         let less: Vec<u8> = lines.iter().enumerate().filter(|(number, _)| *number != missing).flat_map(|(_, line)| line.to_vec()).collect();
@@ -282,12 +282,12 @@ fn what_a_proxy_tells_whole_is_read_again_and_nothing_less() {
     assert!(older == RelayAnswer::default() && !older.takes_changes, "a leader of release 0.1 gets whole reports");
 }
 
-fn golden(name: &str, now: &str, kept: &str) {
+fn golden(name: &str, now: &str, stored: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")), format!("{now}\n")).unwrap();
         return;
     }
-    assert_eq!(now, kept.trim_end(), "{name}: the form changed: keep the old file, add a new one");
+    assert_eq!(now, stored.trim_end(), "{name}: the form changed: keep the old file, add a new one");
 }
 
 #[test]

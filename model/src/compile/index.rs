@@ -145,9 +145,9 @@ impl Index {
                 let patterns: usize = pattern_count(route);
                 hostnames(route).iter().any(|host| {
                     let own = installed.filter(|installed| installed.hostnames.contains(host));
-                    let known = self.hosts.get(host).copied().unwrap_or_default();
+                    let counts = self.hosts.get(host).copied().unwrap_or_default();
                     let others =
-                        Host { routes: known.routes - usize::from(own.is_some()), patterns: known.patterns - own.map_or(0, |installed| installed.patterns) };
+                        Host { routes: counts.routes - usize::from(own.is_some()), patterns: counts.patterns - own.map_or(0, |installed| installed.patterns) };
                     others.routes >= limits.routes_per_host || patterns > 0 && others.patterns + patterns > limits.patterns_per_host
                 })
             }

@@ -29,8 +29,8 @@ impl World {
 
     fn verdict(&self, key: &str) -> String {
         let view = self.0.view(&EntryId { source: 0, key: key.to_owned() }).unwrap();
-        let told = view.verdict.problem().map_or_else(|| format!("ok {}", view.verdict.conditions[0].reason), |c| format!("{}: {}", c.reason, c.message));
-        view.last_good.map_or(told.clone(), |revision| format!("{told} (revision {revision} serves)"))
+        let text = view.verdict.problem().map_or_else(|| format!("ok {}", view.verdict.conditions[0].reason), |c| format!("{}: {}", c.reason, c.message));
+        view.last_good.map_or(text.clone(), |revision| format!("{text} (revision {revision} serves)"))
     }
 
     fn config(&self) -> Vec<String> {

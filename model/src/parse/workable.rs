@@ -59,7 +59,7 @@ fn check_filter(filter: &Filter, rule: &Rule, route: &Route) -> Result<(), Strin
 
 /// Fields that a message has at most once, so that adding a second one would make it invalid (RFC 9110, 5.3) or make browsers ignore it
 /// (Fetch, CORS check; RFC 6797, 8.1; RFC 7034, 2.1).
-const SINGLETONS: [&str; 24] = [
+const SINGLETON_FIELDS: [&str; 24] = [
     "access-control-allow-credentials",
     "access-control-allow-origin",
     "age",
@@ -87,7 +87,7 @@ const SINGLETONS: [&str; 24] = [
 ];
 
 fn check_headers(changes: &HeaderModifier) -> Result<(), String> {
-    match changes.add.iter().map(|pair| pair.name.as_str()).find(|name| SINGLETONS.contains(name)) {
+    match changes.add.iter().map(|pair| pair.name.as_str()).find(|name| SINGLETON_FIELDS.contains(name)) {
         Some(name) => Err(format!("a message has at most one header {name:?}, and \"add\" could make it two; write it under \"set\"")),
         None => check_contradictions(changes),
     }
@@ -219,8 +219,8 @@ mod tests {
             (r#"{"add":[{"name":"x-a","value":"1"}],"remove":["x-a"]}"#, "keep one of both"),
             (r#"{"set":[{"name":"x-a","value":"1"}],"add":[{"name":"x-a","value":"2"}],"remove":["x-b"]}"#, "accepted"),
         ] {
-            let told = rule("", &format!(r#"{{"type":"RequestHeaderModifier","requestHeaderModifier":{change}}}"#), TO);
-            assert!(told.contains(answer), "{change}: {told}");
+            let message = rule("", &format!(r#"{{"type":"RequestHeaderModifier","requestHeaderModifier":{change}}}"#), TO);
+            assert!(message.contains(answer), "{change}: {message}");
         }
     }
 
@@ -241,8 +241,8 @@ mod tests {
             ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a/../b"}}"#, "dot segments"),
             ("", r#"{"path":{"type":"ReplaceFullPath","replaceFullPath":"/a%"}}"#, "begins no escape"),
         ] {
-            let told = rule(matches, &format!(r#"{{"type":"RequestRedirect","requestRedirect":{redirect}}}"#), "");
-            assert!(told.contains(answer), "{redirect}: {told}");
+            let message = rule(matches, &format!(r#"{{"type":"RequestRedirect","requestRedirect":{redirect}}}"#), "");
+            assert!(message.contains(answer), "{redirect}: {message}");
         }
     }
 
@@ -256,19 +256,19 @@ mod tests {
         ] {
             let value = format!(r#"{{"hostnames":["a.example"],"rules":[{{"filters":[{{"type":"RequestRedirect","requestRedirect":{redirect}}}]}}]}}"#);
             let parsed = parse(&ResourceKey::new(Kind::Route, "r"), value.as_bytes(), &Limits::default());
-            let told = parsed.map_or_else(|problem| problem.to_string(), |_| "accepted".to_owned());
-            assert!(told.contains(answer), "{redirect}: {told}");
+            let message = parsed.map_or_else(|problem| problem.to_string(), |_| "accepted".to_owned());
+            assert!(message.contains(answer), "{redirect}: {message}");
         }
     }
 
     #[test]
     fn responses_without_a_body_and_matches_that_no_header_has_are_refused() {
-        let told = rule("", r#"{"type":"FixedResponse","fixedResponse":{"statusCode":204,"body":"x"}}"#, "");
-        assert!(told.contains("has no body"), "{told}");
+        let message = rule("", r#"{"type":"FixedResponse","fixedResponse":{"statusCode":204,"body":"x"}}"#, "");
+        assert!(message.contains("has no body"), "{message}");
         for value in [" a", "a\\t", "a\\nb"] {
             let matches = format!(r#"{{"headers":[{{"name":"x","value":"{value}"}}]}}"#);
-            let told = rule(&matches, "", r#","backendRefs":[{"name":"b"}]"#);
-            assert!(told.contains("can never match"), "{value}: {told}");
+            let message = rule(&matches, "", r#","backendRefs":[{"name":"b"}]"#);
+            assert!(message.contains("can never match"), "{value}: {message}");
         }
         let query = r#"{"queryParams":[{"name":"q","value":"a"},{"name":"q","value":"b"}]}"#;
         assert!(rule(query, "", r#","backendRefs":[{"name":"b"}]"#).contains("two conditions on the query parameter"));

@@ -137,13 +137,13 @@ pub struct HeaderModifier {
 }
 
 /// Fields that define where a message ends or how it is transferred. A filter that changed them could smuggle in a second message.
-const FRAMING: [&str; 9] = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect"];
+const FRAMING_FIELDS: [&str; 9] = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect"];
 
 impl HeaderModifier {
-    /// Checks that no header is one of [`FRAMING`]; the error is the first that is.
+    /// Checks that no header is one of [`FRAMING_FIELDS`]; the error is the first that is.
     fn check(&self) -> Result<(), &str> {
         let pairs = self.set.iter().chain(&self.add).map(|pair| &pair.name);
-        match pairs.chain(&self.remove).find(|name| FRAMING.contains(&name.as_str())) {
+        match pairs.chain(&self.remove).find(|name| FRAMING_FIELDS.contains(&name.as_str())) {
             Some(name) => Err(name.as_str()),
             None => Ok(()),
         }

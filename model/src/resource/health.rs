@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_refused_with_the_remedy() {
-        for (json, told) in [
+        for (json, message) in [
             (r#"{"type":"TCP","path":"/x"}"#, "a TCP check has no path"),
             (r#"{"path":"healthz"}"#, "is not one that can be asked for"),
             (r#"{"path":"/a b"}"#, "percent-encoded"),
@@ -250,7 +250,7 @@ mod tests {
             (r#"{"port":0}"#, "port 0"),
         ] {
             let refused = read(json).unwrap_err();
-            assert!(refused.contains(told), "{json}: {refused}");
+            assert!(refused.contains(message), "{json}: {refused}");
         }
     }
 
@@ -260,9 +260,9 @@ mod tests {
         let of = |healthy: usize, all: usize| (0..all).map(move |number| Fitness { unhealthy: number >= healthy, suspect: false });
         assert!(!check.panics(of(1, 2)) && check.panics(of(1, 3)) && check.panics(of(0, 1)) && !check.panics(of(0, 0)));
         assert!(!read(r#"{"panicThreshold":0}"#).unwrap().panics(of(0, 5)));
-        let gone = |healthy: usize, all: usize| of(healthy, all).map(|one| Fitness { suspect: true, ..one });
-        assert!(!check.panics(of(0, 2).chain(gone(3, 3))), "what is said to be gone is healthy, and enough");
-        assert!(!check.panics(of(2, 3).chain(gone(0, 4))), "what is said to be gone is");
-        assert!(check.panics(gone(0, 3)) && check.panics(of(0, 1).chain(gone(0, 3))), "nothing is left");
+        let suspect = |healthy: usize, all: usize| of(healthy, all).map(|one| Fitness { suspect: true, ..one });
+        assert!(!check.panics(of(0, 2).chain(suspect(3, 3))), "what is said to be gone is healthy, and enough");
+        assert!(!check.panics(of(2, 3).chain(suspect(0, 4))), "what is said to be gone is");
+        assert!(check.panics(suspect(0, 3)) && check.panics(of(0, 1).chain(suspect(0, 3))), "nothing is left");
     }
 }

@@ -7,7 +7,7 @@ use regex_automata::nfa::thompson::WhichCaptures;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MOST_REGEX_BYTES, PATH_BYTES, PATTERN_INPUT, REGEX_TEXT};
+use crate::limits::{MAX_PATH_BYTES, MAX_PATTERN_INPUT_BYTES, MAX_REGEX_TEXT_BYTES, MOST_REGEX_BYTES};
 use crate::value::{HeaderName, Method};
 
 /// One alternative of a rule's conditions: a request matches if it fulfils every given condition.
@@ -105,10 +105,10 @@ struct TypedValue {
     value: String,
 }
 
-fn unknown_type(found: &str, known: &[&str]) -> String {
-    match crate::problem::nearest(found, known.iter().copied()) {
+fn unknown_type(found: &str, types: &[&str]) -> String {
+    match crate::problem::nearest(found, types.iter().copied()) {
         Some(name) => format!("unknown type {found:?}; did you mean {name:?}?"),
-        None => format!("unknown type {found:?}; known are {}", known.join(", ")),
+        None => format!("unknown type {found:?}; known are {}", types.join(", ")),
     }
 }
 
@@ -130,8 +130,8 @@ impl TryFrom<TypedValue> for PathMatch {
         if let Some(c) = value.chars().find(|c| matches!(c, '?' | '#') || c.is_control() || c.is_whitespace()) {
             return Err(format!("path {value:?} has {c:?}, which no path has; query parameters go under queryParams"));
         }
-        if value.len() > PATH_BYTES {
-            return Err(format!("the path has {} bytes; at most {PATH_BYTES} are accepted", value.len()));
+        if value.len() > MAX_PATH_BYTES {
+            return Err(format!("the path has {} bytes; at most {MAX_PATH_BYTES} are accepted", value.len()));
         }
         let path = crate::path::of_rule(&value)?;
         Ok(if kind == "Exact" { Self::Exact(path) } else { Self::Prefix(path.trim_end_matches('/').to_owned()) })
@@ -164,8 +164,8 @@ impl Pattern {
     /// # Errors
     /// The expression is not valid or too long.
     pub fn new(text: &str) -> Result<Self, String> {
-        if text.len() > REGEX_TEXT {
-            return Err(format!("the regular expression has {} bytes; at most {REGEX_TEXT} are accepted", text.len()));
+        if text.len() > MAX_REGEX_TEXT_BYTES {
+            return Err(format!("the regular expression has {} bytes; at most {MAX_REGEX_TEXT_BYTES} are accepted", text.len()));
         }
         // The text is parsed without the group around it: a superfluous bracket would close that group.
         match regex_syntax::ast::parse::Parser::new().parse(text) {
@@ -211,9 +211,9 @@ impl Pattern {
     }
 
     /// Whether the whole of `text` matches. Compiles the expression if that was not done; one that cannot be compiled matches nothing, and nothing
-    /// matches a text of more than [`PATTERN_INPUT`] bytes: a request may meet hundreds of expressions.
+    /// matches a text of more than [`MAX_PATTERN_INPUT_BYTES`] bytes: a request may meet hundreds of expressions.
     pub fn is_match(&self, text: &str) -> bool {
-        if text.len() > PATTERN_INPUT {
+        if text.len() > MAX_PATTERN_INPUT_BYTES {
             return false;
         }
         if self.regex.get().is_none() && self.compile().is_err() {
@@ -225,18 +225,18 @@ impl Pattern {
     /// Why no path can match, if that is evident.
     fn never_matches_path(&self) -> Option<String> {
         use regex_syntax::hir::literal::Extractor;
-        let told = |why: String| Some(format!("the regular expression {:?} never matches: {why}", self.text));
+        let never = |why: String| Some(format!("the regular expression {:?} never matches: {why}", self.text));
         let hir = regex_syntax::parse(&self.text).ok()?;
         let firsts = Extractor::new().extract(&hir);
         let firsts = firsts.literals().filter(|all| all.iter().all(|first| !first.as_bytes().is_empty()))?;
         let begins = |first: &regex_syntax::hir::literal::Literal| first.as_bytes().first() == Some(&b'/');
         if !firsts.iter().any(begins) {
-            return told("it is compared with the whole path, which begins with \"/\"".to_owned());
+            return never("it is compared with the whole path, which begins with \"/\"".to_owned());
         }
         let whole = hir.properties().is_literal().then(|| firsts.first()).flatten().filter(|first| first.is_exact())?;
         let text = std::str::from_utf8(whole.as_bytes()).ok()?;
         let path = crate::path::of_rule(text).ok()?;
-        if path == text { None } else { told(format!("paths are compared in one spelling; write {path:?}")) }
+        if path == text { None } else { never(format!("paths are compared in one spelling; write {path:?}")) }
     }
 
     /// The expression as the author wrote it.

@@ -20,7 +20,7 @@ pub struct BackendGuard {
 }
 
 /// Maximum of `least`: no backend has more endpoints.
-const MOST: usize = 1_000_000;
+const MAX_LEAST: usize = 1_000_000;
 
 /// The written form.
 #[derive(Deserialize, JsonSchema)]
@@ -52,8 +52,8 @@ impl TryFrom<WrittenGuard> for BackendGuard {
         if least == Some(0) {
             return Err("least is 0; it is 1 or more, and \"enabled\":false switches the guard off".to_owned());
         }
-        if let Some(least) = least.filter(|least| *least > MOST) {
-            return Err(format!("least is {least}; it is at most {MOST}, and \"enabled\":false switches the guard off"));
+        if let Some(least) = least.filter(|least| *least > MAX_LEAST) {
+            return Err(format!("least is {least}; it is at most {MAX_LEAST}, and \"enabled\":false switches the guard off"));
         }
         Ok(Self { enabled, percent, least })
     }

@@ -63,13 +63,13 @@ fn has_any(process: &Path, sockets: &HashSet<String>) -> bool {
 mod tests {
     #[test]
     fn a_port_of_this_process_is_reported_as_its_own_and_a_free_port_has_no_owner() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         assert!(super::of(address).unwrap().contains("this process has it"));
         let other = std::net::SocketAddr::from(([127, 9, 9, 9], address.port()));
         assert_eq!(super::of(other), None, "the same port of another address");
         assert!(super::of(([0, 0, 0, 0], address.port()).into()).unwrap().contains("this process has it"), "all addresses include it");
-        drop(taken);
+        drop(listener);
         assert_eq!(super::of(address), None);
     }
 

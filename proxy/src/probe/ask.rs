@@ -33,8 +33,8 @@ async fn answered(check: &Check) -> Result<(), String> {
 
 /// The address of a probe.
 async fn address(check: &Check) -> Result<SocketAddr, String> {
-    let known = check.peer.as_ref().map(|peer| peer.socket).or_else(|| Some(check.state.peers()?.first()?.socket));
-    let mut socket = match known {
+    let resolved = check.peer.as_ref().map(|peer| peer.socket).or_else(|| Some(check.state.peers()?.first()?.socket));
+    let mut socket = match resolved {
         Some(socket) => socket,
         None => {
             let mut found = tokio::net::lookup_host(&*check.address).await.map_err(|_| "the name cannot be resolved".to_owned())?;

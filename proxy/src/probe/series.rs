@@ -103,8 +103,8 @@ mod tests {
             while !watched.observe(Err("no answer".to_owned()), &how) {
                 at += watched.pace(&how);
             }
-            let known = at + how.timeout.get();
-            assert!(known <= how.interval.get() * intervals, "{json}: {known:?}");
+            let detected = at + how.timeout.get();
+            assert!(detected <= how.interval.get() * intervals, "{json}: {detected:?}");
         }
     }
 }

@@ -270,9 +270,9 @@ impl Builder {
             "prober" => self.checks.no_prober(name),
             "endpoint" => {
                 let Some((backend, id)) = name.split_once('/') else { return };
-                if let Some(known) = self.endpoints.get_mut(backend) {
-                    known.remove(id);
-                    if known.is_empty() {
+                if let Some(endpoints) = self.endpoints.get_mut(backend) {
+                    endpoints.remove(id);
+                    if endpoints.is_empty() {
                         self.endpoints.remove(backend);
                     }
                 }
@@ -360,8 +360,8 @@ impl Builder {
         let chosen = self.listeners.iter().filter(|(_, listener)| mine(listener)).map(|(name, listener)| config(name, listener));
         // The controller lets held listeners give way to written ones of their address; with `--bind` more of them have the same.
         let (held, written): (Vec<_>, Vec<_>) = chosen.partition(|(name, _)| self.held.contains(&format!("listener/{name}")));
-        let taken: HashSet<_> = written.iter().map(|(_, listener)| listener.address).collect();
-        held.into_iter().filter(|(_, listener)| !taken.contains(&listener.address)).chain(written).collect()
+        let written_addresses: HashSet<_> = written.iter().map(|(_, listener)| listener.address).collect();
+        held.into_iter().filter(|(_, listener)| !written_addresses.contains(&listener.address)).chain(written).collect()
     }
 }
 

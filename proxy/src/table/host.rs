@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use waypost_http1::Field;
-use waypost_model::limits::QUERY_PARAMETERS;
+use waypost_model::limits::MAX_QUERY_PARAMETERS;
 use waypost_model::order::MatchRank;
 use waypost_model::resource::{PathMatch, RouteMatch};
 
@@ -65,7 +65,7 @@ pub struct Candidate {
 }
 
 /// Minimum number of matches for an index of paths; fewer are compared one after the other.
-const INDEXED: usize = 16;
+const MIN_INDEXED_MATCHES: usize = 16;
 
 /// All matches of one hostname.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Host {
     /// A host with these matches.
     pub fn new(mut candidates: Vec<Candidate>) -> Self {
         candidates.sort_by(|a, b| a.rank.cmp(&b.rank));
-        let index = (candidates.len() >= INDEXED).then(|| Box::new(Index::of(&candidates)));
+        let index = (candidates.len() >= MIN_INDEXED_MATCHES).then(|| Box::new(Index::of(&candidates)));
         Self { candidates, index }
     }
 
@@ -134,7 +134,7 @@ impl<'a> Values<'a> {
     pub(super) fn query(&self) -> &HashMap<Cow<'a, str>, Cow<'a, str>> {
         self.query.get_or_init(|| {
             let mut values = HashMap::new();
-            for (name, value) in url::form_urlencoded::parse(self.request.query.unwrap_or_default().as_bytes()).take(QUERY_PARAMETERS) {
+            for (name, value) in url::form_urlencoded::parse(self.request.query.unwrap_or_default().as_bytes()).take(MAX_QUERY_PARAMETERS) {
                 values.entry(name).or_insert(value);
             }
             values

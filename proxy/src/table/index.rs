@@ -50,7 +50,7 @@ struct ByCondition {
 }
 
 /// Maximum number of matches with the same path that are compared one after the other.
-const LISTED: usize = 16;
+const MAX_SAME_PATH_MATCHES: usize = 16;
 
 impl Index {
     pub(super) fn of(candidates: &[Candidate]) -> Self {
@@ -114,7 +114,7 @@ impl Index {
 impl Group {
     fn of(candidates: &[Candidate], members: Vec<usize>) -> Option<Self> {
         let path_of = *members.first()?;
-        if members.len() <= LISTED {
+        if members.len() <= MAX_SAME_PATH_MATCHES {
             return Some(Self { path_of, listed: members, by_condition: None });
         }
         let hasher = RandomState::new();

@@ -20,12 +20,12 @@ pub(super) fn refusing(object: &Object) -> Option<Body<Route>> {
 
 fn refusing_rule(rule: &Value) -> Option<Value> {
     let all = rule.get("matches").and_then(Value::as_array).cloned().unwrap_or_default();
-    let known: Vec<&Value> = all.iter().filter(|found| is_understood(found)).collect();
-    if known.is_empty() && !all.is_empty() {
+    let understood: Vec<&Value> = all.iter().filter(|found| is_understood(found)).collect();
+    if understood.is_empty() && !all.is_empty() {
         return None;
     }
     let answer = json!({"type": "FixedResponse", "fixedResponse": {"statusCode": 503, "body": "this proxy is too old for the route; upgrade it\n"}});
-    Some(json!({"matches": known, "filters": [answer]}))
+    Some(json!({"matches": understood, "filters": [answer]}))
 }
 
 /// Whether a match is read completely. Without a part of its conditions it would match more.

@@ -68,7 +68,7 @@ fn roles_and_certificates_open_what_they_are_for_and_no_more() {
     assert_eq!(name(decide(Need::Operator(Role::Operate), &controller(), &empty)).unwrap(), "controller c1");
     assert_eq!(name(decide(Need::Operator(Role::Operate), &Caller::Plain, &empty)), None);
     let refused = |need, caller: &Caller, headers: &HeaderMap| decide(need, caller, headers).unwrap_err();
-    for (need, caller, headers, status, told) in [
+    for (need, caller, headers, status, message) in [
         (Need::Operator(Role::Read), caller(None), empty.clone(), 401, "role read"),
         (Need::Operator(Role::Read), caller(None), bearer("x"), 401, "no token"),
         (Need::Operator(Role::Write), caller(None), token(Role::Read), 403, "ann's token has the role read, and this needs write"),
@@ -79,14 +79,14 @@ fn roles_and_certificates_open_what_they_are_for_and_no_more() {
         (Need::Program, caller(None), token(Role::Operate), 401, "waypost token --join"),
     ] {
         let (got, why) = refused(need, &caller, &headers);
-        assert!(got.as_u16() == status && why.contains(told), "{need:?}: {got} {why}");
+        assert!(got.as_u16() == status && why.contains(message), "{need:?}: {got} {why}");
     }
 }
 
 #[test]
 fn only_a_controller_says_for_whom_it_asks() {
     let mut headers = token(Role::Operate);
-    headers.insert(BY, HeaderValue::from_static("mallory"));
+    headers.insert(CALLER_HEADER, HeaderValue::from_static("mallory"));
     let asker = |caller: &Caller| decide(Need::Operator(Role::Read), caller, &headers, &signer()).unwrap().0.unwrap();
     assert_eq!(asker(&controller()), "mallory");
     assert_eq!(asker(&caller(None)), "ann");

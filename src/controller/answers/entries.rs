@@ -20,23 +20,23 @@ use crate::controller::state::proxies::Proxy;
 /// The answer for a key below the root.
 pub fn answer(state: &State, stores: &[std::sync::Arc<Store>], key: &str, now: Now) -> EntryAnswer {
     let found = state.compiler.entry_at(key).and_then(|id| state.compiler.view(&id));
-    let removal = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.deleted);
-    let serving = match (&found, (0..stores.len()).find_map(removal)) {
+    let deleted_track = |source| state.tracks.get(&EntryId { source, key: key.to_owned() }).filter(|track| track.deleted);
+    let serving = match (&found, (0..stores.len()).find_map(deleted_track)) {
         (None, Some(track)) => {
             let proxies = state.proxies.connected(now.since_start);
             proxies.filter(|(_, proxy)| !track.version.is_some_and(|version| proxy.serves(version))).map(|(name, _)| name.clone()).collect()
         }
         _ => Vec::new(),
     };
-    let kept = state.guard.removals().find(|removal| found.is_none() && removal.origin.id.key == key);
-    let by_guard = kept.and_then(|removal| held_info(removal, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
+    let removal = state.guard.removals().find(|removal| found.is_none() && removal.origin.id.key == key);
+    let by_guard = removal.and_then(|removal| held_info(removal, stores).why).map(|why| format!("{why}; `waypost approve {key}` lets it go"));
     let resource = match waypost_model::key::place(key, false) {
         waypost_model::key::Place::Resource { resource, .. } if found.is_none() => Some(resource),
         _ => None,
     };
     let by_pin = state.pin().filter(|pin| resource.as_ref().is_some_and(|resource| pin.lane.get(&object_path(resource)).is_some()));
     let serves_on = by_guard.or_else(|| by_pin.map(|pin| pin.mark.describe()));
-    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: kept.is_some() && serves_on.is_none(), serves_on }
+    EntryAnswer { entry: found.map(|view| entry(state, stores, &view, now)), serving, judged_soon: removal.is_some() && serves_on.is_none(), serves_on }
 }
 
 /// The shape of one entry.
@@ -131,9 +131,9 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
             (true, None) => live.lagging.push(format!("{name}: {}", unbound.unwrap_or_default())),
             (true, Some(problem)) => live.lagging.push(format!("{name}: {}", problem.message)),
             (false, _) => {
-                let told = proxy.report.refused.as_ref().map(|refused| format!("{name}: {refused}"));
+                let refusal = proxy.report.refused.as_ref().map(|refused| format!("{name}: {refused}"));
                 let applied = || format!("{name} serves {}", proxy.report.applied.map_or("nothing yet".to_owned(), |version| format!("version {version}")));
-                live.lagging.push(told.unwrap_or_else(applied));
+                live.lagging.push(refusal.unwrap_or_else(applied));
             }
         }
     }
@@ -141,7 +141,7 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
         let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
         live.lagging.push(format!("none of {others} connected proxies has the labels {}", labels.join(", ")));
     }
-    live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.seen).as_secs_f64() * 1_000.0));
+    live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.read_at).as_secs_f64() * 1_000.0));
     live
 }
 

@@ -14,7 +14,7 @@ pub fn proxies(state: &State, now: Now) -> Vec<ProxyInfo> {
         behind: Proxies::behind(proxy, state.snapshot.version, state.published, now.since_start),
         drifted: proxy.drifted,
         secrets: proxy.report.secrets,
-        age_seconds: proxy.report.age_millis.map(|age| age / 1_000 + now.since_start.saturating_sub(proxy.heard).as_secs()),
+        age_seconds: proxy.report.age_millis.map(|age| age / 1_000 + now.since_start.saturating_sub(proxy.last_contact).as_secs()),
         applied: proxy.report.applied,
         release: proxy.report.release.clone(),
         admin: proxy.report.admin.clone(),
@@ -23,7 +23,7 @@ pub fn proxies(state: &State, now: Now) -> Vec<ProxyInfo> {
         listeners: proxy.report.listeners.clone(),
         load: proxy.report.load,
         draining: proxy.report.draining.clone(),
-        heard_seconds: now.since_start.saturating_sub(proxy.heard).as_secs(),
+        contact_age_seconds: now.since_start.saturating_sub(proxy.last_contact).as_secs(),
     };
     state.proxies.all().map(one).collect()
 }

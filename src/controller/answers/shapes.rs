@@ -206,8 +206,8 @@ pub struct StatusInfo {
     /// Who leads.
     pub leader: Option<LeaderInfo>,
     /// Why the leader did not answer; the whole status is then the view of another controller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unheard: Option<String>,
+    #[serde(rename = "unheard", default, skip_serializing_if = "Option::is_none")]
+    pub leader_failure: Option<String>,
     /// The other controllers.
     #[serde(default)]
     pub controllers: Vec<OtherController>,
@@ -221,12 +221,12 @@ pub struct StatusInfo {
     pub membership: String,
     /// The stores.
     pub sources: Vec<SourceInfo>,
-    /// Removals that are held: each serves on although its store does not have it any more. At most [`LISTED`].
+    /// Removals that are held: each serves on although its store does not have it any more. At most [`MAX_LISTED`].
     pub held: Vec<HeldInfo>,
     /// How many removals wait for an operator's approval or their store's return.
     #[serde(default)]
     pub held_count: usize,
-    /// How many removals were seen just now and serve on until that is judged or confirmed.
+    /// Number of removals that are not judged or confirmed yet; their objects serve on until then.
     #[serde(default)]
     pub judged_count: usize,
     /// The pin of the config, if an operator set one.
@@ -241,7 +241,7 @@ pub struct StatusInfo {
     /// Backends of which endpoints are unhealthy.
     #[serde(default)]
     pub unhealthy: Vec<UnhealthyBackend>,
-    /// Keys of refused entries, at most [`LISTED`].
+    /// Keys of refused entries, at most [`MAX_LISTED`].
     pub rejected: Vec<String>,
     /// How many entries are refused.
     #[serde(default)]
@@ -253,7 +253,7 @@ pub struct StatusInfo {
 }
 
 /// Maximum number of keys of each sort in the status; the rest is counted, because the task that publishes produces the status.
-pub const LISTED: usize = 1_000;
+pub const MAX_LISTED: usize = 1_000;
 
 impl StatusInfo {
     /// Controllers of release 0.1 list everything and count nothing.
@@ -271,7 +271,7 @@ impl StatusInfo {
     pub fn needs_attention(&self) -> bool {
         self.leader.is_none()
             || self.version.is_none()
-            || self.unheard.is_some()
+            || self.leader_failure.is_some()
             || self.pin.is_some()
             || self.held_count > 0
             || self.unhealthy.iter().any(|backend| backend.panics)
@@ -305,7 +305,7 @@ pub struct UnhealthyBackend {
     pub backend: String,
     /// Its endpoints that are probed.
     pub endpoints: usize,
-    /// Those that are unhealthy, by id, and why; at most [`LISTED`] of all backends together.
+    /// Those that are unhealthy, by id, and why; at most [`MAX_LISTED`] of all backends together.
     pub unhealthy: BTreeMap<String, String>,
     /// How many are unhealthy.
     pub count: usize,
@@ -328,7 +328,7 @@ pub struct ProxyInfo {
     /// Whether it serves other content than was published under its version.
     #[serde(default)]
     pub drifted: bool,
-    /// Seconds since the stores were confirmed, as far as the proxy has heard. From half a minute on it hears too little.
+    /// Seconds since the last confirmation of the stores that has reached the proxy. From half a minute on it is stale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<u64>,
     /// The version of the shared keys that it holds, if it follows them.
@@ -352,15 +352,16 @@ pub struct ProxyInfo {
     pub load: waypost_wire::Load,
     /// Endpoints that drain and still have requests there.
     pub draining: Vec<waypost_wire::DrainingEndpoint>,
-    /// Seconds since it was heard.
-    pub heard_seconds: u64,
+    /// Seconds since it last opened a stream or reported.
+    #[serde(rename = "heardSeconds")]
+    pub contact_age_seconds: u64,
 }
 
-/// From this age in seconds on, the last confirmation of the stores that a connected proxy has heard of is old.
+/// Age in seconds from which on the last confirmation of the stores that has reached a connected proxy is stale.
 const STALE_SECONDS: u64 = 30;
 
 impl ProxyInfo {
-    /// Whether it follows a controller and has not heard of a confirmation of the stores for long.
+    /// Whether it follows a controller and no confirmation of the stores has reached it for long.
     pub fn is_stale(&self) -> bool {
         self.connected && self.age_seconds.is_some_and(|age| age >= STALE_SECONDS)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use waypost_model::compile::EntryId;
 
 use crate::controller::answers::proxies;
-use crate::controller::answers::shapes::{HeldInfo, LISTED, LeaderInfo, LimitInfo, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
+use crate::controller::answers::shapes::{HeldInfo, LeaderInfo, LimitInfo, MAX_LISTED, OtherController, ReadyInfo, SourceInfo, StatusInfo, UnhealthyBackend};
 use crate::controller::message::Now;
 use crate::controller::metrics::Counts;
 use crate::controller::rules::guard::{Judgement, Removal};
@@ -18,7 +18,7 @@ use crate::controller::state::proxies::Proxies;
 use crate::controller::state::source::SourceState;
 
 /// A store is current if it was confirmed within this time.
-const CURRENT: Duration = Duration::from_secs(15);
+const CONFIRMATION_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Whether there is something to follow, and how fresh it is.
 pub fn ready(state: &State, stores: &[Arc<Store>], now: Now) -> ReadyInfo {
@@ -32,7 +32,7 @@ pub fn sources(state: &State, stores: &[Arc<Store>], now: Now) -> Vec<SourceInfo
         SourceInfo {
             url: store.url.clone(),
             root: store.root.clone(),
-            current: source.error.is_none() && age.is_some_and(|age| age < CURRENT),
+            current: source.error.is_none() && age.is_some_and(|age| age < CONFIRMATION_LIFETIME),
             age_seconds: age.map(|age| age.as_secs_f64()),
             at: source.at.0,
             entries: state.compiler.entries_of(number),
@@ -67,21 +67,21 @@ pub fn status(state: &State, stores: &[Arc<Store>], leader: Option<LeaderInfo>, 
     let full = |id: &EntryId| stores.get(id.source).map_or_else(|| id.key.clone(), |store| store.full_key(&id.key));
     StatusInfo {
         leader,
-        unheard: None,
+        leader_failure: None,
         controllers: controllers(state, now),
         cluster: state.snapshot.cluster.clone(),
         version: Some(state.snapshot.version).filter(|_| state.is_ready()),
         config: state.snapshot.config.digest().short(),
         membership: state.snapshot.membership.digest().short(),
         sources: sources(state, stores, now),
-        held: is(true).chain(is(false)).take(LISTED).map(|removal| held_info(removal, stores)).collect(),
+        held: is(true).chain(is(false)).take(MAX_LISTED).map(|removal| held_info(removal, stores)).collect(),
         held_count,
         judged_count: state.guard.removals().count() - held_count,
         pin: state.pin().map(|pin| pin.mark.clone()),
         waiting: state.waits(),
         proxies: proxies::proxies(state, now),
         unhealthy: unhealthy(state),
-        rejected: state.compiler.rejected().iter().take(LISTED).map(full).collect(),
+        rejected: state.compiler.rejected().iter().take(MAX_LISTED).map(full).collect(),
         rejected_count: state.compiler.rejected().len(),
         active_tree: state.compiler.active_tree().map(str::to_owned),
         limits: used(state, stores.len()),
@@ -149,7 +149,7 @@ pub fn held_info(removal: &Removal, stores: &[Arc<Store>]) -> HeldInfo {
 
 fn unhealthy(state: &State) -> Vec<UnhealthyBackend> {
     let id = |path: &String| path.split_once('/').map_or_else(|| path.clone(), |(_, id)| id.to_owned());
-    let mut room = LISTED;
+    let mut room = MAX_LISTED;
     let one = |(backend, health): (&String, &BackendHealth)| {
         let listed: BTreeMap<String, String> = state.health.out_of(backend).take(room).map(|(path, out)| (id(path), out.why.clone())).collect();
         room -= listed.len();

@@ -21,15 +21,15 @@ use crate::controller::stored::published::{Published, lane_of, objects_of};
 use crate::controller::stored::removals::StoredRemoval;
 
 /// The entries of all stores.
-pub const ENTRIES: &str = "entries.json.gz";
+pub const ENTRIES_FILE: &str = "entries.json.gz";
 /// The held removals.
-pub const GUARD: &str = "guard.json.gz";
+pub const GUARD_FILE: &str = "guard.json.gz";
 /// The published snapshot.
-pub const PUBLISHED: &str = "published.json.gz";
+pub const PUBLISHED_FILE: &str = "published.json.gz";
 /// How far stores have been read, by their URLs.
-pub const REVISIONS: &str = "revisions.json";
+pub const REVISIONS_FILE: &str = "revisions.json";
 /// Removals that operators approved in advance: the dates until which that is good, by path.
-pub const ANNOUNCED: &str = "announced.json";
+pub const ANNOUNCED_FILE: &str = "announced.json";
 
 /// The result of reading a file of the state directory.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ pub(crate) fn load<T: Default>(folder: &Path, name: &str, parse: impl FnOnce(&[u
 /// The disk refused.
 pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
     let saved: Vec<StoredEntries> = stores.iter().map(StoredEntries::of).collect();
-    waypost_disk::write(&folder.join(ENTRIES), &pack(&saved)?)
+    waypost_disk::write(&folder.join(ENTRIES_FILE), &pack(&saved)?)
 }
 
 /// Reads the entries of all stores.
@@ -77,7 +77,7 @@ pub fn save_entries(folder: &Path, stores: &[SavedStore]) -> io::Result<()> {
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_entries(folder: &Path) -> Result<Loaded<Vec<SavedStore>>, String> {
-    load(folder, ENTRIES, unpack)?.map(|saved: Vec<StoredEntries>| Ok(saved.into_iter().map(StoredEntries::into_store).collect()))
+    load(folder, ENTRIES_FILE, unpack)?.map(|saved: Vec<StoredEntries>| Ok(saved.into_iter().map(StoredEntries::into_store).collect()))
 }
 
 /// Writes numbers by name to a file of that name.
@@ -104,12 +104,12 @@ pub fn load_numbers(folder: &Path, name: &str) -> Result<Loaded<BTreeMap<String,
 ///
 /// # Errors
 /// The disk refused.
-pub fn save_guard(folder: &Path, kept: &[Removal], stores: &[String]) -> io::Result<()> {
-    let file = folder.join(GUARD);
-    if kept.is_empty() && !file.exists() {
+pub fn save_guard(folder: &Path, removals: &[Removal], stores: &[String]) -> io::Result<()> {
+    let file = folder.join(GUARD_FILE);
+    if removals.is_empty() && !file.exists() {
         return Ok(());
     }
-    waypost_disk::write(&file, &pack(&kept.iter().map(|removal| StoredRemoval::of(removal, stores)).collect::<Vec<_>>())?)
+    waypost_disk::write(&file, &pack(&removals.iter().map(|removal| StoredRemoval::of(removal, stores)).collect::<Vec<_>>())?)
 }
 
 /// Reads the held removals of these stores.
@@ -117,14 +117,14 @@ pub fn save_guard(folder: &Path, kept: &[Removal], stores: &[String]) -> io::Res
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Removal>>, String> {
-    let loaded: Loaded<Vec<StoredRemoval>> = load(folder, GUARD, unpack)?;
+    let loaded: Loaded<Vec<StoredRemoval>> = load(folder, GUARD_FILE, unpack)?;
     let count = loaded.value.len();
-    let mut kept = loaded.map(|lines| lines.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
-    let lost = count - kept.value.len();
-    if lost > 0 && kept.note.is_none() {
-        kept.note = Some(format!("{lost} of {count} things that were held are of a store that is not given any more, and are judged anew"));
+    let mut removals = loaded.map(|lines| lines.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, _>>())?;
+    let lost = count - removals.value.len();
+    if lost > 0 && removals.note.is_none() {
+        removals.note = Some(format!("{lost} of {count} things that were held are of a store that is not given any more, and are judged anew"));
     }
-    Ok(kept)
+    Ok(removals)
 }
 
 /// Writes the published snapshot.
@@ -133,7 +133,7 @@ pub fn load_guard(folder: &Path, stores: &[String]) -> Result<Loaded<Vec<Removal
 /// The disk refused.
 pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let (config, membership) = (objects_of(&snapshot.config), objects_of(&snapshot.membership));
-    waypost_disk::write(&folder.join(PUBLISHED), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
+    waypost_disk::write(&folder.join(PUBLISHED_FILE), &pack(&Published { cluster: snapshot.cluster.clone(), version: snapshot.version, config, membership })?)
 }
 
 /// Reads the snapshot that was published last; `None` if there is none.
@@ -141,7 +141,7 @@ pub fn save_published(folder: &Path, snapshot: &Snapshot) -> io::Result<()> {
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_published(folder: &Path) -> Result<Loaded<Option<Snapshot>>, String> {
-    load(folder, PUBLISHED, |bytes| unpack(bytes).map(Some))?.map(|published: Option<Published>| {
+    load(folder, PUBLISHED_FILE, |bytes| unpack(bytes).map(Some))?.map(|published: Option<Published>| {
         let Some(published) = published else { return Ok(None) };
         let (config, membership) = (lane_of(&published.config)?, lane_of(&published.membership)?);
         Ok(Some(Snapshot { cluster: published.cluster, version: published.version, config, membership }))
@@ -149,16 +149,16 @@ pub fn load_published(folder: &Path) -> Result<Loaded<Option<Snapshot>>, String>
 }
 
 /// The identity of this controller.
-pub const IDENTITY: &str = "identity.json";
+pub const IDENTITY_FILE: &str = "identity.json";
 /// The record of operators' actions and the pin.
-pub const OPERATOR: &str = "operator.json";
+pub const OPERATOR_FILE: &str = "operator.json";
 
 /// Reads the identity of this controller; an empty one if there is no such file.
 ///
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_identity(folder: &Path) -> Result<Loaded<Identity>, String> {
-    load(folder, IDENTITY, |bytes| Ok(serde_json::from_slice(bytes)?))
+    load(folder, IDENTITY_FILE, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
 /// Writes the identity of this controller.
@@ -166,12 +166,12 @@ pub fn load_identity(folder: &Path) -> Result<Loaded<Identity>, String> {
 /// # Errors
 /// The disk refused.
 pub fn save_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
-    waypost_disk::write(&folder.join(IDENTITY), &serde_json::to_vec(identity)?)
+    waypost_disk::write(&folder.join(IDENTITY_FILE), &serde_json::to_vec(identity)?)
 }
 
 /// Reads the record of operators' actions, or its usable part, and the reason if that is not the newest record.
 pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
-    match load(folder, OPERATOR, |bytes| Ok(serde_json::from_slice(bytes)?)) {
+    match load(folder, OPERATOR_FILE, |bytes| Ok(serde_json::from_slice(bytes)?)) {
         Ok(Loaded { value, note }) => (value, note),
         Err(error) => (OperatorState::default(), Some(error)),
     }
@@ -182,18 +182,18 @@ pub fn load_operator(folder: &Path) -> (OperatorState, Option<String>) {
 /// # Errors
 /// The disk refused.
 pub fn save_operator(folder: &Path, state: &OperatorState) -> io::Result<()> {
-    waypost_disk::write(&folder.join(OPERATOR), &serde_json::to_vec(state)?)
+    waypost_disk::write(&folder.join(OPERATOR_FILE), &serde_json::to_vec(state)?)
 }
 
 /// The programs that have joined.
-pub const PROGRAMS: &str = "programs.json";
+pub const PROGRAMS_FILE: &str = "programs.json";
 
 /// Reads the programs that have joined; none if there is no such file.
 ///
 /// # Errors
 /// There are files, but none can be used.
 pub fn load_programs(folder: &Path) -> Result<Loaded<Programs>, String> {
-    load(folder, PROGRAMS, |bytes| Ok(serde_json::from_slice(bytes)?))
+    load(folder, PROGRAMS_FILE, |bytes| Ok(serde_json::from_slice(bytes)?))
 }
 
 /// Writes the programs that have joined.
@@ -201,7 +201,7 @@ pub fn load_programs(folder: &Path) -> Result<Loaded<Programs>, String> {
 /// # Errors
 /// The disk refused.
 pub fn save_programs(folder: &Path, programs: &Programs) -> io::Result<()> {
-    waypost_disk::write(&folder.join(PROGRAMS), &serde_json::to_vec(programs)?)
+    waypost_disk::write(&folder.join(PROGRAMS_FILE), &serde_json::to_vec(programs)?)
 }
 
 pub(crate) fn pack(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -238,7 +238,7 @@ mod tests {
             at: Duration::from_secs(5),
             date: 9,
             judgement: Judgement::Held { why: "a listener went".to_owned() },
-            seen: 0,
+            store_revision: 0,
             instead: Some(Digest::of(b"what is written now")),
         };
         save_guard(folder.path(), std::slice::from_ref(&removal), &stores).unwrap();
@@ -252,16 +252,16 @@ mod tests {
         );
         save_guard(folder.path(), &[], &stores).unwrap();
         assert!(load_guard(folder.path(), &stores).unwrap().value.is_empty());
-        std::fs::write(folder.path().join(GUARD), b"torn").unwrap();
-        let (before, told) = usable(GUARD, load_guard(folder.path(), &stores), "lost");
-        let Some(Input::Event { reason: "StateDamaged", message, .. }) = told else { panic!("{told:?}") };
+        std::fs::write(folder.path().join(GUARD_FILE), b"torn").unwrap();
+        let (before, event) = usable(GUARD_FILE, load_guard(folder.path(), &stores), "lost");
+        let Some(Input::Event { reason: "StateDamaged", message, .. }) = event else { panic!("{event:?}") };
         assert!(before.len() == 1 && message.ends_with("the generation before it is used"), "{message}");
     }
 
     #[test]
     fn an_announced_removal_is_remembered_over_a_restart_until_its_date() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
+        assert!(load_numbers(folder.path(), ANNOUNCED_FILE).unwrap().value.is_empty());
         let guard = |announced, now| {
             let mut guard = Guard::new(Thresholds::default());
             guard.restore_expected(announced, now);
@@ -269,14 +269,15 @@ mod tests {
         };
         let mut before = guard(BTreeMap::new(), (Duration::ZERO, 0));
         before.expect(vec!["route/r".to_owned()], Duration::from_secs(10));
-        save_numbers(folder.path(), ANNOUNCED, &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
-        let known =
-            |date| guard(load_numbers(folder.path(), ANNOUNCED).unwrap().value, (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date));
-        assert_eq!(known(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
-        assert!(known(1_290_000).is_empty(), "that was too late");
-        assert_eq!(known(0)["route/r"], 300_000, "a clock that went back makes it no longer");
-        save_numbers(folder.path(), ANNOUNCED, &BTreeMap::new()).unwrap();
-        assert!(load_numbers(folder.path(), ANNOUNCED).unwrap().value.is_empty());
+        save_numbers(folder.path(), ANNOUNCED_FILE, &before.expected_until((Duration::from_secs(20), 1_000_000))).unwrap();
+        let approved = |date| {
+            guard(load_numbers(folder.path(), ANNOUNCED_FILE).unwrap().value, (Duration::from_secs(1), date)).expected_until((Duration::from_secs(1), date))
+        };
+        assert_eq!(approved(1_200_000), BTreeMap::from([("route/r".to_owned(), 1_290_000)]));
+        assert!(approved(1_290_000).is_empty(), "that was too late");
+        assert_eq!(approved(0)["route/r"], 300_000, "a clock that went back makes it no longer");
+        save_numbers(folder.path(), ANNOUNCED_FILE, &BTreeMap::new()).unwrap();
+        assert!(load_numbers(folder.path(), ANNOUNCED_FILE).unwrap().value.is_empty());
     }
 
     fn saved(key: &str, value: &[u8], good: Option<&[u8]>) -> SavedEntry {
@@ -316,7 +317,7 @@ mod tests {
             saved("current", b"v2", None),
         ];
         let exported = Exported::of(("s".to_owned(), entries));
-        let told: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
-        assert_eq!(told, [("routes/a", route.as_slice()), ("routes/b", b"good"), ("current", b"v2")]);
+        let entries: Vec<(&str, &[u8])> = exported.entries.iter().map(|(key, value)| (key.as_str(), value.as_ref())).collect();
+        assert_eq!(entries, [("routes/a", route.as_slice()), ("routes/b", b"good"), ("current", b"v2")]);
     }
 }

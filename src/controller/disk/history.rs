@@ -115,9 +115,9 @@ impl History {
         }
     }
 
-    /// The configs that `known` does not have, by number and digest; oldest first.
-    pub fn missing(&self, known: &BTreeMap<u64, String>) -> Vec<ConfigRecord> {
-        self.records.iter().filter(|record| known.get(&record.number) != Some(&record.digest)).cloned().collect()
+    /// The configs that are not among `present` (digests by number); oldest first.
+    pub fn missing(&self, present: &BTreeMap<u64, String>) -> Vec<ConfigRecord> {
+        self.records.iter().filter(|record| present.get(&record.number) != Some(&record.digest)).cloned().collect()
     }
 
     /// The content of a config's file, for another controller.
@@ -311,11 +311,11 @@ mod tests {
         };
         (1..=4).for_each(|n| assert_eq!(add(&mut leader, n), n));
         assert_eq!(add(&mut follower, 9), 1, "it led alone once");
-        let known = |history: &History| history.records().iter().map(|record| (record.number, record.digest.clone())).collect();
-        for record in leader.missing(&known(&follower)) {
+        let numbers = |history: &History| history.records().iter().map(|record| (record.number, record.digest.clone())).collect();
+        for record in leader.missing(&numbers(&follower)) {
             follower.adopt(record.number, &record.digest, &leader.content(record.number).unwrap()).unwrap();
         }
-        assert!(leader.missing(&known(&follower)).is_empty());
+        assert!(leader.missing(&numbers(&follower)).is_empty());
         let again = History::open(there.path(), 3);
         assert_eq!(again.lane(3).unwrap(), leader.lane(3).unwrap());
         assert_eq!(add(&mut follower, 5), 5, "it goes on from there");

@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use waypost_model::lane::Lane;
 use waypost_model::snapshot::{Snapshot, Version};
 
-use crate::controller::disk::files::{ANNOUNCED, REVISIONS, load_guard, save_entries, save_guard, save_numbers, save_published};
+use crate::controller::disk::files::{ANNOUNCED_FILE, REVISIONS_FILE, load_guard, save_entries, save_guard, save_numbers, save_published};
 use crate::controller::disk::history::History;
 use crate::controller::metrics::Metrics;
 use crate::controller::rules::guard::Removal;
 use crate::controller::stored::entries::{Exported, SavedStore, with_held};
 
 /// Pause before a failed write is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+const WRITE_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The content of one save.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct SaveRequest {
     /// The config that was published last, and when.
     pub config: Option<(Version, Lane, u64)>,
     /// The held removals.
-    pub kept: Vec<Removal>,
+    pub removals: Vec<Removal>,
     /// The authors' bytes of these removals, by store.
     pub held: Vec<Exported>,
     /// Paths of the removals that operators approved in advance, and until which date that is good, in milliseconds since 1970.
@@ -65,14 +65,14 @@ impl Files {
         let mut removals = load_guard(&self.folder, &self.stores).unwrap_or_default().value;
         loop {
             // The owner drops its sender after its last request.
-            let more = match timeout(if failed { RETRY } else { Duration::MAX }, save_request.changed()).await {
+            let more = match timeout(if failed { WRITE_RETRY_PAUSE } else { Duration::MAX }, save_request.changed()).await {
                 Ok(changed) => changed.is_ok(),
                 Err(_) => true,
             };
             let work = save_request.borrow_and_update().clone();
             if let Some(work) = work {
                 let (target, history, before, stores) = (self.folder.clone(), self.history.clone(), removals.clone(), self.stores.clone());
-                let (number, now) = (work.number, work.kept.clone());
+                let (number, now) = (work.number, work.removals.clone());
                 let written = tokio::task::spawn_blocking(move || write(&target, &history, work, (before, &stores))).await;
                 let result = written.unwrap_or_else(|error| Err(io::Error::other(error)));
                 failed = result.is_err();
@@ -104,16 +104,16 @@ fn write(folder: &Path, history: &Mutex<History>, work: SaveRequest, (before, st
     if let Some(snapshot) = &work.published {
         save_published(folder, snapshot)?;
     }
-    let paths: HashSet<&str> = work.kept.iter().map(|removal| removal.object.path()).collect();
+    let paths: HashSet<&str> = work.removals.iter().map(|removal| removal.object.path()).collect();
     let mut both: Vec<Removal> = before.into_iter().filter(|removal| !paths.contains(removal.object.path())).collect();
     let more = !both.is_empty();
-    both.extend(work.kept.iter().cloned());
+    both.extend(work.removals.iter().cloned());
     save_guard(folder, &both, stores)?;
-    save_numbers(folder, ANNOUNCED, &work.announced)?;
+    save_numbers(folder, ANNOUNCED_FILE, &work.announced)?;
     save_entries(folder, &work.stores)?;
-    save_numbers(folder, REVISIONS, &work.revisions)?;
+    save_numbers(folder, REVISIONS_FILE, &work.revisions)?;
     if more {
-        save_guard(folder, &work.kept, stores)?;
+        save_guard(folder, &work.removals, stores)?;
     }
     if let (Some((version, config, at)), Ok(mut history)) = (&work.config, history.lock()) {
         history.add(*version, config, *at, &with_held(work.stores, &work.held)).map(drop)?;
@@ -140,7 +140,7 @@ mod tests {
             at: Duration::ZERO,
             date: 0,
             judgement: Judgement::Waiting,
-            seen: 0,
+            store_revision: 0,
             instead: None,
         }
     }
@@ -155,7 +155,7 @@ mod tests {
             stores: Vec::new(),
             revisions: BTreeMap::new(),
             config: None,
-            kept: vec![removal("endpoints/b")],
+            removals: vec![removal("endpoints/b")],
             held: Vec::new(),
             announced: BTreeMap::new(),
             published: Some(Arc::new(published.clone())),

@@ -93,9 +93,9 @@ impl Handle {
         self.request(|to| Request::Adopt { saved, left, to }).await?
     }
 
-    /// Programs that have joined and that changed after the first `known` changes, or all of them, and how many changes there were.
-    pub fn programs_since(&self, known: Option<u64>) -> (BTreeMap<String, Program>, u64) {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).since(known)
+    /// The joined programs that changed later than the change of number `after`, or all of them, and the number of the last change.
+    pub fn programs_since(&self, after: Option<u64>) -> (BTreeMap<String, Program>, u64) {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).since(after)
     }
 
     /// The record of operators' actions with the programs, in the form that a follower of release 0.1 reads.
@@ -138,9 +138,10 @@ impl Handle {
         timeout(patience, met).await.is_ok()
     }
 
-    /// The configs that `known` does not have, with their files; oldest first. Removes from `known` the configs that we do not have any more.
-    pub async fn missing_configs(&self, known: &mut BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
-        let (history, mut has) = (self.history.clone(), std::mem::take(known));
+    /// The configs that are not among `present` (digests by number), with their files; oldest first. Removes from `present` the configs that we do not
+    /// have any more.
+    pub async fn missing_configs(&self, present: &mut BTreeMap<u64, String>) -> Vec<(ConfigRecord, Vec<u8>)> {
+        let (history, mut has) = (self.history.clone(), std::mem::take(present));
         let read = move || {
             let history = history.lock().unwrap_or_else(PoisonError::into_inner);
             has.retain(|number, _| history.records().iter().any(|record| record.number == *number));
@@ -149,12 +150,12 @@ impl Handle {
             (has, files)
         };
         let (has, files) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        *known = has;
+        *present = has;
         files
     }
 
     /// Another controller has the record of operators' actions up to this rank.
     pub fn confirm(&self, rank: (u64, u64)) {
-        self.confirmed.send_if_modified(|known| rank > std::mem::replace(known, rank.max(*known)));
+        self.confirmed.send_if_modified(|confirmed| rank > std::mem::replace(confirmed, rank.max(*confirmed)));
     }
 }

@@ -15,21 +15,21 @@ use waypost_wire::{ControllerInfo, Frame, Incoming, Lane, MAX_LINE_BYTES, Receiv
 use crate::controller::handle::Handle;
 use crate::controller::jitter::jitter;
 use crate::controller::message::{Input, Query, Signal, Upstream};
-use crate::controller::peers::streams::{SILENCE, StreamError, join, next_line, turned};
+use crate::controller::peers::streams::{MAX_SILENCE, StreamError, join, next_line, turned};
 use crate::controller::rules::election::{Holder, Record, Role};
 
 /// Without a line for this long the leader may be dead: from then on, only a later renewal of its record shows that it lives.
 const LEADER_QUIET: Duration = Duration::from_millis(1_000 * SILENCE_SECONDS / 3);
-/// A record that was on its way when a leader was heard last has arrived after this time.
-const RENEWAL_ARRIVAL: Duration = Duration::from_secs(1);
+/// A renewal of the record that was on its way at the last contact with the leader has arrived after this time.
+const RENEWAL_ARRIVAL_TIME: Duration = Duration::from_secs(1);
 /// A record that was not renewed for this long may be that of a dead leader.
 const RECORD_STALE_AFTER: Duration = Duration::from_secs(3);
-/// One question to another controller may take so long.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// A pause between two tries; the real one is random below it.
-pub(super) const PAUSE: Duration = Duration::from_millis(500);
-/// A caretaker looks this often for a leader that has the store.
-const SUCCESSOR_LOOK: Duration = Duration::from_millis(200);
+/// Time limit of a question to another controller.
+pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum pause between two tries; the actual pause is random and below it.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Interval in which a caretaker looks for a leader that has the store.
+const SUCCESSOR_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Follows the leader.
 #[derive(Debug)]
@@ -44,9 +44,9 @@ pub struct Relay {
     pub roles: watch::Receiver<Role>,
     /// Gets the chain of controllers that we follow.
     pub upstream: watch::Sender<Upstream>,
-    /// The renewal of the leader's record a moment after the leader was heard last. A later renewal shows that the leader lives and that we cannot
-    /// hear it.
-    pub heard: AtomicU64,
+    /// The renewal of the leader's record at the last contact with the leader. A later renewal shows that the leader lives and that we cannot
+    /// reach it.
+    pub renewal_at_contact: AtomicU64,
     /// When somebody was followed last.
     pub lost: Instant,
     /// The number of the first event that was not passed on to the leader yet.
@@ -120,7 +120,7 @@ impl Relay {
         }
         tokio::select! {
             _ = self.roles.changed() => {}
-            () = sleep(jitter(PAUSE)) => {}
+            () = sleep(jitter(RETRY_PAUSE)) => {}
         }
     }
 
@@ -132,14 +132,14 @@ impl Relay {
             self.renewed = (renewal, Instant::now());
         }
         let upstream = self.upstream.borrow().clone();
-        match (upstream, self.heard.load(Ordering::Relaxed)) {
-            (Upstream::Nobody, u64::MAX) if self.lost.elapsed() > RENEWAL_ARRIVAL => self.heard.store(renewal, Ordering::Relaxed),
-            (Upstream::Nobody, heard) if renewal > heard => {
+        match (upstream, self.renewal_at_contact.load(Ordering::Relaxed)) {
+            (Upstream::Nobody, u64::MAX) if self.lost.elapsed() > RENEWAL_ARRIVAL_TIME => self.renewal_at_contact.store(renewal, Ordering::Relaxed),
+            (Upstream::Nobody, at_contact) if renewal > at_contact => {
                 tracing::warn!("the leader renews its record and cannot be reached from here; proxies are sent to other controllers");
                 self.upstream.send_replace(Upstream::CutOff);
             }
             (Upstream::CutOff, _) if self.renewed.1.elapsed() > RECORD_STALE_AFTER => {
-                self.heard.store(u64::MAX, Ordering::Relaxed);
+                self.renewal_at_contact.store(u64::MAX, Ordering::Relaxed);
                 self.lost = Instant::now();
                 self.upstream.send_replace(Upstream::Nobody);
             }
@@ -171,7 +171,7 @@ impl Relay {
         let mut roles = self.roles.clone();
         tokio::select! {
             _ = roles.changed() => {}
-            () = sleep(SUCCESSOR_LOOK) => {}
+            () = sleep(SUCCESSOR_CHECK_INTERVAL) => {}
         }
     }
 
@@ -192,8 +192,8 @@ impl Relay {
     }
 
     async fn ask(&self, url: &str) -> Option<ControllerInfo> {
-        let answer = timeout(PATIENCE, self.client.get(join(url, "/v1/controller")?).send()).await.ok()?.ok()?;
-        timeout(PATIENCE, answer.json()).await.ok()?.ok()
+        let answer = timeout(QUESTION_TIMEOUT, self.client.get(join(url, "/v1/controller")?).send()).await.ok()?.ok()?;
+        timeout(QUESTION_TIMEOUT, answer.json()).await.ok()?.ok()
     }
 
     /// The best controller to follow when the leader is not known, or cannot be reached: the leader, else one that
@@ -248,9 +248,9 @@ impl Relay {
             return ReceivedState { cluster: snapshot.cluster.clone(), ..ReceivedState::default() };
         }
         let lanes = BTreeMap::from([(Lane::Stable, snapshot.config.clone()), (Lane::Membership, snapshot.membership.clone())]);
-        let seen = lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
+        let highest_digests = lanes.iter().map(|(lane, objects)| (*lane, objects.digest())).collect();
         let (cluster, version) = (snapshot.cluster.clone(), snapshot.version);
-        ReceivedState { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, seen }
+        ReceivedState { cluster, highest: version, version, lanes, track: Some(Lane::Stable), restored: false, highest_digests }
     }
 
     pub(super) async fn open(&self, url: Url) -> Result<reqwest::Response, StreamError> {
@@ -264,7 +264,7 @@ impl Relay {
             level: u32::MAX,
             ..WatchRequest::default()
         };
-        let response = timeout(PATIENCE * 2, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)??;
+        let response = timeout(QUESTION_TIMEOUT * 2, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)??;
         if response.status().is_success() { Ok(response) } else { Err(StreamError::Refused(response.text().await.unwrap_or_default())) }
     }
 
@@ -275,7 +275,7 @@ impl Relay {
     pub(super) async fn relay(&self, response: &mut reqwest::Response, once: bool) -> Result<(), StreamError> {
         let (mut received, mut incoming) = (self.received(), Incoming::default());
         let mut buffer = BytesMut::new();
-        self.heard.store(self.renewal(), Ordering::Relaxed);
+        self.renewal_at_contact.store(self.renewal(), Ordering::Relaxed);
         let mut last = Instant::now();
         loop {
             let line = match timeout(LEADER_QUIET, next_line(response, &mut buffer, MAX_LINE_BYTES)).await {
@@ -283,14 +283,14 @@ impl Relay {
                 Ok(Err(error)) => {
                     if last.elapsed() < LEADER_QUIET {
                         // The stream ended while it was alive: only a later renewal of the leader's record shows that the leader lives.
-                        self.heard.store(u64::MAX, Ordering::Relaxed);
+                        self.renewal_at_contact.store(u64::MAX, Ordering::Relaxed);
                     }
                     return Err(error);
                 }
-                Err(_) if last.elapsed() >= SILENCE => return Err(StreamError::Silent),
+                Err(_) if last.elapsed() >= MAX_SILENCE => return Err(StreamError::Silent),
                 Err(_) => {
                     if last.elapsed() < LEADER_QUIET * 2 {
-                        self.heard.store(self.renewal(), Ordering::Relaxed);
+                        self.renewal_at_contact.store(self.renewal(), Ordering::Relaxed);
                     }
                     continue;
                 }
@@ -298,10 +298,10 @@ impl Relay {
             last = Instant::now();
             let frame = decode(&line).map_err(|error| error.to_string());
             if let Ok(Frame::Heartbeat(heartbeat)) = &frame {
-                self.handle.fresh.heard(heartbeat.clone());
+                self.handle.fresh.note_heartbeat(heartbeat.clone());
             }
-            let taken = frame.and_then(|frame| incoming.take(&received, frame).map_err(|error| error.to_string()));
-            match taken {
+            let result = frame.and_then(|frame| incoming.take(&received, frame).map_err(|error| error.to_string()));
+            match result {
                 Ok(None) => {}
                 Ok(Some(next)) => {
                     received = next;

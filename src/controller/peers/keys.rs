@@ -18,14 +18,14 @@ use crate::controller::rules::election::Role;
 use crate::controller::rules::ring::{Moment, next};
 use crate::controller::stored::identity::new_id;
 
-/// The keys are looked at this often.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval in which the keys are checked.
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Proxies that followed the previous leader find a new leader within this time, and other controllers answer.
-const RETURN: Duration = Duration::from_secs(10);
-/// A leader takes a question in this time.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of one line: some keys.
-const LONGEST: usize = 1024 * 1024;
+const PROXY_RETURN_TIME: Duration = Duration::from_secs(10);
+/// Time limit for the beginning of another controller's answer.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum bytes of one line, which has all keys.
+const MAX_KEYS_LINE_BYTES: usize = 1024 * 1024;
 
 /// Keeps the keys.
 #[derive(Debug)]
@@ -60,9 +60,9 @@ impl KeyRingTask {
             let role = roles.borrow_and_update().clone();
             match role {
                 Role::Leading { epoch, .. } | Role::Caretaking { epoch, .. } => {
-                    let since = led.filter(|(known, _)| *known == epoch).map_or_else(Instant::now, |(_, since)| since);
+                    let since = led.filter(|(led_epoch, _)| *led_epoch == epoch).map_or_else(Instant::now, |(_, since)| since);
                     led = Some((epoch, since));
-                    self.lead(epoch, since.elapsed() >= RETURN).await;
+                    self.lead(epoch, since.elapsed() >= PROXY_RETURN_TIME).await;
                 }
                 Role::Following { leader: Some(leader) } => {
                     tokio::select! {
@@ -76,7 +76,7 @@ impl KeyRingTask {
             }
             tokio::select! {
                 changed = roles.changed() => if changed.is_err() { return },
-                () = sleep(LOOK) => {}
+                () = sleep(KEY_CHECK_INTERVAL) => {}
             }
         }
     }
@@ -93,10 +93,10 @@ impl KeyRingTask {
     /// A leader without keys takes over those of another controller. Returns whether all other controllers answered: if one did
     /// not, it may have keys that proxies use.
     async fn learn(&self) -> bool {
-        let mut all_answered = self.handle.met(PATIENCE).await;
+        let mut all_answered = self.handle.met(QUESTION_TIMEOUT).await;
         let peers = self.handle.ask(Query::Peers).await.unwrap_or_default();
         for (name, url) in peers {
-            match timeout(PATIENCE, self.listen(&url, true)).await {
+            match timeout(QUESTION_TIMEOUT, self.listen(&url, true)).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => tracing::debug!(%error, "{name} does not say which keys the proxies share"),
                 Err(_) => tracing::debug!("{name} does not say in time which keys the proxies share"),
@@ -149,11 +149,11 @@ impl KeyRingTask {
     async fn listen(&self, other: &str, once: bool) -> Result<(), StreamError> {
         let url = join(other, SECRETS_PATH).ok_or(StreamError::Url)?;
         let request = SecretsRequest { name: String::new(), controller: Some(self.handle.me().0.clone()) };
-        let sent = timeout(PATIENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
+        let sent = timeout(QUESTION_TIMEOUT, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
         let mut response = sent.and_then(reqwest::Response::error_for_status)?;
         let mut buffer = BytesMut::new();
         loop {
-            let line = next_line(&mut response, &mut buffer, LONGEST).await?;
+            let line = next_line(&mut response, &mut buffer, MAX_KEYS_LINE_BYTES).await?;
             match serde_json::from_slice(&line)? {
                 SecretsFrame::Ring(ring) if ring.replaces(&self.ring.borrow()) => self.save(ring),
                 SecretsFrame::Ring(_) | SecretsFrame::Heartbeat | SecretsFrame::Unknown => {}

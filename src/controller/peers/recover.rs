@@ -8,15 +8,15 @@ use waypost_wire::{ControllerInfo, WATCH_PATH};
 
 use crate::controller::jitter::jitter;
 use crate::controller::message::Signal;
-use crate::controller::peers::follow::{PATIENCE, PAUSE, Relay};
+use crate::controller::peers::follow::{QUESTION_TIMEOUT, RETRY_PAUSE, Relay};
 use crate::controller::peers::replicate::Fetch;
 use crate::controller::peers::streams::{StreamError, join};
 use crate::controller::rules::election::Role;
 
-/// Other controllers have this long to answer before a new leader goes on without them.
-const RECOVER: Duration = Duration::from_millis(300);
-/// How often a controller that has a snapshot itself asks a peer that has a newer one.
-const TRIES: u32 = 3;
+/// Time limit for the answers of the other controllers to a new leader.
+const PEER_ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+/// Maximum number of times that a controller which has a snapshot itself asks a peer that has a newer one.
+const MAX_SNAPSHOT_ATTEMPTS: u32 = 3;
 
 /// The result of asking the peers before we lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Recovery {
     /// A peer has a newer snapshot, and it did not arrive.
     More,
     /// A peer that answers did not send its record of operators' actions.
-    Untold,
+    RecordsMissing,
     /// A peer leads under our epoch, or under this higher one.
     Contested(u64),
     /// A peer leads under a lower epoch and does not know of us yet. Its publications until it does must not be taken back.
@@ -34,22 +34,22 @@ pub(super) enum Recovery {
 }
 
 impl Relay {
-    /// Before we publish, we fetch the newest snapshot and records of the other controllers. A controller that does not answer at once is taken for
-    /// gone. One that answers and has a newer snapshot is asked again, without end by a controller that has none.
+    /// Before we publish, we fetch the newest snapshot and records of the other controllers. A controller that does not answer at once counts
+    /// as stopped. One that answers and has a newer snapshot is asked again, without end by a controller that has none.
     pub(super) async fn recover(&self) {
         let epoch = self.roles.borrow().epoch();
         // A controller without the right to write leads only where there are no others.
         let alone = matches!(*self.roles.borrow(), Role::Leading { until: Duration::MAX, .. });
-        if !alone && !self.handle.met(PATIENCE).await {
+        if !alone && !self.handle.met(QUESTION_TIMEOUT).await {
             tracing::warn!("the store has not said which other controllers there are; those that are known already are asked");
         }
-        let mut tries = TRIES;
+        let mut tries = MAX_SNAPSHOT_ATTEMPTS;
         while self.roles.borrow().epoch() == epoch {
             let knows_something = self.handle.snapshots.borrow().version.sequence > 0;
             match self.recover_once(epoch).await {
                 Recovery::Done => return,
                 Recovery::More => tries = tries.saturating_sub(u32::from(knows_something)),
-                Recovery::Untold => tries = tries.saturating_sub(1),
+                Recovery::RecordsMissing => tries = tries.saturating_sub(1),
                 // Its lease ends soon, and it does not get another one while our record is in the store.
                 Recovery::Unaware => {}
                 // Two controllers have one epoch: ours has to become the higher one first.
@@ -58,7 +58,7 @@ impl Relay {
             if tries == 0 {
                 return;
             }
-            sleep(jitter(PAUSE)).await;
+            sleep(jitter(RETRY_PAUSE)).await;
         }
     }
 
@@ -79,7 +79,7 @@ impl Relay {
                 }
             }
         };
-        let all_answered = timeout(RECOVER, asked).await.is_ok();
+        let all_answered = timeout(PEER_ANSWER_TIMEOUT, asked).await.is_ok();
         drop(answers);
         if let Some(epoch) = contested {
             return Recovery::Contested(epoch);
@@ -91,15 +91,15 @@ impl Relay {
         let mut all_records = true;
         for url in &met {
             if best.as_ref().is_none_or(|best| best.url != *url) {
-                all_records &= self.fetch(url, Fetch::Operator, RECOVER).await;
+                all_records &= self.fetch(url, Fetch::Operator, PEER_ANSWER_TIMEOUT).await;
             }
         }
-        let Some(best) = best else { return if all_records { Recovery::Done } else { Recovery::Untold } };
+        let Some(best) = best else { return if all_records { Recovery::Done } else { Recovery::RecordsMissing } };
         tracing::info!(all_answered, "{} has version {} of what was published before, we {own}", best.name, best.version.unwrap_or_default());
-        let fetched = self.fetch(&best.url, Fetch::All, RECOVER * if own.sequence == 0 { 10 } else { 2 }).await;
+        let fetched = self.fetch(&best.url, Fetch::All, PEER_ANSWER_TIMEOUT * if own.sequence == 0 { 10 } else { 2 }).await;
         match (fetched, all_records) {
             (true, true) => Recovery::Done,
-            (true, false) => Recovery::Untold,
+            (true, false) => Recovery::RecordsMissing,
             (false, _) => Recovery::More,
         }
     }

@@ -13,11 +13,11 @@ use crate::controller::peers::recover::Recovery;
 use crate::controller::rules::election::Role;
 use crate::controller::rules::recovery::{Next, Waiting};
 
-const PAUSE: Duration = Duration::from_millis(50);
+const STEP_PAUSE: Duration = Duration::from_millis(50);
 /// Interval in which the other controllers are asked again: one may have been late.
-const ASKED: Duration = Duration::from_secs(1);
-/// An offer is taken up within this time, unless the store was lost at that moment.
-const TAKEN: Duration = Duration::from_secs(1);
+const PEER_QUESTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit for the publication of an offer; it is exceeded if the store was lost at that moment.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// If there has been a leader before, but neither this controller nor another one has the published snapshot, proxies may still serve it. Their
@@ -31,7 +31,7 @@ impl Relay {
         let _wanted = self.handle.offers.want();
         let (mut waiting, mut begun, mut asked, mut others_have_more, mut said) = (Waiting::default(), Instant::now(), Instant::now(), false, false);
         while self.roles.borrow().epoch() == Some(epoch) && !knows_something() {
-            sleep(PAUSE).await;
+            sleep(STEP_PAUSE).await;
             if !matches!(*self.roles.borrow(), Role::Leading { .. }) {
                 // Without the store no offer is taken up, and nothing is published.
                 self.look_for_successor(epoch).await;
@@ -39,7 +39,7 @@ impl Relay {
                 begun = Instant::now();
                 continue;
             }
-            if asked.elapsed() >= ASKED {
+            if asked.elapsed() >= PEER_QUESTION_INTERVAL {
                 others_have_more = self.have_others_more(epoch).await;
                 asked = Instant::now();
                 continue;
@@ -58,9 +58,9 @@ impl Relay {
                 }
                 (Next::WaitLong, _) if !std::mem::replace(&mut said, true) => {
                     let why = if facts.complete { "a store is empty" } else { "a store was not read yet" };
-                    let told =
+                    let explanation =
                         "what was published before is not known: nothing is published before a proxy or another controller tells it, or that has changed";
-                    self.say(format!("{why}, and {told}")).await?;
+                    self.say(format!("{why}, and {explanation}")).await?;
                     self.handle.open_operated(epoch).await?;
                 }
                 (Next::Wait | Next::WaitLong, _) => {}
@@ -73,7 +73,7 @@ impl Relay {
     async fn have_others_more(&self, epoch: u64) -> bool {
         match self.recover_once(Some(epoch)).await {
             Recovery::More | Recovery::Unaware => true,
-            Recovery::Done | Recovery::Untold => false,
+            Recovery::Done | Recovery::RecordsMissing => false,
             Recovery::Contested(epoch) => {
                 self.signal(Signal::Saw { epoch, living: false }).await;
                 true
@@ -87,7 +87,7 @@ impl Relay {
         let mut snapshots = self.handle.snapshots.clone();
         self.handle.send(Input::RecoveredFromProxy(best)).await?;
         // If the store was lost at that moment, the offer is taken up again later.
-        timeout(TAKEN, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await.map(drop).unwrap_or_default();
+        timeout(OFFER_TIMEOUT, snapshots.wait_for(|snapshot| snapshot.version.sequence > 0)).await.map(drop).unwrap_or_default();
         Ok(())
     }
 

@@ -14,16 +14,16 @@ use crate::controller::clock::now_millis;
 use crate::controller::jitter::jitter;
 use crate::controller::message::{Input, Query};
 use crate::controller::operator::OperateError;
-use crate::controller::peers::follow::{PAUSE, Relay};
-use crate::controller::peers::streams::{SILENCE, StreamError, next_line};
+use crate::controller::peers::follow::{RETRY_PAUSE, Relay};
+use crate::controller::peers::streams::{MAX_SILENCE, StreamError, next_line};
 use crate::controller::stored::programs::Program;
 use crate::controller::stored::replica::{Document, Replica, ReplicaRequest};
 
-/// Reports are gathered for this long before they are passed on.
-const GATHER: Duration = Duration::from_millis(20);
+/// Time for which reports are gathered before they are passed on.
+const REPORT_GATHER_TIME: Duration = Duration::from_millis(20);
 
-/// Documents of a leader can be as long as its whole history.
-const MAX_DOCUMENT: usize = 256 * 1024 * 1024;
+/// Maximum bytes of a document: it can be as long as the leader's whole history.
+const MAX_DOCUMENT_BYTES: usize = 256 * 1024 * 1024;
 
 /// How much of another controller's state is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Relay {
             if let Err(error) = self.replicate_once(url.clone(), Fetch::Endlessly).await {
                 tracing::debug!(%error, "what the leader keeps is not followed for a moment");
             }
-            sleep(PAUSE / 2 + jitter(PAUSE)).await;
+            sleep(RETRY_PAUSE / 2 + jitter(RETRY_PAUSE)).await;
         }
     }
 
@@ -58,15 +58,15 @@ impl Relay {
         let empty = self.handle.ask(Query::Empty).await?;
         let configs = self.handle.history().await.into_iter().map(|record| (record.number, record.digest)).collect();
         let request = ReplicaRequest { empty, configs, programs: true };
-        let sent = timeout(SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
+        let sent = timeout(MAX_SILENCE, self.client.post(url).json(&request).send()).await.map_err(|_| StreamError::NoAnswer)?;
         let mut response = sent.and_then(reqwest::Response::error_for_status)?;
         let mut buffer = BytesMut::new();
         loop {
-            let line = next_line(&mut response, &mut buffer, MAX_DOCUMENT).await?;
+            let line = next_line(&mut response, &mut buffer, MAX_DOCUMENT_BYTES).await?;
             match serde_json::from_slice(&line)? {
                 Document::State { .. } if what == Fetch::Operator => {}
-                Document::State { at, kept, expected, entries } => {
-                    let replica = Replica::read(at, kept, expected, entries, &self.handle.store_urls()).map_err(StreamError::Unreadable)?;
+                Document::State { at, removals, expected, entries } => {
+                    let replica = Replica::read(at, removals, expected, entries, &self.handle.store_urls()).map_err(StreamError::Unreadable)?;
                     self.handle.send(Input::Replica(Box::new(replica))).await?;
                 }
                 Document::Config { number, digest, file } => {
@@ -137,14 +137,14 @@ impl Relay {
             let (version, content) = snapshot.map(|snapshot| (snapshot.version, Content::of(&snapshot))).unzip();
             let (events, next) = self.own_events().await;
             let message = RelayReport { controller: self.handle.me().0.clone(), proxies, operated, version, content, events };
-            let sent = timeout(SILENCE, self.client.post(url.clone()).json(&message).send()).await;
+            let sent = timeout(MAX_SILENCE, self.client.post(url.clone()).json(&message).send()).await;
             let mut arrived = false;
             sent_reports = match sent {
                 Ok(Ok(response)) if response.status().is_success() => {
                     arrived = true;
                     self.telling.store(next, Ordering::Relaxed);
                     // A controller of an earlier release answers nothing.
-                    let answer = timeout(SILENCE, response.json::<RelayAnswer>()).await;
+                    let answer = timeout(MAX_SILENCE, response.json::<RelayAnswer>()).await;
                     let RelayAnswer { recall, resend, takes_changes: takes } = answer.ok().and_then(Result::ok).unwrap_or_default();
                     takes_changes = takes;
                     self.handle.offers.wanted_upstream(recall);
@@ -155,14 +155,14 @@ impl Relay {
             };
             let heartbeat = sleep(Duration::from_secs(HEARTBEAT_SECONDS));
             if !arrived && !message.proxies.is_empty() {
-                sleep(jitter(PAUSE)).await;
+                sleep(jitter(RETRY_PAUSE)).await;
             } else {
                 tokio::select! {
                     _ = changes.changed() => {}
                     () = heartbeat => {}
                 }
             }
-            sleep(GATHER).await;
+            sleep(REPORT_GATHER_TIME).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::controller::message::Stopped;
 use crate::controller::rules::election::Role;
 
 /// Without a line for this long the other controller counts as dead.
-pub(super) const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
 /// Why a stream of another controller ended, or could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub(super) async fn next_line(response: &mut reqwest::Response, buffer: &mut Byt
         if searched > longest {
             return Err(StreamError::LongLine(longest));
         }
-        match timeout(SILENCE, response.chunk()).await {
+        match timeout(MAX_SILENCE, response.chunk()).await {
             Err(_) => return Err(StreamError::Silent),
             Ok(Err(error)) => return Err(error.into()),
             Ok(Ok(None)) => return Err(StreamError::Closed),

@@ -163,9 +163,9 @@ impl Role {
 
 /// The highest epoch that is believed. No cluster has had so many leaders: a claim of a higher epoch is a mistake or an attack, and would leave no
 /// room above it.
-pub const HIGHEST: u64 = 1 << 52;
+pub const MAX_EPOCH: u64 = 1 << 52;
 /// The bound below which epochs that proxies claim are believed. Epochs above it are believed only from records and publications.
-pub const CLAIMED: u64 = HIGHEST / 2;
+pub const MAX_CLAIMED_EPOCH: u64 = MAX_EPOCH / 2;
 
 /// Our position in the election.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,8 +197,8 @@ pub struct Election {
     /// The highest epoch seen anywhere.
     highest: u64,
     post: Post,
-    /// The content of the key when it was read last, and since when it is unchanged.
-    seen: Option<(Option<StoredRecord>, Duration)>,
+    /// The content of the key at the last read, and since when it is unchanged.
+    last_read: Option<(Option<StoredRecord>, Duration)>,
     /// The revision of the record that was read or written last.
     last: Option<Revision>,
     /// The record went back to an older one, together with a store that was restored: its holder need not lead, and others may.
@@ -222,7 +222,7 @@ impl Election {
             jitter,
             highest,
             post: Post::None,
-            seen: None,
+            last_read: None,
             last: None,
             went_back: false,
             met_another: false,
@@ -247,7 +247,7 @@ impl Election {
     /// Our role now.
     pub fn role(&self, now: Duration) -> Role {
         let following = || {
-            let record = self.seen.as_ref().and_then(|(standing, _)| standing.as_ref()?.record.clone());
+            let record = self.last_read.as_ref().and_then(|(standing, _)| standing.as_ref()?.record.clone());
             let another = |record: &Record| record.holder.run != self.me.holder.run && !self.was_ours(record);
             Role::Following { leader: record.filter(|record| !record.released && another(record) && record.cluster == self.me.cluster) }
         };
@@ -272,7 +272,7 @@ impl Election {
         lapse.map_or(ask, |lapse| lapse.min(ask))
     }
 
-    /// The next request to the store, if one is due. Its answer is passed to [`Election::heard`].
+    /// The next request to the store, if one is due. Its answer is passed to [`Election::handle`].
     pub fn poll(&mut self, now: Duration) -> Option<StoreRequest> {
         if self.pending.is_some() || now < self.next {
             return None;
@@ -296,7 +296,7 @@ impl Election {
 
     /// The record that makes us leader, once the present content of the key may be replaced.
     fn challenge(&self, now: Duration) -> Option<StoreRequest> {
-        let (standing, since) = self.seen.as_ref()?;
+        let (standing, since) = self.last_read.as_ref()?;
         // The right to write may come back.
         let denied = self.denied.is_some_and(|at| now < at + self.ttl);
         if now < self.rest_until || denied || now < *since + self.wait(standing.as_ref())? {
@@ -329,9 +329,9 @@ impl Election {
         }
     }
 
-    /// Takes an input.
-    pub fn heard(&mut self, heard: ElectionInput, now: Duration) {
-        match heard {
+    /// Handles an input.
+    pub fn handle(&mut self, input: ElectionInput, now: Duration) {
+        match input {
             ElectionInput::Read(answer) => {
                 self.pending = None;
                 self.read(answer, now);
@@ -364,17 +364,17 @@ impl Election {
             Err(StoreFailure::Unreachable) => return,
             Err(StoreFailure::Denied) => return self.alone(None, now),
         };
-        let known = matches!(self.seen, Some((Some(_), _)));
+        let had_record = matches!(self.last_read, Some((Some(_), _)));
         let unchanged =
-            self.seen.as_ref().is_some_and(|(known, _)| known.as_ref().map(|known| known.revision) == standing.as_ref().map(|found| found.revision));
+            self.last_read.as_ref().is_some_and(|(before, _)| before.as_ref().map(|before| before.revision) == standing.as_ref().map(|found| found.revision));
         if !unchanged {
-            self.seen = Some((standing.clone(), now));
+            self.last_read = Some((standing.clone(), now));
         }
         if let Some(found) = standing.as_ref().filter(|found| Some(found.revision) != self.last) {
             self.went_back = self.last.replace(found.revision).is_some_and(|last| found.revision < last);
         }
         if let Some((revision, record)) = standing.as_ref().and_then(|found| Some((found.revision, found.record.as_ref()?))) {
-            if record.cluster == self.me.cluster && record.epoch < HIGHEST {
+            if record.cluster == self.me.cluster && record.epoch < MAX_EPOCH {
                 self.highest = self.highest.max(record.epoch);
             }
             let ours = record.holder.run == self.me.holder.run && !self.went_back;
@@ -389,14 +389,14 @@ impl Election {
             // Where there are other controllers, one may have led since our last run.
             self.met_another |= record.holder.run != self.me.holder.run && (self.others || !self.was_ours(record));
             // Another controller renews the record: a leader that leads without the store's word steps down.
-            if known && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
+            if had_record && !unchanged && !record.released && matches!(self.post, Post::Alone { .. } | Post::Named { .. }) {
                 self.post = Post::None;
             }
         }
         if self.denied.is_some() {
             self.alone(standing.as_ref(), now);
         } else if let Some(wait) = self.wait(standing.as_ref()) {
-            let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+            let since = self.last_read.as_ref().map_or(now, |(_, since)| *since);
             // Not a moment later than it may be.
             self.next = self.next.min((since + wait).max(self.rest_until).max(now));
         }
@@ -405,7 +405,7 @@ impl Election {
     /// We may not write: we lead without a record, unless another controller renews one.
     fn alone(&mut self, standing: Option<&StoredRecord>, now: Duration) {
         self.denied.get_or_insert(now);
-        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
+        let since = self.last_read.as_ref().map_or(now, |(_, since)| *since);
         let free = match standing {
             None => true,
             Some(found) => self.wait(Some(found)).is_some_and(|wait| now >= since + wait),
@@ -423,7 +423,7 @@ impl Election {
             Ok(PutIf::Written(revision)) => {
                 self.denied = None;
                 self.highest = self.highest.max(record.epoch);
-                self.seen = Some((Some(StoredRecord { revision, record: Some(record.clone()) }), now));
+                self.last_read = Some((Some(StoredRecord { revision, record: Some(record.clone()) }), now));
                 (self.last, self.went_back) = (Some(revision), false);
                 if now < self.rest_until {
                     // We were asked to step down meanwhile; the record runs out.
@@ -438,7 +438,7 @@ impl Election {
                 if matches!(self.post, Post::Held { .. }) {
                     self.post = Post::None;
                 }
-                self.seen = None;
+                self.last_read = None;
                 self.next = now;
             }
             Err(StoreFailure::Denied) => {
@@ -452,7 +452,7 @@ impl Election {
                 self.next = now + self.ttl / 24;
                 if !matches!(self.post, Post::Held { .. }) {
                     // The write may yet arrive: the record is read before another one is written.
-                    self.seen = None;
+                    self.last_read = None;
                 }
             }
         }
@@ -460,7 +460,7 @@ impl Election {
 
     /// Another controller publishes, or published, under this epoch.
     fn saw(&mut self, epoch: u64, living: bool, now: Duration) {
-        if epoch >= HIGHEST {
+        if epoch >= MAX_EPOCH {
             return;
         }
         self.highest = self.highest.max(epoch);

@@ -45,15 +45,15 @@ impl Default for Thresholds {
 }
 
 /// Removals are judged when no further one has come for this long.
-const SETTLE: Duration = Duration::from_millis(500);
+const REMOVAL_SETTLE_TIME: Duration = Duration::from_millis(500);
 /// Removals are judged after this long in any case.
-const SETTLE_MOST: Duration = Duration::from_secs(5);
+const MAX_REMOVAL_SETTLE_TIME: Duration = Duration::from_secs(5);
 /// A small removal of a backend's last endpoints goes when its store has confirmed it for this long.
-const CONFIRM: Duration = Duration::from_secs(10);
-/// Removals within this time are judged together.
-const MEMORY: Duration = Duration::from_secs(60);
+const CONFIRMATION_TIME: Duration = Duration::from_secs(10);
+/// Removals within this time are judged together as one batch.
+const BATCH_TIME: Duration = Duration::from_secs(60);
 /// An approval that was given before its removal is good for this long.
-pub(crate) const EXPECTED: Duration = Duration::from_secs(300);
+pub(crate) const APPROVAL_LIFETIME: Duration = Duration::from_secs(300);
 
 /// What is to become of a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,8 +106,8 @@ pub struct Removal {
     pub date: u64,
     /// What is to become of it.
     pub judgement: Judgement,
-    /// The revision of its store at which the removal was seen; zero if another controller saw it.
-    pub seen: u64,
+    /// The revision of its store at which this controller read the removal; zero if another controller read it.
+    pub store_revision: u64,
     /// The digest that its store has in its place; `None` if there is nothing. Once the store has another one, the object was written anew, and its
     /// removal is over.
     pub instead: Option<Digest>,
@@ -178,7 +178,7 @@ impl Guard {
         for one in removal {
             if one.judgement == Judgement::Waiting {
                 // Its store is read first: other removals that happened meanwhile are judged with it.
-                self.collect(now + SETTLE_MOST);
+                self.collect(now + MAX_REMOVAL_SETTLE_TIME);
             }
             self.removals.insert(one.object.path().to_owned(), Removal { at: now, ..one });
         }
@@ -189,13 +189,13 @@ impl Guard {
         self.removals.retain(|path, removal| removal.origin.id.source != source || found(lanes, path) == removal.instead);
     }
 
-    /// Begins with the snapshot of another controller: `missing` are its objects that the stores do not have. That controller's removals (`known`)
-    /// stay as they were, unless their objects were written anew. All others are judged as if they had happened just now, or held if their store is
-    /// `doubted`. Config comes from the active `tree`, if there is one.
+    /// Begins with the snapshot of another controller: `missing` are its objects that the stores do not have. That controller's removals
+    /// (`inherited`) stay as they were, unless their objects were written anew. All others are judged as if they had happened just now, or held
+    /// if their store is `doubted`. Config comes from the active `tree`, if there is one.
     pub fn inherit(
         &mut self,
         missing: Vec<Arc<Object>>,
-        known: Vec<Removal>,
+        inherited: Vec<Removal>,
         (lanes, tree): (Lanes<'_>, Option<&str>),
         doubted: Option<DistrustedStore<'_>>,
         now: (Duration, u64),
@@ -207,11 +207,11 @@ impl Guard {
             same if same == Some(removal.object.digest()) => false,
             now => is_distrusted(doubted, removal.origin.id.source) || now == removal.instead,
         };
-        for removal in known {
+        for removal in inherited {
             let path = removal.object.path();
             if stays(path, &removal) && !meant(path) {
                 let instead = found(lanes, path);
-                self.add(Removal { at: now.0, seen: 0, instead, ..removal });
+                self.add(Removal { at: now.0, store_revision: 0, instead, ..removal });
             }
         }
         for object in missing {
@@ -224,7 +224,7 @@ impl Guard {
             let before = self.removals.remove(path);
             let (object, origin) = before.map_or_else(|| (object.clone(), origin_of(&object, tree)), |removal| (removal.object, removal.origin));
             let judgement = Judgement::of_new(doubted, origin.id.source);
-            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen: 0, instead });
+            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, store_revision: 0, instead });
         }
         // An approval whose removal has happened is used up.
         self.expected = expected.into_iter().filter(|(path, _)| found(lanes, path).is_some()).collect();
@@ -248,10 +248,10 @@ impl Guard {
         self.removals.retain(|_, removal| removal.judgement == Judgement::Released || published(removal));
     }
 
-    /// Objects that changed in their store and are held, and whose removal is `known`, are held in their published form: the forms that the store had
+    /// Objects that changed in their store and are held, and whose removal `is_known`, are held in their published form: the forms that the store had
     /// since then were never served.
-    pub fn hold_as_published(&mut self, known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
-        for removal in self.removals.values_mut().filter(|removal| removal.judgement != Judgement::Released && removal.instead.is_some() && known(removal)) {
+    pub fn hold_as_published(&mut self, is_known: &dyn Fn(&Removal) -> bool, (config, membership): Lanes<'_>, tree: Option<&str>) {
+        for removal in self.removals.values_mut().filter(|removal| removal.judgement != Judgement::Released && removal.instead.is_some() && is_known(removal)) {
             let path = removal.object.path();
             let published = config.get(path).or_else(|| membership.get(path)).filter(|published| published.digest() != removal.object.digest());
             if let Some(published) = published.cloned() {
@@ -273,13 +273,13 @@ impl Guard {
 
     /// Restores the approvals of removals to come from before a restart, each until its date.
     pub fn restore_expected(&mut self, saved: BTreeMap<String, u64>, (now, date): (Duration, u64)) {
-        let left = |until: u64| Duration::from_millis(until.saturating_sub(date)).min(EXPECTED);
+        let left = |until: u64| Duration::from_millis(until.saturating_sub(date)).min(APPROVAL_LIFETIME);
         self.expected.extend(saved.into_iter().filter(|(_, until)| *until > date).map(|(path, until)| (path, now + left(until))));
     }
 
     /// Approves removals of these paths that are still to come.
     pub fn expect(&mut self, paths: Vec<String>, now: Duration) {
-        self.expected.extend(paths.into_iter().map(|path| (path, now + EXPECTED)));
+        self.expected.extend(paths.into_iter().map(|path| (path, now + APPROVAL_LIFETIME)));
     }
 
     /// Takes a commit: the objects that came or came back, those that departed, and the present lanes; `at` are the revisions of the stores. If a
@@ -303,14 +303,14 @@ impl Guard {
             if !self.is_guarded(&object) || meant || believed {
                 continue;
             }
-            let (instead, seen) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
+            let (instead, store_revision) = (found(lanes, object.path()), at.get(origin.id.source).copied().unwrap_or_default());
             // The form that was held before stays, and not the one that replaced it meanwhile.
             if let Some(removal) = self.removals.get_mut(object.path()).filter(|removal| matches!(removal.judgement, Judgement::Held { .. })) {
-                (removal.instead, removal.seen) = (instead, seen);
+                (removal.instead, removal.store_revision) = (instead, store_revision);
                 continue;
             }
             let judgement = Judgement::of_new(doubted, origin.id.source);
-            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, seen, instead });
+            self.add(Removal { object, origin, at: now.0, date: now.1, judgement, store_revision, instead });
         }
         // A store that is distrusted now may have lied a moment ago.
         doubted.into_iter().for_each(|doubted| self.doubt(doubted));
@@ -354,10 +354,10 @@ impl Guard {
 
     /// An object came to a path: the removal there is over, unless its store is distrusted.
     fn came(&mut self, path: &str, digest: Option<Digest>, doubted: Option<DistrustedStore<'_>>) {
-        let kept = self.removals.get_mut(path).filter(|removal| {
+        let doubted_removal = self.removals.get_mut(path).filter(|removal| {
             is_distrusted(doubted, removal.origin.id.source) && removal.judgement != Judgement::Released && Some(removal.object.digest()) != digest
         });
-        match kept {
+        match doubted_removal {
             Some(removal) => removal.instead = digest,
             None => drop(self.removals.remove(path)),
         }
@@ -369,14 +369,14 @@ impl Guard {
 
     /// When time matters next.
     pub fn due(&self) -> Option<Duration> {
-        self.batch.map(|(first, last)| (last + SETTLE).min(first + SETTLE_MOST))
+        self.batch.map(|(first, last)| (last + REMOVAL_SETTLE_TIME).min(first + MAX_REMOVAL_SETTLE_TIME))
     }
 
     /// Time has passed: judges what is due. `config` and `membership` are what the stores say. Returns whether
     /// anything was decided.
     pub fn tick(&mut self, config: &Lane, membership: &Lane, now: Duration) -> bool {
         self.expected.retain(|_, until| *until >= now);
-        self.removals.retain(|_, removal| removal.judgement != Judgement::Released || now.saturating_sub(removal.at) < MEMORY);
+        self.removals.retain(|_, removal| removal.judgement != Judgement::Released || now.saturating_sub(removal.at) < BATCH_TIME);
         if self.due().is_none_or(|due| due > now) {
             return false;
         }
@@ -387,7 +387,7 @@ impl Guard {
 
     /// Every store was confirmed at `confirmed` or later: removals that waited for that are released. Returns whether there were any.
     pub fn confirmed(&mut self, confirmed: Duration) -> bool {
-        let sure = self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Confirming && removal.at + CONFIRM <= confirmed);
+        let sure = self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Confirming && removal.at + CONFIRMATION_TIME <= confirmed);
         sure.map(|removal| removal.judgement = Judgement::Released).count() > 0
     }
 
@@ -399,14 +399,14 @@ impl Guard {
         self.hold(&self.paths("listener"), "a listener went");
         let many_routes = part(routes.len(), counts.routes, t.routes_percent, t.routes_least);
         if many_routes {
-            self.hold(&routes, &self.told_of("routes", &routes, counts.routes));
+            self.hold(&routes, &self.describe_share("routes", &routes, counts.routes));
         }
         let many = part(endpoints.len(), counts.endpoints, t.endpoints_percent, 0);
         let backends: BTreeSet<String> =
             endpoints.iter().filter_map(|path| self.removals.get(path)).map(|removal| backend(&removal.object).to_owned()).collect();
         if many && endpoints.len() >= t.endpoints_least && backends.len() > 1 {
-            let told = self.told_of(&format!("endpoints of {} backends", backends.len()), &endpoints, counts.endpoints);
-            self.hold(&endpoints, &told);
+            let reason = self.describe_share(&format!("endpoints of {} backends", backends.len()), &endpoints, counts.endpoints);
+            self.hold(&endpoints, &reason);
         }
         for name in &backends {
             let prefix = format!("endpoint/{name}/");
@@ -417,10 +417,13 @@ impl Guard {
             if left > 0 && !part(own.len(), left, percent, least) {
                 continue;
             }
-            let told =
-                if left == 0 { format!("backend {name} lost its last endpoint") } else { self.told_of(&format!("endpoints of backend {name}"), &own, left) };
+            let reason = if left == 0 {
+                format!("backend {name} lost its last endpoint")
+            } else {
+                self.describe_share(&format!("endpoints of backend {name}"), &own, left)
+            };
             if many {
-                self.hold(&own, &told);
+                self.hold(&own, &reason);
             } else {
                 self.confirm(&own);
             }
@@ -432,7 +435,7 @@ impl Guard {
     }
 
     /// A sentence on how many objects were removed. A removal that has been held since an earlier judgement does not count as one of the last minute.
-    fn told_of(&self, what: &str, went: &[String], left: usize) -> String {
+    fn describe_share(&self, what: &str, went: &[String], left: usize) -> String {
         let is_held = |path: &&String| self.removals.get(*path).is_some_and(|removal| matches!(removal.judgement, Judgement::Held { .. }));
         let earlier = went.iter().filter(is_held).count();
         let total = went.len() + left;
@@ -490,7 +493,7 @@ impl Guard {
             self.removals.remove(path);
         }
         let later = later.iter().filter(|path| !chosen.contains(path)).chain(chosen.iter().filter(|_| inherits));
-        self.expected.extend(later.map(|path| (path.clone(), now + EXPECTED)));
+        self.expected.extend(later.map(|path| (path.clone(), now + APPROVAL_LIFETIME)));
         chosen
     }
 

@@ -33,7 +33,7 @@ pub struct HealthChange {
     /// Its new state.
     pub healthy: bool,
     /// The probers' findings, in one sentence.
-    pub told: String,
+    pub message: String,
 }
 
 /// How a backend that has a health check fares.
@@ -178,7 +178,7 @@ impl Health {
         if std::mem::take(&mut self.stale) {
             let marks = self.wanted();
             changes.extend(self.marks.keys().filter(|path| !marks.contains_key(*path)).map(|path| Change::Delete(path.clone())));
-            let new = marks.iter().filter(|(path, object)| self.marks.get(*path).map(|known| known.digest()) != Some(object.digest()));
+            let new = marks.iter().filter(|(path, object)| self.marks.get(*path).map(|earlier| earlier.digest()) != Some(object.digest()));
             changes.extend(new.map(|(_, object)| Change::Put(object.clone())));
             self.marks = marks;
             self.turned.clear();
@@ -280,7 +280,7 @@ impl Health {
         }
         let chosen = fleet.probers(name, endpoint.spec.zone.as_deref(), check.probers);
         let before = self.probed.remove(name).unwrap_or_default().probers;
-        let since = |prober: &str| before.iter().find(|(known, _)| known == prober).map(|(_, since)| *since);
+        let since = |prober: &str| before.iter().find(|(other, _)| other == prober).map(|(_, since)| *since);
         let probers: Vec<(String, Version)> = chosen.into_iter().map(|prober| (prober.to_owned(), since(prober).unwrap_or(version))).collect();
         for (prober, since) in &probers {
             if *since == version {
@@ -302,8 +302,8 @@ impl Health {
         if !self.is_used() {
             return BTreeMap::new();
         }
-        let known = |name: &String| self.marks.get(&format!("health/{name}")).cloned();
-        let out = self.out.keys().map(|name| known(name).unwrap_or_else(|| Object::unhealthy(name)));
+        let existing = |name: &String| self.marks.get(&format!("health/{name}")).cloned();
+        let out = self.out.keys().map(|name| existing(name).unwrap_or_else(|| Object::unhealthy(name)));
         let probers = self.members.iter().map(|(name, zone)| Object::prober(name, zone.as_deref()));
         out.chain(probers).map(|object| (object.path().to_owned(), object)).collect()
     }
@@ -314,14 +314,14 @@ impl Health {
         self.awaited.insert(prober.to_owned(), all);
     }
 
-    /// A proxy reported as of this version. Returns the endpoints that it was given since its last report and now reports on for the first time.
-    pub fn heard(&mut self, prober: &str, version: Version) -> BTreeSet<String> {
+    /// Takes a report as of this version. Returns the endpoints that the prober was given since its last report and now reports on for the first time.
+    pub fn take_report(&mut self, prober: &str, version: Version) -> BTreeSet<String> {
         let Some(awaited) = self.awaited.get_mut(prober) else { return BTreeSet::new() };
         let probed = &self.probed;
-        let is_new = |name: &String| probed.get(name).is_some_and(|all| all.probers.iter().any(|(known, since)| known == prober && *since > version));
-        let (still, heard) = std::mem::take(awaited).into_iter().partition(is_new);
+        let is_new = |name: &String| probed.get(name).is_some_and(|all| all.probers.iter().any(|(other, since)| other == prober && *since > version));
+        let (still, reported) = std::mem::take(awaited).into_iter().partition(is_new);
         *awaited = still;
-        heard
+        reported
     }
 
     /// Judges endpoints by the findings of their probers; `says` has none for proxies that do not follow us. Unless `met`, such proxies count as
@@ -335,7 +335,7 @@ impl Health {
                 votes.count(says(prober), name, *since, met);
             }
             let is_out = self.out.contains_key(name);
-            let turn = |healthy, told: String| HealthChange { endpoint: name.clone(), healthy, told };
+            let turn = |healthy, message: String| HealthChange { endpoint: name.clone(), healthy, message };
             if !is_out && votes.failing * 2 > votes.all {
                 let why = votes.why.clone();
                 turns.push(turn(false, format!("{} of {} probers: {why}", votes.failing, votes.all)));
@@ -365,7 +365,7 @@ impl Health {
 
     /// Those of them that this proxy probes.
     pub fn probed_by(&self, prober: &str) -> BTreeSet<String> {
-        let probes = |probed: &ProbedEndpoint| probed.probers.iter().any(|(known, _)| known == prober);
+        let probes = |probed: &ProbedEndpoint| probed.probers.iter().any(|(other, _)| other == prober);
         self.probed.iter().filter(|(_, probed)| probes(probed)).map(|(name, _)| name.clone()).collect()
     }
 

@@ -53,8 +53,8 @@ impl Overlay {
         let mut before = self.removals.iter().peekable();
         for removal in guard.removals() {
             let path = removal.object.path();
-            while let Some((gone, _)) = before.next_if(|(before, _)| before.as_str() < path) {
-                changed.push((gone.clone(), None));
+            while let Some((removed, _)) = before.next_if(|(before, _)| before.as_str() < path) {
+                changed.push((removed.clone(), None));
             }
             let same = before.next_if(|(before, _)| before.as_str() == path).is_some_and(|(_, object)| Arc::ptr_eq(object, &removal.object));
             if !same {

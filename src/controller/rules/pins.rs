@@ -127,7 +127,7 @@ pub enum Action {
 }
 
 /// Maximum time of a pin in seconds: ten years. A longer one has no end, and so needs no time.
-const LONGEST: u64 = 10 * 366 * 86_400;
+const MAX_PIN_SECONDS: u64 = 10 * 366 * 86_400;
 
 impl Action {
     /// Whether the action makes sense.
@@ -136,7 +136,7 @@ impl Action {
     /// The right form, in one sentence.
     pub fn check(&self) -> Result<(), String> {
         match self {
-            Self::Pin { seconds: Some(seconds), .. } if *seconds > LONGEST => {
+            Self::Pin { seconds: Some(seconds), .. } if *seconds > MAX_PIN_SECONDS => {
                 Err("a pin lasts ten years at most; leave --for away to pin until it is released".to_owned())
             }
             Self::Adopt { cluster } if cluster.is_empty() || cluster.len() > 128 || cluster.contains(|c: char| c.is_control() || c == ' ') => {

@@ -106,44 +106,44 @@ mod tests {
         assert_eq!((recall.above(true), recall.above(false)), (None, Some(at(2))));
     }
 
-    fn seen(came: bool, empty: bool, held: u64) -> RecoveryState {
+    fn facts(came: bool, empty: bool, held: u64) -> RecoveryState {
         RecoveryState { came, empty, complete: true, held: Some(at(held)).filter(|_| held > 0), ..RecoveryState::default() }
     }
 
     /// The second in which a wait ends that has these facts in each second; `None` if it never does.
-    fn ends(of: impl Fn(u64) -> RecoveryState, told: u64) -> Option<(u64, Next)> {
+    fn ends(of: impl Fn(u64) -> RecoveryState, offered: u64) -> Option<(u64, Next)> {
         let mut waiting = Waiting::default();
-        (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(told)))).find(|(_, next)| *next != Next::Wait)
+        (0..100).map(|second| (second, waiting.next(Duration::from_secs(second), &of(second), at(offered)))).find(|(_, next)| *next != Next::Wait)
     }
 
     #[test]
     fn the_wait_depends_on_the_proxies_that_came_and_the_content_of_the_stores() {
-        for (what, seen, told, expected) in [
-            ("nobody came", seen(false, false, 0), 0, Some((7, Next::Go))),
-            ("one came that has nothing", seen(true, false, 0), 0, Some((1, Next::Go))),
-            ("one came that may hold something and does not tell", seen(true, false, 5), 0, Some((15, Next::Go))),
-            ("all was told", seen(true, false, 5), 5, Some((7, Next::Go))),
-            ("another may have more", seen(true, false, 5), 4, Some((15, Next::Go))),
-            ("nobody came, and a store is empty", seen(false, true, 0), 0, Some((7, Next::Go))),
-            ("one came that has nothing, and a store is empty", seen(true, true, 0), 0, Some((7, Next::Go))),
-            ("one may hold something, and a store is empty", seen(true, true, 5), 0, Some((15, Next::WaitLong))),
-            ("all was told, and a store is empty", seen(true, true, 5), 5, Some((7, Next::Go))),
-            ("a store was not read", RecoveryState { complete: false, ..seen(false, false, 0) }, 0, Some((7, Next::WaitLong))),
+        for (what, state, offered, expected) in [
+            ("nobody came", facts(false, false, 0), 0, Some((7, Next::Go))),
+            ("one came that has nothing", facts(true, false, 0), 0, Some((1, Next::Go))),
+            ("one came that may hold something and does not tell", facts(true, false, 5), 0, Some((15, Next::Go))),
+            ("all was told", facts(true, false, 5), 5, Some((7, Next::Go))),
+            ("another may have more", facts(true, false, 5), 4, Some((15, Next::Go))),
+            ("nobody came, and a store is empty", facts(false, true, 0), 0, Some((7, Next::Go))),
+            ("one came that has nothing, and a store is empty", facts(true, true, 0), 0, Some((7, Next::Go))),
+            ("one may hold something, and a store is empty", facts(true, true, 5), 0, Some((15, Next::WaitLong))),
+            ("all was told, and a store is empty", facts(true, true, 5), 5, Some((7, Next::Go))),
+            ("a store was not read", RecoveryState { complete: false, ..facts(false, false, 0) }, 0, Some((7, Next::WaitLong))),
         ] {
-            assert_eq!(ends(|_| seen.clone(), told), expected, "{what}");
+            assert_eq!(ends(|_| state.clone(), offered), expected, "{what}");
         }
     }
 
     #[test]
     fn facts_are_remembered_and_a_store_has_time_to_be_filled_before_it_is_believed() {
-        assert_eq!(ends(|second| seen(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
+        assert_eq!(ends(|second| facts(second < 2, false, if second < 2 { 5 } else { 0 }), 0), Some((15, Next::Go)), "who has gone may come back");
         let mut waiting = Waiting::default();
-        let next = |waiting: &mut Waiting, second, seen: &RecoveryState| waiting.next(Duration::from_secs(second), seen, Version::default());
-        assert_eq!(next(&mut waiting, 40, &seen(true, true, 5)), Next::WaitLong);
+        let next = |waiting: &mut Waiting, second, state: &RecoveryState| waiting.next(Duration::from_secs(second), state, Version::default());
+        assert_eq!(next(&mut waiting, 40, &facts(true, true, 5)), Next::WaitLong);
         waiting.begin_anew();
-        assert_eq!(next(&mut waiting, 8, &seen(false, true, 0)), Next::Wait, "what was seen is not forgotten");
+        assert_eq!(next(&mut waiting, 8, &facts(false, true, 0)), Next::Wait, "what was seen is not forgotten");
         for (second, expected) in [(41, Next::Wait), (47, Next::Wait), (48, Next::Go)] {
-            assert_eq!(next(&mut waiting, second, &seen(true, false, 5)), expected, "a store that begins to be filled is given time: {second}");
+            assert_eq!(next(&mut waiting, second, &facts(true, false, 5)), expected, "a store that begins to be filled is given time: {second}");
         }
     }
 }

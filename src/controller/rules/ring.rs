@@ -7,7 +7,7 @@ use waypost_model::snapshot::Version;
 use waypost_wire::{KeyRing, Phase, RingKey};
 
 /// Seconds that a key which every live proxy has waits before it seals: the next leader may not have it yet.
-const SETTLING_SECONDS: u64 = 2;
+const KEY_SETTLING_SECONDS: u64 = 2;
 /// Number of rotations for which a replaced key still opens.
 const RETIRED_ROTATIONS: u64 = 2;
 
@@ -32,7 +32,7 @@ pub(crate) fn next(ring: &KeyRing, at: Moment, random: impl FnOnce() -> Option<S
     match waiting {
         Some(new) => {
             let since = next.keys.get(new).map_or(u64::MAX, |key| key.since);
-            if at.everybody_has_it && at.now >= since.saturating_add(SETTLING_SECONDS) {
+            if at.everybody_has_it && at.now >= since.saturating_add(KEY_SETTLING_SECONDS) {
                 activate(&mut next.keys, new, at.now);
             }
         }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// The window that a lone change opens.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// The window of a storm.
-const LONGEST: Duration = Duration::from_millis(100);
+/// Length of the window that a lone change opens.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+/// Maximum length of a window, reached in a storm of changes.
+const LONGEST_WINDOW: Duration = Duration::from_millis(100);
 /// This number of changes fills a window. A single writer that waits for each of its writes to be live never reaches it: each of its writes is
 /// published within ten milliseconds, however long it goes on.
-const FULL: u32 = 4;
+const CHANGES_PER_FULL_WINDOW: u32 = 4;
 
 /// One lane's window. Times are since the start of the process.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { until: Duration::ZERO, length: SHORTEST, pending: 0 }
+        Self { until: Duration::ZERO, length: SHORTEST_WINDOW, pending: 0 }
     }
 }
 
@@ -44,10 +44,10 @@ impl Window {
         }
         let pending = std::mem::take(&mut self.pending);
         if pending == 0 {
-            (self.length, self.until) = (SHORTEST, Duration::ZERO);
+            (self.length, self.until) = (SHORTEST_WINDOW, Duration::ZERO);
             return false;
         }
-        self.length = if pending >= FULL { (self.length * 2).min(LONGEST) } else { (self.length / 2).max(SHORTEST) };
+        self.length = if pending >= CHANGES_PER_FULL_WINDOW { (self.length * 2).min(LONGEST_WINDOW) } else { (self.length / 2).max(SHORTEST_WINDOW) };
         self.until = now + self.length;
         true
     }
@@ -73,7 +73,7 @@ mod tests {
 
     /// Changes that come together at `now`.
     fn fill(window: &mut Window, now: u64) {
-        (0..FULL).for_each(|_| assert!(!window.changed(ms(now))));
+        (0..CHANGES_PER_FULL_WINDOW).for_each(|_| assert!(!window.changed(ms(now))));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Checks {
     /// The content of each version.
     published: HashMap<Version, (Digest, Digest)>,
     /// Paths that are in a version although the store does not have them any more, because their removal is not judged yet.
-    kept: HashMap<Version, HashSet<String>>,
+    removals: HashMap<Version, HashSet<String>>,
     /// The controller that led under each epoch, and its run.
     epochs: HashMap<u64, (usize, u64)>,
     /// The controller that published under each epoch, and its run.
@@ -51,19 +51,19 @@ impl Checks {
     /// A controller leads under this epoch, or publishes. With a restored store an older record of leading comes back, so that two controllers may
     /// lead under one epoch for a moment, until they meet.
     pub(super) fn epoch(&mut self, seed: u64, epoch: u64, node: usize, run: u64, publishes: bool) {
-        let known = if publishes { &mut self.publishers } else { &mut self.epochs };
-        let known = *known.entry(epoch).or_insert((node, run));
-        assert!(known == (node, run) || !publishes && self.restored > 0, "seed {seed}: two runs lead under epoch {epoch}");
+        let leaders = if publishes { &mut self.publishers } else { &mut self.epochs };
+        let leaders = *leaders.entry(epoch).or_insert((node, run));
+        assert!(leaders == (node, run) || !publishes && self.restored > 0, "seed {seed}: two runs lead under epoch {epoch}");
     }
 
-    pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, kept: impl Iterator<Item = &'a Removal>) {
-        self.kept.insert(snapshot.version, kept.map(|removal| removal.object.path().to_owned()).collect());
+    pub(super) fn published<'a>(&mut self, seed: u64, snapshot: &Snapshot, removals: impl Iterator<Item = &'a Removal>) {
+        self.removals.insert(snapshot.version, removals.map(|removal| removal.object.path().to_owned()).collect());
         if self.frozen.contains(&snapshot.config.digest()) {
             self.frozen_versions.insert(snapshot.version);
         }
         let digests = (snapshot.config.digest(), snapshot.membership.digest());
-        let known = *self.published.entry(snapshot.version).or_insert(digests);
-        assert_eq!(known, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
+        let earlier = *self.published.entry(snapshot.version).or_insert(digests);
+        assert_eq!(earlier, digests, "seed {seed}: version {} stands for two contents", snapshot.version);
     }
 
     /// The store was restored from a backup; these come back with it.
@@ -75,9 +75,9 @@ impl Checks {
     }
 
     /// An operator approves these removals.
-    pub(super) fn let_go<'a>(&mut self, kept: impl Iterator<Item = &'a Removal>) {
+    pub(super) fn let_go<'a>(&mut self, removals: impl Iterator<Item = &'a Removal>) {
         if self.restored > 0 {
-            self.back.extend(kept.map(|removal| removal.object.path().to_owned()));
+            self.back.extend(removals.map(|removal| removal.object.path().to_owned()));
         }
     }
 
@@ -99,12 +99,12 @@ impl Checks {
         assert!(*version <= snapshot.version, "seed {seed}: proxy {proxy} went back from {version} to {}", snapshot.version);
         *version = snapshot.version;
         // A new leader holds the objects that it knows and that the store does not have; they may be older than those of the last proxy.
-        let kept = self.kept.get(&snapshot.version);
+        let held = self.removals.get(&snapshot.version);
         // A frozen config is published until a controller can be asked that knows of the end of the freeze.
         if self.frozen_versions.contains(&snapshot.version) {
             counts.clear();
         }
-        let counts_up = |path: &str| kept.is_none_or(|kept| !kept.contains(path)) && !self.back.contains(path);
+        let counts_up = |path: &str| held.is_none_or(|held| !held.contains(path)) && !self.back.contains(path);
         for object in snapshot.config.objects().filter(|object| counts_up(object.path())) {
             let now = count(object.bytes()).unwrap_or_else(|| panic!("{}", object.bytes()));
             let before = counts.entry(object.path().to_owned()).or_insert(now);

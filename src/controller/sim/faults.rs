@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::node::Node;
-use super::{CONTROLLERS, Happening, STORE, STORM, World};
+use super::{CONTROLLERS, FAULTS_END, Happening, STORE, World};
 use crate::controller::message::Input;
 
 impl World {
     pub(super) fn write(&mut self) {
         let pause = self.random.u64(20..1_500);
-        if self.now + pause < STORM + 2_000 {
+        if self.now + pause < FAULTS_END + 2_000 {
             self.after(pause, Happening::Write);
         }
         let mut random = self.random.clone();
@@ -63,7 +63,7 @@ impl World {
         }
         let (pause, length, node) = (self.random.u64(500..6_000), self.random.u64(200..12_000), self.random.usize(0..CONTROLLERS));
         self.after(pause, Happening::Fault);
-        let length = length.min(STORM - self.now);
+        let length = length.min(FAULTS_END - self.now);
         match self.random.u8(0..4) {
             0 if !self.nodes[node].crashed && self.nodes[node].paused_until.is_none() => {
                 self.nodes[node].paused_until = Some(self.now + length);

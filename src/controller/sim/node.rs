@@ -27,7 +27,7 @@ struct Disk {
     epoch: u64,
     published: Option<Arc<Snapshot>>,
     entries: Vec<SavedEntry>,
-    kept: Vec<Removal>,
+    removals: Vec<Removal>,
     /// How far the store was read.
     read: u64,
     operated: Operated,
@@ -54,7 +54,7 @@ pub(super) struct Node {
     pub(super) upstream: Option<(u64, u64)>,
     pub(super) feed_busy_until: u64,
     /// When the last part of the leader's replica arrives.
-    pub(super) told_until: u64,
+    pub(super) replicas_until: u64,
     /// The number of the last ask, and whether its answer is still waited for.
     pub(super) asked: u64,
     waiting: bool,
@@ -76,7 +76,7 @@ impl Node {
         if let Some(lane) = &disk.operated.frozen {
             state.step(pin_input(Some(lane)), at);
         }
-        state.guard.restore(disk.kept.clone(), now);
+        state.guard.restore(disk.removals.clone(), now);
         if let Some(snapshot) = &disk.published {
             state.restore_published(snapshot.as_ref().clone(), at);
         }
@@ -85,7 +85,7 @@ impl Node {
             state.restore(0, disk.entries.clone(), at);
         }
         let mut election = Election::new(me, Duration::from_secs(6), jitter, highest);
-        election.heard(ElectionInput::Others(true), now);
+        election.handle(ElectionInput::Others(true), now);
         Self {
             run,
             state,
@@ -95,7 +95,7 @@ impl Node {
             link: 1,
             upstream: None,
             feed_busy_until: 0,
-            told_until: 0,
+            replicas_until: 0,
             asked: 0,
             waiting: false,
             generations: BTreeMap::from([(1, 0)]),
@@ -162,27 +162,27 @@ impl Node {
     /// Writes the first so many of its files, in their order: all of them once a second, fewer where a crash cuts that off.
     pub(super) fn save(&mut self, files: usize) {
         let now = self.state.removals_for_followers().0;
-        let known = |removal: &Removal| now.iter().any(|one| one.object.path() == removal.object.path());
-        let both: Vec<Removal> = self.disk.kept.iter().filter(|removal| !known(removal)).chain(&now).cloned().collect();
+        let is_held_now = |removal: &Removal| now.iter().any(|one| one.object.path() == removal.object.path());
+        let both: Vec<Removal> = self.disk.removals.iter().filter(|removal| !is_held_now(removal)).chain(&now).cloned().collect();
         if files >= 1 {
             self.disk.published = (self.state.snapshot.version.sequence > 0).then(|| self.state.snapshot.clone());
         }
         if files >= 2 {
-            self.disk.kept = both;
+            self.disk.removals = both;
         }
         if files >= 3 {
             self.disk.entries = self.state.compiler.save(0);
         }
         if files >= FILES {
             self.disk.read = self.state.known_revision(0);
-            self.disk.kept = now;
+            self.disk.removals = now;
         }
     }
 
     pub(super) fn replica(&self) -> Replica {
-        let (kept, expected) = self.state.removals_for_followers();
+        let (removals, expected) = self.state.removals_for_followers();
         let at = BTreeMap::from([("store".to_owned(), self.state.known_revision(0))]);
-        Replica { at, kept, expected, entries: vec![("store".to_owned(), self.state.compiler.last_goods(0))] }
+        Replica { at, removals, expected, entries: vec![("store".to_owned(), self.state.compiler.last_goods(0))] }
     }
 }
 
@@ -202,8 +202,8 @@ pub(super) struct Proxy {
 impl Proxy {
     /// The frames that bring it to this snapshot, as its controller believes.
     pub(super) fn frames(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Frame> {
-        let known = self.sent.replace(snapshot.clone());
-        publication(snapshot, known.as_deref(), &self.held.bucket_digests())
+        let base = self.sent.replace(snapshot.clone());
+        publication(snapshot, base.as_deref(), &self.held.bucket_digests())
     }
 
     /// Takes a publication; returns what is applied, if something is.

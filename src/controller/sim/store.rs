@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// The config that this makes, with what the guard holds.
-    pub(super) fn config<'a>(&self, kept: impl Iterator<Item = &'a Removal>) -> Lane {
+    pub(super) fn config<'a>(&self, removals: impl Iterator<Item = &'a Removal>) -> Lane {
         let mut compiler = waypost_model::compile::Compiler::new(1, Limits::default());
         let input = |entry: Entry| waypost_model::compile::EntryInput {
             key: entry.key.to_string(),
@@ -120,6 +120,6 @@ impl Store {
         let Event::Reset { entries, .. } = self.listing() else { return Lane::default() };
         compiler.reset(0, entries.into_iter().map(input).collect());
         compiler.commit();
-        compiler.config().with(kept.map(|removal| LaneChange::Put(removal.object.clone())).collect::<Vec<_>>())
+        compiler.config().with(removals.map(|removal| LaneChange::Put(removal.object.clone())).collect::<Vec<_>>())
     }
 }

@@ -94,10 +94,10 @@ impl World {
     /// Sends the follower the snapshot and the leader's replica.
     fn replicate(&mut self) {
         let now = Now { since_start: self.now, date: 0 };
-        let (kept, expected) = self.leader.removals_for_followers();
+        let (removals, expected) = self.leader.removals_for_followers();
         let at = names().into_iter().map(|name| (name, self.revision)).collect();
         self.follower.step(Input::Relayed(self.leader.snapshot.clone()), now);
-        self.follower.step(Input::Replica(Box::new(Replica { at, kept, expected, entries: Vec::new() })), now);
+        self.follower.step(Input::Replica(Box::new(Replica { at, removals, expected, entries: Vec::new() })), now);
     }
 
     fn change_leader(&mut self) {
@@ -254,16 +254,16 @@ impl World {
                 if refused || !published {
                     continue;
                 }
-                let told = || format!("{key} of store{source} is told to be live\n{}", self.log.join("\n"));
+                let context = || format!("{key} of store{source} is told to be live\n{}", self.log.join("\n"));
                 match key.split('/').collect::<Vec<_>>().as_slice() {
                     ["routes", name] => {
                         let (_, host) = HOSTS.iter().find(|(hosts, _)| value.contains(&format!(r#""hostnames":{hosts}"#))).unwrap();
                         let path = if value.contains(r#""/x""#) { "/x" } else { "/" };
-                        assert_eq!(route_of(table, host, path).as_deref(), Some(*name), "{}", told());
+                        assert_eq!(route_of(table, host, path).as_deref(), Some(*name), "{}", context());
                     }
                     ["endpoints", backend, id] => {
                         let all = &table.backends[*backend].endpoints;
-                        assert!(all.iter().any(|endpoint| *endpoint.id == **id && *endpoint.address == **value && !endpoint.suspect), "{}", told());
+                        assert!(all.iter().any(|endpoint| *endpoint.id == **id && *endpoint.address == **value && !endpoint.suspect), "{}", context());
                     }
                     _ => {}
                 }

@@ -6,7 +6,7 @@ use waypost_model::snapshot::Version;
 
 use super::State;
 use crate::controller::message::{Now, Output};
-use crate::controller::rules::election::CLAIMED;
+use crate::controller::rules::election::MAX_CLAIMED_EPOCH;
 
 /// A program's claim of a still higher epoch is believed again after this long.
 const CLAIM_PAUSE: Duration = Duration::from_secs(5);
@@ -34,14 +34,14 @@ impl State {
     /// The same where another controller has stored operators' actions of an epoch, and we have not: it led under that epoch, and the store's record
     /// of it is lost. Under a higher epoch we ask it for them.
     pub(super) fn claimed_by_actions(&mut self, controller: &str, epoch: u64, now: Now) -> Option<u64> {
-        let is_above = self.role.epoch().is_some_and(|own| epoch >= own) && epoch < CLAIMED;
+        let is_above = self.role.epoch().is_some_and(|own| epoch >= own) && epoch < MAX_CLAIMED_EPOCH;
         if is_above { self.believed(controller, epoch, now) } else { None }
     }
 
     fn believed(&mut self, name: &str, epoch: u64, now: Now) -> Option<u64> {
         let is_recent = |at: Duration| now.since_start.saturating_sub(at) < CLAIM_PAUSE;
         let own = self.claims.get(name).copied();
-        if own.is_some_and(|(known, _)| epoch <= known) {
+        if own.is_some_and(|(claimed, _)| epoch <= claimed) {
             return Some(epoch);
         }
         if own.is_some_and(|(_, at)| is_recent(at)) || self.claims.values().filter(|(_, at)| is_recent(*at)).count() >= CLAIMS_PER_PAUSE {
@@ -58,7 +58,7 @@ impl State {
     pub(super) fn claim_of(&self, highest: Version, cluster: Option<&str>) -> Option<u64> {
         // Only a claim that names our cluster is believed, and none that leaves no room above it, because the epoch that is derived from it has to be
         // believed as well.
-        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < CLAIMED;
+        let ours = cluster.is_some() && cluster == self.cluster.as_deref() && highest.epoch < MAX_CLAIMED_EPOCH;
         // We lost our state, or another controller led in between. No proxy may be asked to go back.
         (ours && highest > self.snapshot.version && self.role.epoch().is_none_or(|epoch| highest.epoch >= epoch)).then_some(highest.epoch)
     }

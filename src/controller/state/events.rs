@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use crate::controller::answers::shapes::Event;
 
-/// How many events are remembered.
-const KEPT: usize = 1_000;
+/// Maximum number of remembered events.
+const MAX_EVENTS: usize = 1_000;
 
 /// The last events.
 #[derive(Debug, Default)]
 pub struct Events {
-    kept: VecDeque<Event>,
+    events: VecDeque<Event>,
     next: u64,
 }
 
@@ -19,10 +19,10 @@ impl Events {
     pub fn add(&mut self, at: u64, reason: &str, about: impl Into<String>, message: impl Into<String>) {
         let event = Event { number: self.next, at, reason: reason.to_owned(), about: about.into(), message: message.into() };
         self.next += 1;
-        if self.kept.len() >= KEPT {
-            self.kept.pop_front();
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
         }
-        self.kept.push_back(event);
+        self.events.push_back(event);
     }
 
     /// The number of the event that comes next.
@@ -32,6 +32,6 @@ impl Events {
 
     /// The events from number `from` on.
     pub fn since(&self, from: u64) -> impl Iterator<Item = &Event> {
-        self.kept.iter().rev().take_while(move |event| event.number >= from).collect::<Vec<_>>().into_iter().rev()
+        self.events.iter().rev().take_while(move |event| event.number >= from).collect::<Vec<_>>().into_iter().rev()
     }
 }

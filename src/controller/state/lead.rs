@@ -14,7 +14,7 @@ use super::State;
 use super::desired::Basis;
 use crate::controller::message::{Now, Output};
 use crate::controller::rules::election::Role;
-use crate::controller::rules::guard::{DistrustedStore, EXPECTED, Judgement, Removal, is_distrusted, own_settings};
+use crate::controller::rules::guard::{APPROVAL_LIFETIME, DistrustedStore, Judgement, Removal, is_distrusted, own_settings};
 use crate::controller::rules::health::unhealthy_endpoints;
 use crate::controller::rules::objects::source_of;
 use crate::controller::state::Follower;
@@ -24,9 +24,9 @@ use crate::controller::stored::replica::Replica;
 
 /// Maximum number of another controller's events that are taken in at once.
 const MAX_RELAYED_EVENTS: usize = 100;
-/// A controller follows us if it was heard within this time.
+/// A controller follows us if it has reported within this time.
 const FOLLOWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// A controller that has not been heard for so long is forgotten.
+/// A controller that has not reported for this long is forgotten.
 const FORGET_FOLLOWER_AFTER: Duration = Duration::from_secs(600);
 /// Time after our start within which proxies that lost their controller have found another one, or this one again.
 pub(super) const PROXY_RETURN_TIME: Duration = Duration::from_secs(20);
@@ -138,7 +138,7 @@ impl State {
 
     /// Whether this controller follows us now.
     pub fn follows(&self, name: &str, now: Now) -> bool {
-        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.heard) < FOLLOWER_TIMEOUT)
+        self.followers.get(name).is_some_and(|follower| now.since_start.saturating_sub(follower.reported_at) < FOLLOWER_TIMEOUT)
     }
 
     /// Whether a controller that follows us has not got a snapshot that was published a while ago.
@@ -158,12 +158,12 @@ impl State {
         match self.role.epoch() {
             // A controller that was only just elected has not taken over the removals of the previous leader yet.
             Some(_) if inherited || self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), self.guard.expected().cloned().collect()),
-            // Before a leader was heard, the removals are those from before the restart.
+            // Before the first replica of a leader, the removals are those from before the restart.
             None if self.replica.at.is_empty() => (self.guard.removals().cloned().collect(), Vec::new()),
             following => {
                 let ours: Vec<String> = self.guard.expected().filter(|_| following.is_some()).cloned().collect();
-                let kept = self.replica.kept.iter().filter(|removal| !ours.iter().any(|path| path == removal.object.path())).cloned().collect();
-                (kept, self.replica.expected.iter().cloned().chain(ours).collect())
+                let removals = self.replica.removals.iter().filter(|removal| !ours.iter().any(|path| path == removal.object.path())).cloned().collect();
+                (removals, self.replica.expected.iter().cloned().chain(ours).collect())
             }
         }
     }
@@ -173,7 +173,7 @@ impl State {
         if self.role.epoch().is_some() || self.replica.at.is_empty() {
             return self.guard.expected_until((now.since_start, now.date));
         }
-        let until = self.replicated_at.saturating_add(u64::try_from(EXPECTED.as_millis()).unwrap_or(u64::MAX));
+        let until = self.replicated_at.saturating_add(u64::try_from(APPROVAL_LIFETIME.as_millis()).unwrap_or(u64::MAX));
         self.replica.expected.iter().map(|path| (path.clone(), until)).collect()
     }
 
@@ -207,9 +207,9 @@ impl State {
 
     /// A controller follows us, and says what it relays.
     pub(super) fn follower(&mut self, name: &str, version: Option<Version>, content: Option<Content>, now: Now) {
-        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.heard) < FORGET_FOLLOWER_AFTER);
+        self.followers.retain(|_, follower| now.since_start.saturating_sub(follower.reported_at) < FORGET_FOLLOWER_AFTER);
         let drifted = version.zip(content).is_some_and(|(version, content)| self.proxies.is_other(version, content));
-        let before = self.followers.insert(name.to_owned(), Follower { heard: now.since_start, version, drifted });
+        let before = self.followers.insert(name.to_owned(), Follower { reported_at: now.since_start, version, drifted });
         if drifted && before.is_none_or(|before| !before.drifted) {
             self.events.add(now.date, "Drift", name, "the controller relays other content than was published under its version");
         }
@@ -247,7 +247,7 @@ impl State {
         self.proxies.watch_anew();
         self.proxies_expected_until = if self.snapshot.version.sequence > 0 { now.since_start + PROXY_SEARCH_TIME } else { Duration::ZERO };
         // From now on our own removals count, also once we follow again.
-        let Replica { kept: known, expected, at, .. } = std::mem::take(&mut self.replica);
+        let Replica { removals: inherited, expected, at, .. } = std::mem::take(&mut self.replica);
         if self.snapshot.version.sequence > 0 {
             self.forget_what_was_let_go(&at);
         }
@@ -280,7 +280,7 @@ impl State {
             .cloned()
             .collect();
         let stores = ((config_now, membership_now), self.compiler.active_tree());
-        self.guard.inherit(missing, known, stores, doubted, (now.since_start, now.date));
+        self.guard.inherit(missing, inherited, stores, doubted, (now.since_start, now.date));
         for source in emptied {
             self.guard.doubt(DistrustedStore { source, why: "the store is empty, and what is published of it is not" });
         }
@@ -326,22 +326,22 @@ impl State {
         // A store that is not as far as the previous leader had read went back meanwhile: its revisions do not show what that leader knew.
         let now_at = |source: usize| self.sources.get(source).map_or(0, |state| state.at.0);
         let read_to = |source: usize| read_to(source).filter(|at| *at <= now_at(source));
-        let known = |removal: &Removal| self.regression.is_none() && read_to(removal.origin.id.source).is_some_and(|at| removal.seen <= at);
+        let leader_knew = |removal: &Removal| self.regression.is_none() && read_to(removal.origin.id.source).is_some_and(|at| removal.store_revision <= at);
         let published = |removal: &Removal| match removal.object.kind() {
             "endpoint" => stands(&snapshot.membership, membership_now, &removal.object),
             // A pinned config does not show this. A leader that knew of the removal would have held it.
-            _ if held => !known(removal),
+            _ if held => !leader_knew(removal),
             _ => stands(&snapshot.config, config_now, &removal.object),
         };
         // The replica of the previous leader is older than the removal: nobody approved it.
-        let unjudged = |removal: &Removal| matches!(removal.judgement, Judgement::Held { .. }) && removal.at > self.published && !known(removal);
+        let unjudged = |removal: &Removal| matches!(removal.judgement, Judgement::Held { .. }) && removal.at > self.published && !leader_knew(removal);
         self.guard.forget_unless(&|removal| published(removal) || unjudged(removal));
         let none = Lane::default();
         let config = if held { &none } else { &snapshot.config };
         // Under epochs that we know nothing of, the last content of the store may have been published.
         let missed = self.role.epoch().is_some_and(|epoch| epoch > snapshot.version.epoch + 1);
-        let known = |removal: &Removal| !(missed && unjudged(removal));
-        self.guard.hold_as_published(&known, (config, &snapshot.membership), self.compiler.active_tree());
+        let is_known = |removal: &Removal| !(missed && unjudged(removal));
+        self.guard.hold_as_published(&is_known, (config, &snapshot.membership), self.compiler.active_tree());
     }
 }
 

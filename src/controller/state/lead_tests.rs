@@ -29,8 +29,8 @@ pub(super) fn published_by(epoch: u64, entries: &[(&str, &str)]) -> Arc<Snapshot
 
 /// The leader's replica, as its followers get it.
 pub(super) fn replica(of: &Script, at: u64) -> Input {
-    let (kept, expected) = of.state.removals_for_followers();
-    Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), kept, expected, entries: Vec::new() }))
+    let (removals, expected) = of.state.removals_for_followers();
+    Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), at)]), removals, expected, entries: Vec::new() }))
 }
 
 fn version(script: &Script) -> String {
@@ -106,12 +106,12 @@ fn a_successor_holds_the_removals_that_the_leader_held_and_not_those_that_it_app
     before.reset(0, 0, 5, &all);
     before.reset(10, 0, 6, &[]);
     before.after(10, Input::Approve { keys: vec!["routes/a".to_owned()], later: false, by: "alice".to_owned() });
-    let (kept, expected) = before.state.removals_for_followers();
-    assert_eq!(kept.len(), 2);
+    let (removals, expected) = before.state.removals_for_followers();
+    assert_eq!(removals.len(), 2);
     let mut script = Script::new(1);
     script.reset(0, 0, 6, &[]);
     script.after(1, Input::Relayed(before.state.snapshot.clone()));
-    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), kept, expected, entries: Vec::new() })));
+    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), removals, expected, entries: Vec::new() })));
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
@@ -266,22 +266,22 @@ fn a_controller_that_is_behind_or_relays_other_content_is_told() {
         events: Vec::new(),
         newer_actions: None,
     };
-    let told = |script: &Script| {
+    let flags = |script: &Script| {
         let now = Now { since_start: script.now, date: 0 };
         (script.state.is_behind("c2", now), script.state.followers["c2"].drifted)
     };
     script.after(1, tells(&first, first.version));
-    assert_eq!(told(&script), (false, false));
+    assert_eq!(flags(&script), (false, false));
     script.put(5_000, 2, "routes/a", ROUTE);
     let second = script.state.snapshot.clone();
     script.after(3_000, tells(&first, first.version));
-    assert_eq!(told(&script), (true, false));
+    assert_eq!(flags(&script), (true, false));
     script.after(1, tells(&second, second.version));
-    assert_eq!(told(&script), (false, false));
+    assert_eq!(flags(&script), (false, false));
     for _ in 0..2 {
         script.after(1, tells(&first, second.version));
     }
-    assert_eq!(told(&script), (false, true));
+    assert_eq!(flags(&script), (false, true));
     assert_eq!(script.state.events.since(0).filter(|event| event.reason == "Drift" && event.about == "c2").count(), 1);
 }
 
@@ -319,9 +319,9 @@ fn a_removal_that_the_leader_approved_is_not_restored_by_a_successor_that_had_he
         assert_eq!(one.state.guard.removals().count(), 2, "both hold what went");
     }
     before.after(10, Input::Approve { keys: Vec::new(), later: false, by: "alice".to_owned() });
-    let (kept, expected) = before.state.removals_for_followers();
+    let (removals, expected) = before.state.removals_for_followers();
     script.after(1, Input::Relayed(before.state.snapshot.clone()));
-    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), kept, expected, entries: Vec::new() })));
+    script.after(1, Input::Replica(Box::new(Replica { at: BTreeMap::from([("store0".to_owned(), 6)]), removals, expected, entries: Vec::new() })));
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
@@ -443,6 +443,6 @@ fn a_value_that_only_a_dead_leader_had_read_is_exported_under_its_old_key() {
     script.reset(0, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
     script.role(1, leading(6));
     script.reset(1, 0, 9, &[("trees/v2/routes/a", ROUTE), ("current", "v2")]);
-    let kept: Vec<_> = script.state.guard.removals().map(|removal| removal.origin.id.key.as_str()).collect();
-    assert_eq!(kept, ["trees/v2/listeners/web"]);
+    let removals: Vec<_> = script.state.guard.removals().map(|removal| removal.origin.id.key.as_str()).collect();
+    assert_eq!(removals, ["trees/v2/listeners/web"]);
 }

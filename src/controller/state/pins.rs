@@ -36,19 +36,19 @@ impl State {
     }
 
     pub(super) fn set_pin(&mut self, pin: Option<Pin>, by: &str, now: Now) -> Output {
-        if let (Some(Pin { mark, left, .. }), Some((known, until))) = (&pin, &mut self.pin)
-            && known.mark == *mark
+        if let (Some(Pin { mark, left, .. }), Some((current, until))) = (&pin, &mut self.pin)
+            && current.mark == *mark
         {
             // The same pin; only the time that is left is new.
             *until = left.map(|left| now.since_start + left);
             return Output::default();
         }
-        let (reason, told) = match (&pin, self.pin.take()) {
+        let (reason, message) = match (&pin, self.pin.take()) {
             (Some(pin), _) => (pin.mark.reason.word(), pin.mark.describe()),
             (None, Some((before, _))) => ("Released", format!("the config goes on from C{}, {by}", before.mark.config)),
             (None, None) => return Output::default(),
         };
-        self.events.add(now.date, reason, "config", told);
+        self.events.add(now.date, reason, "config", message);
         self.pin = pin.map(|pin| {
             let until = pin.left.map(|left| now.since_start + left);
             (pin, until)

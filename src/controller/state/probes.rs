@@ -19,7 +19,7 @@ impl State {
             if findings.version() < before {
                 self.health.await_all(prober);
             }
-            names.extend(self.health.heard(prober, findings.version()));
+            names.extend(self.health.take_report(prober, findings.version()));
         }
         self.judge(&names, now)
     }
@@ -69,7 +69,7 @@ impl State {
         let turns = self.health.judge(names, &|prober| proxies.probed(prober, now.since_start), met, now.date);
         for turn in &turns {
             let reason = if turn.healthy { "EndpointHealthy" } else { "EndpointUnhealthy" };
-            self.events.add(now.date, reason, &turn.endpoint, turn.told.clone());
+            self.events.add(now.date, reason, &turn.endpoint, turn.message.clone());
         }
         if turns.is_empty() { Output::default() } else { self.publish_health(now) }
     }
@@ -125,15 +125,15 @@ mod tests {
         );
         let mut follower = Script::new(1);
         follower.after(1, Input::ProxyOpened { name: "p".to_owned(), highest: Version::default(), cluster: None });
-        let mut known: HashMap<String, Report> = HashMap::new();
+        let mut reports: HashMap<String, Report> = HashMap::new();
         let mut report_to = |leader: &mut Script, probed: Probed| {
             let version = leader.state.snapshot.version;
             let report = Report { applied: Some(version), run_id: "r".to_owned(), probed: Some(Probed { version, ..probed }), ..Report::default() };
             follower.after(1, Input::Reported { name: "p".to_owned(), report: Box::new(report) });
-            let proxies = follower.state.proxies.downstream(&known, follower.now);
+            let proxies = follower.state.proxies.downstream(&reports, follower.now);
             let report = proxies[0].report.clone().unwrap();
             let probed = report.probed.clone().unwrap();
-            known.insert("p".to_owned(), Report { probed: Some(Probed { version, number: probed.number, ..Probed::default() }), ..report });
+            reports.insert("p".to_owned(), Report { probed: Some(Probed { version, number: probed.number, ..Probed::default() }), ..report });
             leader.after(1, Input::Downstream { controller: "f".to_owned(), proxies, version: None, content: None, events: Vec::new(), newer_actions: None });
             leader.after(1_000, Input::Tick);
             let out = ["a", "b"].map(|id| leader.state.health.out(&format!("shop/{id}")).is_some());

@@ -11,7 +11,7 @@ use crate::controller::rules::guard::{Judgement, Removal};
 use crate::controller::rules::objects::object_path;
 
 /// Maximum number of events for removals that give way at once.
-const MOST_TOLD: usize = 100;
+const MAX_GIVE_WAY_EVENTS: usize = 100;
 
 impl State {
     /// The held removals changed: publishes the lanes anew.
@@ -27,7 +27,7 @@ impl State {
     pub(super) fn give_way(&mut self, now: Now) {
         let compiler = &self.compiler;
         let given_up = self.guard.give_way((compiler.config(), compiler.membership()), &|address| compiler.is_registered(address));
-        for (path, reason) in given_up.iter().take(MOST_TOLD) {
+        for (path, reason) in given_up.iter().take(MAX_GIVE_WAY_EVENTS) {
             self.events.add(now.date, "GaveWay", path, format!("it left its store and was held; that is over, because {reason}"));
         }
     }

@@ -116,7 +116,7 @@ fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothi
     let mut before = Script::leading(1);
     before.reset(0, 0, 50, &[WEB, ("routes/a", OTHER), ("routes/b", ROUTE)]);
     let digest = before.state.snapshot.config.digest();
-    for (at, kept) in [(20, 2), (60, 0)] {
+    for (at, held) in [(20, 2), (60, 0)] {
         let mut again = Script::new(1);
         again.state.restore_published(before.state.snapshot.as_ref().clone(), Now::default());
         drop(again.state.restore(0, before.state.compiler.save(0), Now::default()));
@@ -126,7 +126,7 @@ fn a_store_that_was_restored_from_a_backup_while_no_controller_ran_changes_nothi
         again.reset(1, 0, at, &[WEB, ("routes/a", THIRD)]);
         again.after(59_000, Input::Tick);
         again.after(1_000, Input::Tick);
-        assert_eq!((again.state.guard.removals().count(), again.state.snapshot.config.digest() == digest), (kept, kept > 0), "at {at}");
+        assert_eq!((again.state.guard.removals().count(), again.state.snapshot.config.digest() == digest), (held, held > 0), "at {at}");
     }
 }
 
@@ -270,10 +270,10 @@ fn a_leader_that_follows_again_still_has_the_removals_that_it_held() {
     script.role(1, leading(4));
     script.reset(1, 0, 6, &[]);
     script.after(60_000, Input::Tick);
-    let kept = |script: &Script| script.state.removals_for_followers().0.iter().map(|removal| removal.object.path().to_owned()).collect::<Vec<_>>();
-    assert_eq!(kept(&script), ["listener/web"]);
+    let removals = |script: &Script| script.state.removals_for_followers().0.iter().map(|removal| removal.object.path().to_owned()).collect::<Vec<_>>();
+    assert_eq!(removals(&script), ["listener/web"]);
     script.role(1, Role::Following { leader: None });
-    assert_eq!(kept(&script), ["listener/web"], "until whoever leads now has said what it keeps");
+    assert_eq!(removals(&script), ["listener/web"], "until whoever leads now has said what it keeps");
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) struct StoreRegression {
 }
 
 impl StoreRegression {
-    /// Whether a leader that has read the store up to this revision has seen the regression as well, and judged it.
+    /// Whether a leader that has read the store up to this revision has noticed the regression as well, and judged it.
     pub(super) fn is_judged(&self, theirs: Revision) -> bool {
         if self.at < self.before { theirs < self.before } else { theirs >= self.at }
     }

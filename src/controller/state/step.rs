@@ -5,14 +5,14 @@ use std::time::Duration;
 use waypost_model::key::{Kind, ResourceKey};
 use waypost_wire::{ObjectProblem, Report};
 
-use super::{SWEEP, State};
+use super::{SWEEP_INTERVAL, State};
 use crate::controller::message::{Input, Now, Output};
 use crate::controller::rules::election::Role;
 use crate::controller::state::claims::CLAIM_MEMORY;
 use crate::controller::state::proxies::counts;
 
 /// Deleted entries are remembered for this long, for callers that wait until no proxy serves them.
-const REMEMBER_GONE: Duration = Duration::from_secs(60);
+const REMEMBER_DELETED_FOR: Duration = Duration::from_secs(60);
 
 impl State {
     /// One step.
@@ -101,13 +101,13 @@ impl State {
 
     /// Forgets outdated state, if it is time for that.
     pub(super) fn sweep(&mut self, now: Now) -> bool {
-        if now.since_start < self.swept + SWEEP {
+        if now.since_start < self.swept + SWEEP_INTERVAL {
             return false;
         }
         self.swept = now.since_start;
         self.proxies.sweep(now.since_start);
         self.claims.retain(|_, (_, at)| now.since_start.saturating_sub(*at) < CLAIM_MEMORY);
-        self.tracks.retain(|_, track| !track.deleted || now.since_start.saturating_sub(track.seen) < REMEMBER_GONE);
+        self.tracks.retain(|_, track| !track.deleted || now.since_start.saturating_sub(track.read_at) < REMEMBER_DELETED_FOR);
         self.arriving.retain(|(_, id)| self.tracks.contains_key(id));
         self.unpublished.retain(|id| self.tracks.contains_key(id));
         true

@@ -34,9 +34,9 @@ impl State {
             }
             Event::Changes { changes, at } => {
                 let before = std::mem::replace(&mut state.at, at);
-                let known = self.known(source);
+                let entries_before = self.served_entries(source);
                 self.compiler.change(source, changes.into_iter().map(change).collect());
-                let flagged = self.became_empty(source, known);
+                let flagged = self.became_empty(source, entries_before);
                 if let Some(why) = flagged.clone() {
                     let leaders = self.sources.get(source).map_or(Revision(0), |state| state.floor);
                     self.doubt(StoreRegression { why, source, before, at }, leaders);
@@ -56,10 +56,10 @@ impl State {
                 if drift > 0 {
                     self.events.add(now.date, "Drift", &name, format!("the watch had missed {drift} entries; the listing mended it"));
                 }
-                let (known, count) = (self.known(source), entries.len());
+                let (entries_before, count) = (self.served_entries(source), entries.len());
                 self.compiler.reset(source, entries.into_iter().map(input).collect());
                 let went_back = (at < before).then(|| format!("the store went back from revision {before} to {at}"));
-                let flagged = self.became_empty(source, known).or(went_back);
+                let flagged = self.became_empty(source, entries_before).or(went_back);
                 if let Some(why) = flagged.clone() {
                     self.doubt(StoreRegression { why, source, before, at }, leaders);
                 }
@@ -74,14 +74,14 @@ impl State {
     }
 
     /// The number of a store's entries, if any of them could be served.
-    fn known(&self, source: usize) -> Option<usize> {
+    fn served_entries(&self, source: usize) -> Option<usize> {
         self.compiler.has_any(source).then(|| self.compiler.entries_of(source))
     }
 
     /// The reason to distrust a store that had entries and has none any more, whether they were removed at once or key by key.
-    fn became_empty(&self, source: usize, known: Option<usize>) -> Option<String> {
-        let known = known.filter(|_| !self.compiler.has_any(source))?;
-        Some(match known.saturating_sub(self.compiler.entries_of(source)) {
+    fn became_empty(&self, source: usize, entries_before: Option<usize>) -> Option<String> {
+        let entries_before = entries_before.filter(|_| !self.compiler.has_any(source))?;
+        Some(match entries_before.saturating_sub(self.compiler.entries_of(source)) {
             0 | 1 => "the store became empty: its last entry went".to_owned(),
             went => format!("the store became empty: its last {went} entries went"),
         })
@@ -105,7 +105,7 @@ impl State {
         let name = self.names.get(source).cloned().unwrap_or_default();
         if let Some(state) = self.sources.get_mut(source) {
             // Endpoints of a store take turns in failing; that is one loss and not many.
-            if state.error.as_ref().map(|known| known.kind) != Some(error.kind) {
+            if state.error.as_ref().map(|previous| previous.kind) != Some(error.kind) {
                 let serving = if self.snapshot.version.sequence > 0 { "what is published stays" } else { "nothing is published yet" };
                 self.events.add(now.date, "StoreLost", &name, format!("{error}; {serving}"));
             }

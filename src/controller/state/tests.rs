@@ -14,8 +14,8 @@ pub(super) const ROUTE: &str = r#"{"rules":[{"backendRefs":[{"name":"shop"}]}]}"
 pub(super) struct Script {
     pub(super) state: State,
     pub(super) now: Duration,
-    heard: u64,
-    pub(super) told: String,
+    next_event: u64,
+    pub(super) log: String,
 }
 
 impl Script {
@@ -23,14 +23,14 @@ impl Script {
         let names = (0..stores).map(|number| format!("store{number}")).collect();
         let mut state = State::new(names, Limits::default(), Thresholds::default(), Some("c".to_owned()));
         state.sources.iter_mut().for_each(|source| source.counts_up = true);
-        Self { state, now: Duration::from_secs(1), heard: 0, told: String::new() }
+        Self { state, now: Duration::from_secs(1), next_event: 0, log: String::new() }
     }
 
     /// One that leads under epoch 3.
     pub(super) fn leading(stores: usize) -> Self {
         let mut script = Self::new(stores);
         script.role(0, Role::Leading { epoch: 3, until: Duration::MAX });
-        (script.heard, script.told) = (script.state.events.next(), String::new());
+        (script.next_event, script.log) = (script.state.events.next(), String::new());
         script
     }
 
@@ -52,11 +52,11 @@ impl Script {
                 let names: std::collections::BTreeSet<_> = lane.objects().map(|object| object.path().to_owned()).collect();
                 names.into_iter().collect::<Vec<_>>().join(" ")
             };
-            writeln!(self.told, "{at}: publish {}: {} | {}", snapshot.version, names(&snapshot.config), names(&snapshot.membership)).unwrap();
+            writeln!(self.log, "{at}: publish {}: {} | {}", snapshot.version, names(&snapshot.config), names(&snapshot.membership)).unwrap();
         }
-        for event in self.state.events.since(self.heard) {
-            self.heard = event.number + 1;
-            writeln!(self.told, "{at}: {} {}: {}", event.reason, event.about, event.message).unwrap();
+        for event in self.state.events.since(self.next_event) {
+            self.next_event = event.number + 1;
+            writeln!(self.log, "{at}: {} {}: {}", event.reason, event.about, event.message).unwrap();
         }
         output
     }
@@ -84,7 +84,7 @@ impl Script {
 
     fn produces(self, wanted: &str) {
         let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>();
-        assert_eq!(lines(&self.told), lines(wanted));
+        assert_eq!(lines(&self.log), lines(wanted));
     }
 }
 
@@ -142,9 +142,9 @@ fn nothing_is_published_before_every_store_was_read_or_restored() {
     script.reset(10, 1, 7, &[("routes/a", ROUTE), ("routes/b", ROUTE)]);
     let published = script.state.snapshot.clone();
     assert_eq!(published.config.objects().count(), 2, "the first store's routes/a wins");
-    assert!(script.told.contains("StoreLost store1: h:1: no answer; start it; nothing is published yet"), "{}", script.told);
-    assert_eq!(script.told.matches("StoreLost").count(), 1, "the same trouble is told once");
-    assert!(script.told.contains("StoreBack store1"), "{}", script.told);
+    assert!(script.log.contains("StoreLost store1: h:1: no answer; start it; nothing is published yet"), "{}", script.log);
+    assert_eq!(script.log.matches("StoreLost").count(), 1, "the same trouble is told once");
+    assert!(script.log.contains("StoreBack store1"), "{}", script.log);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn the_election_hears_of_an_epoch_that_a_proxy_saw_and_not_of_a_foreign_one() {
     assert_eq!(script.after(1, opened("other", 20)).saw, None);
     assert_eq!(script.after(1, opened("c", 2)).saw, None, "older than ours");
     assert_eq!(script.after(1, opened("c", 5)).saw, Some(5));
-    let most = crate::controller::rules::election::CLAIMED;
+    let most = crate::controller::rules::election::MAX_CLAIMED_EPOCH;
     assert_eq!(script.after(5_000, opened("c", most - 1)).saw, Some(most - 1));
     assert_eq!(script.after(5_000, opened("c", most)).saw, None, "the epoch above it has to be believed by others");
     assert!(script.role(1, Role::Leading { epoch: 6, until: Duration::MAX }).publish.is_none(), "the store is read anew first");
@@ -185,7 +185,7 @@ fn a_proxy_that_claims_higher_and_higher_epochs_is_not_believed_each_time() {
     assert_eq!(script.after(1, claim("p", 5)).saw, Some(5), "what it claimed before is no news");
     assert_eq!(script.after(1, claim("q", 7)).saw, Some(7), "another one is believed");
     assert_eq!(script.after(5_000, claim("p", 100)).saw, Some(100));
-    assert!(script.told.contains("EpochClaims p: it claims to have seen epoch 6"));
+    assert!(script.log.contains("EpochClaims p: it claims to have seen epoch 6"));
     for number in 0..100 {
         let saw = script.after(10, claim(&format!("new-{number}"), 200 + number)).saw;
         assert_eq!(saw.is_some(), number < 2, "and no more under other names: {number}");
@@ -201,7 +201,7 @@ fn a_follower_with_operators_actions_of_a_higher_epoch_makes_the_leader_take_a_h
     assert_eq!(script.after(1, report(None)).saw, None);
     assert_eq!(script.after(1, report(Some(2))).saw, None, "our next action will be newer");
     assert_eq!(script.after(1, report(Some(5))).saw, Some(5));
-    assert_eq!(script.after(1, report(Some(crate::controller::rules::election::CLAIMED))).saw, None);
+    assert_eq!(script.after(1, report(Some(crate::controller::rules::election::MAX_CLAIMED_EPOCH))).saw, None);
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl State {
         let Some(view) = self.compiler.view(id) else {
             if let Some(track) = self.tracks.get_mut(id).filter(|track| !track.deleted) {
                 forget_arrival(&mut self.arriving, id, track);
-                *track = Track { seen: now.since_start, version: None, live: None, deleted: true, ..*track };
+                *track = Track { read_at: now.since_start, version: None, live: None, deleted: true, ..*track };
                 self.events.add(now.date, "Deleted", &id.key, "the entry is gone");
             }
             return;
@@ -40,7 +40,7 @@ impl State {
             let serving = view.last_good.map(|revision| format!("; revision {revision} still serves")).unwrap_or_default();
             self.events.add(now.date, "Rejected", &id.key, format!("revision {revision}: {}{serving}", problem.message));
         }
-        let track = Track { revision, seen: now.since_start, version: None, live: None, deleted: false };
+        let track = Track { revision, read_at: now.since_start, version: None, live: None, deleted: false };
         if let Some(before) = self.tracks.insert(id.clone(), track) {
             forget_arrival(&mut self.arriving, id, &before);
         }

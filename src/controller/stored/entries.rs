@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use waypost_model::compile::{CURRENT, EntryInput, SavedEntry, Written};
+use waypost_model::compile::{CURRENT_KEY, EntryInput, SavedEntry, Written};
 use waypost_model::key::{Place, place};
 use waypost_model::limits::Limits;
 use waypost_model::parse::parse;
@@ -103,8 +103,8 @@ pub fn with_held(mut stores: Vec<SavedStore>, held: &[Exported]) -> Vec<SavedSto
     for Exported { store, entries } in held {
         let Some((_, saved)) = stores.iter_mut().find(|(url, _)| url == store) else { continue };
         // An active tree stays active: held entries of another tree are only written back under their own keys.
-        let active = saved.iter().any(|entry| entry.input.key == CURRENT);
-        let entries: Vec<&(String, Arc<[u8]>)> = entries.iter().filter(|(key, _)| !(active && key == CURRENT)).collect();
+        let active = saved.iter().any(|entry| entry.input.key == CURRENT_KEY);
+        let entries: Vec<&(String, Arc<[u8]>)> = entries.iter().filter(|(key, _)| !(active && key == CURRENT_KEY)).collect();
         let keys: std::collections::HashSet<&str> = entries.iter().map(|(key, _)| key.as_str()).collect();
         saved.retain(|entry| !keys.contains(entry.input.key.as_str()));
         let entry = |(key, value): &(String, Arc<[u8]>)| {

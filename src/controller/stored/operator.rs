@@ -8,8 +8,8 @@ use waypost_model::object::Digest;
 use crate::controller::rules::pins::PinRecord;
 use crate::controller::stored::programs::Programs;
 
-/// How many actions the audit remembers.
-pub const AUDITED: usize = 500;
+/// Maximum number of actions in the audit.
+pub const MAX_AUDIT_ENTRIES: usize = 500;
 
 /// One line of the audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,9 +76,9 @@ impl OperatorState {
     /// Our pin, if the leader that wrote `next` never had it, as far as its audit shows.
     pub fn unknown_to(&self, next: &Self) -> Option<&PinRecord> {
         let mark = self.mark.as_ref().filter(|mark| next.mark.as_ref() != Some(*mark))?;
-        let known = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
-        let forgotten = next.audit.len() >= AUDITED && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
-        (!known && !forgotten).then_some(mark)
+        let is_audited = next.audit.iter().any(|audit| (audit.at, &audit.by) == (mark.at, &mark.by));
+        let forgotten = next.audit.len() >= MAX_AUDIT_ENTRIES && next.audit.first().is_some_and(|oldest| oldest.at > mark.at);
+        (!is_audited && !forgotten).then_some(mark)
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(own.unknown_to(&leaders(None, &[audit(900, "alice"), audit(1_200, "bob")])), Some(&mark));
         assert_eq!(own.unknown_to(&leaders(None, &[audit(1_000, "alice"), audit(1_200, "bob")])), None, "bob let it go");
         assert_eq!(own.unknown_to(&leaders(None, &[audit(1_200, "alice")])), Some(&mark), "alice did something else");
-        assert_eq!(own.unknown_to(&leaders(None, &vec![audit(1_200, "bob"); AUDITED])), None, "nobody remembers");
+        assert_eq!(own.unknown_to(&leaders(None, &vec![audit(1_200, "bob"); MAX_AUDIT_ENTRIES])), None, "nobody remembers");
         assert_eq!(own.unknown_to(&leaders(Some(&mark), &[])), None);
         assert_eq!(OperatorState::default().unknown_to(&own), None);
     }

@@ -58,6 +58,6 @@ impl StoredRemoval {
         let written = Written { value: STANDARD.decode(&self.value).map_err(|error| error.to_string())?.into(), revision: self.revision };
         let origin = Origin { id: EntryId { source, key: self.key }, written };
         let object = Object::read(&self.object)?;
-        Ok(Some(Removal { object, origin, at: Duration::ZERO, date: self.date, judgement: self.judgement, seen: 0, instead: self.instead }))
+        Ok(Some(Removal { object, origin, at: Duration::ZERO, date: self.date, judgement: self.judgement, store_revision: 0, instead: self.instead }))
     }
 }

@@ -16,7 +16,7 @@ pub struct Replica {
     /// The revision up to which the leader has read each store, by URL.
     pub at: BTreeMap<String, u64>,
     /// The held removals.
-    pub kept: Vec<Removal>,
+    pub removals: Vec<Removal>,
     /// Paths of approved removals that are still to come.
     pub expected: Vec<String>,
     /// Entries whose current value is refused, with their last good value; all entries for a follower that has none.
@@ -32,7 +32,8 @@ pub enum Document {
         /// The revision of each store.
         at: BTreeMap<String, u64>,
         /// The held removals.
-        kept: Vec<StoredRemoval>,
+        #[serde(rename = "kept")]
+        removals: Vec<StoredRemoval>,
         /// Paths of approved removals that are still to come.
         expected: Vec<String>,
         /// Entries with a last good value, or all.
@@ -85,7 +86,7 @@ impl Replica {
     pub fn document(&self, stores: &[String]) -> Document {
         Document::State {
             at: self.at.clone(),
-            kept: self.kept.iter().map(|removal| StoredRemoval::of(removal, stores)).collect(),
+            removals: self.removals.iter().map(|removal| StoredRemoval::of(removal, stores)).collect(),
             expected: self.expected.clone(),
             entries: self.entries.iter().map(StoredEntries::of).collect(),
         }
@@ -97,12 +98,12 @@ impl Replica {
     /// The text says which part cannot be understood.
     pub fn read(
         at: BTreeMap<String, u64>,
-        kept: Vec<StoredRemoval>,
+        removals: Vec<StoredRemoval>,
         expected: Vec<String>,
         entries: Vec<StoredEntries>,
         stores: &[String],
     ) -> Result<Self, String> {
-        let kept = kept.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
-        Ok(Self { at, kept, expected, entries: entries.into_iter().map(StoredEntries::into_store).collect() })
+        let removals = removals.into_iter().filter_map(|line| line.removal(stores).transpose()).collect::<Result<Vec<_>, String>>()?;
+        Ok(Self { at, removals, expected, entries: entries.into_iter().map(StoredEntries::into_store).collect() })
     }
 }

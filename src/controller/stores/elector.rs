@@ -16,8 +16,8 @@ use crate::controller::settings::Store;
 /// A store that has not answered for so long when we start may be down: a controller that never met another one does not
 /// wait for it.
 const SOLE_PATIENCE: Duration = Duration::from_secs(1);
-/// Releasing the record when the controller stops may take this long.
-const RELEASE: Duration = Duration::from_secs(1);
+/// Time limit for releasing the record when the controller stops.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// When to lead without the store's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +51,9 @@ impl Elector {
     /// Takes part until stopped. Releases the record at the end.
     pub async fn run(self, mut election: Election, mut signals: mpsc::Receiver<Signal>, stop: CancellationToken) {
         let key = Key::from(format!("{}/leader", self.store.status_root()));
-        election.heard(ElectionInput::Others(!self.alone), self.now());
+        election.handle(ElectionInput::Others(!self.alone), self.now());
         if self.store_down == StoreDown::Named {
-            election.heard(ElectionInput::Caretake, self.now());
+            election.handle(ElectionInput::Caretake, self.now());
         }
         let mut answered = false;
         let mut asking: Option<std::pin::Pin<Box<dyn Future<Output = ElectionInput> + Send>>> = None;
@@ -61,7 +61,7 @@ impl Elector {
             let now = self.now();
             if self.store_down == StoreDown::Sole && !answered && now >= SOLE_PATIENCE {
                 answered = true;
-                election.heard(ElectionInput::Caretake, now);
+                election.handle(ElectionInput::Caretake, now);
             }
             self.set_role(election.role(now));
             if asking.is_none()
@@ -77,19 +77,19 @@ impl Elector {
             let wake = self.started + due.min(now + Duration::from_secs(3_600));
             tokio::select! {
                 () = stop.cancelled() => break,
-                heard = async { match &mut asking { Some(ask) => ask.as_mut().await, None => std::future::pending().await } } => {
+                input = async { match &mut asking { Some(ask) => ask.as_mut().await, None => std::future::pending().await } } => {
                     asking = None;
-                    answered |= !matches!(heard, ElectionInput::Read(Err(StoreFailure::Unreachable)) | ElectionInput::Wrote(Err(StoreFailure::Unreachable)));
-                    election.heard(heard, self.now());
+                    answered |= !matches!(input, ElectionInput::Read(Err(StoreFailure::Unreachable)) | ElectionInput::Wrote(Err(StoreFailure::Unreachable)));
+                    election.handle(input, self.now());
                 }
                 signal = signals.recv() => match signal {
                     None => break,
-                    Some(Signal::Saw { epoch, living }) => election.heard(ElectionInput::Saw { epoch, living }, self.now()),
-                    Some(Signal::Others(others)) => election.heard(ElectionInput::Others(others), self.now()),
-                    Some(Signal::Look) => election.heard(ElectionInput::Look, self.now()),
+                    Some(Signal::Saw { epoch, living }) => election.handle(ElectionInput::Saw { epoch, living }, self.now()),
+                    Some(Signal::Others(others)) => election.handle(ElectionInput::Others(others), self.now()),
+                    Some(Signal::Look) => election.handle(ElectionInput::Look, self.now()),
                     Some(Signal::StepDown(to)) => {
                         if let Some(ask) = asking.take() {
-                            election.heard(ask.await, self.now());
+                            election.handle(ask.await, self.now());
                         }
                         let let_go = self.let_go(&mut election, &key).await;
                         if to.send(let_go).is_err() {
@@ -101,8 +101,8 @@ impl Elector {
             }
         }
         if let Some(ask) = asking.take() {
-            let heard = timeout(RELEASE, ask).await;
-            heard.into_iter().for_each(|heard| election.heard(heard, self.now()));
+            let input = timeout(RELEASE_TIMEOUT, ask).await;
+            input.into_iter().for_each(|input| election.handle(input, self.now()));
         }
         self.let_go(&mut election, &key).await;
     }
@@ -111,10 +111,10 @@ impl Elector {
     async fn let_go(&self, election: &mut Election, key: &Key) -> bool {
         let release = election.release();
         let led = election.role(self.now()).epoch().is_some();
-        election.heard(ElectionInput::StepDown, self.now());
+        election.handle(ElectionInput::StepDown, self.now());
         self.set_role(election.role(self.now()));
         if let Some(ask) = release
-            && let Err(error) = timeout(RELEASE, write(&self.store, key, &ask)).await
+            && let Err(error) = timeout(RELEASE_TIMEOUT, write(&self.store, key, &ask)).await
         {
             tracing::warn!(%error, "the record of leading was not released; it runs out");
         }
@@ -126,9 +126,9 @@ impl Elector {
     }
 
     fn set_role(&self, role: Role) {
-        self.roles.send_if_modified(|known| {
-            let differs = *known != role;
-            *known = role;
+        self.roles.send_if_modified(|current| {
+            let differs = *current != role;
+            *current = role;
             differs
         });
     }
@@ -154,7 +154,7 @@ async fn carry_out(store: Arc<Store>, key: Key, ask: StoreRequest, ttl: Duration
             })
         }
         StoreRequest::Write { .. } => match timeout(ttl / 3, write(&store, &key, &ask)).await {
-            Ok(heard) => heard,
+            Ok(input) => input,
             Err(_) => ElectionInput::Wrote(Err(StoreFailure::Unreachable)),
         },
     }

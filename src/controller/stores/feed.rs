@@ -14,9 +14,9 @@ use crate::controller::settings::Store;
 /// Bounds of the pause after an error, which is random below it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// A source that says nothing for this long has broken its contract, or its store is frozen behind it.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How often the other spelling of the root is looked for.
-const SPELLING: Duration = Duration::from_secs(60);
+const MAX_SOURCE_SILENCE: Duration = Duration::from_secs(30);
+/// Interval of the checks for keys under the other spelling of the root.
+const SPELLING_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Feeds the controller from one store until stopped.
 pub async fn run(number: usize, store: Arc<Store>, inputs: mpsc::Sender<Input>, generations: watch::Receiver<u64>, stop: CancellationToken) {
@@ -40,7 +40,7 @@ async fn follow(number: usize, store: &Store, inputs: &mpsc::Sender<Input>, mut 
                 source = store.adapter.source(&store.root);
                 continue;
             }
-            next = tokio::time::timeout(SILENCE, source.next()) => next,
+            next = tokio::time::timeout(MAX_SOURCE_SILENCE, source.next()) => next,
         };
         let input = match next {
             Ok(Ok(event)) => {
@@ -73,7 +73,7 @@ async fn look_for_other_spelling(number: usize, store: &Store, inputs: &mpsc::Se
         if inputs.send(Input::OtherSpelling { source: number, found }).await.is_err() {
             return;
         }
-        tokio::time::sleep(SPELLING).await;
+        tokio::time::sleep(SPELLING_CHECK_INTERVAL).await;
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn announce(store: Arc<Store>, name: String, url: String, inputs: mpsc
     let record = ControllerRecord { url };
     loop {
         let found = store.adapter.get(&key).await;
-        let stands = matches!(&found, Ok(Some(entry)) if serde_json::from_slice::<ControllerRecord>(&entry.value).is_ok_and(|known| known == record));
+        let stands = matches!(&found, Ok(Some(entry)) if serde_json::from_slice::<ControllerRecord>(&entry.value).is_ok_and(|stored| stored == record));
         if let (false, Ok(_), Ok(value)) = (stands, &found, serde_json::to_vec(&record))
             && let Err(error) = store.adapter.put(&key, Bytes::from(value)).await
         {
@@ -46,7 +46,7 @@ pub async fn announce(store: Arc<Store>, name: String, url: String, inputs: mpsc
             return;
         }
         // A controller that has just started is found soon.
-        let pause = if found.is_ok() && stands { LOOK_AGAIN } else { Duration::from_secs(2) };
+        let pause = if found.is_ok() && stands { ID_CHECK_INTERVAL } else { Duration::from_secs(2) };
         tokio::time::sleep(pause / 2 + jitter(pause)).await;
     }
 }
@@ -63,7 +63,7 @@ async fn others(store: &Store, root: &str, own: &str) -> Option<BTreeMap<String,
 }
 
 /// Interval in which the store is asked whether it still has the id: somebody may have wiped it.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const ID_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Finds out the cluster's id: ours from disk if there is one, otherwise the store's, otherwise a new one. Writes it to the store, also after a wipe.
 /// If we may not write there, the id is on our disk alone.
@@ -84,7 +84,7 @@ pub async fn settle(store: Arc<Store>, own: Option<String>, inputs: mpsc::Sender
                 own.get_or_insert(id);
                 if sent.is_some() {
                     pause = Duration::ZERO;
-                    tokio::time::sleep(LOOK_AGAIN + jitter(LOOK_AGAIN)).await;
+                    tokio::time::sleep(ID_CHECK_INTERVAL + jitter(ID_CHECK_INTERVAL)).await;
                 }
             }
             None => {

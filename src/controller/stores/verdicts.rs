@@ -19,13 +19,13 @@ use crate::controller::settings::Store;
 pub type Wanted = BTreeMap<String, Option<Bytes>>;
 
 /// A pause between two writes, so that a burst of verdicts does not load the store.
-const PAUSE: Duration = Duration::from_millis(5);
-/// After a refusal the next try comes this much later.
-const REFUSED: Duration = Duration::from_secs(60);
-/// After any other error, at most this much; half of it on the average.
-const FAILED: Duration = Duration::from_secs(4);
+const WRITE_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before the next try after a refusal.
+const REFUSED_RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// Maximum pause before the next try after any other error; half of it on the average.
+const MAX_FAILED_RETRY_PAUSE: Duration = Duration::from_secs(4);
 /// Interval in which the verdicts in the store are compared with the wanted ones: somebody may have wiped them.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Verdicts on their way to the writer: one for each key, the newest.
 #[derive(Debug, Default)]
@@ -93,7 +93,8 @@ impl Writer {
                 self.compare.get_or_insert_with(Instant::now);
             }
             if self.compare.is_some_and(|due| due <= Instant::now()) {
-                let again = if self.look().await { COMPARE / 2 + jitter(COMPARE) } else { FAILED + jitter(FAILED) };
+                let again =
+                    if self.look().await { COMPARE_INTERVAL / 2 + jitter(COMPARE_INTERVAL) } else { MAX_FAILED_RETRY_PAUSE + jitter(MAX_FAILED_RETRY_PAUSE) };
                 self.compare = Some(Instant::now() + again);
             }
             match (self.open.pop_first(), self.compare) {
@@ -142,7 +143,7 @@ impl Writer {
             (Ok(()), None) => drop(self.standing.remove(&name)),
             (Err(error), _) => self.failed(name, &error).await,
         }
-        sleep(PAUSE).await;
+        sleep(WRITE_PAUSE).await;
     }
 
     async fn failed(&mut self, name: String, error: &AdapterError) {
@@ -151,12 +152,12 @@ impl Writer {
                 tracing::warn!("a verdict was not written: {error}; allow writing there, or start with --status-writes none");
                 // The others would be refused as well. They stay wanted, and are compared again later.
                 self.open.clear();
-                sleep(REFUSED).await;
+                sleep(REFUSED_RETRY_PAUSE).await;
             }
             ErrorKind::Refused | ErrorKind::Settings => tracing::warn!("a verdict was not written: {error}"),
             ErrorKind::Unreachable | ErrorKind::UnknownOutcome => {
                 self.open.insert(name);
-                sleep(FAILED / 4 + jitter(FAILED)).await;
+                sleep(MAX_FAILED_RETRY_PAUSE / 4 + jitter(MAX_FAILED_RETRY_PAUSE)).await;
             }
         }
     }

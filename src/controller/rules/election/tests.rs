@@ -42,8 +42,8 @@ impl Store {
     /// Asks and answers everything that is due, at once.
     fn serve(&mut self, election: &mut Election, now: Duration) {
         while let Some(ask) = election.poll(now) {
-            let heard = self.answer(&ask);
-            election.heard(heard, now);
+            let input = self.answer(&ask);
+            election.handle(input, now);
         }
     }
 }
@@ -80,12 +80,12 @@ fn a_dead_leader_is_followed_after_one_ttl_and_its_next_run_does_not_wait() {
     assert!(now >= secs(6.1), "{now:?}");
     assert_eq!(leads(&b, now), Some(2));
     assert!(matches!(a.role(now), Role::Caretaking { epoch: 1, .. }), "it has not heard");
-    a.heard(ElectionInput::Saw { epoch: 2, living: true }, now);
+    a.handle(ElectionInput::Saw { epoch: 2, living: true }, now);
     assert!(matches!(a.role(now), Role::Following { .. }));
     // The next run of b knows the previous one, and does not follow that dead run.
     let mut again = Election::new(Candidate { previous_run: Some("2".to_owned()), ..me("b", "3") }, TTL, Duration::ZERO, 2);
     let ask = again.poll(now).unwrap();
-    again.heard(store.answer(&ask), now);
+    again.handle(store.answer(&ask), now);
     assert_eq!(again.role(now), Role::Following { leader: None });
     store.serve(&mut again, now);
     assert_eq!(leads(&again, now), Some(3));
@@ -97,7 +97,7 @@ fn a_wiped_store_is_waited_for_only_where_there_are_other_controllers() {
         let (mut store, mut first) = (Store::default(), Election::new(me("b", "1"), TTL, Duration::ZERO, 0));
         store.serve(&mut first, secs(0.0));
         let mut again = Election::new(Candidate { previous_run: Some("1".to_owned()), ..me("b", "2") }, TTL, Duration::ZERO, 1);
-        again.heard(ElectionInput::Others(others), secs(1.0));
+        again.handle(ElectionInput::Others(others), secs(1.0));
         store.serve(&mut again, secs(1.0));
         assert_eq!(leads(&again, secs(1.0)), Some(2), "the run before is dead");
         store = Store::default();
@@ -114,7 +114,7 @@ fn a_leader_that_steps_down_is_followed_at_once_and_rests() {
     store.serve(&mut b, secs(0.1));
     let release = a.release().unwrap();
     assert_eq!(store.answer(&release), ElectionInput::Wrote(Ok(PutIf::Written(Revision(2)))));
-    a.heard(ElectionInput::StepDown, secs(1.0));
+    a.handle(ElectionInput::StepDown, secs(1.0));
     store.serve(&mut a, secs(2.0));
     assert_eq!(leads(&a, secs(2.0)), None, "it rests");
     store.serve(&mut b, secs(2.0));
@@ -125,13 +125,13 @@ fn a_leader_that_steps_down_is_followed_at_once_and_rests() {
 fn a_leader_proves_its_record_before_it_raises_its_epoch() {
     let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 0));
     store.serve(&mut a, secs(0.0));
-    a.heard(ElectionInput::Saw { epoch: 9, living: false }, secs(1.0));
+    a.handle(ElectionInput::Saw { epoch: 9, living: false }, secs(1.0));
     store.serve(&mut a, secs(1.0));
     assert_eq!(leads(&a, secs(1.0)), Some(10));
     // Another one has the record: no epoch is high enough.
     store.revision += 1;
     store.record = Some(Record { holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, epoch: 11, ..store.record.clone().unwrap() });
-    a.heard(ElectionInput::Saw { epoch: 12, living: false }, secs(1.5));
+    a.handle(ElectionInput::Saw { epoch: 12, living: false }, secs(1.5));
     store.serve(&mut a, secs(1.5));
     assert!(matches!(a.role(secs(1.5)), Role::Following { leader: Some(record) } if record.holder.name == "b"));
 }
@@ -140,11 +140,11 @@ fn a_leader_proves_its_record_before_it_raises_its_epoch() {
 fn without_the_right_to_write_a_controller_leads_alone_unless_somebody_renews() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
     assert_eq!(a.poll(secs(0.0)), Some(StoreRequest::Read));
-    a.heard(ElectionInput::Read(Ok(None)), secs(0.0));
+    a.handle(ElectionInput::Read(Ok(None)), secs(0.0));
     assert!(matches!(a.poll(secs(0.0)), Some(StoreRequest::Write { .. })));
-    a.heard(ElectionInput::Wrote(Err(StoreFailure::Denied)), secs(0.0));
+    a.handle(ElectionInput::Wrote(Err(StoreFailure::Denied)), secs(0.0));
     a.poll(secs(0.1));
-    a.heard(ElectionInput::Read(Ok(None)), secs(0.1));
+    a.handle(ElectionInput::Read(Ok(None)), secs(0.1));
     assert_eq!(leads(&a, secs(100.0)), Some(4));
     let other = |renewal: u64| {
         let record = Record { cluster: "c".to_owned(), holder: Holder { name: "b".to_owned(), run: "2".to_owned() }, renewal, ..Record::default() };
@@ -154,11 +154,11 @@ fn without_the_right_to_write_a_controller_leads_alone_unless_somebody_renews() 
         let mut now = secs(second);
         // The right may have come back.
         if matches!(a.poll(now), Some(StoreRequest::Write { .. })) {
-            a.heard(ElectionInput::Wrote(Err(StoreFailure::Denied)), now);
+            a.handle(ElectionInput::Wrote(Err(StoreFailure::Denied)), now);
             now += secs(0.25);
             assert_eq!(a.poll(now), Some(StoreRequest::Read));
         }
-        a.heard(other(renewal), now);
+        a.handle(other(renewal), now);
         assert_eq!(leads(&a, now).is_some(), leading, "at {second}");
     }
 }
@@ -170,7 +170,7 @@ fn a_leader_that_only_lost_the_store_takes_care_until_it_sees_a_higher_epoch() {
     for quarter in 0..8 {
         let now = secs(2.0 + f64::from(quarter) / 2.0);
         assert!(a.poll(now).is_some());
-        a.heard(ElectionInput::Wrote(Err(StoreFailure::Unreachable)), now);
+        a.handle(ElectionInput::Wrote(Err(StoreFailure::Unreachable)), now);
         let lapsed = now >= secs(4.0);
         assert_eq!(leads(&a, now).is_none(), lapsed, "{now:?}");
     }
@@ -192,9 +192,9 @@ fn a_foreign_record_and_an_unreadable_one_are_not_replaced() {
     let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 0);
     b.poll(secs(0.0));
     let garbage = ElectionInput::Read(Ok(Some(StoredRecord { revision: Revision(3), record: None })));
-    b.heard(garbage.clone(), secs(0.0));
+    b.handle(garbage.clone(), secs(0.0));
     assert_eq!(b.poll(secs(5.9)), Some(StoreRequest::Read), "it may be somebody's");
-    b.heard(garbage, secs(5.9));
+    b.handle(garbage, secs(5.9));
     assert!(matches!(b.poll(secs(6.0)), Some(StoreRequest::Write { expected: Expected::At(Revision(3)), .. })));
 }
 
@@ -203,22 +203,22 @@ fn two_leaders_under_one_epoch_separate_and_an_epoch_above_the_highest_is_no_cla
     let (mut store, mut a) = (Store::default(), Election::new(me("a", "1"), TTL, Duration::ZERO, 8));
     store.serve(&mut a, secs(0.0));
     assert_eq!(leads(&a, secs(0.0)), Some(9));
-    a.heard(ElectionInput::Saw { epoch: 9, living: false }, secs(0.5));
+    a.handle(ElectionInput::Saw { epoch: 9, living: false }, secs(0.5));
     store.serve(&mut a, secs(0.5));
     assert!(leads(&a, secs(0.5)) > Some(9));
     let before = a.highest();
-    a.heard(ElectionInput::Saw { epoch: u64::MAX, living: true }, secs(1.0));
+    a.handle(ElectionInput::Saw { epoch: u64::MAX, living: true }, secs(1.0));
     assert_eq!(a.highest(), before);
 }
 
 #[test]
 fn where_there_are_others_nobody_leads_without_the_record() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 3);
-    a.heard(ElectionInput::Others(true), secs(0.0));
+    a.handle(ElectionInput::Others(true), secs(0.0));
     for second in 0..20 {
         let now = Duration::from_secs(second);
         while let Some(ask) = a.poll(now) {
-            a.heard(if ask == StoreRequest::Read { ElectionInput::Read(Ok(None)) } else { ElectionInput::Wrote(Err(StoreFailure::Denied)) }, now);
+            a.handle(if ask == StoreRequest::Read { ElectionInput::Read(Ok(None)) } else { ElectionInput::Wrote(Err(StoreFailure::Denied)) }, now);
         }
         assert_eq!(leads(&a, now), None);
     }
@@ -230,15 +230,15 @@ fn where_there_are_others_nobody_leads_without_the_record() {
 #[test]
 fn a_controller_that_is_told_to_lead_without_the_store_leads_until_another_one_does() {
     let mut a = Election::new(me("a", "1"), TTL, Duration::ZERO, 5);
-    a.heard(ElectionInput::Caretake, secs(0.0));
+    a.handle(ElectionInput::Caretake, secs(0.0));
     assert_eq!(a.role(secs(0.0)), Role::Caretaking { epoch: 6, named: true });
-    a.heard(ElectionInput::Saw { epoch: 8, living: false }, secs(1.0));
+    a.handle(ElectionInput::Saw { epoch: 8, living: false }, secs(1.0));
     assert_eq!(a.role(secs(1.0)), Role::Caretaking { epoch: 9, named: true }, "a proxy remembers a dead leader");
-    a.heard(ElectionInput::Saw { epoch: 10, living: true }, secs(1.0));
+    a.handle(ElectionInput::Saw { epoch: 10, living: true }, secs(1.0));
     assert_eq!(a.role(secs(1.0)), Role::Following { leader: None });
     let mut store = Store::default();
     let mut b = Election::new(me("b", "1"), TTL, Duration::ZERO, 5);
-    b.heard(ElectionInput::Caretake, secs(0.0));
+    b.handle(ElectionInput::Caretake, secs(0.0));
     store.serve(&mut b, secs(0.5));
     assert_eq!(leads(&b, secs(0.5)), Some(7), "the store is back");
 }
@@ -264,7 +264,7 @@ struct World {
 }
 
 /// A request that is not answered within this many milliseconds has failed, even if it arrives later.
-const PATIENCE: u64 = 2_000;
+const ANSWER_TIMEOUT_MILLIS: u64 = 2_000;
 /// Milliseconds between two looks.
 const STEP: usize = 4;
 
@@ -294,8 +294,8 @@ impl World {
             return;
         }
         let at = Duration::from_millis(now);
-        if let Some((_, heard)) = node.answer.take_if(|(due, _)| *due <= now) {
-            node.election.heard(heard, at);
+        if let Some((_, input)) = node.answer.take_if(|(due, _)| *due <= now) {
+            node.election.handle(input, at);
         }
         let Some(ask) = node.election.poll(at) else { return };
         let (there, back) = if calm { (5, 5) } else { (delay(random), delay(random)) };
@@ -303,8 +303,8 @@ impl World {
         let failed = matches!(ask, StoreRequest::Read)
             .then_some(ElectionInput::Read(Err(StoreFailure::Unreachable)))
             .unwrap_or(ElectionInput::Wrote(Err(StoreFailure::Unreachable)));
-        node.answer = Some((now + PATIENCE, failed));
-        let answered = (calm || random.u8(0..10) != 0) && there + back < PATIENCE;
+        node.answer = Some((now + ANSWER_TIMEOUT_MILLIS, failed));
+        let answered = (calm || random.u8(0..10) != 0) && there + back < ANSWER_TIMEOUT_MILLIS;
         if !lost {
             self.arriving.push((now + there, number, ask, answered));
             self.arriving.sort_by_key(|(due, ..)| *due);
@@ -318,9 +318,9 @@ impl World {
     fn arrive(&mut self, now: u64) {
         while self.arriving.first().is_some_and(|(due, ..)| *due <= now) {
             let (_, number, ask, answered) = self.arriving.remove(0);
-            let heard = self.store.answer(&ask);
+            let input = self.store.answer(&ask);
             if let (true, Some((_, answer))) = (answered, self.nodes[number].answer.as_mut()) {
-                *answer = heard;
+                *answer = input;
             }
         }
     }
@@ -347,8 +347,8 @@ impl World {
             0 => self.nodes[number].paused = now + self.random.u64(100..15_000),
             1 => self.nodes[number].crashed = true,
             2 if self.nodes[number].crashed => {
-                let (known, highest) = (self.nodes[number].election.me.holder.run.clone(), self.nodes[number].election.highest());
-                self.nodes[number] = self.start(number, Some(known), highest);
+                let (run, highest) = (self.nodes[number].election.me.holder.run.clone(), self.nodes[number].election.highest());
+                self.nodes[number] = self.start(number, Some(run), highest);
             }
             _ => {}
         }
@@ -374,9 +374,9 @@ fn simulate(seed: u64) {
             (0..3).for_each(|number| {
                 world.nodes[number].paused = 0;
                 if world.nodes[number].crashed {
-                    let known = world.nodes[number].election.me.holder.run.clone();
+                    let run = world.nodes[number].election.me.holder.run.clone();
                     let highest = world.nodes[number].election.highest();
-                    world.nodes[number] = world.start(number, Some(known), highest);
+                    world.nodes[number] = world.start(number, Some(run), highest);
                 }
             });
         }
@@ -389,7 +389,7 @@ fn simulate(seed: u64) {
     }
     let took = calm_since.unwrap_or_else(|| panic!("seed {seed}: nobody leads"));
     // A request that was under way at the end of the faults may take its time: one patience, and one more TTL from its write on.
-    assert!(Duration::from_millis(took) <= TTL + Duration::from_millis(PATIENCE) + secs(1.0), "seed {seed}: a leader after {took} ms");
+    assert!(Duration::from_millis(took) <= TTL + Duration::from_millis(ANSWER_TIMEOUT_MILLIS) + secs(1.0), "seed {seed}: a leader after {took} ms");
 }
 
 #[test]
@@ -406,7 +406,7 @@ fn an_older_record_of_ours_that_returns_with_a_restored_store_is_no_lease() {
         let (backup, at) = (store.record.clone(), store.revision);
         if others {
             // Another controller led meanwhile, and may still lead.
-            a.heard(ElectionInput::StepDown, secs(1.0));
+            a.handle(ElectionInput::StepDown, secs(1.0));
             let mut b = Election::new(me("b", "b1"), TTL, Duration::ZERO, 0);
             store.serve(&mut b, secs(1.0));
             store.serve(&mut b, secs(7.5));

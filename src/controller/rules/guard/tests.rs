@@ -63,15 +63,15 @@ impl World {
 
     /// How many removals are held, by reason.
     fn held(&self) -> BTreeMap<String, usize> {
-        let mut kept = BTreeMap::new();
+        let mut counts = BTreeMap::new();
         for removal in self.guard.removals() {
             let message = match &removal.judgement {
                 Judgement::Held { why } => why.clone(),
                 other => format!("{other:?}"),
             };
-            *kept.entry(message).or_default() += 1;
+            *counts.entry(message).or_default() += 1;
         }
-        kept
+        counts
     }
 }
 
@@ -89,7 +89,7 @@ fn held(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
 
 #[test]
 fn few_routes_go_after_a_moment_and_many_are_held() {
-    for (all, removed, told) in
+    for (all, removed, reason) in
         [(1, 1, ""), (4, 4, ""), (5, 4, ""), (5, 5, "5 of 5 routes went within a minute"), (500, 100, ""), (500, 101, "101 of 500 routes went within a minute")]
     {
         let mut world = World::new(all, &[]);
@@ -97,7 +97,7 @@ fn few_routes_go_after_a_moment_and_many_are_held() {
         assert_eq!(world.held(), held(&[("Waiting", removed)]), "nothing goes before it is judged");
         assert_eq!(world.guard.apply(&world.config, &world.membership).0.len(), all + 1);
         world.after(500);
-        assert_eq!(world.held(), if told.is_empty() { held(&[]) } else { held(&[(told, removed)]) }, "{removed} of {all}");
+        assert_eq!(world.held(), if reason.is_empty() { held(&[]) } else { held(&[(reason, removed)]) }, "{removed} of {all}");
     }
 }
 
@@ -185,7 +185,7 @@ fn many_endpoints_of_several_backends_are_held_and_a_few_go() {
 #[test]
 fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
     let written = |guard: &str| Object::read(&format!(r#"{{"kind":"backend","minLevel":1,"name":"b","spec":{{"guard":{guard}}}}}"#)).unwrap();
-    for (guard, removed, told) in [
+    for (guard, removed, held_counts) in [
         ("{}", 8, [("Confirming", 8)].as_slice()),
         (r#"{"percent":90}"#, 8, &[]),
         (r#"{"percent":90}"#, 10, &[("Confirming", 10)]),
@@ -196,7 +196,7 @@ fn a_backend_has_settings_of_its_own_but_a_store_that_is_not_believed_is_not() {
         let mut world = World::new(1, &[("a", 100), ("b", 10)]);
         world.config = world.config.with([Change::Put(written(guard))]);
         world.remove(&endpoints("b", 0..removed)).after(600);
-        assert_eq!(world.held(), held(told), "{guard}, {removed} went");
+        assert_eq!(world.held(), held(held_counts), "{guard}, {removed} went");
     }
     let mut world = World::new(1, &[("b", 2)]);
     world.config = world.config.with([Change::Put(written(r#"{"enabled":false}"#))]);

@@ -54,7 +54,7 @@ impl World {
         let failing = failing.iter().map(|&name| (name.to_owned(), why.to_owned())).collect();
         let probed = Probed { version, failing, unsure: unsure.iter().map(|&name| name.to_owned()).collect(), ..Probed::default() };
         let mut names = self.said.entry(proxy.to_owned()).or_default().merge(&probed).unwrap();
-        names.extend(self.health.heard(proxy, version));
+        names.extend(self.health.take_report(proxy, version));
         self.judge(&names, true)
     }
 
@@ -100,7 +100,7 @@ fn an_endpoint_turns_with_the_majority_of_its_probers_and_back() {
     assert_eq!(three.len(), 3);
     assert!(world.say(&three[0], &["shop/a"], &[]).is_empty(), "one of three is cut off, perhaps");
     let turns = world.say(&three[1], &["shop/a"], &[]);
-    assert_eq!(turns, [HealthChange { endpoint: "shop/a".to_owned(), healthy: false, told: "2 of 3 probers: status 503".to_owned() }]);
+    assert_eq!(turns, [HealthChange { endpoint: "shop/a".to_owned(), healthy: false, message: "2 of 3 probers: status 503".to_owned() }]);
     assert_eq!(paths(&world.publish(), "health"), ["shop/a"]);
     assert!(world.say(&three[2], &["shop/a"], &[]).is_empty());
     assert!(world.say(&three[0], &[], &[]).is_empty(), "one good answer of three is not enough either");
@@ -147,7 +147,7 @@ fn a_proxy_that_has_not_heard_of_an_endpoint_does_not_call_it_healthy() {
     world.publish();
     world.health.out.insert("shop/d".to_owned(), Unhealthy::default());
     let mut names = world.said.get_mut("p0").unwrap().merge(&stale).unwrap();
-    names.extend(world.health.heard("p0", V1));
+    names.extend(world.health.take_report("p0", V1));
     assert!(world.judge(&names, true).is_empty());
     assert!(world.say("p0", &[], &["shop/d"]).is_empty(), "it is being probed");
     assert!(world.say("p0", &[], &[])[0].healthy, "now it was");
