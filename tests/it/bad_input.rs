@@ -39,10 +39,10 @@ fn every_bad_value_is_answered_exactly_and_hurts_only_itself() {
             "1:15 hostnames[0]: hostname \"a.com/x\" has a path; write \"a.com\" here and the path under rules[].matches[].path",
         ),
     ];
-    for (key, value, told) in cases {
+    for (key, value, message) in cases {
         run.write(key, value);
-        assert_eq!(run.fails(3, &["wait", key]), format!("{told}; nothing was served under this key before\n"));
-        assert_eq!(get(web, "any", "/").status, 200, "{told}");
+        assert_eq!(run.fails(3, &["wait", key]), format!("{message}; nothing was served under this key before\n"));
+        assert_eq!(get(web, "any", "/").status, 200, "{message}");
         std::fs::remove_file(run.dir().join(key)).unwrap();
         run.ok(&["wait", key, "--for", "gone"]);
     }
@@ -68,15 +68,15 @@ fn a_listener_address_in_use_hurts_that_listener_only() {
     let run = Box1::on_files();
     let web = run.listener();
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = holder.local_addr().unwrap();
-    run.write("listeners/second", &format!("{{\"address\":\"{taken}\"}}"));
+    let address = holder.local_addr().unwrap();
+    run.write("listeners/second", &format!("{{\"address\":\"{address}\"}}"));
     let output = run.fails(1, &["wait", "listeners/second", "--timeout", "1s"]);
-    assert!(output.contains(&format!("p1: address {taken} cannot be bound: Address already in use")), "{output}");
+    assert!(output.contains(&format!("p1: address {address} cannot be bound: Address already in use")), "{output}");
     assert!(output.contains("end that process or write another port"), "{output}");
     assert_eq!(get(web, "any", "/").status, 404);
     drop(holder);
     run.ok(&["wait", "listeners/second"]);
-    assert_eq!(get(taken, "any", "/").status, 404);
+    assert_eq!(get(address, "any", "/").status, 404);
 }
 
 #[test]
@@ -102,11 +102,11 @@ fn programs_refuse_unusable_settings_before_they_bind_anything() {
         (&["status", "--controller", "http://127.0.0.1:1"], 4, "the controller at http://127.0.0.1:1/ cannot be reached"),
         (&["get", "rotues"], 4, "cannot be reached"),
     ];
-    for (arguments, code, told) in cases {
+    for (arguments, code, message) in cases {
         let output = Command::new(waypost()).args(arguments).env("WAYPOST_CONTROLLER", "http://127.0.0.1:1").output().unwrap();
         let printed = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
-        assert!(printed.contains(told), "{arguments:?}: {printed}");
+        assert!(printed.contains(message), "{arguments:?}: {printed}");
     }
     let clear = Command::new(waypost_proxy()).args(["--controller", "http://10.0.0.1:7400", "--state", &good]).output().unwrap();
     assert!(text(&clear.stderr).contains("would be talked to in clear text; write https://"), "{}", text(&clear.stderr));
@@ -286,14 +286,14 @@ fn a_torn_history_and_a_torn_operators_record_are_reported_and_change_nothing_th
     until("service after the restart", || std::net::TcpStream::connect(web).is_ok() && get(web, "page", "/").status == 200);
     until("the store to be read", || run.ok(&["events"]).contains("StoreRead"));
     let events = run.ok(&["events"]);
-    for told in ["history/C", "this config of the history is lost", "operator.json", "the config is frozen as it was published"] {
-        assert!(events.contains(told), "{told}: {events}");
+    for text in ["history/C", "this config of the history is lost", "operator.json", "the config is frozen as it was published"] {
+        assert!(events.contains(text), "{text}: {events}");
     }
     assert_eq!(get(web, "page", "/").body, "one", "it stays frozen");
-    for (arguments, told) in [(["rollback", "--to", "C1"], "the config is frozen at C"), (["rollback", "--to", "C77"], "there is no config C77")] {
-        assert!(run.fails(1, &arguments).contains(told), "{told}");
-        assert!(run.ok(&["events"]).contains(told), "{told}: {}", run.ok(&["events"]));
-        if told.contains("frozen") {
+    for (arguments, message) in [(["rollback", "--to", "C1"], "the config is frozen at C"), (["rollback", "--to", "C77"], "there is no config C77")] {
+        assert!(run.fails(1, &arguments).contains(message), "{message}");
+        assert!(run.ok(&["events"]).contains(message), "{message}: {}", run.ok(&["events"]));
+        if message.contains("frozen") {
             run.ok(&["unfreeze"]);
         }
     }
@@ -363,7 +363,7 @@ fn a_value_that_expands_too_far_or_changes_framing_headers_is_refused() {
     let modifier = |kind: &str, field: &str, change: &str| {
         format!(r#"{{"rules":[{{"filters":[{{"type":"{kind}","{field}":{change}}}],"backendRefs":[{{"name":"b"}}]}}]}}"#)
     };
-    for (value, told) in [
+    for (value, message) in [
         (aliases, "with what its aliases repeat the value has more than 1048576 bytes (setting objectBytes)"),
         (
             modifier("ResponseHeaderModifier", "responseHeaderModifier", r#"{"set":[{"name":"Content-Length","value":"5"}]}"#),
@@ -376,7 +376,7 @@ fn a_value_that_expands_too_far_or_changes_framing_headers_is_refused() {
     ] {
         run.write("routes/bad", &value);
         let printed = run.fails(3, &["wait", "routes/bad"]);
-        assert!(printed.contains(told), "{printed}");
+        assert!(printed.contains(message), "{printed}");
         assert_eq!(get(web, "any", "/").body, "ok");
     }
     assert!(run.ok(&["status"]).contains("Proxies:  1 connected"));

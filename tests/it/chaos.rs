@@ -21,12 +21,12 @@ use waypost_testkit::servers::{Consul, Etcd, Server, ZooKeeper};
 use crate::harness::{Box1, get, loopback, raw};
 
 /// After the store is whole again, everything is as it says within this time.
-const RECOVERY: Duration = Duration::from_secs(5);
+const RECOVERY_TIME: Duration = Duration::from_secs(5);
 /// After a store has stopped lying, that is found by the next audit, which is once a second here; or by its silence.
-const AUDITED: Duration = Duration::from_secs(10);
+const AUDIT_TIME: Duration = Duration::from_secs(10);
 
 /// Within this time after a store was wiped, the controller has read and judged that, and has it on disk.
-const JUDGED: Duration = Duration::from_secs(6);
+const JUDGEMENT_TIME: Duration = Duration::from_secs(6);
 
 /// A store, a controller and a proxy over it.
 struct Arena {
@@ -104,18 +104,18 @@ impl Arena {
         };
         let endpoint = server.as_ref().map(|server| server.endpoints()[0].clone()).unwrap_or_default();
         let mangler = lying.then(|| runtime.block_on(Mangler::before(&endpoint, protocol)));
-        let seen = mangler.as_ref().map_or(endpoint.clone(), Mangler::endpoint);
-        let url = if server.is_some() { format!("{store}://{seen}/waypost") } else { "file://{dir}".to_owned() };
+        let address = mangler.as_ref().map_or(endpoint.clone(), Mangler::endpoint);
+        let url = if server.is_some() { format!("{store}://{address}/waypost") } else { "file://{dir}".to_owned() };
         let audit: &[&str] = if lying { &["--store-audit", "1s"] } else { &[] };
         let run = Box1::start(&url, &[&["--version-header", "--drain-deadline", "1s"], audit].concat());
         let url = if server.is_none() { format!("file://{}", run.dir().display()) } else { format!("{store}://{endpoint}/waypost") };
         let adapter = waypost::stores::open(&waypost::stores::StoreFlags::from(url.as_str())).unwrap().adapter;
-        let recovery = if lying { AUDITED } else { RECOVERY };
+        let recovery = if lying { AUDIT_TIME } else { RECOVERY_TIME };
         Self { server, mangler, recovery, adapter, run, web: loopback(), runtime, wiped: None, doubtful: false }
     }
 
     /// One run. Returns how long after the store was whole everything was right.
-    fn round(&mut self, seed: u64, told: &mut Vec<String>) -> Result<Duration, String> {
+    fn round(&mut self, seed: u64, log: &mut Vec<String>) -> Result<Duration, String> {
         let mut rng = fastrand::Rng::with_seed(seed);
         self.doubtful = false;
         let watcher = Versions::watch(self.run.admin);
@@ -127,30 +127,30 @@ impl Arena {
             if let Some((what, until)) = fault
                 && step >= until
             {
-                self.mend(what, told);
+                self.mend(what, log);
                 fault = None;
             }
             match rng.u8(0..100) {
-                _ if self.mangler.is_some() => self.write(&mut rng, seed, step, None, told),
-                0..7 if fault.is_none() => fault = self.harm(&mut rng, step, told),
+                _ if self.mangler.is_some() => self.write(&mut rng, seed, step, None, log),
+                0..7 if fault.is_none() => fault = self.harm(&mut rng, step, log),
                 7..9 if fault.is_none() => {
-                    told.push("waypost killed and started again".to_owned());
-                    self.doubtful |= self.wiped.is_some_and(|at| at.elapsed() < JUDGED);
+                    log.push("waypost killed and started again".to_owned());
+                    self.doubtful |= self.wiped.is_some_and(|at| at.elapsed() < JUDGEMENT_TIME);
                     watcher.restart(|| {
                         self.run.process.kill();
                         self.run.restart();
                     });
                 }
                 9..10 if fault.is_none() && self.server.is_some() => {
-                    told.push("store wiped".to_owned());
+                    log.push("store wiped".to_owned());
                     self.server.as_mut().unwrap().wipe();
                     self.wiped = Some(Instant::now());
                 }
-                _ => self.write(&mut rng, seed, step, fault, told),
+                _ => self.write(&mut rng, seed, step, fault, log),
             }
         }
         if let Some((what, _)) = fault {
-            self.mend(what, told);
+            self.mend(what, log);
         }
         if let Some(mangler) = &self.mangler {
             mangler.calm();
@@ -161,12 +161,12 @@ impl Arena {
         Ok(took)
     }
 
-    fn harm(&mut self, rng: &mut fastrand::Rng, step: usize, told: &mut Vec<String>) -> Option<(Fault, usize)> {
+    fn harm(&mut self, rng: &mut fastrand::Rng, step: usize, log: &mut Vec<String>) -> Option<(Fault, usize)> {
         let what = match &self.server {
             None => Fault::WaypostFrozen,
             Some(_) => [Fault::StoreKilled, Fault::StoreFrozen, Fault::WaypostFrozen][rng.usize(0..3)],
         };
-        told.push(format!("{what:?}"));
+        log.push(format!("{what:?}"));
         match (what, &mut self.server) {
             (Fault::StoreKilled, Some(server)) => server.kill(0),
             (Fault::StoreFrozen, Some(server)) => server.freeze(0),
@@ -175,8 +175,8 @@ impl Arena {
         Some((what, step + rng.usize(1..8)))
     }
 
-    fn mend(&mut self, what: Fault, told: &mut Vec<String>) {
-        told.push(format!("{what:?} no more"));
+    fn mend(&mut self, what: Fault, log: &mut Vec<String>) {
+        log.push(format!("{what:?} no more"));
         match (what, &mut self.server) {
             (Fault::StoreKilled, Some(server)) => server.start(0),
             (Fault::StoreFrozen, Some(server)) => server.thaw(0),
@@ -185,7 +185,7 @@ impl Arena {
     }
 
     /// A write of any kind, good or bad; while the store is away, time passes instead.
-    fn write(&mut self, rng: &mut fastrand::Rng, seed: u64, step: usize, fault: Option<(Fault, usize)>, told: &mut Vec<String>) {
+    fn write(&mut self, rng: &mut fastrand::Rng, seed: u64, step: usize, fault: Option<(Fault, usize)>, log: &mut Vec<String>) {
         if matches!(fault, Some((Fault::StoreKilled | Fault::StoreFrozen, _))) {
             std::thread::sleep(Duration::from_millis(rng.u64(50..400)));
             return;
@@ -202,7 +202,7 @@ impl Arena {
             (_, "endpoints") => Some(format!("127.0.0.1:{}", 1 + step)),
             _ => Some(r#"{"balancing":"Random"}"#.to_owned()),
         };
-        told.push(format!("{key} {value:?}"));
+        log.push(format!("{key} {value:?}"));
         let full = Key::from(format!("waypost/{key}"));
         let written = self.runtime.block_on(async {
             match value {
@@ -211,7 +211,7 @@ impl Arena {
             }
         });
         if let Err(error) = written {
-            told.push(format!("  {error}"));
+            log.push(format!("  {error}"));
         }
         if rng.bool() {
             std::thread::sleep(Duration::from_millis(rng.u64(0..60)));

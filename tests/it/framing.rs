@@ -107,7 +107,7 @@ fn answers(bytes: &'static [u8]) -> SocketAddr {
 
 #[test]
 fn an_endpoints_response_is_made_unambiguous_or_is_502() {
-    for (bytes, status, told) in [
+    for (bytes, status, body_text) in [
         (&b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\nhello"[..], 200, "hello"),
         (b"HTTP/1.1 200 OK\ncontent-length: 5\n\nhello", 200, "hello"),
         (b"HTTP/1.1 200 OK\r\ncontent-length : 5\r\n\r\nhello", 200, "hello"),
@@ -129,7 +129,7 @@ fn an_endpoints_response_is_made_unambiguous_or_is_502() {
     ] {
         let (_run, web) = with_endpoint(answers(bytes));
         let response = raw(web, b"GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n").unwrap();
-        assert!(response.status == status && response.body.contains(told), "{:?}: {} {}", text(bytes), response.status, response.body);
+        assert!(response.status == status && response.body.contains(body_text), "{:?}: {} {}", text(bytes), response.status, response.body);
         assert!(response.header("x-folded").is_none_or(|value| value == "a b"), "{}", response.head);
     }
 }

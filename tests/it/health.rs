@@ -396,11 +396,11 @@ fn endpoints_that_are_out_go_with_their_keys_and_nothing_is_held() {
         std::fs::remove_file(clinic.folder.path().join(format!("waypost/endpoints/shop/{id}"))).unwrap();
     }
     // Three of four would wait for ten seconds, or be held.
-    let gone = Instant::now();
+    let removed_at = Instant::now();
     until("one endpoint", || clinic.ok(&["get", "endpoints"]).matches("endpoints/shop/").count() == 1);
     let output = text(&clinic.verb(&["status"]).stdout);
     assert!(!output.contains("Held:") && !output.contains("Judged:") && output.contains("Everything is current"), "{output}");
-    assert!(gone.elapsed() < Duration::from_secs(3), "{:?}", gone.elapsed());
+    assert!(removed_at.elapsed() < Duration::from_secs(3), "{:?}", removed_at.elapsed());
     assert_eq!(get(clinic.at(1), "shop", "/").body, "c");
     println!("{} requests, 0 failed", load.finish());
 }

@@ -169,14 +169,14 @@ fn a_websocket_is_passed_through_both_ways() {
     let mut stream = TcpStream::connect(web).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.write_all(b"GET /ws HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: keep-alive, Upgrade\r\nsec-websocket-key: k\r\n\r\n").unwrap();
-    let mut seen = String::new();
+    let mut received = String::new();
     until("the switch", || {
         let mut buffer = [0; 4_096];
         let count = stream.read(&mut buffer).unwrap();
-        seen += &text(&buffer[..count]);
-        seen.contains("server speaks first")
+        received += &text(&buffer[..count]);
+        received.contains("server speaks first")
     });
-    assert!(seen.starts_with("HTTP/1.1 101 Switching Protocols\r\n") && seen.contains("sec-websocket-accept: a"), "{seen}");
+    assert!(received.starts_with("HTTP/1.1 101 Switching Protocols\r\n") && received.contains("sec-websocket-accept: a"), "{received}");
     for word in ["one", "two"] {
         stream.write_all(word.as_bytes()).unwrap();
         let mut echo = [0; 3];
@@ -422,8 +422,8 @@ fn an_empty_backends_share_goes_to_the_others_by_weight() {
 fn a_listener_that_cannot_move_stays_and_one_that_is_renamed_never_closes() {
     let backend = Backend::named("a");
     let (run, web) = routed(backend.address, TO_B);
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    run.write("listeners/web", &format!(r#"{{"address":"{}"}}"#, taken.local_addr().unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    run.write("listeners/web", &format!(r#"{{"address":"{}"}}"#, listener.local_addr().unwrap()));
     until("the failure to be told", || run.ok(&["describe", "listener", "web"]).contains("cannot be bound"));
     assert_eq!(get(web, "h", "/").status, 200, "the old socket serves on");
     run.write("listeners/web", &format!(r#"{{"address":"{web}"}}"#));

@@ -11,8 +11,8 @@ fn a_listener_whose_address_is_taken_costs_no_readiness_and_goes_with_its_key() 
     let run = Box1::on_files();
     let web = run.listener();
     run.ok(&["put", "routes/page", &page("one"), "--wait"]);
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    run.write("listeners/w2", &format!("{{\"address\":\"{}\"}}", taken.local_addr().unwrap()));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    run.write("listeners/w2", &format!("{{\"address\":\"{}\"}}", listener.local_addr().unwrap()));
     let description = || text(&run.verb(&["describe", "listener", "w2"]).stdout);
     until("the verdict", || description().contains("cannot be bound"));
     assert!(description().contains("the process ") && description().contains("has it"), "who has it: {}", description());

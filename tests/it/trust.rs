@@ -479,7 +479,7 @@ fn a_shared_key_seals_only_when_every_live_proxy_has_it_and_outlives_its_leader(
     until("the next key, by the other leader", || left.iter().all(|name| moved(name) && cluster.ring(name).active().is_some_and(|key| key.id == 3)));
     let keys = |ring: &KeyRing| ring.keys.iter().map(|key| (key.id, key.key.clone())).collect::<Vec<_>>();
     let after = cluster.ring("p1");
-    assert!(keys(&before).iter().filter(|(id, _)| *id > 1).all(|known| keys(&after).contains(known)), "what was sealed before opens");
+    assert!(keys(&before).iter().filter(|(id, _)| *id > 1).all(|key| keys(&after).contains(key)), "what was sealed before opens");
     // A leader whose file is torn takes over the keys that the other controller has.
     cluster.controller(0, &[], None);
     until("the keys on the follower", || cluster.ring("c0").version >= after.version);

@@ -204,7 +204,7 @@ pub(super) fn cycles(house: &House) -> Broken {
 
 /// For each file that needs itself, the shortest way back to it; each cycle once.
 fn cycles_of(needs: &BTreeMap<PathBuf, BTreeMap<PathBuf, usize>>) -> Broken {
-    let (mut broken, mut known) = (Vec::new(), BTreeSet::new());
+    let (mut broken, mut reported) = (Vec::new(), BTreeSet::new());
     for start in needs.keys() {
         let mut before: BTreeMap<&PathBuf, &PathBuf> = BTreeMap::new();
         let mut next = std::collections::VecDeque::from([start]);
@@ -216,7 +216,7 @@ fn cycles_of(needs: &BTreeMap<PathBuf, BTreeMap<PathBuf, usize>>) -> Broken {
                         way.push(earlier);
                     }
                     let files: BTreeSet<&PathBuf> = way.iter().copied().collect();
-                    if known.insert(files) {
+                    if reported.insert(files) {
                         way.reverse();
                         let names: Vec<String> = way.iter().chain([&start]).map(|file| file.display().to_string()).collect();
                         let line = needs[start][way.get(1).copied().unwrap_or(start)];
@@ -412,7 +412,7 @@ pub(super) fn error_texts(house: &House) -> Broken {
     broken
 }
 
-/// The names that the text of an error is bound to, as in `let told = error.to_string()`, and where.
+/// The names that the text of an error is bound to, as in `let message = error.to_string()`, and where.
 fn texts_of_errors(tokens: &[(Token, usize)]) -> Vec<(&str, usize)> {
     let is = |at: usize, name: &str| tokens.get(at).is_some_and(|(token, _)| token.is_ident(name));
     let punct = |at: usize, wanted: char| matches!(tokens.get(at), Some((Token::Punct(found), _)) if *found == wanted);
