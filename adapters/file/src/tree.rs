@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -21,6 +22,9 @@ pub(crate) fn revision_of(meta: &Metadata) -> Revision {
     Revision(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Maximum bytes of a file that is read: more than any value may have. A larger one is unreadable, and costs no memory.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
 /// A file's content and revision; `None` if it does not exist or is not a file.
 pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
     let read = || -> io::Result<Option<(Bytes, Revision)>> {
@@ -28,10 +32,16 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Option<(Bytes, Revision)>> {
         if !meta.is_file() {
             return Ok(None);
         }
-        Ok(Some((Bytes::from(std::fs::read(path)?), revision_of(&meta))))
+        let mut content = Vec::new();
+        let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other(format!("the file has more than {MAX_FILE_BYTES} bytes, which no value may have")));
+        }
+        Ok(Some((Bytes::from(content), revision_of(&meta))))
     };
     match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if leads_nowhere(&error) => Ok(None),
         other => other,
     }
 }
@@ -105,7 +115,7 @@ const MAX_LINK_CHAIN: usize = 40;
 /// Lists every file below `folder` that can be an entry. Symbolic links are followed.
 pub(crate) fn walk(folder: &Path) -> io::Result<Walk> {
     let mut found = Walk::default();
-    descend(folder, 0, &mut found)?;
+    descend(folder, &mut Vec::new(), &mut found)?;
     let real = std::fs::canonicalize(folder)?;
     found.linked.retain(|linked| !linked.starts_with(folder) && !linked.starts_with(&real));
     Ok(found)
@@ -128,8 +138,21 @@ fn folders_of_links(path: &Path, is_folder: bool, found: &mut BTreeSet<PathBuf>)
     found.extend(last.and_then(|last| std::fs::canonicalize(last).ok()));
 }
 
-fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
-    found.newest = found.newest.max(revision_of(&std::fs::metadata(folder)?));
+/// Adds what is in a folder; `above` are the folders on the way to it, as device and number, so that a link to one of them is no way round.
+fn descend(folder: &Path, above: &mut Vec<(u64, u64)>, found: &mut Walk) -> io::Result<()> {
+    let own = std::fs::metadata(folder)?;
+    let identity = (own.dev(), own.ino());
+    if above.contains(&identity) {
+        return Ok(());
+    }
+    found.newest = found.newest.max(revision_of(&own));
+    above.push(identity);
+    let result = list(folder, above, found);
+    above.pop();
+    result
+}
+
+fn list(folder: &Path, above: &mut Vec<(u64, u64)>, found: &mut Walk) -> io::Result<()> {
     for item in std::fs::read_dir(folder)? {
         let item = item?;
         if !is_entry_name(&item.file_name().to_string_lossy()) {
@@ -138,18 +161,18 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
         let path = item.path();
         let meta = match std::fs::metadata(&path) {
             Ok(meta) => meta,
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ELOOP) => continue,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error) if leads_nowhere(&error) => continue,
+            // It gets a verdict of its own, and costs no other key anything.
+            Err(_) => {
                 found.files.insert(path, (Revision(0), 0));
                 continue;
             }
-            Err(error) => return Err(error),
         };
         if item.file_type()?.is_symlink() && found.linked.len() < MAX_LINKED_FOLDERS {
             folders_of_links(&path, meta.is_dir(), &mut found.linked);
         }
-        if meta.is_dir() && depth < MAX_FOLDER_DEPTH {
-            match descend(&path, depth + 1, found) {
+        if meta.is_dir() && above.len() <= MAX_FOLDER_DEPTH {
+            match descend(&path, above, found) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // This folder is part of every new file system and readable only by root. For any other unreadable folder, a listing
                 // without its content would look like a deletion of the content.
@@ -162,6 +185,11 @@ fn descend(folder: &Path, depth: usize, found: &mut Walk) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a link leads to nothing that there is.
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENAMETOOLONG))
 }
 
 /// The entry of a key from its files: the first in the order of preference; unreadable with a message if there are several.
