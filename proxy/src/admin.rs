@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::apply::Progress;
 use crate::fresh::Fresh;
@@ -22,6 +22,9 @@ use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::tail::Tail;
 use crate::worker::Workers;
+
+/// Maximum number of connections, which is within the descriptors that are reserved for them.
+const MAX_ADMIN_CONNECTIONS: usize = 40;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -40,7 +43,10 @@ pub(crate) struct Admin {
 impl Admin {
     /// Serves requests on `listener` until dropped.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(MAX_ADMIN_CONNECTIONS));
         loop {
+            // At the limit, further ones wait in the kernel's queue until one of these ends: one without a request does so after half a minute.
+            let place = places.clone().acquire_owned().await;
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -51,6 +57,7 @@ impl Admin {
             };
             let this = self.clone();
             tokio::spawn(async move {
+                let _place = place;
                 let service = service_fn(|request| {
                     let this = this.clone();
                     async move { Ok::<_, Infallible>(this.answer(&request)) }

@@ -113,6 +113,11 @@ impl Clients {
         Arc::new(Self { cap, descriptors, began: Instant::now(), open: Mutex::default(), metrics })
     }
 
+    /// What connections may use.
+    pub(crate) const fn descriptors(&self) -> &Arc<Descriptors> {
+        &self.descriptors
+    }
+
     /// Admits a connection. At the limit it closes the oldest idle connections of the network that has most of them; `None` if every
     /// connection has a request in progress.
     pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, listener: &ListenerConfig) -> Option<Admission> {
@@ -135,7 +140,7 @@ impl Clients {
         let activity =
             Arc::new(Activity { requests: AtomicUsize::new(0), idle_since: AtomicU64::new(idle_since), began: self.began, shed: CancellationToken::new() });
         open.entries.insert(number, Entry { network: network_of(ip), is_trusted, activity: activity.clone() });
-        Some(Admission { clients: self.clone(), number, activity, _descriptor: self.descriptors.client() })
+        Some(Admission { clients: self.clone(), number, activity, _descriptor: self.descriptors.take() })
     }
 
     /// A message for people, while connections are being shed. It changes once a minute, so that the controller makes an event of it as often.

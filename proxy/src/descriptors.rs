@@ -17,12 +17,11 @@ pub(crate) fn raise_descriptor_limit() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// The descriptors that connections of clients and to endpoints may use together.
+/// The descriptors that listeners, connections of clients and connections to endpoints may use together.
 #[derive(Debug)]
 pub(crate) struct Descriptors {
     limit: usize,
-    clients: AtomicUsize,
-    endpoints: AtomicUsize,
+    used: AtomicUsize,
 }
 
 impl Descriptors {
@@ -34,7 +33,7 @@ impl Descriptors {
 
     /// So many.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, clients: AtomicUsize::new(0), endpoints: AtomicUsize::new(0) })
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
     /// The default limit of client connections: four fifths of all descriptors, or less if that leaves no reserve for endpoints.
@@ -44,7 +43,7 @@ impl Descriptors {
 
     /// Whether all are in use.
     pub(crate) fn are_exhausted(&self) -> bool {
-        self.clients.load(Ordering::Relaxed) + self.endpoints.load(Ordering::Relaxed) >= self.limit
+        self.used.load(Ordering::Relaxed) >= self.limit
     }
 
     /// How many there are.
@@ -52,35 +51,27 @@ impl Descriptors {
         self.limit
     }
 
-    /// Counts a client's connection until the guard is dropped.
-    pub(crate) fn client(self: &Arc<Self>) -> Descriptor {
-        Descriptor::new(self.clone(), |descriptors| &descriptors.clients)
-    }
-
-    /// Counts a connection to an endpoint until the guard is dropped.
-    pub(crate) fn endpoint(self: &Arc<Self>) -> Descriptor {
-        Descriptor::new(self.clone(), |descriptors| &descriptors.endpoints)
+    /// Counts a descriptor until the guard is dropped.
+    pub(crate) fn take(self: &Arc<Self>) -> Descriptor {
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Descriptor(self.clone())
     }
 }
 
 /// A descriptor in use.
 #[derive(Debug)]
-pub(crate) struct Descriptor {
-    descriptors: Arc<Descriptors>,
-    count: fn(&Descriptors) -> &AtomicUsize,
-}
-
-impl Descriptor {
-    fn new(descriptors: Arc<Descriptors>, count: fn(&Descriptors) -> &AtomicUsize) -> Self {
-        count(&descriptors).fetch_add(1, Ordering::Relaxed);
-        Self { descriptors, count }
-    }
-}
+pub(crate) struct Descriptor(Arc<Descriptors>);
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        (self.count)(&self.descriptors).fetch_sub(1, Ordering::Relaxed);
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Whether an error says that this machine or process ran short of something, and nothing about the endpoint.
+pub(crate) fn is_local(error: &std::io::Error) -> bool {
+    const SHORTAGES: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code))
 }
 
 #[cfg(test)]
@@ -90,9 +81,9 @@ mod tests {
     #[test]
     fn connections_of_clients_and_to_endpoints_share_the_descriptors() {
         let descriptors = Descriptors::new(2);
-        let client = descriptors.client();
+        let client = descriptors.take();
         assert!(!descriptors.are_exhausted());
-        let endpoint = descriptors.endpoint();
+        let endpoint = descriptors.take();
         assert!(descriptors.are_exhausted());
         drop(client);
         assert!(!descriptors.are_exhausted());

@@ -19,6 +19,7 @@ use waypost_model::value::overlap;
 use waypost_wire::ListenerState;
 
 use crate::clients::Clients;
+use crate::descriptors::Descriptor;
 use crate::table::ListenerConfig;
 use crate::worker::{Accepted, Workers};
 
@@ -40,6 +41,8 @@ struct Bound {
     stop: CancellationToken,
     /// Ends the listener's connections gracefully.
     end: CancellationToken,
+    /// The socket's, and the acceptor's.
+    _descriptors: [Descriptor; 2],
 }
 
 /// All listeners of a proxy.
@@ -150,7 +153,8 @@ impl Listeners {
         let acceptor = Acceptor { current: follow, stop: stop.clone(), end: end.clone(), workers: self.workers.clone(), clients: self.clients.clone() };
         self.runtime.spawn(acceptor.run(accepting));
         tracing::info!(listener = &*config.name, %address, "listener bound");
-        Ok(Bound { config: config.clone(), current, socket, stop, end })
+        let descriptors = [self.clients.descriptors().take(), self.clients.descriptors().take()];
+        Ok(Bound { config: config.clone(), current, socket, stop, end, _descriptors: descriptors })
     }
 
     /// The state of each wanted listener.
@@ -207,7 +211,10 @@ fn bind_beside(address: SocketAddr, leaving: &[&Bound]) -> io::Result<TcpListene
     for bound in leaving {
         SockRef::from(&bound.socket).set_reuse_port(true)?;
     }
-    let socket = bind(address, true)?;
+    let socket = bind(address, true).inspect_err(|_| {
+        // The old ones stay, and share with nobody.
+        leaving.iter().for_each(|bound| drop(SockRef::from(&bound.socket).set_reuse_port(false)));
+    })?;
     // From now on no other socket may share the port.
     SockRef::from(&socket).set_reuse_port(false)?;
     Ok(socket)

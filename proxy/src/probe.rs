@@ -16,17 +16,20 @@ use waypost_model::snapshot::Version;
 use waypost_wire::Finding;
 
 use crate::apply::Progress;
+use crate::descriptors::Descriptors;
 use crate::fresh::Fresh;
 use crate::metrics::Metrics;
 use crate::table::{Check, Judged};
+use ask::Found;
 use series::Series;
 
 /// Time without contact to a leader after which the shared verdicts are out of date.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(10);
 /// Time after which a new leader has received the results of all proxies.
 const LEADER_SETTLE_TIME: Duration = Duration::from_secs(2);
-/// Maximum concurrent probes.
+/// Maximum concurrent probes, and the part of the descriptors that they may use.
 const MAX_CONCURRENT_PROBES: usize = 256;
+const DESCRIPTOR_SHARE: usize = 8;
 /// Minimum interval between changes of the table for endpoint health that this proxy determined by itself.
 const TABLE_CHANGE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -48,11 +51,12 @@ pub(crate) struct Prober {
     judged: watch::Sender<Judged>,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
+    descriptors: Arc<Descriptors>,
     /// The endpoints that are probed now, by name.
     probed: HashMap<Arc<str>, ProbedEndpoint>,
     /// The due times of probes, with the round of the endpoint; probes of an outdated round are skipped.
     queue: BinaryHeap<Reverse<(Instant, u64, Arc<str>)>>,
-    running: JoinSet<(Arc<str>, u64, Result<(), String>)>,
+    running: JoinSet<(Arc<str>, u64, Found)>,
     /// Whether no leader collects this proxy's results.
     alone: bool,
     /// Since when a leader collects them again.
@@ -80,6 +84,7 @@ impl Prober {
         judged: watch::Sender<Judged>,
         progress: Arc<Progress>,
         metrics: Arc<Metrics>,
+        descriptors: Arc<Descriptors>,
     ) -> Self {
         Self {
             work,
@@ -87,6 +92,7 @@ impl Prober {
             judged,
             progress,
             metrics,
+            descriptors,
             probed: HashMap::new(),
             queue: BinaryHeap::new(),
             running: JoinSet::new(),
@@ -117,8 +123,8 @@ impl Prober {
                     self.take();
                 }
                 Some(ended) = self.running.join_next() => {
-                    if let Ok((name, round, outcome)) = ended {
-                        self.observe(&name, round, outcome);
+                    if let Ok((name, round, found)) = ended {
+                        self.observe(&name, round, found);
                     }
                 }
                 () = sleep_until(next) => {}
@@ -147,7 +153,7 @@ impl Prober {
     fn next(&self) -> Instant {
         let led_at = Instant::from(self.fresh.borrow().led);
         let turn = if self.alone { Instant::now() + LEADER_SETTLE_TIME / 2 } else { led_at + VERDICT_LIFETIME + Duration::from_millis(1) };
-        let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < MAX_CONCURRENT_PROBES);
+        let due = self.queue.peek().map(|Reverse((due, _, _))| *due).filter(|_| self.running.len() < self.concurrent());
         // Without endpoints to probe, a change has no effect.
         let turn = Some(turn).filter(|_| !self.work.borrow().checks.is_empty());
         [due, turn, self.gather].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + VERDICT_LIFETIME)
@@ -176,10 +182,15 @@ impl Prober {
         self.gather = Some(self.gathered);
     }
 
+    /// How many probes may run at once.
+    fn concurrent(&self) -> usize {
+        (self.descriptors.limit() / DESCRIPTOR_SHARE).clamp(1, MAX_CONCURRENT_PROBES)
+    }
+
     /// Starts the probes that are due.
     fn begin(&mut self) {
         let now = Instant::now();
-        while self.running.len() < MAX_CONCURRENT_PROBES
+        while self.running.len() < self.concurrent()
             && let Some(Reverse((due, round, name))) = self.queue.pop()
         {
             if due > now {
@@ -188,16 +199,25 @@ impl Prober {
             }
             let Some(endpoint) = self.probed.get_mut(&name).filter(|endpoint| endpoint.round == round) else { continue };
             endpoint.began = now;
-            let check = endpoint.check.clone();
+            let (check, descriptors) = (endpoint.check.clone(), self.descriptors.clone());
             self.running.spawn(async move {
-                let outcome = ask::ask(&check).await;
-                (check.name, round, outcome)
+                let found = ask::ask(&check, &descriptors).await;
+                (check.name, round, found)
             });
         }
     }
 
-    fn observe(&mut self, name: &str, round: u64, outcome: Result<(), String>) {
+    fn observe(&mut self, name: &str, round: u64, found: Found) {
         let Some(endpoint) = self.probed.get_mut(name).filter(|endpoint| endpoint.round == round) else { return };
+        let outcome = match found {
+            Found::Healthy => Ok(()),
+            Found::Failed(why) => Err(why),
+            Found::Nothing => {
+                tracing::debug!(endpoint = name, "a probe could not be made: this process ran short of descriptors, ports or memory");
+                let pace = endpoint.series.pace(&endpoint.check.how);
+                return self.queue.push(Reverse((endpoint.began + pace, round, endpoint.check.name.clone())));
+            }
+        };
         let good = outcome.is_ok();
         self.metrics.probes(good);
         let news = endpoint.series.observe(outcome, &endpoint.check.how);

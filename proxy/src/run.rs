@@ -175,7 +175,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         fresh: freshness.clone(),
         leaving: AtomicBool::new(false),
     });
-    let prober = Prober::new(to_probe, freshness, judgements, progress.clone(), metrics.clone());
+    let prober = Prober::new(to_probe, freshness, judgements, progress.clone(), metrics.clone(), shared.descriptors.clone());
     Ok(Parts {
         config: Arc::new(config),
         received: found.received,

@@ -38,6 +38,7 @@ fn four_hundred_idle_clients_of_a_process_with_256_descriptors_keep_nobody_out()
 struct Short {
     _folder: tempfile::TempDir,
     _process: Process,
+    store: std::path::PathBuf,
     api: SocketAddr,
     admin: SocketAddr,
     web: SocketAddr,
@@ -62,7 +63,7 @@ impl Short {
         );
         let process = Process::start(Command::new("bash").args(["-c", &run]), &folder.path().join("run.log"));
         until("the listener", || TcpStream::connect(web).is_ok());
-        Self { _folder: folder, _process: process, api, admin, web }
+        Self { _folder: folder, _process: process, store, api, admin, web }
     }
 }
 
@@ -160,4 +161,31 @@ fn the_api_closes_a_connection_that_never_ends_its_head_and_answers_others_meanw
         assert!(stream.read_to_end(&mut rest).is_ok() || begun.elapsed() < Duration::from_secs(30));
     }
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn probes_of_many_hanging_endpoints_take_no_descriptor_that_others_need_and_a_shortage_makes_nobody_unhealthy() {
+    let origin = Backend::named("a");
+    let run = Short::start(origin.address);
+    let (api, web) = (run.api, run.web);
+    until("the route", || get(web, "shop", "/").status == 200);
+    // Connections to this one are never accepted: its queue is full.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let _full: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect_timeout(&hanging.local_addr().unwrap(), Duration::from_millis(20)).ok()).collect();
+    let put = |key: &str, value: &str| crate::harness::ok(api, &["put", key, value]);
+    put("backends/shop", r#"{"healthCheck":{"interval":"500ms"}}"#);
+    put("backends/hang", r#"{"healthCheck":{"type":"TCP","interval":"2s","timeout":"2s"}}"#);
+    for number in 0..260 {
+        let folder = run.store.join("endpoints/hang");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("e{number}")), hanging.local_addr().unwrap().to_string()).unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < end {
+        assert_eq!(get(web, "shop", "/").status, 200);
+        let begun = Instant::now();
+        assert!(get(run.admin, "admin", "/readyz").status == 200 && begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    let described = text(&verb(api, &["describe", "endpoint", "shop/a"]).stdout);
+    assert!(!described.contains("UNHEALTHY"), "{described}");
 }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -12,23 +13,45 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use waypost_model::resource::CheckType;
 
+use crate::descriptors::{Descriptors, is_local};
 use crate::table::Check;
 
-/// Probes an endpoint once.
-///
-/// # Errors
-/// The reason why the probe failed, in a few words that are the same each time.
-pub(super) async fn ask(check: &Check) -> Result<(), String> {
-    let patience = check.how.timeout.get();
-    timeout(patience, answered(check)).await.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
+/// What a probe found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The endpoint is healthy.
+    Healthy,
+    /// The reason why the probe failed, in a few words that are the same each time.
+    Failed(String),
+    /// Nothing: this machine or process ran short of something.
+    Nothing,
 }
 
-async fn answered(check: &Check) -> Result<(), String> {
-    let stream = TcpStream::connect(address(check).await?).await.map_err(|error| connect_failed(&error))?;
-    match check.how.r#type {
+/// Probes an endpoint once.
+pub(super) async fn ask(check: &Check, descriptors: &Arc<Descriptors>) -> Found {
+    if descriptors.are_exhausted() {
+        return Found::Nothing;
+    }
+    let _descriptor = descriptors.take();
+    let patience = check.how.timeout.get();
+    timeout(patience, answered(check)).await.unwrap_or_else(|_| Found::Failed(format!("no answer within {patience:?}")))
+}
+
+async fn answered(check: &Check) -> Found {
+    let socket = match address(check).await {
+        Ok(socket) => socket,
+        Err(why) => return Found::Failed(why),
+    };
+    let stream = match TcpStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) if is_local(&error) => return Found::Nothing,
+        Err(error) => return Found::Failed(connect_failed(&error)),
+    };
+    let found = match check.how.r#type {
         CheckType::Tcp => Ok(()),
         CheckType::Http => http(check, stream).await,
-    }
+    };
+    found.map_or_else(Found::Failed, |()| Found::Healthy)
 }
 
 /// The address of a probe.

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::Endpoint;
+use crate::descriptors::is_local;
 use crate::endpoint::Peer;
 use crate::http::limits::TimeLimits;
 use crate::listener::keep_alive;
@@ -85,7 +86,7 @@ async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: 
             "all {limit} descriptors for connections are in use; raise the limit of open files, or lower --max-connections"
         )));
     }
-    let descriptor = descriptors.endpoint();
+    let descriptor = descriptors.take();
     let connecting = connect(endpoint, peers);
     let limit = limits.connect.map(|limit| Instant::now() + limit).into_iter().chain(limits.deadline).min();
     let connected = match limit {
@@ -124,12 +125,6 @@ async fn connect(endpoint: &Endpoint, peers: &Peers<'_>) -> std::io::Result<(Tcp
             Ok((stream, key))
         }
     }
-}
-
-/// Whether an error says that this machine or process ran short of something, and nothing about the endpoint.
-fn is_local(error: &std::io::Error) -> bool {
-    const SHORTAGES: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code))
 }
 
 fn ready(stream: TcpStream) -> std::io::Result<TcpStream> {
