@@ -137,9 +137,12 @@ pub fn is_host(host: &[u8]) -> bool {
     is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(|digits| digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit())))
 }
 
+/// Bytes of the longest name that there can be (RFC 1035, 2.3.4, without the length of its last label).
+const NAME_BYTES: usize = 253;
+
 fn is_name(name: &str) -> bool {
     let labels = name.strip_suffix('.').unwrap_or(name);
-    !labels.split('.').any(str::is_empty) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    labels.len() <= NAME_BYTES && !labels.split('.').any(str::is_empty) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]

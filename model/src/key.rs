@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::object::kind::{self, LaneKind, ObjectKind};
-use crate::problem::nearest;
+use crate::problem::{bounded, nearest};
 
 /// The kinds of resource that people and machines write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,6 +121,13 @@ pub enum Place {
 /// Parses a key relative to the root (no leading slash). `empty` says whether its value is empty: a key with an empty value is a folder if
 /// it ends in `/` or stands where a folder would.
 pub fn place(relative: &str, empty: bool) -> Place {
+    match placed(relative, empty) {
+        Place::Unknown(message) => Place::Unknown(bounded(message)),
+        place => place,
+    }
+}
+
+fn placed(relative: &str, empty: bool) -> Place {
     if relative.is_empty() || (empty && relative.ends_with('/')) {
         return Place::Folder;
     }

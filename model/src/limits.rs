@@ -22,6 +22,8 @@ pub struct Limits {
     pub header_changes_per_rule: usize,
     /// Backends of one rule.
     pub backend_refs_per_rule: usize,
+    /// Protocols that one rule lets connections switch to.
+    pub upgrades_per_rule: usize,
     /// Hostnames of one route.
     pub hostnames_per_route: usize,
     /// Hostnames × matches × listeners of one route: each combination costs memory in controllers and proxies.
@@ -51,6 +53,7 @@ impl Default for Limits {
             conditions_per_match: 32,
             header_changes_per_rule: 128,
             backend_refs_per_rule: 64,
+            upgrades_per_rule: 16,
             hostnames_per_route: 128,
             matches_per_route: 10_000,
             routes_per_host: 10_000,
@@ -58,7 +61,7 @@ impl Default for Limits {
             endpoints_per_backend: 10_000,
             trusted_proxies_per_listener: 256,
             regex_bytes: DEFAULT_REGEX_BYTES,
-            route_regex_bytes: 4 * 1024 * 1024,
+            route_regex_bytes: 3 * 512 * 1024,
         }
     }
 }
@@ -75,6 +78,7 @@ impl Limits {
             conditions_per_match: 0,
             header_changes_per_rule: 0,
             backend_refs_per_rule: 0,
+            upgrades_per_rule: 0,
             hostnames_per_route: 0,
             matches_per_route: 0,
             routes_per_host: 0,
@@ -97,6 +101,7 @@ impl Limits {
             conditions_per_match: usize::MAX,
             header_changes_per_rule: usize::MAX,
             backend_refs_per_rule: usize::MAX,
+            upgrades_per_rule: usize::MAX,
             hostnames_per_route: usize::MAX,
             matches_per_route: usize::MAX,
             routes_per_host: usize::MAX,
@@ -126,7 +131,7 @@ impl Limits {
 }
 
 /// The maximum of [`Limits::object_bytes`]: an object has to fit into one line of the watch stream.
-pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
+pub const MOST_OBJECT_BYTES: usize = 3 * 1016 * 1024;
 
 /// Default of [`Limits::regex_bytes`].
 const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
@@ -134,9 +139,12 @@ const DEFAULT_REGEX_BYTES: usize = 256 * 1024;
 /// Maximum bytes of the text of a regular expression. Not a setting: the cost of finding its compiled size depends on it.
 pub const MAX_REGEX_TEXT_BYTES: usize = 4_096;
 
-/// Maximum bytes of a path, header or query parameter of a request that is compared with a regular expression; a longer one matches none. Not a
-/// setting: the time of a lookup depends on it.
-pub const MAX_PATTERN_INPUT_BYTES: usize = 8_192;
+/// Steps of the lookup of one request: one for each byte that is compared with a regular expression, and [`MATCH_STEPS`] for each match that is compared.
+/// A request that needs more is refused. Not a setting: the time of a lookup depends on it.
+pub const MAX_LOOKUP_STEPS: usize = 16 * 1024;
+
+/// Steps for the comparison of one match.
+pub const MATCH_STEPS: usize = 16;
 
 /// Maximum number of query parameters of a request that are compared with conditions; further ones are ignored. Not a setting: the time of
 /// a lookup depends on it.

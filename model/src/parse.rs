@@ -20,6 +20,10 @@ use crate::value::Address;
 /// # Errors
 /// The first problem of the value, in the order of the text.
 pub fn parse(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resource, Problem> {
+    parsed(key, value, limits).map_err(Problem::bounded)
+}
+
+fn parsed(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resource, Problem> {
     if value.len() > limits.value_bytes {
         return Err(Problem::whole(format!("the value has {} bytes; at most {} are accepted (setting valueBytes)", value.len(), limits.value_bytes)));
     }
@@ -31,8 +35,8 @@ pub fn parse(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resourc
     match key.kind {
         Kind::Listener => typed::<Listener>(text, key.kind, limits).and_then(|listener| listener_within(listener, limits)).map(Resource::Listener),
         Kind::Route => typed::<Route>(text, key.kind, limits).and_then(|route| within(route, limits)).map(Resource::Route),
-        Kind::Backend => typed(text, key.kind, limits).map(Resource::Backend),
-        Kind::Endpoint => endpoint(key, text, limits).map(Resource::Endpoint),
+        Kind::Backend => typed(text, key.kind, limits).and_then(workable::check_backend).map(Resource::Backend),
+        Kind::Endpoint => endpoint(key, text, limits).and_then(workable::check_endpoint).map(Resource::Endpoint),
     }
 }
 
@@ -84,6 +88,7 @@ fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
 fn rule_within(rule: &Rule, limits: &Limits, name: &str) -> Result<(), Problem> {
     at_most(limits.matches_per_rule, "matchesPerRule", || format!("{name}.matches"), rule.matches.len())?;
     at_most(limits.backend_refs_per_rule, "backendRefsPerRule", || format!("{name}.backendRefs"), rule.backend_refs.len())?;
+    at_most(limits.upgrades_per_rule, "upgradesPerRule", || format!("{name}.upgrades"), rule.upgrades.len())?;
     let changes = rule.filters.iter().map(Filter::header_changes).sum();
     at_most(limits.header_changes_per_rule, "headerChangesPerRule", || format!("set, add and remove under {name}.filters together"), changes)?;
     for (at, found) in rule.matches.iter().enumerate() {
@@ -186,6 +191,10 @@ fn yaml<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<
                 ..Problem::whole(format!("with what its aliases repeat the value has more than {most} bytes (setting objectBytes)"))
             };
         }
+        if is_over_some_budget(&error) {
+            let problem = Problem::whole("the YAML has too many aliases, or is nested too deeply; write it out, or as JSON");
+            return Problem { line: at.0, column: at.1, ..problem };
+        }
         let message = error.to_string();
         let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML").trim_start_matches("error: ");
         Problem { line: at.0, column: at.1, ..Problem::whole(format!("not valid YAML: {first}")) }
@@ -196,6 +205,16 @@ fn yaml<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<
     let mut ignored = Vec::new();
     let result = read(value, &mut ignored);
     verdict(result, &ignored, kind, |path, key| position::in_yaml(text, path, key))
+}
+
+/// Whether a limit of the YAML reader itself is exceeded.
+fn is_over_some_budget(error: &serde_saphyr::Error) -> bool {
+    use serde_saphyr::Error;
+    match error {
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => is_over_some_budget(error),
+        Error::Budget { .. } => true,
+        _ => false,
+    }
 }
 
 /// Whether the texts of a value, with those that its aliases repeat, are too long together.

@@ -80,6 +80,18 @@ pub fn is_ambiguous(path: &str) -> bool {
     path.contains("%2F") || path.contains("%5C")
 }
 
+/// Why no path in its matched form begins with this text, or is it if it is `whole`; `None` if one can.
+pub fn other_spelling(text: &str, whole: bool) -> Option<String> {
+    if let Some(c) = text.chars().find(|c| matches!(c, '?' | '#')) {
+        return Some(format!("no path has {c:?}; query parameters go under queryParams"));
+    }
+    // An escape may be cut at the end of a beginning.
+    let cut = text.rfind('%').filter(|at| !whole && text.len() - at < 3);
+    let text = cut.and_then(|at| text.get(..at)).unwrap_or(text);
+    let matched = if whole { of_rule(text).ok()? } else { matched(text) };
+    (matched != text).then(|| format!("paths are compared in one spelling; write {matched:?}"))
+}
+
 /// The part of a path after its first `count` segments. Empty segments are skipped and not counted.
 pub fn after_segments(path: &str, count: usize) -> &str {
     let mut rest = path;

@@ -10,6 +10,7 @@ mod health;
 mod listener;
 mod matching;
 mod optional;
+mod pattern;
 mod removals;
 mod route;
 
@@ -20,7 +21,8 @@ pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
 pub use health::{CheckType, Fitness, Health, HealthCheck, Prober};
 pub use listener::{Listener, PathNormalization, Protocol, TrustedNetwork};
-pub use matching::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
+pub use matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+pub use pattern::{Pattern, Work};
 pub use removals::BackendGuard;
 pub use route::{BackendRef, Route, RouteTimeouts, Rule};
 

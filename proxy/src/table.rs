@@ -86,7 +86,7 @@ impl Table {
     }
 
     /// The match for a request, with its rule: the most specific hostname with a match, then the first match in order. Held routes are searched only if no
-    /// route in a store matches.
+    /// route in a store matches. What is found counts only if the request's [`Work`](waypost_model::resource::Work) sufficed.
     pub fn find(&self, request: &Request<'_>) -> Option<&Candidate> {
         self.hosts.find(request).or_else(|| self.held.find(request))
     }

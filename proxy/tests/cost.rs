@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use waypost_http1::{Limits as HeadLimits, parse_request};
 use waypost_model::compile::{Compiler, EntryInput, Written};
-use waypost_model::limits::Limits;
+use waypost_model::limits::{Limits, MAX_LOOKUP_STEPS};
+use waypost_model::resource::Work;
 use waypost_model::snapshot::{Snapshot, Version};
 use waypost_proxy::table::{Builder, Fields, Request, Table};
 
@@ -36,8 +37,19 @@ fn slowest_lookup(table: &Table) -> Duration {
     let (near, ones) = (head("none"), head("1"));
     let query: String = (0..16).map(|n| format!("q-{n}=1")).collect::<Vec<_>>().join("&");
     let pattern = format!("/{}y", "a".repeat(40));
+    let open = format!("/{}", "x".repeat(8_000));
+    let random = format!("/{}", (0..8_000_u32).map(|n| if (n.wrapping_mul(2_654_435_761) >> 16) % 2 == 0 { 'a' } else { 'b' }).collect::<String>());
     let repeated = vec!["q=1"; 16_000].join("&");
-    let paths = ["/p3899".to_owned(), format!("/{}x", "a/".repeat(1_999)), "/a".repeat(2_000), pattern, "/7".to_owned(), "/nothing/that/is/there".to_owned()];
+    let paths = [
+        "/p3899".to_owned(),
+        format!("/{}x", "a/".repeat(1_999)),
+        "/a".repeat(2_000),
+        pattern,
+        open,
+        random,
+        "/7".to_owned(),
+        "/nothing/that/is/there".to_owned(),
+    ];
     let mut worst = Duration::ZERO;
     for (path, query) in paths.iter().flat_map(|path| [(path, &query), (path, &repeated)]) {
         for (bytes, fields) in [&near, &ones] {
@@ -50,11 +62,13 @@ fn slowest_lookup(table: &Table) -> Duration {
                     query: Some(query),
                     method,
                     fields: Fields::new(bytes.as_bytes(), fields),
+                    work: &Work::new(0),
                 };
                 // The least of some is what it costs without what else the machine does.
                 let least = (0..20).map(|_| {
                     let begun = Instant::now();
-                    std::hint::black_box(table.find(&request).is_some());
+                    let work = Work::new(MAX_LOOKUP_STEPS);
+                    std::hint::black_box(table.find(&Request { work: &work, ..request }).is_some());
                     begun.elapsed()
                 });
                 worst = worst.max(least.min().unwrap());

@@ -45,6 +45,7 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
     let web = ports.take(8_080, "the proxy");
     let api = flags.api.unwrap_or_else(|| loopback(ports.take(7_400, "the API")));
     let admin = flags.admin.unwrap_or_else(|| loopback(ports.take(7_410, "the admin surface")));
+    let mut is_example = false;
     let store = match flags.store {
         Some(url) => url,
         None => {
@@ -56,12 +57,17 @@ pub(super) async fn run(flags: DevFlags) -> Outcome {
                 init::write(&dir, &[(8_080, web), (9_001, a), (9_002, b)])?;
                 say!("An example is in {}: change a file there and ask again.", dir.display());
                 start_echoes([("a", a), ("b", b)]);
+                is_example = true;
             }
             let dir = std::path::absolute(&dir).map_err(Failure::failed)?;
             format!("file://{}", dir.display())
         }
     };
-    say!("The proxy is on http://127.0.0.1:{web}/, the API on http://{api}/. Ctrl-C ends it.");
+    if is_example {
+        say!("The proxy is on http://127.0.0.1:{web}/, the API on http://{api}/. Ctrl-C ends it.");
+    } else {
+        say!("The proxy is where listeners/NAME says, or on http://127.0.0.1:{web}/ if there is none; the API on http://{api}/. Ctrl-C ends it.");
+    }
     let (state, listen) = (state.display().to_string(), loopback(web));
     let arguments = [
         "dev",

@@ -109,6 +109,8 @@ pub struct State {
     swept: Duration,
     /// The highest epoch that each program claimed to have received, and when that claim was accepted.
     claims: HashMap<String, (u64, Duration)>,
+    /// When an event last told of a claim that was not believed.
+    last_claim_event: Option<Duration>,
     /// Reasons of held removals that already had an event.
     announced_reasons: BTreeSet<String>,
     names: Vec<String>,
@@ -172,6 +174,7 @@ impl State {
             pin: None,
             swept: Duration::ZERO,
             claims: HashMap::new(),
+            last_claim_event: None,
             announced_reasons: BTreeSet::new(),
             names,
             missing_listener_announced: false,

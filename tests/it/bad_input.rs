@@ -55,7 +55,7 @@ fn a_duplicate_name_a_shadowed_route_and_a_missing_reference_are_reported() {
     run.write("routes/a.json", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
     run.ok(&["wait", "routes/a"]);
     let described = run.ok(&["describe", "routes/a", "-o", "json"]);
-    assert!(described.contains("there is no backend nobody; register an endpoint under endpoints/nobody/, until then it answers 503"), "{described}");
+    assert!(described.contains("there is no backend nobody; register an endpoint under endpoints/nobody/, until then it takes no requests, and a rule without another backend answers 503"), "{described}");
     run.write("routes/b", r#"{"rules":[{"backendRefs":[{"name":"nobody"}]}]}"#);
     assert_eq!(run.fails(3, &["wait", "routes/b"]), "shadowed by routes/a, which claims the same match\n");
     run.write("routes/a.yaml", "rules: []");
@@ -380,4 +380,31 @@ fn a_value_that_expands_too_far_or_changes_framing_headers_is_refused() {
         assert_eq!(get(web, "any", "/").body, "ok");
     }
     assert!(run.ok(&["status"]).contains("Proxies:  1 connected"));
+}
+
+#[test]
+fn files_that_are_no_values_cost_neither_memory_nor_any_other_key() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    run.ok(&["put", "routes/page", &page("one"), "--wait"]);
+    let routes = run.dir().join("routes");
+    // One far too large, links that lead to nothing in each way, and one that leads round.
+    std::fs::File::create(routes.join("huge.json")).unwrap().set_len(8 << 30).unwrap();
+    for (name, target) in [("nowhere", "missing"), ("through", "page/x"), ("itself", "itself"), ("round", ".")] {
+        std::os::unix::fs::symlink(target, routes.join(name)).unwrap();
+    }
+    run.write("routes/after", r#"{"hostnames":["after"],"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":204}}]}]}"#);
+    until("the next key", || get(web, "after", "/").status == 204);
+    until("the verdict", || text(&run.verb(&["describe", "route", "huge"]).stdout).contains("the file has more than 4194304 bytes"));
+    let listed = text(&run.verb(&["get", "routes"]).stdout);
+    assert!(["nowhere", "through", "itself", "round"].iter().all(|name| !listed.contains(name)), "{listed}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", run.process.id())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap();
+    assert!(resident < 400_000, "{resident} kB");
+    // What is said of a long value is short.
+    run.write("routes/long", &format!("{{\"{}\":1}}", "\u{7f}".repeat(200_000)));
+    until("the verdict", || text(&run.verb(&["describe", "route", "long"]).stdout).contains("unknown field"));
+    let events = text(&run.verb(&["events"]).stdout);
+    assert!(events.contains("routes/long") || events.contains("unknown field"), "{events}");
+    assert!(events.len() < 50_000, "{} bytes", events.len());
 }

@@ -65,3 +65,22 @@ fn a_listener_moves_between_addresses_of_one_port_and_turns_nobody_away() {
     run.ok(&["put", "listeners/web", &format!("{{\"address\":\"{other}\"}}"), "--wait"]);
     assert_eq!(get(other, "page", "/").body, "one");
 }
+
+#[test]
+fn a_route_that_no_listener_serves_is_not_live() {
+    let run = Box1::on_files();
+    let web = loopback();
+    run.ok(&["put", "listeners/web", &format!(r#"{{"address":"{web}","explicitOnly":true}}"#), "--wait"]);
+    run.write("routes/lost", &page("one"));
+    let described = |name: &str| text(&run.verb(&["describe", "route", name]).stdout);
+    until("the verdict", || described("lost").contains("no listener serves it"));
+    assert!(!run.verb(&["wait", "routes/lost", "--timeout", "1s"]).status.success());
+    run.write("routes/named", r#"{"listeners":["nope"],"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200}}]}]}"#);
+    until("the verdict of a missing listener", || described("named").contains("no listener serves it"));
+    run.ok(&["put", "routes/lost", r#"{"listeners":["web"],"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":204}}]}]}"#, "--wait"]);
+    assert_eq!(get(web, "page", "/").status, 204);
+    // A listener for other proxies' labels serves nothing here.
+    run.write("listeners/core", r#"{"address":"127.0.0.1:9","proxies":{"tier":"core"}}"#);
+    run.write("routes/core", r#"{"listeners":["core"],"rules":[{"filters":[{"type":"FixedResponse","fixedResponse":{"statusCode":200}}]}]}"#);
+    until("the verdict of another proxy's listener", || described("core").contains("none of them has a listener that serves it"));
+}

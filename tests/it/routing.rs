@@ -159,3 +159,62 @@ fn a_route_that_expands_too_far_is_refused_with_the_product_the_limit_and_the_se
     run.ok(&["put", "routes/small", &page_at("small", "one"), "--wait"]);
     assert_eq!(get(web, "small", "/").body, "one", "it hurts nobody else");
 }
+
+#[test]
+fn what_a_client_sends_cannot_make_a_lookup_long_nor_pass_a_rule_by_its_length() {
+    let rule = |path: &str, status: u16| format!(r#"{{"matches":[{path}],"filters":[{{"type":"FixedResponse","fixedResponse":{{"statusCode":{status}}}}}]}}"#);
+    let (run, web, _origin) = mirror(&format!(
+        r#"{{"matches":[{{"path":{{"value":"/"}}}}],"backendRefs":[{{"name":"shop"}}]}},{},{}"#,
+        rule(r#"{"path":{"type":"RegularExpression","value":"/internal/.*"}}"#, 403),
+        rule(r#"{"path":{"value":"/ask"},"queryParams":[{"name":"debug","value":"1"}]}"#, 403),
+    ));
+    assert_eq!(get(web, "shop", &format!("/internal/{}", "a".repeat(8_200))).status, 403);
+    assert_eq!(get(web, "shop", &format!("/internal/{}", "a".repeat(20_000))).status, 414, "its rule is not known");
+    assert_eq!(get(web, "shop", &format!("/other/{}", "a".repeat(20_000))).status, 200, "the expression fails at once");
+    let many = |count: usize| "x=1&".repeat(count);
+    assert_eq!(get(web, "shop", &format!("/ask?{}debug=1", many(255))).status, 403);
+    assert_eq!(get(web, "shop", &format!("/ask?{}debug=1", many(256))).status, 414);
+    // A name of 76 KB has tens of thousands of suffixes, of which a wildcard might be one.
+    run.ok(&["put", "routes/wild", r#"{"hostnames":["*.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#, "--wait"]);
+    assert_eq!(get(web, "a.example.com", "/").status, 200);
+    let host = format!("{}nope", "a.".repeat(38_000));
+    let began = std::time::Instant::now();
+    assert_eq!(get(web, &host, "/").status, 400);
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(get(web, &format!("{}.example.com", "a.".repeat(120).trim_end_matches('.')), "/").status, 200);
+    let upgrades = format!(r#"{{"rules":[{{"upgrades":[{}],"backendRefs":[{{"name":"shop"}}]}}]}}"#, vec!["\"b\""; 17].join(","));
+    let refused = text(&run.verb(&["put", "routes/up", &upgrades]).stderr);
+    assert!(refused.contains("rules[0].upgrades has 17 entries; at most 16 are accepted (setting upgradesPerRule)"), "{refused}");
+}
+
+#[test]
+fn a_redirect_never_leads_to_the_url_it_came_from_and_needs_a_host() {
+    let run = Box1::on_files();
+    let web = run.listener();
+    run.ok(&["put", "listeners/web", &format!(r#"{{"address":"{web}","trustedProxies":["127.0.0.0/8"]}}"#), "--wait"]);
+    run.ok(&["put", "routes/secure", r#"{"rules":[{"filters":[{"type":"RequestRedirect","requestRedirect":{"scheme":"https"}}]}]}"#, "--wait"]);
+    let ask = |fields: &str| raw(web, format!("GET /a?b HTTP/1.1\r\n{fields}connection: close\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(ask("host: shop\r\n").header("location"), Some("https://shop/a?b"));
+    let looped = ask("host: shop\r\nx-forwarded-proto: https\r\n");
+    assert_eq!((looped.status, looped.body.as_str()), (500, "the redirect of this route leads to where the request was sent\n"));
+    let nameless = raw(web, b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(nameless.status, 400, "{}", nameless.head);
+    let wildcard = r#"{"hostnames":["*.example"],"rules":[{"filters":[{"type":"RequestRedirect","requestRedirect":{"hostname":"www.example"}}]}]}"#;
+    run.ok(&["put", "routes/www", wildcard, "--wait"]);
+    assert!(get(web, "a.example", "/").header("location").is_some_and(|location| location.starts_with("http://www.example")));
+    assert_eq!(get(web, "WWW.example", "/").status, 500);
+}
+
+#[test]
+fn via_and_the_scheme_that_a_trusted_proxy_names_are_what_the_rule_and_the_proxy_say() {
+    let (run, web, _origin) = mirror(
+        r#"{"filters":[{"type":"RequestHeaderModifier","requestHeaderModifier":{"remove":["via"]}},
+            {"type":"ResponseHeaderModifier","responseHeaderModifier":{"set":[{"name":"x-rule","value":"1"}]}}],"backendRefs":[{"name":"shop"}]}"#,
+    );
+    run.ok(&["put", "listeners/web", &format!(r#"{{"address":"{web}","trustedProxies":["127.0.0.0/8"]}}"#), "--wait"]);
+    let received =
+        raw(web, b"GET / HTTP/1.1\r\nhost: shop\r\nforwarded: for=10.0.0.1;proto=https\r\nconnection: close\r\n\r\n").unwrap().body.to_ascii_lowercase();
+    assert!(!received.contains("\r\nvia:") && received.contains("\r\nx-forwarded-proto: https\r\n"), "{received}");
+    let options = raw(web, b"OPTIONS / HTTP/1.1\r\nhost: shop\r\nmax-forwards: 0\r\nconnection: close\r\n\r\n").unwrap();
+    assert_eq!((options.status, options.header("x-rule")), (200, Some("1")), "{}", options.head);
+}

@@ -8,7 +8,7 @@ use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
 use crate::order::{Claim, Conditions, MatchRank, patterns};
-use crate::resource::{PathNormalization, Resource, Route, RouteMatch};
+use crate::resource::{Filter, PathMatch, PathNormalization, PathRewrite, Redirect, Resource, Route, RouteMatch};
 use crate::value::Address;
 use crate::verdict::{Condition, ConditionType};
 
@@ -190,13 +190,14 @@ impl Index {
             claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
             hostnames: route.map(hostnames).unwrap_or_default(),
             patterns: route.map(pattern_count).unwrap_or_default(),
-            warnings: warnings(parsed),
+            warnings: Vec::new(),
             address: match parsed {
                 Resource::Endpoint(endpoint) => Some(endpoint.address.canonical().into()),
                 _ => None,
             },
             explicit_only: matches!(parsed, Resource::Listener(listener) if listener.explicit_only),
         };
+        let installed = Installed { warnings: warnings(parsed, &installed.claims), ..installed };
         self.link(resource, &installed);
         self.installed.insert(resource.clone(), installed);
         true
@@ -368,7 +369,10 @@ fn some_of(findings: &[String]) -> String {
 fn missing(target: &ResourceKey) -> String {
     match target.kind {
         Kind::Listener => format!("there is no listener {}; write listeners/{}", target.name, target.name),
-        _ => format!("there is no backend {name}; register an endpoint under endpoints/{name}/, until then it answers 503", name = target.name),
+        _ => format!(
+            "there is no backend {name}; register an endpoint under endpoints/{name}/, until then it takes no requests, and a rule without another backend answers 503",
+            name = target.name
+        ),
     }
 }
 
@@ -404,11 +408,15 @@ fn pattern_count(route: &Route) -> usize {
 }
 
 /// Warnings about an accepted value that is probably not what the author wants.
-fn warnings(parsed: &Resource) -> Vec<String> {
+fn warnings(parsed: &Resource, claims: &[Claimed]) -> Vec<String> {
     match parsed {
-        Resource::Route(route) => unmatchable(route),
+        Resource::Route(route) => [unmatchable(route), repeated(claims), weightless(route), growing(route)].concat(),
         Resource::Listener(listener) if listener.path_normalization == PathNormalization::None => {
-            vec!["pathNormalization is None: other spellings of a path, such as /x/../internal, pass its rules by".to_owned()]
+            vec![
+                "pathNormalization is None: other spellings of a path, such as /x/../internal, pass its rules by; rules are compared in their one spelling, so that \
+                 none matches a path with //, dot segments or escapes in lower case"
+                    .to_owned(),
+            ]
         }
         Resource::Listener(_) | Resource::Backend(_) | Resource::Endpoint(_) => Vec::new(),
     }
@@ -419,6 +427,48 @@ fn unmatchable(route: &Route) -> Vec<String> {
     let all = route.rules.iter().enumerate().flat_map(|(rule_at, rule)| rule.matches.iter().enumerate().map(move |(at, found)| ((rule_at, at), found)));
     let never = all.filter_map(|((rule, at), found)| Some(format!("rules[{rule}].matches[{at}]: {}", found.path.never_matches()?)));
     never.take(3).collect()
+}
+
+/// Matches that an earlier one of the same route has as well, at most three of them.
+fn repeated(claims: &[Claimed]) -> Vec<String> {
+    let mut first: HashMap<Claim, (usize, usize)> = HashMap::new();
+    let mut found = BTreeSet::new();
+    for claimed in claims {
+        let place = *first.entry(claimed.claim).or_insert(claimed.place);
+        if place != claimed.place {
+            found.insert((claimed.place, place));
+        }
+    }
+    let text = |(rule, at): (usize, usize)| format!("rules[{rule}].matches[{at}]");
+    found.into_iter().take(3).map(|(place, by)| format!("{} is the same as {}, which takes its requests", text(place), text(by))).collect()
+}
+
+/// Rules whose backends all have weight 0, at most three of them.
+fn weightless(route: &Route) -> Vec<String> {
+    let rules =
+        route.rules.iter().enumerate().filter(|(_, rule)| !rule.backend_refs.is_empty() && rule.backend_refs.iter().all(|target| target.weight.get() == 0));
+    rules.take(3).map(|(at, _)| format!("rules[{at}]: every backend has weight 0, so that it answers 503")).collect()
+}
+
+/// Redirects whose target the same match takes again, longer each time; at most three of them.
+fn growing(route: &Route) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, rule) in route.rules.iter().enumerate() {
+        let redirects = rule.filters.iter().filter_map(|filter| match filter {
+            Filter::RequestRedirect(Redirect { path: Some(PathRewrite::Prefix(to)), hostname: None, scheme: None, port: None, .. }) => {
+                Some(to.trim_end_matches('/'))
+            }
+            _ => None,
+        });
+        for to in redirects {
+            let grows = |found: &RouteMatch| matches!(&found.path, PathMatch::Prefix(prefix) if !to.is_empty() && to.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/')));
+            if let Some(taken) = rule.matches.iter().position(grows) {
+                found.push(format!("rules[{at}]: the redirect to {to:?} leads to paths that its matches[{taken}] takes again, longer each time"));
+            }
+        }
+    }
+    found.truncate(3);
+    found
 }
 
 fn claims(name: &str, object: &Object, route: &Route) -> Vec<Claimed> {

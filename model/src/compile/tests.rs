@@ -48,7 +48,7 @@ fn a_route_may_come_before_its_backend_and_its_verdict_changes_when_that_arrives
     world.apply(vec![put("routes/shop", ROUTE, 1)]);
     assert_eq!(
         world.verdict("routes/shop"),
-        "BackendNotFound: there is no backend shop; register an endpoint under endpoints/shop/, until then it answers 503"
+        "BackendNotFound: there is no backend shop; register an endpoint under endpoints/shop/, until then it takes no requests, and a rule without another backend answers 503"
     );
     assert_eq!(world.config(), ["route/shop"]);
     let touched = world.apply(vec![put("endpoints/shop/a", "10.0.0.1:80", 2)]);

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeSet;
 
+use crate::limits::MAX_PATH_BYTES;
 use crate::problem::Problem;
-use crate::resource::{Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, RouteMatch, Rule, StringMatch};
+use crate::resource::{
+    Backend, Endpoint, Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, RouteMatch, Rule, StringMatch,
+};
 use crate::value::{Hostname, PreciseHostname};
 
 /// Refuses a route if a part of it cannot work.
 pub(super) fn check(route: &Route) -> Result<(), Problem> {
     for (rule_at, rule) in route.rules.iter().enumerate() {
+        check_combination(&rule.filters).map_err(|(at, message)| Problem { field: format!("rules[{rule_at}].filters[{at}]"), ..Problem::whole(message) })?;
         for (at, filter) in rule.filters.iter().enumerate() {
             check_filter(filter, rule, route).map_err(|message| Problem { field: format!("rules[{rule_at}].filters[{at}]"), ..Problem::whole(message) })?;
         }
@@ -19,6 +23,51 @@ pub(super) fn check(route: &Route) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// Bytes of a zone's name.
+const MAX_ZONE_BYTES: usize = 253;
+
+/// Refuses an endpoint with a zone that no log line should carry.
+pub(super) fn check_endpoint(endpoint: Endpoint) -> Result<Endpoint, Problem> {
+    match endpoint.zone.as_ref().map(String::len) {
+        Some(length) if length > MAX_ZONE_BYTES => {
+            Err(Problem { field: "zone".to_owned(), ..Problem::whole(format!("the zone has {length} bytes; at most {MAX_ZONE_BYTES} are accepted")) })
+        }
+        _ => Ok(endpoint),
+    }
+}
+
+/// Refuses a backend whose probes no endpoint could answer.
+pub(super) fn check_backend(backend: Backend) -> Result<Backend, Problem> {
+    let refused = |field: &str, message: String| Err(Problem { field: format!("healthCheck.{field}"), ..Problem::whole(message) });
+    let Some(check) = &backend.health_check else { return Ok(backend) };
+    if let Some(host) = check.host.as_ref().filter(|host| !is_host_field(host)) {
+        return refused("host", format!("{host:?} is no value of the header \"host\"; write a host name, with a port or without"));
+    }
+    let (length, is_escape) = (check.path.len(), |rest: &str| rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit())));
+    if length > MAX_PATH_BYTES {
+        return refused("path", format!("the path has {length} bytes; at most {MAX_PATH_BYTES} are accepted"));
+    }
+    if !check.path.split('%').skip(1).all(is_escape) {
+        return refused("path", format!("{:?} has a '%' that begins no escape; write \"%25\" for it", check.path));
+    }
+    Ok(backend)
+}
+
+/// Refuses filters of which one would have no effect, or another one than it says, with the number of the one to change.
+fn check_combination(filters: &[Filter]) -> Result<(), (usize, String)> {
+    let same = |one: &Filter, other: &Filter| std::mem::discriminant(one) == std::mem::discriminant(other);
+    for (at, filter) in filters.iter().enumerate() {
+        if let Some(first) = filters.iter().take(at).position(|other| same(filter, other)) {
+            return Err((at, format!("a rule has at most one filter of this type; write what it says into filters[{first}]")));
+        }
+    }
+    let answers = filters.iter().any(Filter::answers);
+    match filters.iter().position(|filter| matches!(filter, Filter::UrlRewrite(_))) {
+        Some(at) if answers => Err((at, "a rule that answers itself sends nothing on; take the URLRewrite out".to_owned())),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a match that no request fulfils, with the field below the match.
@@ -222,6 +271,40 @@ mod tests {
             let message = rule("", &format!(r#"{{"type":"RequestHeaderModifier","requestHeaderModifier":{change}}}"#), TO);
             assert!(message.contains(answer), "{change}: {message}");
         }
+    }
+
+    #[test]
+    fn a_filter_stands_once_in_a_rule_and_a_rule_that_answers_itself_rewrites_nothing() {
+        const SET: &str = r#"{"type":"RequestHeaderModifier","requestHeaderModifier":{"set":[{"name":"x","value":"1"}]}}"#;
+        const REWRITE: &str = r#"{"type":"URLRewrite","urlRewrite":{"hostname":"a.example"}}"#;
+        const REDIRECT: &str = r#"{"type":"RequestRedirect","requestRedirect":{"scheme":"https"}}"#;
+        const TO: &str = r#","backendRefs":[{"name":"b"}]"#;
+        for (filters, rest, answer) in [
+            (format!("{SET},{SET}"), TO, "rules[0].filters[1]: a rule has at most one filter of this type; write what it says into filters[0]"),
+            (format!("{REWRITE},{SET},{REWRITE}"), TO, "filters[2]: a rule has at most one"),
+            (format!("{REDIRECT},{REWRITE}"), "", "filters[1]: a rule that answers itself sends nothing on"),
+            (format!("{REWRITE},{SET}"), TO, "accepted"),
+        ] {
+            let message = rule("", &filters, rest);
+            assert!(message.contains(answer), "{filters}: {message}");
+        }
+    }
+
+    #[test]
+    fn probes_that_no_endpoint_could_answer_and_long_zones_are_refused() {
+        let message = |kind: Kind, name: &str, value: &str| {
+            parse(&ResourceKey::new(kind, name), value.as_bytes(), &Limits::default()).map_or_else(|problem| problem.to_string(), |_| "accepted".to_owned())
+        };
+        for (check, answer) in [
+            (r#"{"host":"a:b:[[:x"}"#, "healthCheck.host: \"a:b:[[:x\" is no value of the header"),
+            (r#"{"path":"/%zz"}"#, "begins no escape"),
+            (r#"{"host":"shop.example.com:80","path":"/a%20b?c=1"}"#, "accepted"),
+        ] {
+            let found = message(Kind::Backend, "b", &format!("{{\"healthCheck\":{check}}}"));
+            assert!(found.contains(answer), "{check}: {found}");
+        }
+        let zone = |length: usize| message(Kind::Endpoint, "b/1", &format!("{{\"address\":\"10.0.0.1:80\",\"zone\":\"{}\"}}", "z".repeat(length)));
+        assert!(zone(253) == "accepted" && zone(254).contains("zone: the zone has 254 bytes"), "{}", zone(254));
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! Conditions of a rule: path, method, headers and query parameters.
 
-use std::sync::OnceLock;
-
-use regex_automata::meta::Regex;
-use regex_automata::nfa::thompson::WhichCaptures;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_PATH_BYTES, MAX_PATTERN_INPUT_BYTES, MAX_REGEX_TEXT_BYTES, MOST_REGEX_BYTES};
+use super::pattern::{Pattern, Work};
+use crate::limits::MAX_PATH_BYTES;
 use crate::value::{HeaderName, Method};
 
 /// One alternative of a rule's conditions: a request matches if it fulfils every given condition.
@@ -69,7 +66,7 @@ impl PathMatch {
     pub fn length(&self) -> usize {
         match self {
             Self::Exact(text) | Self::Prefix(text) => text.len(),
-            Self::Pattern(pattern) => pattern.text.len(),
+            Self::Pattern(pattern) => pattern.as_str().len(),
         }
     }
 }
@@ -144,123 +141,9 @@ impl From<PathMatch> for TypedValue {
             PathMatch::Exact(value) => ("Exact", value),
             PathMatch::Prefix(value) if value.is_empty() => ("PathPrefix", "/".to_owned()),
             PathMatch::Prefix(value) => ("PathPrefix", value),
-            PathMatch::Pattern(pattern) => ("RegularExpression", pattern.text),
+            PathMatch::Pattern(pattern) => ("RegularExpression", pattern.as_str().to_owned()),
         };
         Self { r#type: Some(kind.to_owned()), value }
-    }
-}
-
-/// A regular expression that must match the whole text, in linear time (no look-around, no back-references). Reading it only checks the
-/// syntax, because compiling is expensive: the proxy compiles it before it matches, the controller within limits before it accepts it.
-#[derive(Debug, Clone)]
-pub struct Pattern {
-    text: String,
-    regex: OnceLock<Regex>,
-}
-
-impl Pattern {
-    /// An expression with valid syntax.
-    ///
-    /// # Errors
-    /// The expression is not valid or too long.
-    pub fn new(text: &str) -> Result<Self, String> {
-        if text.len() > MAX_REGEX_TEXT_BYTES {
-            return Err(format!("the regular expression has {} bytes; at most {MAX_REGEX_TEXT_BYTES} are accepted", text.len()));
-        }
-        // The text is parsed without the group around it: a superfluous bracket would close that group.
-        match regex_syntax::ast::parse::Parser::new().parse(text) {
-            Ok(_) => Ok(Self { text: text.to_owned(), regex: OnceLock::new() }),
-            Err(error) => Err(invalid(text, &error.kind())),
-        }
-    }
-
-    /// Compiles the expression in advance, so that matching does not have to.
-    ///
-    /// # Errors
-    /// The expression is not valid, or larger than any limit allows.
-    pub fn compile(&self) -> Result<(), String> {
-        // The engines that only help to find groups are left out: they take up to 1 MiB, which no limit counts.
-        let config =
-            Regex::config().nfa_size_limit(Some(MOST_REGEX_BYTES)).hybrid_cache_capacity(LAZY_DFA_BYTES).onepass(false).which_captures(WhichCaptures::Implicit);
-        match Regex::builder().configure(config).build(&self.anchored()) {
-            Ok(regex) => {
-                // Another thread may have set it first; both compiled the same text.
-                drop(self.regex.set(regex));
-                Ok(())
-            }
-            Err(error) => Err(error.size_limit().map_or_else(|| invalid(&self.text, &error), |limit| too_big(&self.text, limit))),
-        }
-    }
-
-    /// The size of the compiled expression in bytes.
-    ///
-    /// # Errors
-    /// The size exceeds `limit`, or the expression is not valid.
-    pub fn compiled_bytes(&self, limit: usize) -> Result<usize, String> {
-        use regex_automata::nfa::thompson::{Compiler, Config};
-        let compiled = Compiler::new().configure(Config::new().nfa_size_limit(Some(limit))).build(&self.anchored());
-        match compiled {
-            Ok(nfa) => Ok(nfa.memory_usage()),
-            Err(error) if error.size_limit().is_some() => Err(too_big(&self.text, limit)),
-            Err(error) => Err(invalid(&self.text, &std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))),
-        }
-    }
-
-    fn anchored(&self) -> String {
-        format!("^(?:{})$", self.text)
-    }
-
-    /// Whether the whole of `text` matches. Compiles the expression if that was not done; one that cannot be compiled matches nothing, and nothing
-    /// matches a text of more than [`MAX_PATTERN_INPUT_BYTES`] bytes: a request may meet hundreds of expressions.
-    pub fn is_match(&self, text: &str) -> bool {
-        if text.len() > MAX_PATTERN_INPUT_BYTES {
-            return false;
-        }
-        if self.regex.get().is_none() && self.compile().is_err() {
-            return false;
-        }
-        self.regex.get().is_some_and(|regex| regex.is_match(text))
-    }
-
-    /// Why no path can match, if that is evident.
-    fn never_matches_path(&self) -> Option<String> {
-        use regex_syntax::hir::literal::Extractor;
-        let never = |why: String| Some(format!("the regular expression {:?} never matches: {why}", self.text));
-        let hir = regex_syntax::parse(&self.text).ok()?;
-        let firsts = Extractor::new().extract(&hir);
-        let firsts = firsts.literals().filter(|all| all.iter().all(|first| !first.as_bytes().is_empty()))?;
-        let begins = |first: &regex_syntax::hir::literal::Literal| first.as_bytes().first() == Some(&b'/');
-        if !firsts.iter().any(begins) {
-            return never("it is compared with the whole path, which begins with \"/\"".to_owned());
-        }
-        let whole = hir.properties().is_literal().then(|| firsts.first()).flatten().filter(|first| first.is_exact())?;
-        let text = std::str::from_utf8(whole.as_bytes()).ok()?;
-        let path = crate::path::of_rule(text).ok()?;
-        if path == text { None } else { never(format!("paths are compared in one spelling; write {path:?}")) }
-    }
-
-    /// The expression as the author wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-/// Memory per thread for the states that matching computes as it goes. An expression that needs more is matched more slowly.
-const LAZY_DFA_BYTES: usize = 64 * 1024;
-
-fn too_big(text: &str, limit: usize) -> String {
-    format!("the regular expression {text:?} compiles to more than {limit} bytes; make it smaller, repetition counts are what grows")
-}
-
-fn invalid(text: &str, error: &dyn std::fmt::Display) -> String {
-    let reason = error.to_string();
-    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-    format!("the regular expression {text:?} is not valid: {reason}; the syntax is that of RE2, without look-around and back-references")
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
     }
 }
 
@@ -282,11 +165,11 @@ impl StringMatch {
         }
     }
 
-    /// Whether `text` matches.
-    pub fn is_match(&self, text: &str) -> bool {
+    /// Whether `text` matches; `false` as well if there is not enough `work` left to know.
+    pub fn is_match(&self, text: &str, work: &Work) -> bool {
         match self {
             Self::Exact(wanted) => wanted == text,
-            Self::Pattern(pattern) => pattern.is_match(text),
+            Self::Pattern(pattern) => pattern.is_match(text, work),
         }
     }
 
@@ -301,7 +184,7 @@ impl StringMatch {
     fn written(self) -> (Option<String>, String) {
         match self {
             Self::Exact(value) => (None, value),
-            Self::Pattern(pattern) => (Some("RegularExpression".to_owned()), pattern.text),
+            Self::Pattern(pattern) => (Some("RegularExpression".to_owned()), pattern.as_str().to_owned()),
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Rule {
     /// A request matches if it fulfils any of these; every request matches if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<RouteMatch>,
-    /// The filters, applied in this order.
+    /// The filters, at most one of each type.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<Filter>,
     /// The backends that take the requests, in proportion to the weights.
@@ -53,7 +53,7 @@ struct WrittenRule {
     /// A request matches if it fulfils any of these; every request matches if absent.
     #[serde(default)]
     matches: Vec<RouteMatch>,
-    /// The filters, applied in this order.
+    /// The filters, at most one of each type.
     #[serde(default)]
     filters: Vec<Filter>,
     /// The backends that take the requests, in proportion to the weights.

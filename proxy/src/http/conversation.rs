@@ -218,7 +218,7 @@ impl<A: FnMut(u16)> Back<'_, '_, A> {
                 record.sent(count);
             }
         };
-        let result = download::body(endpoint, client, &mut incoming, (framing, self.limits), sent).await;
+        let result = download::body(endpoint, client, &mut incoming, (framing, self.limits), call.rule, sent).await;
         let is_whole = result.is_ok();
         if let Err(DownloadError::Endpoint(error)) = result {
             tracing::debug!(%error, "an endpoint's body did not come whole");

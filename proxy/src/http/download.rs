@@ -11,6 +11,7 @@ use crate::http::gate::Progress;
 use crate::http::io::{Reader, Writer};
 use crate::http::limits::TimeLimits;
 use crate::http::response::Response;
+use crate::table::CompiledRule;
 
 /// What the head of a response may have.
 const LIMITS: Limits = Limits { bytes: crate::config::DEFAULT_HEAD_BYTES, fields: 400 };
@@ -125,6 +126,7 @@ pub(crate) async fn body(
     client: &mut Writer,
     incoming: &mut Incoming,
     (framing, limits): (Framing, &TimeLimits),
+    rule: &CompiledRule,
     mut sent: impl FnMut(usize),
 ) -> Result<(), DownloadError> {
     let is_chunked = framing == Framing::Chunked;
@@ -146,7 +148,7 @@ pub(crate) async fn body(
         sent(count);
     }
     if is_chunked {
-        let trailers = incoming.trailers().iter().filter(|(name, _)| may_trail(name, &|_| false));
+        let trailers = incoming.trailers().iter().filter(|(name, _)| may_trail(name, &|name| rule.response_headers.decides(name)));
         Message::new(client.pending()).last_chunk(trailers.map(|(name, value)| (name.as_slice(), value.as_slice())));
         client.send(&[], b"").await.map_err(|_| DownloadError::Client)?;
     }

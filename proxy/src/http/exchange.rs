@@ -68,7 +68,10 @@ pub(crate) async fn exchange(connection: &Connection, reader: &mut Reader, write
         (plan(connection, &table, head, &mut record), marks(connection, &table.version_text))
     };
     let mut body = Incoming::of_request(head.framing());
-    let planned = last_hop(head).map_or(planned, |answer| Plan::Answer(answer, None));
+    let planned = match last_hop(head) {
+        Some(answer) => Plan::Answer(answer, planned.into_rule()),
+        None => planned,
+    };
     match planned {
         Plan::Answer(answer, rule) => {
             let own = Own { connection, head, rule: rule.as_deref(), marks: &marks };

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use waypost_http1::Name;
+use waypost_model::limits::MAX_LOOKUP_STEPS;
 use waypost_model::path::{PathError, Paths};
-use waypost_model::resource::{PathNormalization, PathRewrite};
+use waypost_model::resource::{PathNormalization, PathRewrite, Work};
 
 use crate::http::answer::Answer;
 use crate::http::connection::Connection;
@@ -20,6 +21,16 @@ pub(crate) enum Plan {
     Answer(Box<Answer>, Option<Arc<CompiledRule>>),
     /// A backend's response.
     Forward(Forward),
+}
+
+impl Plan {
+    /// The rule that the request matched.
+    pub(crate) fn into_rule(self) -> Option<Arc<CompiledRule>> {
+        match self {
+            Self::Answer(_, rule) => rule,
+            Self::Forward(forward) => Some(forward.rule),
+        }
+    }
 }
 
 /// A request for a backend. It holds its rule and backend, and not the table.
@@ -64,6 +75,7 @@ fn found(connection: &Connection, table: &Table, head: &Head, record: &mut Optio
         PathNormalization::Standard if head.path() != "*" => Paths::of(head.path()).map_err(|error| refused(400, error.to_string()))?,
         PathNormalization::Standard | PathNormalization::None => Paths::as_received(head.path()),
     };
+    let work = Work::new(MAX_LOOKUP_STEPS);
     let find = |path: &str| {
         let fields = head.for_lookup();
         table.find(&table::Request {
@@ -74,6 +86,7 @@ fn found(connection: &Connection, table: &Table, head: &Head, record: &mut Optio
             query: head.query(),
             method: head.method(),
             fields,
+            work: &work,
         })
     };
     let matched = find(&paths.matched);
@@ -81,6 +94,12 @@ fn found(connection: &Connection, table: &Table, head: &Head, record: &mut Optio
         && !is_same(matched, find(read))
     {
         return Err(refused(400, PathError::Ambiguous.to_string()));
+    }
+    if work.is_exhausted() {
+        return Err(refused(
+            414,
+            format!("comparing this request with the regular expressions and conditions of host {host} takes too many steps; it is too long"),
+        ));
     }
     let Some(Candidate { rule, found, .. }) = matched else { return Err(refused(404, no_route(&host, &paths.matched))) };
     if let Some(record) = record {
@@ -119,12 +138,15 @@ fn no_route(host: &str, path: &str) -> String {
     format!("no route for {host} and path {path}")
 }
 
+/// Protocols of one request that are looked at: browsers offer one.
+const MAX_OFFERED_PROTOCOLS: usize = 16;
+
 /// The protocols to switch to that the client wants and the rule allows.
 fn upgrade(connection: &Connection, head: &Head, rule: &CompiledRule) -> Option<String> {
     if head.version() != waypost_http1::Version::Http11 || !head.has_token(Name::Connection, "upgrade") {
         return None;
     }
-    let allowed: Vec<&str> = tokens(head.values(Name::Upgrade)).filter(|protocol| rule.allows_upgrade(protocol)).collect();
+    let allowed: Vec<&str> = tokens(head.values(Name::Upgrade)).take(MAX_OFFERED_PROTOCOLS).filter(|protocol| rule.allows_upgrade(protocol)).collect();
     if allowed.is_empty() {
         if head.values(Name::Upgrade).next().is_some() {
             connection.core.shared.metrics.upgrades_dropped.inc();

@@ -37,7 +37,7 @@ pub(crate) fn addressed(head: &Head, trusted: bool) -> Addressed<'_> {
 }
 
 /// A parameter of the first element of a Forwarded header (RFC 7239, 4), without its quotes.
-fn parameter<'a>(forwarded: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn parameter<'a>(forwarded: &'a str, name: &str) -> Option<&'a str> {
     let mut pairs = forwarded.split(',').next()?.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
     Some(value.trim().trim_matches('"'))
@@ -51,10 +51,12 @@ pub(crate) fn split_port(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// The redirect of a request with this path and query, which matched `matched`.
+/// The redirect of a request with this path and query, which matched `matched`. One that would lead to where the request was sent is refused: the
+/// client would follow it for ever.
 pub(crate) fn redirect(to: &RedirectTo, matched: &PathMatch, from: &Addressed<'_>, (path, query): (&str, Option<&str>)) -> Answer {
     let (host, port) = split_port(from.authority);
     let port = port.or(from.port);
+    let own = (from.scheme, host, port.unwrap_or(if from.scheme == "https" { 443 } else { 80 }), path);
     let scheme = match to.scheme {
         Some(Scheme::Https) => "https",
         Some(Scheme::Http) => "http",
@@ -64,6 +66,13 @@ pub(crate) fn redirect(to: &RedirectTo, matched: &PathMatch, from: &Addressed<'_
     let port = to.port.or(if to.scheme.is_some() { None } else { port }).filter(|port| *port != usual);
     let host = to.host.as_deref().unwrap_or(host);
     let path = to.path.as_ref().map_or_else(|| path.to_owned(), |change| rewritten(change, matched, path));
+    if host.is_empty() {
+        return *Answer::refusal(400, "a redirect to a URL needs the host of this one, and the request names none");
+    }
+    let next = (scheme, host, port.unwrap_or(usual), path.as_str());
+    if next.0 == own.0 && next.1.eq_ignore_ascii_case(own.1) && (next.2, next.3) == (own.2, own.3) {
+        return *Answer::refusal(500, "the redirect of this route leads to where the request was sent");
+    }
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let mut answer = Answer::of(to.status.as_u16(), String::new(), Bytes::new());

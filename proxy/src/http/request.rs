@@ -7,6 +7,7 @@ use waypost_http1::{Framing, Name, Version, Writer};
 use crate::http::client::Client;
 use crate::http::fields::{announced, is_claim, is_hop_by_hop, is_in, is_twin, listed};
 use crate::http::head::Head;
+use crate::http::redirect::parameter;
 use crate::table::CompiledRule;
 
 /// What is sent to an endpoint, beside the body.
@@ -53,7 +54,9 @@ impl Outgoing<'_> {
             }
         }
         self.write_origin(&mut writer, host.unwrap_or_default());
-        writer.field(b"via", if self.head.version() == Version::Http10 { b"1.0 waypost" } else { b"1.1 waypost" });
+        if !decided(b"via") {
+            writer.field(b"via", if self.head.version() == Version::Http10 { b"1.0 waypost" } else { b"1.1 waypost" });
+        }
         self.write_connection(&mut writer);
         changes.new_fields().for_each(|(name, value)| writer.field(name, value));
         writer.end();
@@ -68,7 +71,8 @@ impl Outgoing<'_> {
             self.write_appended(writer, Name::XForwardedFor, &[self.client.address_text.as_bytes()]);
         }
         if !decided("x-forwarded-proto") && !has(Name::XForwardedProto) {
-            writer.field(b"x-forwarded-proto", b"http");
+            let forwarded = self.head.value(Name::Forwarded).filter(|_| self.trusted).and_then(|forwarded| parameter(forwarded, "proto"));
+            writer.field(b"x-forwarded-proto", if forwarded.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { b"https" } else { b"http" });
         }
         if !decided("x-forwarded-port") && !has(Name::XForwardedPort) {
             writer.field(b"x-forwarded-port", self.client.port.as_bytes());

@@ -7,9 +7,9 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use waypost_http1::Field;
-use waypost_model::limits::MAX_QUERY_PARAMETERS;
+use waypost_model::limits::{MATCH_STEPS, MAX_QUERY_PARAMETERS};
 use waypost_model::order::MatchRank;
-use waypost_model::resource::{PathMatch, RouteMatch};
+use waypost_model::resource::{PathMatch, RouteMatch, Work};
 
 use super::CompiledRule;
 use super::index::Index;
@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The headers.
     pub fields: Fields<'a>,
+    /// What all lookups of the request may cost.
+    pub work: &'a Work,
 }
 
 /// The headers of a request.
@@ -92,17 +94,17 @@ impl Host {
     pub fn find(&self, request: &Request<'_>) -> Option<&Candidate> {
         let values = Values::of(request);
         match &self.index {
-            None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request.path) && candidate.holds(&values)),
+            None => self.candidates.iter().find(|candidate| path_holds(&candidate.found.path, request) && candidate.holds(&values)),
             Some(index) => index.find(&self.candidates, &values).and_then(|at| self.candidates.get(at)),
         }
     }
 }
 
-pub(super) fn path_holds(wanted: &PathMatch, path: &str) -> bool {
+pub(super) fn path_holds(wanted: &PathMatch, request: &Request<'_>) -> bool {
     match wanted {
-        PathMatch::Exact(exact) => exact == path,
-        PathMatch::Prefix(prefix) => path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        PathMatch::Pattern(pattern) => pattern.is_match(path),
+        PathMatch::Exact(exact) => exact == request.path,
+        PathMatch::Prefix(prefix) => request.path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        PathMatch::Pattern(pattern) => pattern.is_match(request.path, request.work),
     }
 }
 
@@ -110,11 +112,22 @@ impl Candidate {
     /// Whether the request fulfils all conditions except the path.
     pub(super) fn holds(&self, values: &Values<'_>) -> bool {
         let request = values.request;
+        if request.work.take(MATCH_STEPS) < MATCH_STEPS {
+            return false;
+        }
         let served = if self.rule.listeners.is_empty() { !request.explicit_only } else { self.rule.listeners.contains(request.listener) };
         served
             && self.found.method.as_ref().is_none_or(|method| method.as_str() == request.method)
-            && self.found.headers.iter().all(|wanted| values.headers().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value)))
-            && self.found.query_params.iter().all(|wanted| values.query().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value)))
+            && self
+                .found
+                .headers
+                .iter()
+                .all(|wanted| values.headers().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value, request.work)))
+            && self
+                .found
+                .query_params
+                .iter()
+                .all(|wanted| values.query().get(wanted.name.as_str()).is_some_and(|value| wanted.value.is_match(value, request.work)))
     }
 }
 
@@ -130,12 +143,16 @@ impl<'a> Values<'a> {
         Self { request, query: OnceCell::new(), headers: OnceCell::new() }
     }
 
-    /// The first value of each of the first query parameters, decoded.
+    /// The first value of each query parameter, decoded. A request with more than are looked at is not decided: a rule for one of the others would not see it.
     pub(super) fn query(&self) -> &HashMap<Cow<'a, str>, Cow<'a, str>> {
         self.query.get_or_init(|| {
             let mut values = HashMap::new();
-            for (name, value) in url::form_urlencoded::parse(self.request.query.unwrap_or_default().as_bytes()).take(MAX_QUERY_PARAMETERS) {
+            let mut pairs = url::form_urlencoded::parse(self.request.query.unwrap_or_default().as_bytes());
+            for (name, value) in pairs.by_ref().take(MAX_QUERY_PARAMETERS) {
                 values.entry(name).or_insert(value);
+            }
+            if pairs.next().is_some() {
+                self.request.work.exhaust();
             }
             values
         })
@@ -165,7 +182,10 @@ mod tests {
     fn a_prefix_ends_at_a_slash_or_the_end() {
         let prefix = PathMatch::Prefix("/api".to_owned());
         for (path, holds) in [("/api", true), ("/api/x", true), ("/apix", false), ("/", false)] {
-            assert_eq!(path_holds(&prefix, path), holds, "{path}");
+            let work = Work::new(0);
+            let request =
+                Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: "GET", fields: Fields::new(b"", &[]), work: &work };
+            assert_eq!(path_holds(&prefix, &request), holds, "{path}");
         }
     }
 
@@ -176,7 +196,8 @@ mod tests {
         let mut read = Vec::new();
         waypost_http1::parse_request(head.as_bytes(), waypost_http1::Limits { bytes: 9_999, fields: 9 }, &mut read).unwrap();
         let fields = Fields::new(head.as_bytes(), &read);
-        let request = |query| Request { listener: "web", explicit_only: false, host: "h", path: "/", query, method: "GET", fields };
+        let work = Work::new(0);
+        let request = |query| Request { listener: "web", explicit_only: false, host: "h", path: "/", query, method: "GET", fields, work: &work };
         let (with, without) = (request(Some("a=1&b=x%20y&b=2")), request(None));
         assert_eq!(Values::of(&with).query().get("b").map(AsRef::as_ref), Some("x y"));
         assert!(Values::of(&without).query().is_empty());

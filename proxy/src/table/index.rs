@@ -89,7 +89,7 @@ impl Index {
     }
 
     fn find_pattern(&self, candidates: &[Candidate], values: &Values<'_>) -> Option<usize> {
-        let holds = |candidate: &Candidate| candidate.holds(values) && path_holds(&candidate.found.path, values.request.path);
+        let holds = |candidate: &Candidate| path_holds(&candidate.found.path, values.request) && candidate.holds(values);
         self.patterns.iter().copied().find(|at| candidates.get(*at).is_some_and(holds))
     }
 

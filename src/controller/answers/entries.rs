@@ -115,7 +115,8 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let (labels, mut others) = (labels_wanted(state, view), 0);
     let listeners = listeners_wanted(state, view);
     for (name, proxy) in state.proxies.connected(now.since_start) {
-        if !labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value)) {
+        let has_labels = labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value));
+        if !has_labels || !listeners.as_ref().is_none_or(|listeners| listeners.any_of(proxy)) {
             others += 1;
             continue;
         }
@@ -137,7 +138,11 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
             }
         }
     }
-    if live.of == 0 && others > 0 {
+    if let (0, 1.., true) = (live.of, others, listeners.is_some()) {
+        let why =
+            if listeners.is_some_and(|listeners| listeners.names.is_empty()) { "no listener serves it" } else { "none of them has a listener that serves it" };
+        live.lagging.push(format!("{others} proxies are connected, and {why}; write listeners/NAME, or check the route's listeners and explicitOnly"));
+    } else if live.of == 0 && others > 0 {
         let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
         live.lagging.push(format!("none of {others} connected proxies has the labels {}", labels.join(", ")));
     }
@@ -145,24 +150,46 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
     live
 }
 
-/// The names of the published listeners that serve a route; nothing for other resources.
-fn listeners_wanted(state: &State, view: &EntryView) -> Option<BTreeSet<String>> {
+/// The listeners that serve a route.
+struct ListenersOf {
+    /// The names of the published ones.
+    names: BTreeSet<String>,
+    /// No listener is published: proxies may have one of their own (`--listen`), which serves every route that names none.
+    is_any: bool,
+}
+
+impl ListenersOf {
+    /// The states of those that a proxy should have.
+    fn on<'p>(&self, proxy: &'p Proxy) -> impl Iterator<Item = &'p waypost_wire::ListenerState> {
+        proxy.report.listeners.iter().filter(|state| self.is_any || self.names.contains(&state.name))
+    }
+
+    fn any_of(&self, proxy: &Proxy) -> bool {
+        self.on(proxy).next().is_some()
+    }
+}
+
+/// The published listeners that serve a route; nothing for other resources.
+fn listeners_wanted(state: &State, view: &EntryView) -> Option<ListenersOf> {
     let resource = view.resource.as_ref().filter(|resource| resource.kind == Kind::Route)?;
     let route = state.snapshot.config.get(&object_path(resource))?.decode::<waypost_model::resource::Route>().ok()?.spec;
     let serves = |object: &&Arc<Object>| {
         let explicit_only = || object.decode::<waypost_model::resource::Listener>().is_ok_and(|listener| listener.spec.explicit_only);
         if route.listeners.is_empty() { !explicit_only() } else { route.listeners.iter().any(|name| name.as_str() == object.name()) }
     };
-    Some(state.snapshot.config.of_kind("listener").filter(serves).map(|object| object.name().to_owned()).collect())
+    let all = || state.snapshot.config.of_kind("listener");
+    Some(ListenersOf {
+        names: all().filter(serves).map(|object| object.name().to_owned()).collect(),
+        is_any: route.listeners.is_empty() && all().next().is_none(),
+    })
 }
 
 /// Why requests cannot reach a route on a proxy that should bind some of its listeners, and has bound none.
-fn unbound(listeners: &BTreeSet<String>, proxy: &Proxy) -> Option<String> {
-    let of_route = || proxy.report.listeners.iter().filter(|state| listeners.contains(&state.name));
-    if of_route().any(|state| state.bound) {
+fn unbound(listeners: &ListenersOf, proxy: &Proxy) -> Option<String> {
+    if listeners.on(proxy).any(|state| state.bound) {
         return None;
     }
-    of_route().next().map(|state| format!("listener {} is not bound there, so that no request reaches the route", state.name))
+    listeners.on(proxy).next().map(|state| format!("listener {} is not bound there, so that no request reaches the route", state.name))
 }
 
 /// The labels that a proxy must have to serve this: those of a listener.

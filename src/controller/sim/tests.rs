@@ -7,6 +7,7 @@ use std::time::Duration;
 use waypost_adapter::{Change, Entry, Event, Key, Revision};
 use waypost_model::compile::EntryId;
 use waypost_model::limits::Limits;
+use waypost_model::resource::Work;
 use waypost_model::snapshot::Snapshot;
 use waypost_model::verdict::{ConditionType, Status};
 use waypost_proxy::table::{Builder, Fields, Request, Table};
@@ -274,7 +275,8 @@ impl World {
 
 /// The route that takes a request.
 fn route_of(table: &Table, host: &str, path: &str) -> Option<String> {
-    let request = Request { listener: "web", explicit_only: false, host, path, query: None, method: "GET", fields: Fields::new(&[], &[]) };
+    let work = Work::new(waypost_model::limits::MAX_LOOKUP_STEPS);
+    let request = Request { listener: "web", explicit_only: false, host, path, query: None, method: "GET", fields: Fields::new(&[], &[]), work: &work };
     table.find(&request).map(|found| found.rule.route.to_string())
 }
 

@@ -14,6 +14,9 @@ const CLAIM_PAUSE: Duration = Duration::from_secs(5);
 /// New claims that are believed within that time, of all programs together: names are free where nobody proves them.
 const CLAIMS_PER_PAUSE: usize = 3;
 
+/// Minimum interval between events about claims that are not believed.
+const CLAIM_EVENT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Claims are forgotten after this long.
 pub(super) const CLAIM_MEMORY: Duration = Duration::from_secs(600);
 
@@ -47,7 +50,11 @@ impl State {
         if own.is_some_and(|(_, at)| is_recent(at)) || self.claims.values().filter(|(_, at)| is_recent(*at)).count() >= CLAIMS_PER_PAUSE {
             let message =
                 format!("it claims to have seen epoch {epoch}; there were other claims a moment ago, and this one is looked at after {CLAIM_PAUSE:?}");
-            self.events.add(now.date, "EpochClaims", name, message);
+            // A program that claims again and again must not push all other events out.
+            if self.last_claim_event.is_none_or(|at| now.since_start.saturating_sub(at) >= CLAIM_EVENT_INTERVAL) {
+                self.last_claim_event = Some(now.since_start);
+                self.events.add(now.date, "EpochClaims", name, message);
+            }
             return None;
         }
         self.claims.insert(name.to_owned(), (epoch, now.since_start));

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use waypost_model::problem::bounded;
+
 use crate::controller::answers::shapes::Event;
 
 /// Maximum number of remembered events.
@@ -17,7 +19,7 @@ pub struct Events {
 impl Events {
     /// Adds an event.
     pub fn add(&mut self, at: u64, reason: &str, about: impl Into<String>, message: impl Into<String>) {
-        let event = Event { number: self.next, at, reason: reason.to_owned(), about: about.into(), message: message.into() };
+        let event = Event { number: self.next, at, reason: reason.to_owned(), about: bounded(about.into()), message: bounded(message.into()) };
         self.next += 1;
         if self.events.len() >= MAX_EVENTS {
             self.events.pop_front();

@@ -2,7 +2,8 @@ use super::*;
 use crate::table::{Fields, Request};
 use http::{HeaderMap, Method};
 use waypost_model::compile::{Compiler, EntryChange, EntryInput, Written};
-use waypost_model::limits::Limits;
+use waypost_model::limits::{Limits, MAX_LOOKUP_STEPS};
+use waypost_model::resource::Work;
 use waypost_model::snapshot::Version;
 
 struct World {
@@ -58,7 +59,10 @@ impl World {
         let (head, mut fields) = (format!("GET / HTTP/1.1\r\n{lines}\r\n"), Vec::new());
         waypost_http1::parse_request(head.as_bytes(), waypost_http1::Limits { bytes: 9_999, fields: 99 }, &mut fields).unwrap();
         let fields = Fields::new(head.as_bytes(), &fields);
-        self.table.find(&Request { listener, explicit_only, host, path, query, method: method.as_str(), fields }).map(|found| found.rule.route.to_string())
+        let work = Work::new(MAX_LOOKUP_STEPS);
+        self.table
+            .find(&Request { listener, explicit_only, host, path, query, method: method.as_str(), fields, work: &work })
+            .map(|found| found.rule.route.to_string())
     }
 }
 
@@ -190,7 +194,9 @@ fn an_object_of_a_newer_level_than_this_proxy_lets_no_request_through() {
     let admin = |spec: &str| put(&format!(r#"{{"kind":"route","minLevel":99,"name":"admin","spec":{spec}}}"#));
     let path = |value: &str, more: &str| format!(r#"{{"path":{{"type":"Exact","value":"{value}"}}{more}}}"#);
     let status = |table: &Table, path: &str| {
-        let request = Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: "GET", fields: Fields::new(&[], &[]) };
+        let work = Work::new(MAX_LOOKUP_STEPS);
+        let request =
+            Request { listener: "web", explicit_only: false, host: "h", path, query: None, method: "GET", fields: Fields::new(&[], &[]), work: &work };
         match &table.find(&request).unwrap().rule.action {
             crate::table::rule::Action::Fixed { status, .. } => status.as_u16(),
             _ => 200,
