@@ -26,7 +26,7 @@ port() {
   [ "$found" = "$2" ] || say "port $2 is taken; the demo takes $found instead"
   printf -v "$1" '%s' "$found"
 }
-port web 8080; port api 7400; port admin 7410; port edge 7411; port one 9001; port two 9002; port three 9003
+port web 8080; port secure 8443; port api 7400; port admin 7410; port edge 7411; port one 9001; port two 9002; port three 9003
 export WAYPOST_CONTROLLER=http://127.0.0.1:$api
 dir=$(mktemp -d)
 jobs=()
@@ -116,7 +116,16 @@ step "3. A new route: live within milliseconds"
 put routes/shop '{"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"hello"}]}]}'
 waypost wait routes/shop
 
-step "4. An endpoint comes, drains, and goes"
+step "4. HTTPS, with a certificate to try"
+show waypost init --tls example
+waypost init --tls "$dir/example" >/dev/null
+put certificates/hello "{\"files\":{\"cert\":\"$dir/example-tls/hello.crt\",\"key\":\"$dir/example-tls/hello.key\"}}"
+put listeners/secure "{\"address\":\"127.0.0.1:$secure\",\"protocol\":\"HTTPS\",\"tls\":{\"certificates\":[\"hello\"]}}"
+waypost wait listeners/secure
+show curl --cacert example-tls/hello.crt "https://localhost:$secure/"
+curl -s --cacert "$dir/example-tls/hello.crt" --resolve "localhost:$secure:127.0.0.2" "https://localhost:$secure/" | head -n 3
+
+step "5. An endpoint comes, drains, and goes"
 put endpoints/hello/c "127.0.0.1:$three"
 waypost wait endpoints/hello/c
 show waypost drain endpoints/hello/c
@@ -124,7 +133,7 @@ waypost drain endpoints/hello/c --store "$url"
 del endpoints/hello/c
 waypost wait endpoints/hello/c --for gone
 
-step "5. A broken key gets a verdict; what it was still serves"
+step "6. A broken key gets a verdict; what it was still serves"
 put routes/shop '{"hostname":["shop.example.com"],"rules":[{"backendRefs":[{"name":"hello"}]}]}'
 show waypost wait routes/shop
 waypost wait routes/shop || true
@@ -132,7 +141,7 @@ show waypost describe route shop
 waypost describe route shop | sed 's/^/  /'
 printf '  curl -H "host: shop.example.com" answers %s\n' "$(curl -s -o /dev/null -w '%{http_code}' -H 'host: shop.example.com' http://127.0.0.2:$web/)"
 
-step "6. The controller is killed; the proxy serves on"
+step "7. The controller is killed; the proxy serves on"
 show "kill -9 $dev_job"
 kill -9 "$dev_job"; wait "$dev_job" 2>/dev/null || true
 before=$(requests)
@@ -143,7 +152,7 @@ put routes/back '{"hostnames":["back.example.com"],"rules":[{"backendRefs":[{"na
 await "the proxy to be back" sh -c "curl -sf http://127.0.0.1:$api/v1/proxies | grep -q edge"
 waypost wait routes/back
 
-step "7. In one screen"
+step "8. In one screen"
 show waypost status
 waypost status | sed 's/^/  /' || true
 

@@ -23,7 +23,7 @@ examples() {
 }
 
 cat docs/keys.intro.md
-for kind in listener:listeners/NAME route:routes/NAME backend:backends/NAME endpoint:endpoints/BACKEND/ID; do
+for kind in listener:listeners/NAME route:routes/NAME backend:backends/NAME certificate:certificates/NAME endpoint:endpoints/BACKEND/ID; do
   schema=$("$waypost" lint --schema "${kind%%:*}")
   printf '\n## `waypost/%s`\n' "${kind#*:}"
   name="${kind#*:}"

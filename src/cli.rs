@@ -51,7 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a controller and a proxy in one process, for a single machine
-    Run(serve::RunFlags),
+    Run(Box<serve::RunFlags>),
     /// Run with an example directory and echo endpoints, proxy on 127.0.0.1:8080
     Dev(dev::DevFlags),
     /// Run a controller; `waypost controller step-down` makes the leader hand over
@@ -148,7 +148,7 @@ fn report(failure: Failure) -> ExitCode {
 fn run(verb: Verb) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::failed)?;
     match verb {
-        Verb::Run(flags) => runtime.block_on(serve::run(flags)),
+        Verb::Run(flags) => runtime.block_on(serve::run(*flags)),
         Verb::Dev(flags) => runtime.block_on(dev::run(flags)),
         Verb::Controller(flags) => runtime.block_on(serve::controller(flags)),
         Verb::StepDown(flags) => runtime.block_on(step_down::run(flags)),

@@ -17,13 +17,15 @@ pub enum Kind {
     Route,
     /// A named set of endpoints and its policy.
     Backend,
+    /// What HTTPS listeners show to clients.
+    Certificate,
     /// One address of a backend.
     Endpoint,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [Self::Listener, Self::Route, Self::Backend, Self::Endpoint];
+    pub const ALL: [Self; 5] = [Self::Listener, Self::Route, Self::Backend, Self::Certificate, Self::Endpoint];
 
     /// The kind's name in objects and output: `route`.
     pub const fn singular(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Listener => kind::LISTENER,
             Self::Route => kind::ROUTE,
             Self::Backend => kind::BACKEND,
+            Self::Certificate => kind::CERTIFICATE,
             Self::Endpoint => kind::ENDPOINT,
         }
     }
@@ -89,7 +92,7 @@ impl ResourceKey {
         match self.kind {
             Kind::Backend => Some(&self.name),
             Kind::Endpoint => self.endpoint_parts().map(|(backend, _)| backend),
-            Kind::Listener | Kind::Route => None,
+            Kind::Listener | Kind::Route | Kind::Certificate => None,
         }
     }
 }
@@ -175,9 +178,6 @@ fn resource(tree: Option<String>, parts: &[&str], empty: bool) -> Place {
 }
 
 fn unknown_kind(folder: &str) -> String {
-    if folder == "certificates" {
-        return "certificates are not supported by this release".to_owned();
-    }
     let kinds = Kind::ALL.map(Kind::plural);
     match nearest(folder, kinds.into_iter().chain(["current", "trees"])) {
         Some(name) => format!("unknown kind {folder:?}; did you mean {name:?}?"),

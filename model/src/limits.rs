@@ -36,6 +36,8 @@ pub struct Limits {
     pub endpoints_per_backend: usize,
     /// Trusted networks of one listener.
     pub trusted_proxies_per_listener: usize,
+    /// Certificates of one listener.
+    pub certificates_per_listener: usize,
     /// Bytes of a compiled regular expression (linear-time engine only).
     pub regex_bytes: usize,
     /// Bytes of all compiled regular expressions of one route.
@@ -60,6 +62,7 @@ impl Default for Limits {
             patterns_per_host: 256,
             endpoints_per_backend: 10_000,
             trusted_proxies_per_listener: 256,
+            certificates_per_listener: 1_000,
             regex_bytes: DEFAULT_REGEX_BYTES,
             route_regex_bytes: 3 * 512 * 1024,
         }
@@ -85,6 +88,7 @@ impl Limits {
             patterns_per_host: 0,
             endpoints_per_backend: 0,
             trusted_proxies_per_listener: 0,
+            certificates_per_listener: 0,
             regex_bytes: 0,
             route_regex_bytes: 0,
         }
@@ -108,6 +112,7 @@ impl Limits {
             patterns_per_host: usize::MAX,
             endpoints_per_backend: usize::MAX,
             trusted_proxies_per_listener: usize::MAX,
+            certificates_per_listener: usize::MAX,
             regex_bytes: MOST_REGEX_BYTES,
             route_regex_bytes: usize::MAX,
         }
@@ -131,7 +136,7 @@ impl Limits {
 }
 
 /// The maximum of [`Limits::object_bytes`]: an object has to fit into one line of the watch stream.
-pub const MOST_OBJECT_BYTES: usize = 3 * 1016 * 1024;
+pub const MOST_OBJECT_BYTES: usize = 3 * 1024 * 1024;
 
 /// Default of [`Limits::regex_bytes`].
 const DEFAULT_REGEX_BYTES: usize = 256 * 1024;

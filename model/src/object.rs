@@ -92,6 +92,8 @@ fn level_of(resource: &Resource) -> u32 {
     match resource {
         // Proxies of level 1 let every upgrade through.
         Resource::Route(route) if route.rules.iter().any(crate::resource::Rule::restricts_upgrades) => 2,
+        // Those of level 1 know clear text only.
+        Resource::Listener(listener) if listener.tls.is_some() => 2,
         other => other.kind().object_kind().minimum_level,
     }
 }
@@ -154,6 +156,7 @@ impl Object {
             Resource::Listener(it) => canonical(kind, name, min_level, order, it),
             Resource::Route(it) => canonical(kind, name, min_level, order, it),
             Resource::Backend(it) => canonical(kind, name, min_level, order, it),
+            Resource::Certificate(it) => canonical(kind, name, min_level, order, it),
             Resource::Endpoint(it) => canonical(kind, name, min_level, order, it),
         };
         Arc::new(Self::new(kind, name, min_level, bytes))

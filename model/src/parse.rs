@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::key::{Kind, ResourceKey};
 use crate::limits::{Limits, MAX_BRACKET_DEPTH};
 use crate::problem::{Problem, nearest};
-use crate::resource::{Endpoint, Filter, Listener, Resource, Route, Rule};
+use crate::resource::{Endpoint, Filter, Listener, Protocol, Resource, Route, Rule};
 use crate::schema::known_fields;
 use crate::value::Address;
 
@@ -36,6 +36,7 @@ fn parsed(key: &ResourceKey, value: &[u8], limits: &Limits) -> Result<Resource, 
         Kind::Listener => typed::<Listener>(text, key.kind, limits).and_then(|listener| listener_within(listener, limits)).map(Resource::Listener),
         Kind::Route => typed::<Route>(text, key.kind, limits).and_then(|route| within(route, limits)).map(Resource::Route),
         Kind::Backend => typed(text, key.kind, limits).and_then(workable::check_backend).map(Resource::Backend),
+        Kind::Certificate => typed(text, key.kind, limits).map(Resource::Certificate),
         Kind::Endpoint => endpoint(key, text, limits).and_then(workable::check_endpoint).map(Resource::Endpoint),
     }
 }
@@ -70,7 +71,19 @@ fn at_most(limit: usize, setting: &str, what: impl FnOnce() -> String, found: us
 
 fn listener_within(listener: Listener, limits: &Limits) -> Result<Listener, Problem> {
     let count = listener.trusted_proxies.len();
-    at_most(limits.trusted_proxies_per_listener, "trustedProxiesPerListener", || "trustedProxies".to_owned(), count).map(|()| listener)
+    at_most(limits.trusted_proxies_per_listener, "trustedProxiesPerListener", || "trustedProxies".to_owned(), count)?;
+    let wrong = |message: &str| Err(Problem { field: "tls".to_owned(), ..Problem::whole(message) });
+    match (&listener.tls, listener.protocol) {
+        (None, Protocol::Http) => {}
+        (None, Protocol::Https) => return wrong("a listener with the protocol HTTPS needs certificates; write \"tls\":{\"certificates\":[\"NAME\"]}"),
+        (Some(_), Protocol::Http) => return wrong("a listener with the protocol HTTP has no tls; write \"protocol\":\"HTTPS\", or take tls out"),
+        (Some(tls), Protocol::Https) if tls.certificates.is_empty() => return wrong("the list of certificates is empty; write the name of one"),
+        (Some(tls), Protocol::Https) => {
+            let count = tls.certificates.len();
+            at_most(limits.certificates_per_listener, "certificatesPerListener", || "tls.certificates".to_owned(), count)?;
+        }
+    }
+    Ok(listener)
 }
 
 fn within(route: Route, limits: &Limits) -> Result<Route, Problem> {
@@ -155,6 +168,7 @@ fn example(kind: Kind) -> &'static str {
         Kind::Listener => r#"{"address":"0.0.0.0:80","protocol":"HTTP"}"#,
         Kind::Route => r#"{"hostnames":["shop.example.com"],"rules":[{"backendRefs":[{"name":"shop"}]}]}"#,
         Kind::Backend => r#"{"balancing":"LeastRequest"}"#,
+        Kind::Certificate => r#"{"files":{"cert":"/etc/waypost/tls/shop.crt","key":"/etc/waypost/tls/shop.key"}}"#,
         Kind::Endpoint => r#""10.0.0.5:8080""#,
     }
 }
@@ -382,7 +396,7 @@ mod tests {
             (Kind::Route, r#"{"rules":[]} x"#, "1:14 something follows the end of the value; take it away"),
             (Kind::Route, r#"{"rules":[{}]}"#, "1:11 rules[0]: the rule goes nowhere; write backendRefs, or a filter of type RequestRedirect or FixedResponse"),
             (Kind::Listener, r#"{"address":"0.0.0.0:0"}"#, "1:12 address: address \"0.0.0.0:0\" has the port 0; ports are 1 to 65535"),
-            (Kind::Listener, r#"{"address":"0.0.0.0:80","protocol":"HTTQ"}"#, "1:36 protocol: unknown variant `HTTQ`, expected `HTTP`"),
+            (Kind::Listener, r#"{"address":"0.0.0.0:80","protocol":"HTTQ"}"#, "1:36 protocol: unknown variant `HTTQ`, expected `HTTP` or `HTTPS`"),
             (Kind::Endpoint, "http://10.0.0.5:80", "1:1 address \"http://10.0.0.5:80\" has the scheme \"http\"; write \"10.0.0.5:80\""),
             (Kind::Endpoint, r#"{"address":"10.0.0.5:80","weight":-1}"#, "1:35 weight: invalid value: integer `-1`, expected u64"),
             (Kind::Endpoint, "", "1:1 the value is empty and the id is no address: address \"a\" has no port; write \"a:PORT\""),

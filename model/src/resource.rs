@@ -4,6 +4,7 @@
 //! in the values that people write.
 
 mod backend;
+mod certificate;
 mod endpoint;
 mod filter;
 mod health;
@@ -17,10 +18,11 @@ mod route;
 use crate::key::Kind;
 
 pub use backend::{Backend, BackendTimeouts, Balancing, OutlierDetection};
+pub use certificate::{Certificate, CertificateFiles, FilePath};
 pub use endpoint::{Endpoint, Weight};
 pub use filter::{Filter, FixedResponse, HeaderModifier, HeaderPair, PathRewrite, Redirect, Scheme, UrlRewrite};
 pub use health::{CheckType, Fitness, Health, HealthCheck, Prober};
-pub use listener::{Listener, PathNormalization, Protocol, TrustedNetwork};
+pub use listener::{Listener, ListenerTls, MinVersion, PathNormalization, Protocol, StrictTransport, TrustedNetwork};
 pub use matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 pub use pattern::{Pattern, Work};
 pub use removals::BackendGuard;
@@ -35,6 +37,8 @@ pub enum Resource {
     Route(Route),
     /// The policy of a set of endpoints.
     Backend(Backend),
+    /// What HTTPS listeners show to clients.
+    Certificate(Certificate),
     /// One address of a backend.
     Endpoint(Endpoint),
 }
@@ -46,6 +50,7 @@ impl Resource {
             Self::Listener(_) => Kind::Listener,
             Self::Route(_) => Kind::Route,
             Self::Backend(_) => Kind::Backend,
+            Self::Certificate(_) => Kind::Certificate,
             Self::Endpoint(_) => Kind::Endpoint,
         }
     }

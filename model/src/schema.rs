@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::key::Kind;
-use crate::resource::{Backend, Endpoint, Listener, Route};
+use crate::resource::{Backend, Certificate, Endpoint, Listener, Route};
 
 /// The schema of the values under keys of this kind (JSON Schema 2020-12).
 pub fn of(kind: Kind) -> Value {
@@ -11,6 +11,7 @@ pub fn of(kind: Kind) -> Value {
         Kind::Listener => schemars::schema_for!(Listener),
         Kind::Route => schemars::schema_for!(Route),
         Kind::Backend => schemars::schema_for!(Backend),
+        Kind::Certificate => schemars::schema_for!(Certificate),
         Kind::Endpoint => schemars::schema_for!(Endpoint),
     };
     let mut value = schema.to_value();

@@ -2,7 +2,7 @@
 //! that is received while it works is merged into the next table.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 use waypost_model::lane::Lane;
@@ -10,6 +10,7 @@ use waypost_model::snapshot::{Snapshot, Version};
 use waypost_wire::{Content, Findings, ObjectProblem, Probed, ReceivedState};
 
 use crate::active::Active;
+use crate::inbound::certificates::Watcher;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::Names;
@@ -154,6 +155,8 @@ pub(crate) struct Applier {
     pub(crate) current: Option<Snapshot>,
     /// Replaced tables that requests may still use. They are dropped here after their last request, never on a serving thread.
     pub(crate) retired: Vec<Arc<Table>>,
+    /// Reads the certificates of the listeners.
+    pub(crate) certificates: Watcher,
     /// Whether there is no listener to bind, and that was logged.
     pub(crate) silent: bool,
 }
@@ -180,8 +183,10 @@ impl Applier {
                     }
                 }
                 Ok(Err(_)) => return,
-                Err(_) if unbound => unbound = self.bind(),
-                Err(_) => {}
+                Err(_) => {
+                    self.certificates.look();
+                    unbound = if unbound { self.bind() } else { self.tell(Vec::new()) };
+                }
             }
             self.drop_retired();
         }
@@ -262,6 +267,7 @@ impl Applier {
 
     /// Swaps in a table; `refused` says that its config is older than the published one.
     fn serve(&mut self, snapshot: &Snapshot, table: Arc<Table>, refused: bool) -> bool {
+        self.certificates.watch(&self.builder.certificate_files(&table.listeners));
         self.idle.follow(table.backends.values().map(|backend| backend.endpoints.len()).sum());
         let old = self.active.store(table);
         self.metrics.swaps.inc();
@@ -296,7 +302,14 @@ impl Applier {
             );
         }
         self.silent = silent;
+        self.tell(failed)
+    }
+
+    /// Tells the reporter what cannot be used. Returns whether a listener could not be bound.
+    fn tell(&mut self, failed: Vec<(Arc<str>, String)>) -> bool {
         let mut problems = self.builder.problems();
+        problems.extend(self.certificates.problems(SystemTime::now()));
+        self.metrics.certificates(self.certificates.ends());
         problems.extend(failed.iter().map(|(name, reason)| ObjectProblem {
             kind: "listener".to_owned(),
             name: name.to_string(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use waypost_trust::Files;
 
-use crate::config::{AccessLog, Config};
+use crate::config::{AccessLog, Config, ConnectionLimits};
 use crate::enrol::Certified;
 use crate::run::Running;
 
@@ -107,6 +107,24 @@ pub struct ServingFlags {
     /// Bytes of a request's head; a larger one is refused with 431
     #[arg(long, value_name = "N", default_value_t = 81_920, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576), env = "WAYPOST_MAX_HEAD_BYTES")]
     pub max_head_bytes: u32,
+    /// Fields of a request's head; one with more is refused with 431
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(16..=1_000), env = "WAYPOST_MAX_HEAD_FIELDS")]
+    pub max_head_fields: u16,
+    /// From the first byte of a request's head to its last; a slower one is refused with 408
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "WAYPOST_HEAD_TIMEOUT")]
+    pub head_timeout: Duration,
+    /// Close a client's connection without a request after this time; longer than what is in front keeps its connections
+    #[arg(long, value_name = "DURATION", default_value = "10m20s", value_parser = duration, env = "WAYPOST_IDLE_TIMEOUT")]
+    pub idle_timeout: Duration,
+    /// Close a connection whose other side takes nothing of what it is sent for this time
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, env = "WAYPOST_STALL_TIMEOUT")]
+    pub stall_timeout: Duration,
+    /// Close a tunnel, such as a WebSocket, in which nothing moves for this time
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, env = "WAYPOST_TUNNEL_TIMEOUT")]
+    pub tunnel_timeout: Duration,
+    /// Bytes a second that the body of a request brings on average, once it was waited for over a minute; a slower one is refused with 408 [0: off]
+    #[arg(long, value_name = "N", default_value_t = 256, env = "WAYPOST_MIN_BODY_RATE")]
+    pub min_body_rate: u32,
     /// Client connections; at the limit the oldest idle one is closed [default: at most four fifths of the limit of open files, which is raised]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..), env = "WAYPOST_MAX_CONNECTIONS")]
     pub max_connections: Option<u32>,
@@ -164,7 +182,15 @@ impl ServingFlags {
             version_header: self.version_header,
             age_header: self.age_header,
             access_log: self.access_log.map(|path| if path == "-" { AccessLog::Stdout } else { AccessLog::File(path.into()) }),
-            max_head_bytes: usize::try_from(self.max_head_bytes).map_err(|error| error.to_string())?,
+            limits: ConnectionLimits {
+                max_head_bytes: usize::try_from(self.max_head_bytes).map_err(|error| error.to_string())?,
+                max_head_fields: usize::from(self.max_head_fields),
+                head_timeout: self.head_timeout,
+                idle_timeout: self.idle_timeout,
+                stall_timeout: self.stall_timeout,
+                tunnel_timeout: self.tunnel_timeout,
+                min_body_rate: self.min_body_rate,
+            },
             max_connections: self.max_connections.and_then(|number| number.try_into().ok()),
             max_idle_connections: self.max_idle_connections.and_then(|number| number.try_into().ok()),
             drain_delay: self.drain_delay,

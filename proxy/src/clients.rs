@@ -210,6 +210,7 @@ mod tests {
 
     fn listener(trusted: &str) -> ListenerConfig {
         ListenerConfig {
+            tls: None,
             name: "web".into(),
             address: "127.0.0.1:80".parse().unwrap(),
             explicit_only: false,

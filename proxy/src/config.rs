@@ -36,8 +36,8 @@ pub struct Config {
     pub age_header: bool,
     /// The target of the access log; `None` for no log.
     pub access_log: Option<AccessLog>,
-    /// Bytes of a request's head; a larger one is refused with 431.
-    pub max_head_bytes: usize,
+    /// What the connections of clients may take.
+    pub limits: ConnectionLimits,
     /// Maximum client connections of the process; by default as many as the limit of open files allows.
     pub max_connections: Option<usize>,
     /// Maximum idle connections of the process to endpoints; by default a number that grows with the endpoints.
@@ -50,6 +50,40 @@ pub struct Config {
     pub insecure: bool,
     /// The source of this proxy's certificate, which controllers with `https` require.
     pub certified: Certified,
+}
+
+/// What a client's connection may take. What is over a limit is refused or closed, with the reason in the answer or the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Bytes of a request's head; a larger one is refused with 431.
+    pub max_head_bytes: usize,
+    /// Fields of a request's head; one with more is refused with 431.
+    pub max_head_fields: usize,
+    /// From the first byte of a head to its last; a slower one is refused with 408.
+    pub head_timeout: Duration,
+    /// A connection without a request is closed after this time.
+    pub idle_timeout: Duration,
+    /// A connection whose other side takes nothing for this time is closed.
+    pub stall_timeout: Duration,
+    /// A tunnel (WebSocket, another upgrade) in which nothing moves for this time is closed.
+    pub tunnel_timeout: Duration,
+    /// Bytes a second that a request's body of known length brings on average, once it was waited for over a minute and while no response has
+    /// begun; a slower one is refused with 408. 0 switches that off.
+    pub min_body_rate: u32,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            max_head_bytes: DEFAULT_HEAD_BYTES,
+            max_head_fields: 200,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(620),
+            stall_timeout: Duration::from_secs(60),
+            tunnel_timeout: Duration::from_secs(3_600),
+            min_body_rate: 256,
+        }
+    }
 }
 
 /// The target of the access log.
@@ -76,7 +110,7 @@ impl Config {
             version_header: false,
             age_header: false,
             access_log: None,
-            max_head_bytes: DEFAULT_HEAD_BYTES,
+            limits: ConnectionLimits::default(),
             max_connections: None,
             max_idle_connections: None,
             drain_delay: Duration::from_secs(5),

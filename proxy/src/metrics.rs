@@ -1,6 +1,7 @@
 //! The metrics of a proxy. Labels are bounded: no series grows with routes or endpoints.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,6 +19,29 @@ struct Class {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Core {
     core: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateName {
+    certificate: String,
+}
+
+/// What came of a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The connection is secured.
+    Done,
+    /// The client spoke clear text.
+    ClearText,
+    /// The two sides did not agree, or the client left.
+    Failed,
+    /// It took too long.
+    Late,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +101,11 @@ pub struct Metrics {
     /// 1 while this proxy probes all endpoints for itself.
     pub probing_alone: Gauge<i64, AtomicI64>,
     probes: Family<Outcome, Counter>,
+    refused_requests: Family<Reason, Counter>,
+    handshakes: Family<Outcome, Counter>,
+    certificate_ends: Family<CertificateName, Gauge<i64, AtomicI64>>,
+    /// The certificates in `certificate_ends`.
+    certificates: Mutex<Vec<(String, i64)>>,
     /// Lines of the access log that were dropped because the disk was too slow.
     pub log_dropped: Counter,
 }
@@ -122,15 +151,14 @@ impl Default for Metrics {
             probing: Gauge::default(),
             probing_alone: Gauge::default(),
             probes: Family::default(),
+            refused_requests: Family::default(),
+            handshakes: Family::default(),
+            certificate_ends: Family::default(),
+            certificates: Mutex::default(),
             log_dropped: Counter::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
-        registry.register("connections", "Open client connections", m.connections.clone());
-        registry.register("connections_shed", "Idle client connections that were closed to accept others", m.crowded.shed.clone());
-        registry.register("connections_refused", "Client connections refused at the limit while no other was idle", m.crowded.refused.clone());
-        registry.register("core_connections", "Client connections by serving thread", m.core_connections.clone());
-        registry.register("requests_in_flight", "Requests in progress", m.in_flight.clone());
         registry.register("retries", "Attempts after the first one of a request", m.retries.clone());
         registry.register("retries_denied", "Retries that the budget did not allow", m.retries_denied.clone());
         registry.register("ejections", "Ejections of endpoints whose attempts fail while those at others succeed", m.ejections.clone());
@@ -158,12 +186,25 @@ impl Default for Metrics {
             m.probing_alone.clone(),
         );
         registry.register("probes", "Probes by outcome", m.probes.clone());
+        m.register_inbound(&mut registry);
         registry.register("access_log_dropped", "Lines of the access log that were dropped", m.log_dropped.clone());
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
+    /// Registers what is counted of connections and of requests before they are routed.
+    fn register_inbound(&self, registry: &mut Registry) {
+        registry.register("connections", "Open client connections", self.connections.clone());
+        registry.register("connections_shed", "Idle client connections that were closed to accept others", self.crowded.shed.clone());
+        registry.register("connections_refused", "Client connections refused at the limit while no other was idle", self.crowded.refused.clone());
+        registry.register("core_connections", "Client connections by serving thread", self.core_connections.clone());
+        registry.register("requests_in_flight", "Requests in progress", self.in_flight.clone());
+        registry.register("requests_refused", "Requests that cannot be understood or did not come in time, by reason", self.refused_requests.clone());
+        registry.register("tls_handshakes", "TLS handshakes of clients by outcome", self.handshakes.clone());
+        registry.register("certificate_expiry_timestamp_seconds", "When a certificate that is used ends", self.certificate_ends.clone());
+    }
+
     /// Counts a response.
     pub fn response(&self, status: u16) {
         let class = usize::from(status / 100).saturating_sub(1);
@@ -175,6 +216,36 @@ impl Metrics {
     /// Counts a probe.
     pub fn probes(&self, good: bool) {
         self.probes.get_or_create(&Outcome { outcome: if good { "good" } else { "failed" } }).inc();
+    }
+
+    /// Counts a request that cannot be understood, or did not come in time.
+    pub fn refused_request(&self, reason: &'static str) {
+        self.refused_requests.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a TLS handshake.
+    pub fn handshake(&self, outcome: Handshake) {
+        let outcome = match outcome {
+            Handshake::Done => "done",
+            Handshake::ClearText => "clear-text",
+            Handshake::Failed => "failed",
+            Handshake::Late => "late",
+        };
+        self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Sets when each certificate that is used ends, in seconds since 1970.
+    pub fn certificates<'a>(&self, ends: impl Iterator<Item = (&'a str, i64)>) {
+        let ends: Vec<(String, i64)> = ends.map(|(name, at)| (name.to_owned(), at)).collect();
+        let mut before = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if *before == ends {
+            return;
+        }
+        self.certificate_ends.clear();
+        for (name, at) in &ends {
+            self.certificate_ends.get_or_create(&CertificateName { certificate: name.clone() }).set(*at);
+        }
+        *before = ends;
     }
 
     /// The number of responses since the start.

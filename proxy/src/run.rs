@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::descriptors::{Descriptors, raise_descriptor_limit};
 use crate::enrol::Enrolment;
 use crate::fresh::Fresh;
+use crate::inbound::certificates::Watcher;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::names::{self, Names};
@@ -139,19 +140,20 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         tail: tail.clone(),
         version_header: config.version_header,
         age_header: config.age_header.then(|| freshness.clone()),
-        max_head_bytes: config.max_head_bytes,
+        limits: config.limits,
         abort: abort.clone(),
         idle_cap: idle.cap.clone(),
         descriptors: Descriptors::of_process(),
     });
     let (workers, listeners) = start_serving(&config, &shared)?;
     let ((keep, to_save), (names, named)) = (watch::channel(None), watch::channel(Arc::default()));
-    let (work, to_probe) = watch::channel(Arc::default());
-    let (judgements, judged) = watch::channel(Judged::default());
+    let ((work, to_probe), (judgements, judged)) = (watch::channel(Arc::default()), watch::channel(Judged::default()));
     let saver = Saver::new(&state, &found.received);
+    let builder = builder(&config);
     let applier = Applier {
         active: active.clone(),
-        builder: builder(&config),
+        certificates: Watcher::new(builder.usable_certificates().clone()),
+        builder,
         listeners: listeners.clone(),
         idle,
         keep,
@@ -175,7 +177,6 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         fresh: freshness.clone(),
         leaving: AtomicBool::new(false),
     });
-    let prober = Prober::new(to_probe, freshness, judgements, progress.clone(), metrics.clone(), shared.descriptors.clone());
     Ok(Parts {
         config: Arc::new(config),
         received: found.received,
@@ -183,7 +184,7 @@ fn put_together(config: Config) -> Result<Parts, RunError> {
         saver,
         to_save,
         named,
-        prober,
+        prober: Prober::new(to_probe, freshness, judgements, progress.clone(), metrics.clone(), shared.descriptors.clone()),
         fresh,
         surface,
         listeners,

@@ -22,6 +22,7 @@ pub(crate) use rule::rewritten;
 pub use rule::{Action, CompiledRule, HeaderChanges, RedirectTo, Target};
 
 use crate::balance::{Balancer, Endpoint};
+use crate::inbound::Tls;
 
 /// All resources of one version, ready to serve.
 #[derive(Debug, Default)]
@@ -61,6 +62,8 @@ pub struct ListenerConfig {
     pub trusted: Vec<TrustedNetwork>,
     /// How paths are compared with those of rules.
     pub paths: PathNormalization,
+    /// TLS, if clients speak it.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// A backend with its balancer.

@@ -110,6 +110,9 @@ struct Line {
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     version: String,
+    /// Why the request was refused before it was routed.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    refused: &'static str,
     /// Whether the body was not transferred completely.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     aborted: bool,
@@ -142,6 +145,12 @@ impl Record {
             ..Line::default()
         };
         Box::new(Self { line, started: Instant::now(), tail: tail.clone() })
+    }
+
+    /// Sets how a request that cannot be understood was answered, and why.
+    pub(crate) fn refused(&mut self, listener: &str, status: u16, reason: &'static str) {
+        listener.clone_into(&mut self.line.listener);
+        (self.line.status, self.line.refused, self.line.aborted) = (status, reason, false);
     }
 
     /// Sets the listener, and the version of the table.

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::active::Active;
 use crate::clients::Admission;
+use crate::config::ConnectionLimits;
 use crate::descriptors::Descriptors;
 use crate::fresh::Fresh;
 use crate::http::connection::Accepting;
-use crate::http::server1::serve;
+use crate::inbound::serve;
 use crate::metrics::Metrics;
 use crate::table::ListenerConfig;
 use crate::tail::Tail;
@@ -33,8 +34,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Where request records go.
     pub(crate) tail: Arc<Tail>,
-    /// Bytes of a request's head.
-    pub(crate) max_head_bytes: usize,
+    /// What connections may take.
+    pub(crate) limits: ConnectionLimits,
     /// Whether responses carry the version.
     pub(crate) version_header: bool,
     /// How fresh what is served is, if responses carry that.

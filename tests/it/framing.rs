@@ -178,3 +178,32 @@ fn a_refusal_in_the_middle_of_an_upload_arrives() {
         }
     }
 }
+
+#[test]
+fn each_limit_of_a_connection_is_a_setting_and_what_exceeds_it_is_answered_counted_and_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let log_path = log.display().to_string();
+    let flags = ["--head-timeout", "300ms", "--idle-timeout", "700ms", "--max-head-fields", "16", "--access-log", &log_path];
+    let run = crate::harness::Box1::start("file://{dir}", &flags);
+    let web = run.listener();
+    run.ok(&["put", "routes/page", &crate::harness::page("one"), "--wait"]);
+    let fields = |count: usize| (0..count).map(|number| format!("x-{number}: 1\r\n")).collect::<String>();
+    for (sent, status, reason) in [
+        ("GET / HTTP/1.1\r\nhost: page\r\n".to_owned(), 408, "late_head"),
+        (format!("GET / HTTP/1.1\r\nhost: page\r\n{}\r\n", fields(16)), 431, "too_many_fields"),
+        // What begins no method is not waited for.
+        ("\u{1}".to_owned(), 400, "request_line"),
+    ] {
+        let begun = std::time::Instant::now();
+        let response = crate::harness::raw(web, sent.as_bytes()).unwrap();
+        assert_eq!(response.status, status, "{sent:?}: {}", response.body);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{sent:?}: {:?}", begun.elapsed());
+        let line = format!("waypost_proxy_requests_refused_total{{reason=\"{reason}\"}} 1");
+        assert!(crate::harness::get(run.admin, "admin", "/metrics").body.contains(&line), "{line}");
+        crate::harness::until("the log", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains(&format!("\"refused\":\"{reason}\""))));
+    }
+    // A connection on which nothing was sent is closed without a word.
+    let silent = crate::harness::raw(web, b"").unwrap();
+    assert_eq!((silent.status, silent.head.as_str()), (0, ""));
+}

@@ -23,6 +23,7 @@ mod routing;
 mod shortage;
 mod skew;
 mod swap;
+mod tls;
 mod transcript;
 mod trust;
 mod verbs;

@@ -293,13 +293,13 @@ fn own_params(key: &rcgen::KeyPair) -> CertificateParams {
     params
 }
 
-fn common_name(name: &str) -> DistinguishedName {
+pub(crate) fn common_name(name: &str) -> DistinguishedName {
     let mut named = DistinguishedName::new();
     named.push(DnType::CommonName, name);
     named
 }
 
-fn date(since_1970: Duration) -> OffsetDateTime {
+pub(crate) fn date(since_1970: Duration) -> OffsetDateTime {
     i64::try_from(since_1970.as_secs()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 

@@ -13,6 +13,7 @@ mod keyring;
 mod own;
 mod secret;
 mod token;
+mod trial;
 mod verify;
 
 pub use authority::{Authority, Issued, KeyPair, PublicKey, new_secret, own_secret, shared_secret};
@@ -23,4 +24,5 @@ pub use keyring::{Keyring, Material, joining_client};
 pub use own::Own;
 pub use secret::{load_secret, write_secret};
 pub use token::{Claims, Joining, Role};
+pub use trial::trial_certificate;
 pub use verify::identity_of;

@@ -17,7 +17,7 @@ struct Installed {
     object: Arc<Object>,
     /// The entry that the object was compiled from.
     origin: Origin,
-    /// Backends and listeners that a route refers to.
+    /// Backends and listeners that a route refers to, and certificates of a listener.
     refers: Vec<ResourceKey>,
     /// The claims of a route, by hostname and listener.
     claims: Vec<Claimed>,
@@ -53,8 +53,8 @@ struct Host {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     installed: BTreeMap<ResourceKey, Installed>,
-    /// The names of the routes that refer to a resource.
-    referrers: HashMap<ResourceKey, BTreeSet<String>>,
+    /// The routes and listeners that refer to a resource.
+    referrers: HashMap<ResourceKey, BTreeSet<ResourceKey>>,
     /// Number of endpoints per backend.
     endpoints: HashMap<String, usize>,
     /// Number of endpoints per address, over all backends.
@@ -151,7 +151,7 @@ impl Index {
                     others.routes >= limits.routes_per_host || patterns > 0 && others.patterns + patterns > limits.patterns_per_host
                 })
             }
-            Resource::Listener(_) | Resource::Backend(_) => false,
+            Resource::Listener(_) | Resource::Backend(_) | Resource::Certificate(_) => false,
         };
         if full {
             self.waiting.insert(resource.clone());
@@ -186,7 +186,7 @@ impl Index {
         let installed = Installed {
             object: object.clone(),
             origin,
-            refers: route.map(references).unwrap_or_default(),
+            refers: references(parsed),
             claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
             hostnames: route.map(hostnames).unwrap_or_default(),
             patterns: route.map(pattern_count).unwrap_or_default(),
@@ -205,7 +205,7 @@ impl Index {
 
     fn link(&mut self, resource: &ResourceKey, installed: &Installed) {
         for target in &installed.refers {
-            self.referrers.entry(target.clone()).or_default().insert(resource.name.clone());
+            self.referrers.entry(target.clone()).or_default().insert(resource.clone());
         }
         let name: Arc<str> = resource.name.as_str().into();
         for claimed in &installed.claims {
@@ -247,7 +247,7 @@ impl Index {
         let installed = self.installed.remove(resource)?;
         for target in &installed.refers {
             if let Some(names) = self.referrers.get_mut(target) {
-                names.remove(&resource.name);
+                names.remove(resource);
             }
         }
         for claimed in &installed.claims {
@@ -300,14 +300,13 @@ impl Index {
         self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, &**name)));
     }
 
-    /// Marks the routes that refer to a resource, or to an endpoint's backend: their verdicts may have changed.
+    /// Marks what refers to a resource, or to an endpoint's backend: their verdicts may have changed.
     fn touch_referrers(&mut self, resource: &ResourceKey) {
         let target = match (resource.kind, resource.backend()) {
             (Kind::Endpoint, Some(backend)) => ResourceKey::new(Kind::Backend, backend),
             _ => resource.clone(),
         };
-        let names = self.referrers.get(&target).into_iter().flatten();
-        self.affected.extend(names.map(|name| ResourceKey::new(Kind::Route, name.clone())));
+        self.affected.extend(self.referrers.get(&target).into_iter().flatten().cloned());
     }
 
     /// Whether a reference to `target` is resolved. A backend without an entry exists as soon as it has an endpoint.
@@ -328,13 +327,18 @@ impl Index {
             true => Condition::yes(Accepted, "Accepted", "the value is valid"),
             false => Condition::yes(Accepted, "AcceptedWithWarning", installed.warnings.join("; ")),
         });
-        if resource.kind == Kind::Route {
+        if resource.kind == Kind::Route || !installed.refers.is_empty() {
             let missing: Vec<String> = installed.refers.iter().filter(|target| !self.resolves(target)).map(missing).collect();
             conditions.push(match missing.is_empty() {
                 true => Condition::yes(ResolvedRefs, "ResolvedRefs", "every reference is resolved"),
                 false => {
-                    let backend = installed.refers.iter().any(|target| target.kind == Kind::Backend && !self.resolves(target));
-                    Condition::no(ResolvedRefs, if backend { "BackendNotFound" } else { "ListenerNotFound" }, some_of(&missing))
+                    let is_missing = |kind: Kind| installed.refers.iter().any(|target| target.kind == kind && !self.resolves(target));
+                    let reason = match resource.kind {
+                        Kind::Listener => "CertificateNotFound",
+                        _ if is_missing(Kind::Backend) => "BackendNotFound",
+                        _ => "ListenerNotFound",
+                    };
+                    Condition::no(ResolvedRefs, reason, some_of(&missing))
                 }
             });
         }
@@ -369,6 +373,7 @@ fn some_of(findings: &[String]) -> String {
 fn missing(target: &ResourceKey) -> String {
     match target.kind {
         Kind::Listener => format!("there is no listener {}; write listeners/{}", target.name, target.name),
+        Kind::Certificate => format!("there is no certificate {}; write certificates/{}", target.name, target.name),
         _ => format!(
             "there is no backend {name}; register an endpoint under endpoints/{name}/, until then it takes no requests, and a rule without another backend answers 503",
             name = target.name
@@ -396,11 +401,21 @@ fn hostnames(route: &Route) -> Vec<String> {
     hosts
 }
 
-fn references(route: &Route) -> Vec<ResourceKey> {
+fn references(parsed: &Resource) -> Vec<ResourceKey> {
+    let unique: BTreeSet<ResourceKey> = match parsed {
+        Resource::Route(route) => references_of_route(route).collect(),
+        Resource::Listener(listener) => {
+            listener.tls.iter().flat_map(|tls| &tls.certificates).map(|name| ResourceKey::new(Kind::Certificate, name.as_str())).collect()
+        }
+        Resource::Backend(_) | Resource::Certificate(_) | Resource::Endpoint(_) => BTreeSet::new(),
+    };
+    unique.into_iter().collect()
+}
+
+fn references_of_route(route: &Route) -> impl Iterator<Item = ResourceKey> {
     let listeners = route.listeners.iter().map(|name| ResourceKey::new(Kind::Listener, name.as_str()));
     let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(|target| ResourceKey::new(Kind::Backend, target.name.as_str()));
-    let unique: BTreeSet<ResourceKey> = listeners.chain(backends).collect();
-    unique.into_iter().collect()
+    listeners.chain(backends)
 }
 
 fn pattern_count(route: &Route) -> usize {
@@ -418,7 +433,7 @@ fn warnings(parsed: &Resource, claims: &[Claimed]) -> Vec<String> {
                     .to_owned(),
             ]
         }
-        Resource::Listener(_) | Resource::Backend(_) | Resource::Endpoint(_) => Vec::new(),
+        Resource::Listener(_) | Resource::Backend(_) | Resource::Certificate(_) | Resource::Endpoint(_) => Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 /// The lane in which objects of a kind travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneKind {
-    /// What people write: listeners, routes, backends. A pin keeps it.
+    /// What people write: listeners, routes, backends, certificates. A pin keeps it.
     Config,
     /// What machines write, and what controllers add to it. It goes on while the config is pinned.
     Membership,
@@ -35,6 +35,8 @@ pub const LISTENER: ObjectKind = line("listener", Some("listeners"), Config, tru
 pub const ROUTE: ObjectKind = line("route", Some("routes"), Config, true, 1);
 /// A named set of endpoints and its policy.
 pub const BACKEND: ObjectKind = line("backend", Some("backends"), Config, true, 1);
+/// What HTTPS listeners show to clients.
+pub const CERTIFICATE: ObjectKind = line("certificate", Some("certificates"), Config, true, 2);
 /// One address of a backend.
 pub const ENDPOINT: ObjectKind = line("endpoint", Some("endpoints"), Membership, true, 1);
 /// Marks an endpoint whose removal is held.
@@ -47,7 +49,7 @@ pub const HEALTH: ObjectKind = line("health", None, Membership, false, 1);
 pub const PROBER: ObjectKind = line("prober", None, Membership, false, 1);
 
 /// All kinds, in the order in which they are shown.
-pub const KINDS: [ObjectKind; 8] = [LISTENER, ROUTE, BACKEND, ENDPOINT, SUSPECT, HELD, HEALTH, PROBER];
+pub const KINDS: [ObjectKind; 9] = [LISTENER, ROUTE, BACKEND, CERTIFICATE, ENDPOINT, SUSPECT, HELD, HEALTH, PROBER];
 
 const fn line(name: &'static str, folder: Option<&'static str>, lane: LaneKind, guarded: bool, minimum_level: u32) -> ObjectKind {
     ObjectKind { name, folder, lane, guarded, minimum_level }

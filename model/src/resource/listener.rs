@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::BindAddress;
+use crate::duration::Duration;
+use crate::value::{BindAddress, Name};
 
 /// An address and protocol that proxies bind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +18,10 @@ pub struct Listener {
     /// The protocol that clients speak.
     #[serde(default)]
     pub protocol: Protocol,
+    /// What an HTTPS listener shows to clients; only with the protocol `HTTPS`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
+    #[schemars(with = "Option<ListenerTls>")]
+    pub tls: Option<ListenerTls>,
     /// Labels that a proxy must have to bind this listener; none means every proxy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub proxies: BTreeMap<String, String>,
@@ -39,6 +44,7 @@ impl Listener {
         Self {
             address,
             protocol: Protocol::Http,
+            tls: None,
             proxies: BTreeMap::new(),
             explicit_only: false,
             trusted_proxies: Vec::new(),
@@ -66,10 +72,61 @@ impl PathNormalization {
 /// The protocol of a listener.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
-    /// HTTP/1.1 in clear text.
+    /// HTTP in clear text.
     #[default]
     #[serde(rename = "HTTP")]
     Http,
+    /// HTTP over TLS.
+    #[serde(rename = "HTTPS")]
+    Https,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "TLS of a listener, such as {\"certificates\":[\"shop\"]}")]
+pub struct ListenerTls {
+    /// Names of `certificates/NAME`. A client gets the one that is for the name it asks for, by a name or a wildcard; the first one in the list if none
+    /// is, or if it asks for no name.
+    pub certificates: Vec<Name>,
+    /// The lowest version that is spoken. Ciphers are those of Mozilla's intermediate configuration.
+    #[serde(default, skip_serializing_if = "MinVersion::is_default")]
+    pub min_version: MinVersion,
+    /// Strict-Transport-Security in every response (RFC 6797); absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::optional::present")]
+    #[schemars(with = "Option<StrictTransport>")]
+    pub hsts: Option<StrictTransport>,
+}
+
+/// The lowest version of TLS that a listener speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MinVersion {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+impl MinVersion {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What browsers are told about later visits (RFC 6797).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", expecting = "hsts, such as {\"maxAge\":\"8760h\"}")]
+pub struct StrictTransport {
+    /// For how long they use HTTPS only.
+    pub max_age: Duration,
+    /// Whether that is so for all names below the host as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub include_subdomains: bool,
+    /// Whether the host may be built into browsers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preload: bool,
 }
 
 /// A network in CIDR form, or a single address.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
-use super::{Backend, Endpoint, Listener, Resource, Route};
+use super::{Backend, Certificate, Endpoint, Listener, Resource, Route};
 use crate::key::{Kind, ResourceKey};
 use crate::limits::Limits;
 use crate::object::Object;
@@ -162,12 +162,29 @@ fn endpoint() -> BoxedStrategy<Value> {
     with(vec![("address", address)], vec![("weight", weight), ("zone", text()), ("drain", any::<bool>().prop_map(Value::from).boxed())])
 }
 
+fn tls() -> BoxedStrategy<Value> {
+    let age = one_of(&[json!({ "maxAge": "1h" }), json!({ "maxAge": "1h", "includeSubdomains": true, "preload": true }), json!({})]);
+    let fields = vec![("minVersion", one_of(&["1.2", "1.3", "1.1"].map(Value::from))), ("hsts", age)];
+    with(vec![("certificates", list(one_of(&["a", "b", "a/b"].map(Value::from)), 2))], fields)
+}
+
+fn certificate() -> BoxedStrategy<Value> {
+    let path = || one_of(&["/tls/a.crt", "/a b", "a.crt", "/a/", ""].map(Value::from));
+    (path(), path()).prop_map(|(cert, key)| json!({ "files": { "cert": cert, "key": key } })).boxed()
+}
+
 fn listener() -> BoxedStrategy<Value> {
     let address = one_of(&["0.0.0.0:80", "[::]:80", "127.0.0.1:0", ":80", "*:80", "host:80"].map(Value::from));
     let network = one_of(&["10.0.0.0/8", "10.1.2.3/8", "fd00::/8", "10.0.0.1", "::ffff:10.0.0.0/104", "x"].map(Value::from));
     let labels = prop::collection::btree_map("[a-z]{1,3}", "[a-zA-Z0-9]{0,3}", 0..3).prop_map(|labels| json!(labels)).boxed();
     let explicit = any::<bool>().prop_map(Value::from).boxed();
-    let fields = vec![("protocol", one_of(&[json!("HTTP")])), ("proxies", labels), ("explicitOnly", explicit), ("trustedProxies", list(network, 2))];
+    let fields = vec![
+        ("protocol", one_of(&[json!("HTTP"), json!("HTTPS")])),
+        ("tls", tls()),
+        ("proxies", labels),
+        ("explicitOnly", explicit),
+        ("trustedProxies", list(network, 2)),
+    ];
     with(vec![("address", address)], fields)
 }
 
@@ -179,6 +196,7 @@ fn read_again(resource: &Resource) -> Result<Resource, String> {
         Resource::Listener(_) => object.decode::<Listener>().map(|body| Resource::Listener(body.spec)),
         Resource::Route(_) => object.decode::<Route>().map(|body| Resource::Route(body.spec)),
         Resource::Backend(_) => object.decode::<Backend>().map(|body| Resource::Backend(body.spec)),
+        Resource::Certificate(_) => object.decode::<Certificate>().map(|body| Resource::Certificate(body.spec)),
         Resource::Endpoint(_) => object.decode::<Endpoint>().map(|body| Resource::Endpoint(body.spec)),
     }
 }
@@ -205,7 +223,13 @@ const CASES: u32 = 2_000;
 
 #[test]
 fn a_proxy_reads_every_accepted_value_as_it_was_meant() {
-    let all = [(Kind::Route, "a", route()), (Kind::Backend, "a", backend()), (Kind::Endpoint, "a/b", endpoint()), (Kind::Listener, "a", listener())];
+    let all = [
+        (Kind::Route, "a", route()),
+        (Kind::Backend, "a", backend()),
+        (Kind::Endpoint, "a/b", endpoint()),
+        (Kind::Listener, "a", listener()),
+        (Kind::Certificate, "a", certificate()),
+    ];
     for (kind, name, values) in all {
         let accepted = accepted(kind, name, &values);
         println!("{kind:?}: {accepted} of {CASES} are accepted");

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use waypost_http1::{Version, Writer, reason};
 
+use crate::http::response::write_marks;
 use crate::table::CompiledRule;
 
 /// An answer of the proxy.
@@ -70,9 +71,7 @@ impl Answer {
             writer.field(b"connection", b"keep-alive");
         }
         changes.new_fields().for_each(|(name, value)| writer.field(name, value));
-        for (name, value) in terms.marks {
-            writer.field(name.as_bytes(), value.as_bytes());
-        }
+        write_marks(&mut writer, terms.marks, changes);
         writer.end();
         if has_body && !terms.is_head {
             out.extend_from_slice(&self.body);

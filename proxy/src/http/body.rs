@@ -17,6 +17,9 @@ pub(crate) enum BodyError {
     /// Its framing cannot be understood.
     #[error("a body with {0}")]
     Broken(Violation),
+    /// It came slower than so many bytes a second.
+    #[error("it came slower than {0} bytes a second")]
+    Slow(u32),
     /// Nothing came in time, or the connection broke.
     #[error(transparent)]
     Read(ReadError),

@@ -53,7 +53,13 @@ impl Connection {
     pub(crate) fn new(core: Arc<Core>, peer: SocketAddr, listener: Arc<ListenerConfig>, place: Place, admission: Admission) -> Self {
         core.shared.metrics.connections.inc();
         let open = Open { metrics: core.shared.metrics.clone(), _place: place, admission };
-        Self { core, client: Client::new(peer, listener.address), listener, is_ending: AtomicBool::new(false), open }
+        Self {
+            core,
+            client: Client::new(peer, listener.address, if listener.tls.is_some() { "https" } else { "http" }),
+            listener,
+            is_ending: AtomicBool::new(false),
+            open,
+        }
     }
 
     /// A request is under way: the connection is not closed for others until the guard is dropped.

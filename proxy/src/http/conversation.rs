@@ -18,6 +18,7 @@ use crate::http::io::{ReadError, Reader, Timer, Writer};
 use crate::http::limits::TimeLimits;
 use crate::http::response::{Onward, onward_framing};
 use crate::http::upload::{Upload, UploadError};
+use crate::metrics::Metrics;
 use crate::tail::Record;
 use crate::upstream::connection::Connection;
 
@@ -79,15 +80,22 @@ impl Conversation<'_, '_> {
             upstream.keep_alive = back.keep_alive;
             return result;
         }
-        let upload = Upload { body, framing: call.head.framing(), rule: call.rule, patience: limits.of_body(), progress: &progress };
-        let result = both(back.run(from, writer), there(upload, reader, to), &progress).await;
+        let upload = Upload {
+            body,
+            framing: call.head.framing(),
+            rule: call.rule,
+            patience: limits.of_body(),
+            min_rate: call.connection.core.shared.limits.min_body_rate,
+            progress: &progress,
+        };
+        let result = both(back.run(from, writer), there(upload, reader, to, &call.connection.core.shared.metrics), &progress).await;
         upstream.keep_alive = back.keep_alive;
         result.map(|spoken| Spoken { is_reusable: spoken.is_reusable && progress.is_sent(), ..spoken })
     }
 }
 
 /// The way there: sends the request's body, and then looks whether the client goes. Only a failure ends it.
-async fn there(upload: Upload<'_>, client: &mut Reader, endpoint: &mut Writer) -> Failure {
+async fn there(upload: Upload<'_>, client: &mut Reader, endpoint: &mut Writer, metrics: &Metrics) -> Failure {
     match upload.run(client, endpoint).await {
         Ok(()) => {
             let mut watch = Watch::new(client);
@@ -99,7 +107,7 @@ async fn there(upload: Upload<'_>, client: &mut Reader, endpoint: &mut Writer) -
             tracing::debug!(%error, "an endpoint takes no more of a request's body");
             std::future::pending().await
         }
-        Err(UploadError::Client(error)) => of_client(error),
+        Err(UploadError::Client(error)) => of_client(error, metrics),
     }
 }
 
@@ -122,8 +130,18 @@ async fn both(back: impl Future<Output = Result<Spoken, Failure>>, there: impl F
 }
 
 /// Why the client's body ends the exchange.
-fn of_client(error: BodyError) -> Failure {
+fn of_client(error: BodyError, metrics: &Metrics) -> Failure {
+    let label = match &error {
+        BodyError::Broken(violation) => Some(violation.label()),
+        BodyError::Slow(_) => Some("slow_body"),
+        BodyError::Read(ReadError::Idle(_)) => Some("idle_body"),
+        BodyError::Cut | BodyError::Read(_) => None,
+    };
+    if let Some(label) = label {
+        metrics.refused_request(label);
+    }
     match error {
+        BodyError::Slow(rate) => Failure::Client(Answer::refusal(408, format!("the request's body came slower than {rate} bytes a second (--min-body-rate)"))),
         BodyError::Cut | BodyError::Read(ReadError::Io(_)) => Failure::ClientGone,
         BodyError::Broken(violation) => Failure::Client(Answer::refusal(violation.status(), format!("a request with {violation}"))),
         BodyError::Read(ReadError::Idle(limit)) => Failure::Client(Answer::refusal(408, format!("nothing of the request's body came for {limit:?}"))),

@@ -18,7 +18,7 @@ use crate::http::plan::{Forward, Plan, plan};
 use crate::http::request::{Outgoing, forwards_left};
 use crate::http::tunnel::tunnel;
 use crate::metrics::Metrics;
-use crate::table::CompiledRule;
+use crate::table::{CompiledRule, Table};
 use crate::tail::Record;
 
 /// So much of a body that nobody wants is read, so that the connection can be kept.
@@ -65,7 +65,7 @@ pub(crate) async fn exchange(connection: &Connection, reader: &mut Reader, write
         shared.tail.wanted().then(|| Record::begin(&shared.tail, head.method(), head.host().unwrap_or_default(), head.path(), connection.client.address));
     let (planned, marks) = {
         let table = shared.active.pin();
-        (plan(connection, &table, head, &mut record), marks(connection, &table.version_text))
+        (plan(connection, &table, head, &mut record), marks(connection, &table))
     };
     let mut body = Incoming::of_request(head.framing());
     let planned = match last_hop(head) {
@@ -81,15 +81,18 @@ pub(crate) async fn exchange(connection: &Connection, reader: &mut Reader, write
     }
 }
 
-/// The version that is served, and how old it may be, if responses carry them.
-fn marks(connection: &Connection, version: &Arc<str>) -> Vec<(&'static str, String)> {
+/// Fields of every response: those of the listener, the version that is served and how old it may be, as far as these are wanted.
+fn marks(connection: &Connection, table: &Table) -> Vec<(&'static str, String)> {
     let shared = &connection.core.shared;
-    let version = shared.version_header.then(|| ("waypost-version", version.to_string()));
+    let version = shared.version_header.then(|| ("waypost-version", table.version_text.to_string()));
+    let is_secure = connection.listener.tls.is_some();
+    let tls = is_secure.then(|| table.listener_of(&connection.listener)).and_then(|listener| listener.tls.as_ref());
+    let hsts = tls.and_then(|tls| tls.hsts()).map(|value| ("strict-transport-security", value.to_owned()));
     let age = shared.age_header.as_ref().map(|fresh| {
         let age = fresh.borrow().age().map_or_else(|| "unknown".to_owned(), |age| age.as_secs().to_string());
         ("waypost-age", age)
     });
-    version.into_iter().chain(age).collect()
+    version.into_iter().chain(age).chain(hsts).collect()
 }
 
 /// The answer to a request that may not go on (RFC 9110, 7.6.2).
@@ -138,7 +141,7 @@ async fn forwarded(
             if let Some(upstream) = &mut spoken.upstream {
                 // A client that sent bytes before the switch was agreed spoke a protocol that nobody had accepted.
                 if reader.unread().is_empty() {
-                    tunnel((&mut *reader, &mut *writer), (&mut upstream.reader, &mut upstream.writer)).await;
+                    tunnel((&mut *reader, &mut *writer), (&mut upstream.reader, &mut upstream.writer), connection.core.shared.limits.tunnel_timeout).await;
                 }
                 return Next::Abort;
             }

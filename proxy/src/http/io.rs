@@ -9,10 +9,12 @@ pub(crate) use reader::{Patience, ReadError, Reader};
 pub(crate) use timer::Timer;
 pub(crate) use writer::Writer;
 
-use tokio::net::TcpStream;
+use std::time::Duration;
 
-/// A connection as its two halves: both can be used at once by one task.
-pub(crate) fn halves(stream: TcpStream) -> (Reader, Writer) {
+use crate::stream::Stream;
+
+/// A connection as its two halves: both can be used at once by one task. Its peer may take nothing of what it is sent for `stall_timeout`.
+pub(crate) fn halves(stream: Stream, stall_timeout: Duration) -> (Reader, Writer) {
     let (read, write) = stream.into_split();
-    (Reader::new(read), Writer::new(write))
+    (Reader::new(read), Writer::new(write, stall_timeout))
 }

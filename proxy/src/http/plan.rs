@@ -112,7 +112,9 @@ fn found(connection: &Connection, table: &Table, head: &Head, record: &mut Optio
     let trusted = listener.trusted.iter().any(|network| network.contains(connection.client.address));
     let own = |answer: Answer| Ok(Plan::Answer(Box::new(answer), Some(rule.clone())));
     match &rule.action {
-        Action::Redirect(to) => own(redirect(to, &found.path, &addressed(head, trusted), (resolved.as_deref().unwrap_or(head.path()), head.query()))),
+        Action::Redirect(to) => {
+            own(redirect(to, &found.path, &addressed(head, connection.client.scheme, trusted), (resolved.as_deref().unwrap_or(head.path()), head.query())))
+        }
         Action::Fixed { status, body, content_type } => {
             own(Answer::of(status.as_u16(), String::from_utf8_lossy(content_type.as_bytes()).into_owned(), body.clone()))
         }

@@ -19,15 +19,15 @@ pub(crate) struct Addressed<'a> {
     port: Option<u16>,
 }
 
-/// How the client addressed a request: as a trusted proxy in front says (the first of several speaks of the client), else as it came here.
-pub(crate) fn addressed(head: &Head, trusted: bool) -> Addressed<'_> {
+/// How the client addressed a request: as a trusted proxy in front says (the first of several speaks of the client), else as it came here, by `scheme`.
+pub(crate) fn addressed<'a>(head: &'a Head, scheme: &'static str, trusted: bool) -> Addressed<'a> {
     let host = head.host().unwrap_or_default();
     if !trusted {
-        return Addressed { scheme: "http", authority: host, port: None };
+        return Addressed { scheme, authority: host, port: None };
     }
     let first = |name: Name| head.value(name).and_then(|list| list.split(',').next()).map(str::trim);
     let forwarded = head.value(Name::Forwarded).unwrap_or_default();
-    let proto = first(Name::XForwardedProto).or_else(|| parameter(forwarded, "proto")).unwrap_or("http");
+    let proto = first(Name::XForwardedProto).or_else(|| parameter(forwarded, "proto")).unwrap_or(scheme);
     let named = first(Name::XForwardedHost).or_else(|| parameter(forwarded, "host"));
     let is_usable = |host: &&str| !host.is_empty() && is_host(host.as_bytes());
     let is_secure = proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss");

@@ -71,8 +71,13 @@ impl Outgoing<'_> {
             self.write_appended(writer, Name::XForwardedFor, &[self.client.address_text.as_bytes()]);
         }
         if !decided("x-forwarded-proto") && !has(Name::XForwardedProto) {
-            let forwarded = self.head.value(Name::Forwarded).filter(|_| self.trusted).and_then(|forwarded| parameter(forwarded, "proto"));
-            writer.field(b"x-forwarded-proto", if forwarded.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { b"https" } else { b"http" });
+            let named = self.head.value(Name::Forwarded).filter(|_| self.trusted).and_then(|forwarded| parameter(forwarded, "proto"));
+            let scheme = match named {
+                Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
+                Some(_) => "http",
+                None => self.client.scheme,
+            };
+            writer.field(b"x-forwarded-proto", scheme.as_bytes());
         }
         if !decided("x-forwarded-port") && !has(Name::XForwardedPort) {
             writer.field(b"x-forwarded-port", self.client.port.as_bytes());

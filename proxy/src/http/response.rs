@@ -6,7 +6,7 @@ use waypost_http1::{Field, Framing, Limits, Name, ResponseTo, StatusLine, Versio
 
 use crate::http::fields::{announced, is_hop_by_hop, is_in, listed};
 use crate::http::head::{is_persistent, tokens};
-use crate::table::CompiledRule;
+use crate::table::{CompiledRule, HeaderChanges};
 
 /// A response's head.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Response {
     pub(crate) fn write(&self, out: &mut Vec<u8>, rule: &CompiledRule, onward: Onward<'_>) {
         let mut writer = Writer::new(out);
         let changes = &rule.response_headers;
-        let decided = |name: &[u8]| changes.decides(name);
+        let decided = |name: &[u8]| changes.decides(name) || is_marked(onward.marks, name);
         writer.status_line(Version::Http11, self.line.status, self.line.reason.of(&self.bytes));
         self.write_fields(&mut writer, &decided);
         let has_date = decided(b"date") || self.values(Name::Date).next().is_some();
@@ -100,9 +100,7 @@ impl Response {
         }
         self.write_connection(&mut writer, onward);
         changes.new_fields().for_each(|(name, value)| writer.field(name, value));
-        for (name, value) in onward.marks {
-            writer.field(name.as_bytes(), value.as_bytes());
-        }
+        write_marks(&mut writer, onward.marks, changes);
         writer.end();
     }
 
@@ -167,10 +165,23 @@ impl Response {
         self.write_fields(&mut writer, &|name| changes.decides(name));
         writer.field(b"via", b"1.1 waypost");
         changes.new_fields().for_each(|(name, value)| writer.field(name, value));
-        for (name, value) in marks {
-            writer.field(name.as_bytes(), value.as_bytes());
-        }
+        write_marks(&mut writer, marks, changes);
         writer.end();
+    }
+}
+
+/// Fields that responses of a listener carry, such as the version that is served.
+type Marks<'a> = &'a [(&'static str, String)];
+
+/// Whether the listener decides a field.
+fn is_marked(marks: Marks<'_>, name: &[u8]) -> bool {
+    marks.iter().any(|(mark, _)| mark.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Writes the fields that the listener decides; a rule that says something of one decides it instead.
+pub(crate) fn write_marks(writer: &mut Writer<'_>, marks: Marks<'_>, changes: &HeaderChanges) {
+    for (name, value) in marks.iter().filter(|(name, _)| !changes.decides(name.as_bytes())) {
+        writer.field(name.as_bytes(), value.as_bytes());
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use waypost_model::lane::{Change, Lane};
 use waypost_model::object::{LEVEL, Object};
-use waypost_model::resource::{self, Route, RouteMatch};
+use waypost_model::resource::{self, CertificateFiles, Route, RouteMatch};
 use waypost_model::snapshot::Snapshot;
 use waypost_wire::ObjectProblem;
 
@@ -15,6 +15,8 @@ use super::unreadable;
 use super::{Backend, Candidate, Host, Hosts, ListenerConfig, Table, rule};
 use crate::balance::{Balancer, Endpoint};
 use crate::endpoint::{EndpointState, Peer, States};
+use crate::inbound::Tls;
+use crate::inbound::certificates::Certificates;
 use crate::names::Names;
 
 /// The name of the listener of `--listen`, which exists while no store has a listener.
@@ -42,6 +44,11 @@ pub struct Builder {
     membership: Lane,
     states: States,
     listeners: BTreeMap<String, resource::Listener>,
+    /// TLS of the listeners that have it; it stays as long as they say the same, with the sessions that clients resume.
+    tls: HashMap<String, Arc<Tls>>,
+    certificates: BTreeMap<String, resource::Certificate>,
+    /// Those that can be used.
+    usable: Arc<Certificates>,
     /// Each route's matches, by host.
     routes: HashMap<String, Vec<(HostKey, Vec<Candidate>)>>,
     policies: HashMap<String, resource::Backend>,
@@ -82,6 +89,9 @@ impl Builder {
             membership: Lane::default(),
             states: States::default(),
             listeners: BTreeMap::new(),
+            tls: HashMap::new(),
+            certificates: BTreeMap::new(),
+            usable: Arc::default(),
             routes: HashMap::new(),
             policies: HashMap::new(),
             endpoints: HashMap::new(),
@@ -100,6 +110,7 @@ impl Builder {
     /// A new builder of the same proxy, which has built nothing yet.
     pub fn anew(&self) -> Self {
         let mut new = Self::new(self.name.clone(), self.labels.clone(), self.bind, self.listen);
+        new.usable = self.usable.clone();
         new.judge(self.checks.judged().clone());
         new
     }
@@ -178,8 +189,9 @@ impl Builder {
         match object.kind() {
             "listener" => {
                 let listener = object.decode::<resource::Listener>().map_err(invalid)?.spec;
-                self.listeners.insert(name, listener);
+                self.put_listener(name, listener).map_err(invalid)?;
             }
+            "certificate" => drop(self.certificates.insert(name, object.decode::<resource::Certificate>().map_err(invalid)?.spec)),
             "route" => {
                 let body = object.decode::<Route>().map_err(invalid)?;
                 let matches = candidates(&name, body.order, &body.spec).map_err(invalid)?;
@@ -218,6 +230,30 @@ impl Builder {
         Ok(())
     }
 
+    fn put_listener(&mut self, name: String, listener: resource::Listener) -> Result<(), String> {
+        match &listener.tls {
+            Some(terms) if self.tls.get(&name).is_some_and(|tls| tls.terms() == terms) => {}
+            Some(terms) => {
+                let tls = Tls::new(terms.clone(), self.usable.clone()).map_err(|error| error.to_string())?;
+                self.tls.insert(name.clone(), Arc::new(tls));
+            }
+            None => drop(self.tls.remove(&name)),
+        }
+        self.listeners.insert(name, listener);
+        Ok(())
+    }
+
+    /// The certificates that can be used, which handshakes look at.
+    pub(crate) const fn usable_certificates(&self) -> &Arc<Certificates> {
+        &self.usable
+    }
+
+    /// The files of the certificates that these listeners name.
+    pub(crate) fn certificate_files(&self, listeners: &HashMap<Arc<str>, Arc<ListenerConfig>>) -> BTreeMap<Arc<str>, CertificateFiles> {
+        let named = listeners.values().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.terms().certificates);
+        named.filter_map(|name| Some((name.as_str().into(), self.certificates.get(name.as_str())?.files.clone()))).collect()
+    }
+
     fn put_route(&mut self, name: String, matches: Vec<(HostKey, Vec<Candidate>)>, hosts: &mut HashSet<HostKey>) {
         self.forget_route(&name, hosts);
         for (host, _) in &matches {
@@ -252,7 +288,9 @@ impl Builder {
         match kind {
             "listener" => {
                 self.listeners.remove(name);
+                self.tls.remove(name);
             }
+            "certificate" => drop(self.certificates.remove(name)),
             "route" => self.forget_route(name, hosts),
             "backend" => {
                 self.policies.remove(name);
@@ -345,6 +383,7 @@ impl Builder {
             let (name, address): (Arc<str>, _) = (name.into(), listener.address.get());
             let address = self.bind.map_or(address, |ip| std::net::SocketAddr::new(ip, address.port()));
             let config = ListenerConfig {
+                tls: self.tls.get(&*name).cloned(),
                 name: name.clone(),
                 address,
                 explicit_only: listener.explicit_only,

@@ -99,7 +99,7 @@ async fn open(core: &Arc<Core>, endpoint: &Endpoint, peers: &Peers<'_>, limits: 
     })?;
     endpoint.state.connected();
     core.shared.metrics.connects.inc();
-    Ok(Connection::new(stream, key, descriptor))
+    Ok(Connection::new(stream, key, core.shared.limits.stall_timeout, descriptor))
 }
 
 /// Why there is no connection in time: the endpoint's fault, or the end of the rule's own time.

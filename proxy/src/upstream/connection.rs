@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::descriptors::Descriptor;
 use crate::http::io::{Reader, Writer, halves};
+use crate::stream::Stream;
 
 /// A connection that takes a request now.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A new one.
-    pub(crate) fn new(stream: TcpStream, key: Arc<str>, descriptor: Descriptor) -> Self {
-        let (reader, writer) = halves(stream);
+    pub(crate) fn new(stream: TcpStream, key: Arc<str>, stall_timeout: Duration, descriptor: Descriptor) -> Self {
+        let (reader, writer) = halves(Stream::Clear(stream), stall_timeout);
         Self { reader, writer, key, is_reused: false, keep_alive: None, idle_since: Instant::now(), _descriptor: descriptor }
     }
 

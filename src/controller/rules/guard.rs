@@ -429,6 +429,7 @@ impl Guard {
             }
         }
         self.judge_policies(many_routes);
+        self.judge_certificates(config);
         for removal in self.removals.values_mut().filter(|removal| removal.judgement == Judgement::Waiting) {
             removal.judgement = Judgement::Released;
         }
@@ -457,6 +458,25 @@ impl Guard {
                 self.hold(&[path], &message);
             } else if fates.contains(&&Judgement::Confirming) {
                 self.confirm(&[path]);
+            }
+        }
+    }
+
+    /// A certificate that a listener names stays with it: without one the listener answers nobody.
+    fn judge_certificates(&mut self, config: &Lane) {
+        let certificates = self.paths("certificate");
+        if certificates.is_empty() {
+            return;
+        }
+        let held = self.removals.values().map(|removal| &removal.object).filter(|object| object.kind() == "listener");
+        let mut users = BTreeMap::new();
+        for object in config.of_kind("listener").chain(held) {
+            let tls = listener(object).and_then(|listener| listener.tls);
+            users.extend(tls.into_iter().flat_map(|tls| tls.certificates).map(|name| (format!("certificate/{}", name.as_str()), object.name().to_owned())));
+        }
+        for path in certificates {
+            if let Some(user) = users.get(&path) {
+                self.hold(&[path], &format!("a certificate went that listeners/{user} names"));
             }
         }
     }

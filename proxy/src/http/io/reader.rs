@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::buffers::{self, SIZE};
 use super::timer::Timer;
+use crate::stream::ReadHalf;
 
 /// Why no bytes came.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(crate) struct Patience {
 /// Receives bytes. Those that were received and not used wait in a buffer, which there is only as long as there are any.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     buffer: Vec<u8>,
     /// How many bytes of the buffer are used.
     used: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(half: OwnedReadHalf) -> Self {
+    pub(super) fn new(half: ReadHalf) -> Self {
         Self { half, buffer: Vec::new(), used: 0, timer: Timer::default(), until: None, is_waiting: false }
     }
 

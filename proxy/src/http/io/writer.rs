@@ -6,30 +6,30 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite as _;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 use super::buffers;
 use super::timer::Timer;
+use crate::stream::WriteHalf;
 
-/// So long a peer may take nothing of what it is sent.
-const STALL: Duration = Duration::from_secs(60);
 /// Data up to this size is copied behind the head, so that both leave in one plain write.
 const SMALL: usize = 4 * 1024;
 
 /// Sends bytes. A head, the line of a chunk and small data wait in a buffer for the next write; large data is sent from where it is.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     buffer: Vec<u8>,
     sent: usize,
     timer: Timer,
     until: Option<Instant>,
+    /// So long the peer may take nothing of what it is sent.
+    stall_timeout: Duration,
 }
 
 impl Writer {
-    pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self { half, buffer: Vec::new(), sent: 0, timer: Timer::default(), until: None }
+    pub(super) fn new(half: WriteHalf, stall_timeout: Duration) -> Self {
+        Self { half, buffer: Vec::new(), sent: 0, timer: Timer::default(), until: None, stall_timeout }
     }
 
     /// What is to be sent with the next write; more can be added.
@@ -63,17 +63,19 @@ impl Writer {
             let pending = self.buffer.get(self.sent..).unwrap_or_default();
             let half = Pin::new(&mut self.half);
             let polled = match (pending.is_empty(), data.is_empty(), tail.is_empty()) {
-                (true, true, true) => return Poll::Ready(Ok(())),
-                (false, true, true) => half.poll_write(context, pending),
-                (true, false, true) => half.poll_write(context, data),
-                _ => half.poll_write_vectored(context, &[IoSlice::new(pending), IoSlice::new(data), IoSlice::new(tail)]),
+                // Over TLS, what was written may not have left yet.
+                (true, true, true) => half.poll_flush(context).map_ok(|()| None),
+                (false, true, true) => half.poll_write(context, pending).map_ok(Some),
+                (true, false, true) => half.poll_write(context, data).map_ok(Some),
+                _ => half.poll_write_vectored(context, &[IoSlice::new(pending), IoSlice::new(data), IoSlice::new(tail)]).map_ok(Some),
             };
             let Poll::Ready(result) = polled else {
-                let until = *self.until.get_or_insert_with(|| Instant::now() + STALL);
+                let stall_timeout = self.stall_timeout;
+                let until = *self.until.get_or_insert_with(|| Instant::now() + stall_timeout);
                 std::task::ready!(self.timer.poll(context, Some(until)));
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, format!("the peer took nothing for {STALL:?}"))));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, format!("the peer took nothing for {stall_timeout:?}"))));
             };
-            let mut written = result?;
+            let Some(mut written) = result? else { return Poll::Ready(Ok(())) };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -89,9 +91,7 @@ impl Writer {
 
     /// Makes the end of the connection a reset: what was sent is not whole, and must not look so.
     pub(crate) fn abort(&mut self) {
-        if let Err(error) = socket2::SockRef::from(self.half.as_ref()).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "a connection could not be reset");
-        }
+        self.half.abort();
     }
 
     /// Ready at `deadline`, for those who wait for something else than to send.

@@ -15,6 +15,7 @@ fn object(path: &str) -> Arc<Object> {
     let (kind, name) = path.split_once('/').unwrap();
     let spec = match kind {
         "endpoint" => r#"{"address":"10.0.0.1:80"}"#,
+        "listener" if name == "secure" => r#"{"address":"0.0.0.0:443","protocol":"HTTPS","tls":{"certificates":["shop"]}}"#,
         "listener" => r#"{"address":"0.0.0.0:80"}"#,
         _ => "{}",
     };
@@ -341,4 +342,22 @@ fn a_held_listener_gives_way_to_one_on_its_port_that_the_same_proxies_could_bind
         world.guard.give_way((&world.config, &world.membership), &|_| false);
         assert_eq!(world.held() == held(&[("a listener went", 1)]), stays, "{spec}");
     }
+}
+
+#[test]
+fn a_certificate_that_a_listener_names_is_held_and_any_other_goes() {
+    let mut world = World::new(1, &[]);
+    world.add("listener/secure").add("certificate/shop").add("certificate/spare").after(60_000);
+    world.remove(&["certificate/shop".to_owned(), "certificate/spare".to_owned()]).after(5_000);
+    let why = |path: &str| match &world.guard.removals.get(path).unwrap().judgement {
+        Judgement::Held { why } => why.clone(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(why("certificate/shop"), "a certificate went that listeners/secure names");
+    assert_eq!(why("certificate/spare"), "Released");
+    // A store that lost both keeps both.
+    let mut world = World::new(1, &[]);
+    world.add("listener/secure").add("certificate/shop").after(60_000);
+    world.remove(&["certificate/shop".to_owned(), "listener/secure".to_owned()]).after(5_000);
+    assert!(world.guard.removals.values().all(|removal| matches!(removal.judgement, Judgement::Held { .. })), "{:?}", world.guard.removals);
 }
