@@ -77,8 +77,8 @@ const PLANTED: [Planted; 15] = [
     (
         "a kind without its line",
         "model/src/key.rs",
-        |text| text.replacen("    Endpoint,\n", "    Endpoint,\n    /// A certificate.\n    Certificate,\n", 1),
-        "the kind Certificate has no line",
+        |text| text.replacen("    Endpoint,\n", "    Endpoint,\n    /// A policy.\n    Policy,\n", 1),
+        "the kind Policy has no line",
     ),
     (
         "a decision on an error's text",
