@@ -174,6 +174,8 @@ impl Applier {
                     continue;
                 }
             };
+            // Also while publications come without a pause.
+            self.certificates.look_if_due();
             match arrived {
                 Ok(Ok(())) => {
                     let arrived = arrivals.borrow_and_update().clone();
@@ -183,10 +185,7 @@ impl Applier {
                     }
                 }
                 Ok(Err(_)) => return,
-                Err(_) => {
-                    self.certificates.look();
-                    unbound = if unbound { self.bind() } else { self.tell(Vec::new()) };
-                }
+                Err(_) => unbound = if unbound { self.bind() } else { self.tell(Vec::new()) },
             }
             self.drop_retired();
         }

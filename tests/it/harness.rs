@@ -1,6 +1,6 @@
 //! Starting the programs as a user would, and talking to them.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -202,6 +202,11 @@ impl Response {
 pub(crate) fn raw(address: SocketAddr, request: &[u8]) -> std::io::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    raw_on(&mut stream, request)
+}
+
+/// Sends bytes on a connection and reads to its end.
+pub(crate) fn raw_on(stream: &mut (impl Read + Write), request: &[u8]) -> std::io::Result<Response> {
     stream.write_all(request)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;

@@ -1,6 +1,5 @@
 //! HTTPS listeners: which certificate a client gets, what endpoints and browsers are told, and certificates that change or cannot be used.
 
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
-use crate::harness::{Backend, Box1, Response, get, loopback, raw, text, until};
+use crate::harness::{Backend, Box1, Response, get, loopback, raw, raw_on, text, until};
 
 /// A certificate and its key, as files of one name in a directory.
 struct Pair {
@@ -107,13 +106,7 @@ fn secured(address: SocketAddr, host: &str) -> std::io::Result<(Secured, Vec<u8>
 /// One GET over TLS.
 fn get_secured(address: SocketAddr, host: &str, path: &str) -> std::io::Result<Response> {
     let (mut stream, _) = secured(address, host)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    let all = text(&bytes);
-    let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
+    raw_on(&mut stream, format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
 }
 
 /// A product with an HTTPS listener, `certificates/shop` in `folder`, and a route to `endpoint` for every host.
@@ -274,4 +267,31 @@ fn a_hundred_reloads_under_load_fail_no_handshake() {
     let failed: Vec<String> = load.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     assert_eq!(failed, Vec::<String>::new(), "of {} requests", served.load(Ordering::Relaxed));
     assert!(served.load(Ordering::Relaxed) >= 100);
+}
+
+#[test]
+fn a_certificate_is_read_again_also_while_publications_come_without_a_pause() {
+    let (first, second) = (Pair::new(&["shop.test"], 10), Pair::new(&["shop.test"], 20));
+    let endpoint = Backend::named("a");
+    let shop = Shop::start(&first, endpoint.address, r#"{"certificates":["shop"]}"#);
+    let (stop, store) = (Arc::new(AtomicBool::new(false)), shop.run.dir());
+    let writer = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            let mut weight = 1;
+            while !stop.load(Ordering::Relaxed) {
+                weight += 1;
+                std::fs::write(store.join("endpoints/shop/a"), format!("{{\"address\":\"{}\",\"weight\":{weight}}}", endpoint.address)).unwrap();
+                // The pace of the writes: the proxy gets a publication at least twice a second.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let begun = std::time::Instant::now();
+    second.write(&shop.folder, "shop");
+    until("the new certificate", || secured(shop.address, "shop.test").is_ok_and(|(_, cert)| cert == second.der));
+    let took = begun.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -1,10 +1,11 @@
-//! The certificates that clients can get: read from files, and read anew when these change. One that cannot be used never replaces one that can.
+//! The certificates of HTTPS listeners. The proxy reads them from files, and again when the files change. An unusable certificate never replaces a
+//! usable one.
 
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::sign::CertifiedKey;
 use waypost_model::resource::CertificateFiles;
@@ -63,7 +64,7 @@ impl Certificates {
     }
 }
 
-/// A certificate's files, and what came of them.
+/// The files of one certificate, and the result of reading them.
 #[derive(Debug)]
 struct Watched {
     files: CertificateFiles,
@@ -72,7 +73,7 @@ struct Watched {
     /// What they were when they could be used last.
     loaded: Option<Arc<Loaded>>,
     problem: Option<Problem>,
-    /// A problem that is told if the files are the same at the next look: they may be written one after the other.
+    /// A problem that is reported if the files have not changed by the next check: a writer may replace them one after the other.
     suspected: Option<Problem>,
 }
 
@@ -81,12 +82,16 @@ struct Watched {
 pub(crate) struct Watcher {
     certificates: Arc<Certificates>,
     watched: BTreeMap<Arc<str>, Watched>,
+    checked_at: Instant,
 }
+
+/// Interval of the checks of all files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Watcher {
     /// One that keeps these, and watches no files yet.
-    pub(crate) const fn new(certificates: Arc<Certificates>) -> Self {
-        Self { certificates, watched: BTreeMap::new() }
+    pub(crate) fn new(certificates: Arc<Certificates>) -> Self {
+        Self { certificates, watched: BTreeMap::new(), checked_at: Instant::now() }
     }
 
     /// Watches these certificates from now on. New ones are read at once.
@@ -110,8 +115,16 @@ impl Watcher {
         }
     }
 
-    /// Looks at all files, and reads those that are other ones than before.
-    pub(crate) fn look(&mut self) {
+    /// Checks all files if the last check was an interval ago.
+    pub(crate) fn look_if_due(&mut self) {
+        if self.checked_at.elapsed() >= CHECK_INTERVAL {
+            self.checked_at = Instant::now();
+            self.look();
+        }
+    }
+
+    /// Checks all files, and reads those that have changed.
+    fn look(&mut self) {
         for (name, watched) in &mut self.watched {
             watched.look(&self.certificates, name);
         }

@@ -1,9 +1,8 @@
-use std::path::Path;
-use std::time::Duration;
-
 use super::*;
 
-/// A pair for these hosts, signed by itself, which is valid for `days` from now on, or was until so many days ago.
+use std::path::Path;
+
+/// A self-signed certificate for these hosts, and its key. It expires in `days` days; a negative number means that it has expired.
 fn pair(hosts: &[&str], days: i64) -> (String, String) {
     let mut params = rcgen::CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).unwrap();
     let now = time::OffsetDateTime::now_utc();
