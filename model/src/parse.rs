@@ -7,6 +7,7 @@ mod position;
 mod workable;
 
 use serde::de::DeserializeOwned;
+use serde_saphyr::budget::BudgetBreach;
 
 use crate::key::{Kind, ResourceKey};
 use crate::limits::{Limits, MAX_BRACKET_DEPTH};
@@ -197,21 +198,18 @@ fn yaml<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<
     let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_total_scalar_bytes: most } };
     let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let at = error.location().map_or((1, 1), |at| (at.line() as usize, at.column() as usize));
-        if is_over_budget(&error) {
-            let most = limits.object_bytes;
-            return Problem {
-                line: at.0,
-                column: at.1,
-                ..Problem::whole(format!("with what its aliases repeat the value has more than {most} bytes (setting objectBytes)"))
-            };
-        }
-        if is_over_some_budget(&error) {
-            let problem = Problem::whole("the YAML has too many aliases, or is nested too deeply; write it out, or as JSON");
-            return Problem { line: at.0, column: at.1, ..problem };
-        }
-        let message = error.to_string();
-        let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML").trim_start_matches("error: ");
-        Problem { line: at.0, column: at.1, ..Problem::whole(format!("not valid YAML: {first}")) }
+        let message = match breach(&error) {
+            Some(BudgetBreach::ScalarBytes { .. }) => {
+                format!("with what its aliases repeat the value has more than {} bytes (setting objectBytes)", limits.object_bytes)
+            }
+            Some(_) => "the YAML has too many aliases, or is nested too deeply; write it out, or as JSON".to_owned(),
+            None => {
+                let text = error.to_string();
+                let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML").trim_start_matches("error: ");
+                format!("not valid YAML: {first}")
+            }
+        };
+        Problem { line: at.0, column: at.1, ..Problem::whole(message) }
     })?;
     if !value.is_object() {
         return Err(Problem::whole(format!("expected an object, found {}; write {}", describe(&value), example(kind))));
@@ -221,23 +219,13 @@ fn yaml<T: DeserializeOwned>(text: &str, kind: Kind, limits: &Limits) -> Result<
     verdict(result, &ignored, kind, |path, key| position::in_yaml(text, path, key))
 }
 
-/// Whether a limit of the YAML reader itself is exceeded.
-fn is_over_some_budget(error: &serde_saphyr::Error) -> bool {
+/// The limit of the YAML reader that a value exceeds, if it is that.
+fn breach(error: &serde_saphyr::Error) -> Option<&BudgetBreach> {
     use serde_saphyr::Error;
     match error {
-        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => is_over_some_budget(error),
-        Error::Budget { .. } => true,
-        _ => false,
-    }
-}
-
-/// Whether the texts of a value, with those that its aliases repeat, are too long together.
-fn is_over_budget(error: &serde_saphyr::Error) -> bool {
-    use serde_saphyr::Error;
-    match error {
-        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => is_over_budget(error),
-        Error::Budget { breach, .. } => matches!(breach, serde_saphyr::budget::BudgetBreach::ScalarBytes { .. }),
-        _ => false,
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => breach(error),
+        Error::Budget { breach, .. } => Some(breach),
+        _ => None,
     }
 }
 

@@ -71,8 +71,16 @@ pub fn check_target(path: &str) -> Result<(), String> {
     if resolved != path {
         return Err(format!("{path:?} has dot segments, which others resolve; write {resolved:?}"));
     }
+    check_escapes(path)
+}
+
+/// Refuses a text in which a `%` begins no escape.
+///
+/// # Errors
+/// What to write instead.
+pub fn check_escapes(text: &str) -> Result<(), String> {
     let is_escape = |rest: &str| rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-    if path.split('%').skip(1).all(is_escape) { Ok(()) } else { Err(format!("{path:?} has a '%' that begins no escape; write \"%25\" for it")) }
+    if text.split('%').skip(1).all(is_escape) { Ok(()) } else { Err(format!("{text:?} has a '%' that begins no escape; write \"%25\" for it")) }
 }
 
 /// Whether a rule's path, in its matched form, could match only requests that are refused as ambiguous.

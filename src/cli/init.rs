@@ -62,12 +62,11 @@ fn beside(dir: &Path) -> PathBuf {
 
 /// Makes a certificate in `folder`, and the keys of a listener that shows it.
 fn write_tls(dir: &Path, folder: &Path) -> Outcome {
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let (cert, key) = waypost_trust::trial_certificate(&TRIAL_HOSTS, now).map_err(|error| failed(&error))?;
+    let (cert, key) = waypost_trust::trial_certificate(&TRIAL_HOSTS, now).map_err(Failure::failed)?;
     let (cert_file, key_file) = (folder.join("hello.crt"), folder.join("hello.key"));
-    waypost_trust::write_secret(&key_file, key.as_bytes()).map_err(|error| failed(&error))?;
-    waypost_trust::write_secret(&cert_file, cert.as_bytes()).map_err(|error| failed(&error))?;
+    waypost_trust::write_secret(&key_file, key.as_bytes()).map_err(Failure::failed)?;
+    waypost_trust::write_secret(&cert_file, cert.as_bytes()).map_err(Failure::failed)?;
     let certificate =
         format!("# The proxy reads these files itself, and again when they change.\nfiles:\n  cert: {}\n  key: {}\n", cert_file.display(), key_file.display());
     let listener = "# The same routes over TLS.\naddress: 127.0.0.1:8443\nprotocol: HTTPS\ntls:\n  certificates: [hello]\n";

@@ -183,21 +183,21 @@ impl Index {
             Resource::Route(route) => Some(route),
             _ => None,
         };
+        let claims = route.map(|route| claims(&resource.name, object, route)).unwrap_or_default();
         let installed = Installed {
             object: object.clone(),
             origin,
             refers: references(parsed),
-            claims: route.map(|route| claims(&resource.name, object, route)).unwrap_or_default(),
+            warnings: warnings(parsed, &claims),
+            claims,
             hostnames: route.map(hostnames).unwrap_or_default(),
             patterns: route.map(pattern_count).unwrap_or_default(),
-            warnings: Vec::new(),
             address: match parsed {
                 Resource::Endpoint(endpoint) => Some(endpoint.address.canonical().into()),
                 _ => None,
             },
             explicit_only: matches!(parsed, Resource::Listener(listener) if listener.explicit_only),
         };
-        let installed = Installed { warnings: warnings(parsed, &installed.claims), ..installed };
         self.link(resource, &installed);
         self.installed.insert(resource.clone(), installed);
         true

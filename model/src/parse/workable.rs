@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::limits::MAX_PATH_BYTES;
+use crate::path::check_escapes;
 use crate::problem::Problem;
 use crate::resource::{
     Backend, Endpoint, Filter, FixedResponse, HeaderMatch, HeaderModifier, PathMatch, PathRewrite, Redirect, Route, RouteMatch, Rule, StringMatch,
@@ -45,14 +46,14 @@ pub(super) fn check_backend(backend: Backend) -> Result<Backend, Problem> {
     if let Some(host) = check.host.as_ref().filter(|host| !is_host_field(host)) {
         return refused("host", format!("{host:?} is no value of the header \"host\"; write a host name, with a port or without"));
     }
-    let (length, is_escape) = (check.path.len(), |rest: &str| rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit())));
+    let length = check.path.len();
     if length > MAX_PATH_BYTES {
         return refused("path", format!("the path has {length} bytes; at most {MAX_PATH_BYTES} are accepted"));
     }
-    if !check.path.split('%').skip(1).all(is_escape) {
-        return refused("path", format!("{:?} has a '%' that begins no escape; write \"%25\" for it", check.path));
+    match check_escapes(&check.path) {
+        Err(message) => refused("path", message),
+        Ok(()) => Ok(backend),
     }
-    Ok(backend)
 }
 
 /// Refuses filters of which one would have no effect, or another one than it says, with the number of the one to change.

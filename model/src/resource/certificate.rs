@@ -14,7 +14,8 @@ pub struct Certificate {
     pub files: CertificateFiles,
 }
 
-/// Two files on the machine of each proxy. They are looked at once a second, and read anew when either is another one, also through a symbolic link.
+/// Two files on the machine of each proxy. The proxy checks both once a second, and reads them again when one has changed or a symbolic link on its
+/// path leads to another file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "two files, such as {\"cert\":\"/etc/waypost/tls/shop.crt\",\"key\":\"/etc/waypost/tls/shop.key\"}")]
 pub struct CertificateFiles {

@@ -115,7 +115,7 @@ impl MinVersion {
     }
 }
 
-/// What browsers are told about later visits (RFC 6797).
+/// The content of Strict-Transport-Security: how browsers reach the host from then on (RFC 6797).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", expecting = "hsts, such as {\"maxAge\":\"8760h\"}")]
 pub struct StrictTransport {

@@ -17,7 +17,7 @@ pub(crate) enum BodyError {
     /// Its framing cannot be understood.
     #[error("a body with {0}")]
     Broken(Violation),
-    /// It came slower than so many bytes a second.
+    /// The average rate was below this number of bytes a second.
     #[error("it came slower than {0} bytes a second")]
     Slow(u32),
     /// Nothing came in time, or the connection broke.

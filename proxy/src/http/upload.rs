@@ -45,7 +45,7 @@ struct Pace {
 
 impl Pace {
     fn new(framing: Framing, min_rate: u32) -> Self {
-        // A body without a length may be a stream, which is as fast as what it tells of.
+        // A body without a length may be a stream of events, which has no rate of its own.
         let min_rate = if matches!(framing, Framing::Length(_)) { min_rate } else { 0 };
         Self { min_rate, waited: Duration::ZERO, received: 0 }
     }

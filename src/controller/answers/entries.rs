@@ -1,6 +1,6 @@
 //! What the API shows of the state. These shapes are what `-o json` prints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use waypost_model::compile::{EntryId, EntryView};
@@ -138,16 +138,24 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
             }
         }
     }
-    if let (0, 1.., true) = (live.of, others, listeners.is_some()) {
-        let why =
-            if listeners.is_some_and(|listeners| listeners.names.is_empty()) { "no listener serves it" } else { "none of them has a listener that serves it" };
-        live.lagging.push(format!("{others} proxies are connected, and {why}; write listeners/NAME, or check the route's listeners and explicitOnly"));
-    } else if live.of == 0 && others > 0 {
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
-        live.lagging.push(format!("none of {others} connected proxies has the labels {}", labels.join(", ")));
+    if live.of == 0 && others > 0 {
+        live.lagging.push(not_meant_for(others, listeners.as_ref(), &labels));
     }
     live.millis = track.and_then(|track| Some(track.live?.saturating_sub(track.read_at).as_secs_f64() * 1_000.0));
     live
+}
+
+/// Why none of so many connected proxies is to serve an entry: a route by its listeners, a listener by its labels.
+fn not_meant_for(proxies: usize, listeners: Option<&ListenersOf>, labels: &BTreeMap<String, String>) -> String {
+    let why = match listeners {
+        Some(listeners) if listeners.names.is_empty() => "no listener serves it",
+        Some(_) => "none of them has a listener that serves it",
+        None => {
+            let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
+            return format!("none of {proxies} connected proxies has the labels {}", labels.join(", "));
+        }
+    };
+    format!("{proxies} proxies are connected, and {why}; write listeners/NAME, or check the route's listeners and explicitOnly")
 }
 
 /// The listeners that serve a route.
@@ -193,7 +201,7 @@ fn unbound(listeners: &ListenersOf, proxy: &Proxy) -> Option<String> {
 }
 
 /// The labels that a proxy must have to serve this: those of a listener.
-fn labels_wanted(state: &State, view: &EntryView) -> std::collections::BTreeMap<String, String> {
+fn labels_wanted(state: &State, view: &EntryView) -> BTreeMap<String, String> {
     let listener = view.resource.as_ref().filter(|resource| resource.kind == waypost_model::key::Kind::Listener);
     let object = listener.and_then(|resource| state.snapshot.config.get(&object_path(resource)));
     let parsed = object.and_then(|object| object.decode::<waypost_model::resource::Listener>().ok());
