@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::enrol::Certified;
 
-/// Default of [`Config::max_head_bytes`]. It also limits a single read: a head and 64 KiB of body, which many servers write at once, arrive
+/// Default of [`ConnectionLimits::max_head_bytes`]. It also limits a single read: a head and 64 KiB of body, which many servers write at once, arrive
 /// in one read. Buffers start with 8 KiB and grow only while reads fill them.
 pub const DEFAULT_HEAD_BYTES: usize = 80 * 1024;
 

@@ -1,6 +1,6 @@
-use super::*;
-
 use std::path::Path;
+
+use super::*;
 
 /// A self-signed certificate for these hosts, and its key. It expires in `days` days; a negative number means that it has expired.
 fn pair(hosts: &[&str], days: i64) -> (String, String) {
