@@ -66,7 +66,7 @@ pub(crate) fn values() -> Vec<(&'static str, String)> {
         ("patterns with an open beginning", route(1, 1, 4, 64, pattern(".*x"))),
         ("patterns that nearly explode", route(1, 1, 4, 64, pattern("[ab]*a[ab]{3}c"))),
         ("many listeners", route(1, 2_000, 1, 5, path)),
-        ("patterns with groups", route(1, 1, 1, 64, pattern("(abcdefghijklmnopqrstuvwxyz0123456789){3}"))),
+        ("patterns with groups", route(1, 1, 1, 48, pattern("(abcdefghijklmnopqrstuvwxyz0123456789){3}"))),
         ("methods of one path", route(1, 1, 128, 63, |n| format!(r#"{{"method":"M-{}"}}"#, letters(n)))),
         ("one shared query parameter", route(1, 1, 64, 58, |n| format!(r#"{{"method":"M-{}","queryParams":[{{"name":"q","value":"1"}}]}}"#, letters(n)))),
         ("backends × matches", filled(|n| format!(r#"{{"name":"b{n}"}}"#), 64, r#""backendRefs":["#, "]")),

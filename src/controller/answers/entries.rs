@@ -116,7 +116,9 @@ fn live(state: &State, view: &EntryView, now: Now) -> Live {
     let listeners = listeners_wanted(state, view);
     for (name, proxy) in state.proxies.connected(now.since_start) {
         let has_labels = labels.iter().all(|(label, value)| proxy.report.labels.get(label) == Some(value));
-        if !has_labels || !listeners.as_ref().is_none_or(|listeners| listeners.any_of(proxy)) {
+        // The listeners of a proxy that refuses what is published are not those that it should have.
+        let has_listener = proxy.report.refused.is_some() || listeners.as_ref().is_none_or(|listeners| listeners.any_of(proxy));
+        if !has_labels || !has_listener {
             others += 1;
             continue;
         }
